@@ -1,0 +1,49 @@
+# Two commands: `make run` shows the service at work, `make test` checks everything. Both set themselves up.
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format lock clean
+
+help: ## list the commands
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+# Each stamp is newer than the lock file it was installed from.
+$(VENV)/run.stamp: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.12" >&2; exit 2; }
+	@echo "setting up $(VENV)" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . >&2
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/run.stamp requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock >&2
+	@touch $@
+
+run: $(VENV)/run.stamp ## run the demo: ARGS="--seconds 20 --json"
+	@$(BIN)/whatsms-events demo $(ARGS)
+
+lint: $(VENV)/test.stamp ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Two processes, each with its own servers; the tests of a file stay together.
+test: lint ## lint, types and the whole suite: ARGS="-k relay"
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+format: $(VENV)/test.stamp ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## make both lock files again (needs uv)
+	uv lock --quiet
+	uv export --quiet --format requirements-txt --no-emit-project --no-header --no-annotate --no-default-groups --group build -o requirements.lock
+	uv export --quiet --format requirements-txt --no-emit-project --no-header --no-annotate --all-groups -o requirements-dev.lock
+	rm uv.lock
+
+clean: ## remove what the commands made
+	rm -rf $(VENV) var .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,92 @@
+"""Raw bytes in, one storable JSON object out: the one place that decides what is JSON, and that cleans text."""
+
+import json
+import math
+import re
+from typing import Any, Final, NoReturn
+
+import msgspec
+
+from whatsms_events.errors import InvalidEventError
+
+Source = dict[str, Any]
+"""A JSON object of the vendor, decoded and storable: no NUL, no lone surrogate."""
+
+DEPTH_LIMIT: Final = 64
+"""Documented bodies are 4 deep. A fixed limit, far below the interpreter's: that one depends on who calls, and the same
+bytes must fare the same at the door, in a replay and in any consumer."""
+
+_decoder: Final = msgspec.json.Decoder()
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+
+
+def decode(body: bytes) -> Source:
+    """Return the object in a body, storable and at most DEPTH_LIMIT deep; raise InvalidEventError and nothing else."""
+    clean = b"\\u0000" not in body
+    try:
+        value = _decoder.decode(body)
+    except RecursionError as exc:
+        raise InvalidEventError("too_deep") from exc
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        value, clean = _decode_again(body), False
+    if type(value) is not dict:
+        raise InvalidEventError("not_object", type(value).__name__)
+    # Counting brackets is cheap and never too low; only what may be too deep is walked.
+    if body.count(b"{") + body.count(b"[") > DEPTH_LIMIT and _too_deep(value):
+        raise InvalidEventError("too_deep")
+    return value if clean else _storable(value)
+
+
+def _decode_again(body: bytes) -> Any:
+    """Return the value of a body that msgspec refused, or say why it is none.
+
+    The vendor cuts texts at UTF-16 units, so half an emoji comes as a lone surrogate: legal JSON, which the standard
+    library reads and msgspec does not.
+    """
+    if not body.strip():
+        raise InvalidEventError("empty")
+    try:
+        return json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError as exc:
+        raise InvalidEventError("too_deep") from exc
+    except UnicodeDecodeError as exc:
+        raise InvalidEventError("not_utf8", f"byte {exc.start}") from exc
+    except json.JSONDecodeError as exc:
+        raise InvalidEventError("not_json", f"character {exc.pos}") from exc
+    except ValueError as exc:  # an integer of more digits than the interpreter converts
+        raise InvalidEventError("number", "integer") from exc
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InvalidEventError("not_json", name)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise InvalidEventError("number", "float")
+    return value
+
+
+def _too_deep(value: Source) -> bool:
+    """Walk level by level, without recursion."""
+    level: list[Any] = [value]
+    for _ in range(DEPTH_LIMIT):
+        inside = (child for item in level for child in (item.values() if type(item) is dict else item))
+        level = [child for child in inside if type(child) is dict or type(child) is list]
+        if not level:
+            return False
+    return True
+
+
+def _storable(value: Any) -> Any:
+    """Return the value with U+FFFD for NUL (PostgreSQL refuses it) and lone surrogates (UTF-8 has none)."""
+    match value:
+        case str():
+            return _UNSTORABLE.sub("\ufffd", value)
+        case dict():
+            return {_storable(key): _storable(item) for key, item in value.items()}
+        case list():
+            return [_storable(item) for item in value]
+        case _:
+            return value

@@ -1,0 +1,242 @@
+"""A delivery's raw body in, a normalised event out; every other body is refused with one of `REASONS`.
+
+The resource is looked for in `data.<resource>`, then in `data` itself, then in flat names (`messageId`, `ack`): the
+vendor's page shows the first form for one of its nine events and is silent about the rest.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Final, NamedTuple, TypeVar, assert_never
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from whatsms_events.domain import bodies
+from whatsms_events.domain.bodies import Source
+from whatsms_events.domain.events import (
+    CampaignPayload,
+    Contact,
+    ContactPayload,
+    Event,
+    EventType,
+    Extra,
+    MessagePayload,
+    Payload,
+    Ticket,
+    TicketPayload,
+    encode,
+    event_id,
+    parse_time,
+)
+from whatsms_events.domain.fields import read_campaign, read_contact, read_message, read_ticket
+from whatsms_events.errors import InvalidEventError
+
+REASONS: Final = (
+    "empty",  # nothing but blanks
+    "not_utf8",
+    "not_json",  # also NaN, Infinity and a byte order mark, which are not JSON
+    "too_deep",  # nested deeper than bodies.DEPTH_LIMIT
+    "number",  # a number no program can hold: 1e999, or an integer of thousands of digits
+    "not_object",  # an array or a bare value
+    "other_tenant",
+    "unknown_event",
+    "no_data",  # `data` is missing or no object
+    "no_id",  # the message, ticket, contact or campaign it is about is not named
+    "too_large",  # grows beyond data_limit_bytes() when written in our form
+)
+"""Why a body was refused: the closed set of `InvalidEventError.reason` here."""
+
+
+class About(NamedTuple):
+    """The ids an event is found by, as far as its payload names them."""
+
+    subject: str | None
+    ticket_id: str | None
+    contact_id: str | None
+    message_id: str | None
+
+
+def normalize(body: bytes, *, tenant: str, received_at: datetime) -> Event:
+    """Return the event in a verified body; raise InvalidEventError and nothing else, whatever the bytes.
+
+    A missing or null `tenantId` is accepted: the signature has proved whose delivery it is.
+    """
+    envelope = bodies.decode(body)
+    _check_tenant(envelope.pop("tenantId", None), tenant)
+    name = envelope.pop("event", None)
+    known = _READERS.get(name) if type(name) is str else None
+    if known is None:
+        raise InvalidEventError("unknown_event", "event")
+    event_type, read = known
+    data = envelope.pop("data", None)
+    if type(data) is not dict:
+        raise InvalidEventError("no_data", f"data: {type(data).__name__}")
+    occurred_at = parse_time(envelope.get("timestamp"))
+    if occurred_at is not None or envelope.get("timestamp", UNSET) is None:
+        del envelope["timestamp"]
+    payload = read(data, envelope)
+    about = ids(payload)
+    if about.subject is None:
+        raise InvalidEventError("no_id", event_type.value)
+    encoded = encode(payload)
+    if len(encoded) > data_limit_bytes(len(body)):
+        raise InvalidEventError("too_large", f"{len(encoded)} bytes from {len(body)}")
+    return Event(
+        id=event_id(tenant, body, occurred_at),
+        type=event_type,
+        tenant=tenant,
+        occurred_at=occurred_at,
+        received_at=received_at,
+        origin="webhook",
+        subject=about.subject,
+        ticket_id=about.ticket_id,
+        contact_id=about.contact_id,
+        message_id=about.message_id,
+        data=encoded,
+    )
+
+
+def identify(body: bytes, *, tenant: str) -> UUID:
+    """Return the id of any body, the same that `normalize` gives where it can read it."""
+    try:
+        occurred_at = parse_time(bodies.decode(body).get("timestamp"))
+    except InvalidEventError:
+        occurred_at = None
+    return event_id(tenant, body, occurred_at)
+
+
+def data_limit_bytes(body_bytes: int) -> int:
+    """Return how large `Event.data` of a body can be: half as much again, and 64 KiB for small ones.
+
+    Our names and times are a little longer than the vendor's. Only numbers grow without measure (1e9 is written
+    1000000000.0), and a record over the topic's `max.message.bytes` would stop the relay for good.
+    """
+    return body_bytes + body_bytes // 2 + 65536
+
+
+def ids(payload: Payload) -> About:
+    """Return the ids an event with this payload is found by."""
+    match payload:
+        case MessagePayload():
+            message, ticket = payload.message, payload.ticket
+            subject = _text(message.id)
+            ticket_id = _id_of(ticket) or _text(message.ticket_id)
+            contact_id = _id_of(payload.contact) or _text(message.contact_id) or _contact_of(ticket)
+            return About(subject, ticket_id, contact_id, subject)
+        case TicketPayload():
+            subject = _text(payload.ticket.id)
+            return About(subject, subject, _contact_of(payload.ticket) or _id_of(payload.contact), None)
+        case ContactPayload():
+            subject = _text(payload.contact.id)
+            return About(subject, None, subject, None)
+        case CampaignPayload():
+            return About(_text(payload.campaign.id), None, None, None)
+        case _:
+            assert_never(payload)
+
+
+def _text(value: str | None | UnsetType) -> str | None:
+    return value if type(value) is str else None
+
+
+def _id_of(resource: Ticket | Contact | None | UnsetType) -> str | None:
+    return None if resource is None or resource is UNSET else _text(resource.id)
+
+
+def _contact_of(ticket: Ticket | None | UnsetType) -> str | None:
+    return None if ticket is None or ticket is UNSET else _text(ticket.contact_id) or _id_of(ticket.contact)
+
+
+def _check_tenant(given: Any, tenant: str) -> None:
+    if given is None or (type(given) is str and given == tenant) or (type(given) is int and str(given) == tenant):
+        return
+    raise InvalidEventError("other_tenant", "tenantId")
+
+
+# An object to a payload: one function per event type or group of types, picked from `_READERS`.
+
+_T = TypeVar("_T")
+
+
+def _split(data: Source, name: str) -> tuple[Source, Extra]:
+    """Return the resource and what stood beside it; `data` itself is the resource where it holds no object `name`."""
+    if type(data.get(name)) is not dict:
+        return data, {}
+    return data.pop(name), data
+
+
+def _take(place: Extra, name: str, read: Callable[[Source, Extra], _T]) -> _T | None | UnsetType:
+    """Take a nested resource out of `place`; UNSET where there is none, and what is no object stays."""
+    found = place.get(name, UNSET)
+    if found is not None and type(found) is not dict:
+        return UNSET
+    del place[name]
+    return None if found is None else read(found, {})
+
+
+def _extra(beside: Extra, envelope: Extra) -> Extra:
+    """Return the unknown fields of `data` and of the envelope; the latter get a prefix where both use a name."""
+    for name, value in envelope.items():
+        beside[f"envelope.{name}" if name in beside else name] = value
+    return beside
+
+
+def _read_message(data: Source, envelope: Extra) -> MessagePayload:
+    source, beside = _split(data, "message")
+    message = read_message(source, beside)
+    # Beside the message as on the vendor's page; else inside it, as its relatives nest them and flat data must.
+    ticket = _take(beside, "ticket", read_ticket)
+    if ticket is UNSET:
+        ticket = _take(message.extra, "ticket", read_ticket)
+    contact = _take(beside, "contact", read_contact)
+    if contact is UNSET:
+        contact = _take(message.extra, "contact", read_contact)
+    return MessagePayload(message=message, ticket=ticket, contact=contact, extra=_extra(beside, envelope))
+
+
+def _read_ticket(data: Source, envelope: Extra) -> TicketPayload:
+    source, beside = _split(data, "ticket")
+    ticket = read_ticket(source, beside)
+    contact = _take(beside, "contact", read_contact)
+    return TicketPayload(ticket=ticket, contact=contact, extra=_extra(beside, envelope))
+
+
+def _read_closed(data: Source, envelope: Extra) -> TicketPayload:
+    """Read `ticket.closed`: where the ticket shows no status, the event's name is the status.
+
+    The vendor documents the name alone. Without this a bare `{"ticketId": ...}` would close nothing.
+    """
+    payload = _read_ticket(data, envelope)
+    if type(payload.ticket.status) is str:
+        return payload
+    return msgspec.structs.replace(payload, ticket=msgspec.structs.replace(payload.ticket, status="closed"))
+
+
+def _read_contact(data: Source, envelope: Extra) -> ContactPayload:
+    source, beside = _split(data, "contact")
+    return ContactPayload(contact=read_contact(source, beside), extra=_extra(beside, envelope))
+
+
+def _read_finished(data: Source, envelope: Extra) -> CampaignPayload:
+    """Read `campaign.finished`: where the campaign shows no status, the event's name is the status, as above."""
+    source, beside = _split(data, "campaign")
+    campaign = read_campaign(source, beside)
+    if type(campaign.status) is not str:
+        campaign = msgspec.structs.replace(campaign, status="finished")
+    return CampaignPayload(campaign=campaign, extra=_extra(beside, envelope))
+
+
+# Ours (`*.observed`) are not here: a webhook that claims to be an observation is an unknown event.
+_BY_TYPE: Final[Mapping[EventType, Callable[[Source, Extra], Payload]]] = {
+    EventType.MESSAGE_RECEIVED: _read_message,
+    EventType.MESSAGE_SENT: _read_message,
+    EventType.MESSAGE_ACK: _read_message,
+    EventType.TICKET_CREATED: _read_ticket,
+    EventType.TICKET_UPDATED: _read_ticket,
+    EventType.TICKET_CLOSED: _read_closed,
+    EventType.CONTACT_CREATED: _read_contact,
+    EventType.CONTACT_UPDATED: _read_contact,
+    EventType.CAMPAIGN_FINISHED: _read_finished,
+}
+_READERS: Final = {event_type.value: (event_type, read) for event_type, read in _BY_TYPE.items()}

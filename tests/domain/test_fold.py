@@ -1,0 +1,558 @@
+"""The laws of the fold, proved on random histories, and the cases of research that no law shows."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whatsms_events.domain import fold
+from whatsms_events.domain.events import (
+    EPOCH,
+    Campaign,
+    CampaignPayload,
+    Contact,
+    ContactPayload,
+    Event,
+    EventType,
+    LogEntry,
+    Message,
+    MessagePayload,
+    Payload,
+    Ref,
+    Ticket,
+    TicketPayload,
+    decode,
+    encode,
+    entity,
+    to_micros,
+)
+from whatsms_events.domain.normalize import ids
+from whatsms_events.domain.rows import BELOW, GROUPS, OWN, UNCOMPARED, Key, Row
+from whatsms_events.errors import InvalidEventError
+
+T = EventType
+START = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+Rows = dict[Key, Row]
+History = Sequence[tuple[EventType, Payload, float | None, float]]
+
+
+def at(seconds: float) -> datetime:
+    """Return a time of the test: seconds after START."""
+    return START + timedelta(seconds=seconds)
+
+
+def micros(seconds: float) -> int:
+    """Return the same as the projection stores it."""
+    return to_micros(at(seconds))
+
+
+def entry(
+    position: int,
+    event_type: EventType,
+    payload: Payload,
+    seconds: float | None = 0,
+    *,
+    received: float | None = None,
+    tenant: str = "t1",
+) -> LogEntry:
+    """Return an event as the normaliser makes it; our clock shows `received`, or the vendor's time."""
+    about = ids(payload)
+    event = Event(
+        id=UUID(int=position),
+        type=event_type,
+        tenant=tenant,
+        occurred_at=None if seconds is None else at(seconds),
+        received_at=at((seconds or 0) if received is None else received),
+        origin="backfill" if event_type in fold.OBSERVED else "webhook",
+        subject=about.subject,
+        ticket_id=about.ticket_id,
+        contact_id=about.contact_id,
+        message_id=about.message_id,
+        data=encode(payload),
+    )
+    return LogEntry(position=position, event=event)
+
+
+def folded(entries: Iterable[LogEntry], rows: Rows | None = None) -> Rows:
+    """Apply the entries to `rows` (changed in place) or to nothing, and give `apply` only the rows of `touched`."""
+    rows = {} if rows is None else rows
+    for one in entries:
+        payload = decode(one.event)
+        touched = fold.touched(one.event, payload)
+        changed = fold.apply(one, payload, {key: row for key, row in rows.items() if key in touched})
+        assert changed.keys() <= touched
+        rows.update(changed)
+    return rows
+
+
+def log(*events: tuple[EventType, Payload, float]) -> list[LogEntry]:
+    """Return a log of the events, in this order."""
+    return [entry(number, *one) for number, one in enumerate(events, 1)]
+
+
+def message(**fields: object) -> MessagePayload:
+    """Return a payload about message m1."""
+    return MessagePayload(message=Message(id="m1", **fields))  # type: ignore[arg-type]
+
+
+def ticket(**fields: object) -> TicketPayload:
+    """Return a payload about ticket k1."""
+    return TicketPayload(ticket=Ticket(id="k1", **fields))  # type: ignore[arg-type]
+
+
+MESSAGE, TICKET, CONTACT = Key("message", "t1", "m1"), Key("ticket", "t1", "k1"), Key("contact", "t1", "c1")
+
+
+# Random histories: few ids, few values, few seconds, so that everything collides.
+
+_seconds = st.sampled_from([0, 1, 2, 3])
+_word = st.sampled_from([None, "a", "b"])
+_flag = st.sampled_from([None, True, False])
+_time = st.none() | _seconds.map(at)
+_contact_id = st.sampled_from(["c1", "c2"])
+_ref = st.none() | st.builds(Ref, id=st.sampled_from(["1", "2"]), name=_word)
+
+
+def _partial(
+    shape: type, required: dict[str, st.SearchStrategy[object]], **optional: object
+) -> st.SearchStrategy[object]:
+    return st.fixed_dictionaries(required, optional=optional).map(lambda fields: shape(**fields))  # type: ignore[arg-type]
+
+
+_contacts = _partial(
+    Contact,
+    {"id": _contact_id},
+    name=_word,
+    number=_word,
+    email=_word,
+    profile_pic_url=_word,
+    is_group=_flag,
+    extra_info=st.sampled_from([None, [], [{"name": "x", "value": "y"}]]),
+    updated_at=_time,
+)
+_nameless = _partial(Contact, {}, name=_word)
+_tickets = _partial(
+    Ticket,
+    {"id": st.sampled_from(["k1", "k2"])},
+    status=st.sampled_from(["open", "closed", None]),
+    channel=_word,
+    contact=st.none() | _contacts | _nameless,
+    contact_id=st.none() | _contact_id,
+    user=_ref,
+    queue=_ref,
+    last_message=_word,
+    updated_at=_time,
+)
+_messages = _partial(
+    Message,
+    {"id": st.sampled_from(["m1", "m2"])},
+    body=_word,
+    from_me=_flag,
+    media_type=_word,
+    media_url=_word,
+    ack=st.sampled_from([None, -1, 0, 1, 2, 3, 4, 5, 99]),
+    deleted=_flag,
+    ticket_id=st.sampled_from([None, "k1", "k2"]),
+    contact_id=st.none() | _contact_id,
+    created_at=_time,
+    updated_at=_time,
+)
+_campaigns = _partial(
+    Campaign, {"id": st.just("p1")}, name=_word, sent_count=st.sampled_from([None, 1, 2]), updated_at=_time
+)
+_PAYLOADS: Mapping[str, st.SearchStrategy[object]] = {
+    "message": _partial(
+        MessagePayload, {"message": _messages}, ticket=st.none() | _tickets, contact=st.none() | _contacts
+    ),
+    "ticket": _partial(TicketPayload, {"ticket": _tickets}, contact=st.none() | _contacts),
+    "contact": _partial(ContactPayload, {"contact": _contacts}),
+    "campaign": _partial(CampaignPayload, {"campaign": _campaigns}),
+}
+_event = st.sampled_from(list(T)).flatmap(
+    lambda kind: st.tuples(st.just(kind), _PAYLOADS[entity(kind)], st.none() | _seconds, _seconds)
+)
+_history = st.lists(_event, max_size=14)
+
+
+def numbered(history: History) -> list[LogEntry]:
+    """Return the log that got this history in this order."""
+    return [
+        entry(number, kind, payload, seconds, received=received)
+        for number, (kind, payload, seconds, received) in enumerate(history, 1)
+    ]
+
+
+def settled(rows: Rows) -> dict[tuple[Key, str], object]:
+    """Return each column that is in no doubt, and each register's version but for its position."""
+    shown: dict[tuple[Key, str], object] = {}
+    for key, row in rows.items():
+        doubtful = {
+            column for name, version in row.versions.items() if version.doubtful for column in GROUPS.get(name, (name,))
+        }
+        shown |= {(key, name): value for name, value in row.values.items() if name not in doubtful}
+        shown |= {(key, f"version of {name}"): (v.time, v.rank, v.doubtful) for name, v in row.versions.items()}
+        shown[key, "known"] = row.known
+    return shown
+
+
+@given(history=_history, data=st.data())
+def test_the_same_log_gives_the_same_tables_whatever_is_read_twice(history: History, data: st.DataObject) -> None:
+    """However the log is cut and read again from before, the tables are equal to the last doubt and position."""
+    entries = numbered(history)
+    rows: Rows = {}
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(entries)), max_size=3)))
+    for start, end in itertools.pairwise([0, *cuts, len(entries)]):
+        again = data.draw(st.integers(0, start))
+        folded(entries[again:end], rows)
+    assert rows == folded(entries)
+
+
+@given(history=_history, data=st.data())
+def test_partitions_that_interleave_otherwise_give_the_same_tables(history: History, data: st.DataObject) -> None:
+    """Entries keep their positions and come in any order, some twice: the tables are equal, doubtful values too."""
+    entries = numbered(history)
+    arrived = data.draw(st.permutations(entries + entries[::2]))
+    assert folded(arrived) == folded(entries)
+
+
+@given(history=_history, data=st.data())
+def test_another_order_of_the_same_history_differs_only_where_doubt_is_marked(
+    history: History, data: st.DataObject
+) -> None:
+    """A log that got the same events in another order, some again, gives the same tables but for doubtful values."""
+    other = data.draw(st.permutations([*history, *history[::3]]))
+    assert settled(folded(numbered(other))) == settled(folded(numbered(history)))
+
+
+@given(history=_history)
+def test_a_field_is_doubtful_just_where_two_values_share_the_winning_version(history: History) -> None:
+    """Doubt is neither missed nor made up: it is counted here from all claims at once."""
+    entries = numbered(history)
+    seen: dict[tuple[Key, str], dict[tuple[int, int], set[object]]] = defaultdict(lambda: defaultdict(set))
+    for one in entries:
+        for claim in fold.claims(one.event, decode(one.event)):
+            for name, value in claim.registers.items():
+                seen[claim.key, name][claim.time, claim.rank].add(value)
+    rows = folded(entries)
+    for (key, name), versions in seen.items():
+        winning = max(versions)
+        version = rows[key].versions[name]
+        assert (version.time, version.rank) == winning
+        assert version.doubtful == (len(versions[winning]) > 1 and name not in UNCOMPARED)
+    assert {(key, name) for key, row in rows.items() for name in row.versions} == seen.keys()
+
+
+@given(history=_history)
+def test_acks_never_go_down_and_times_of_levels_never_up(history: History) -> None:
+    """After each event the ack is the same or higher, each level's time the same or earlier, and known stays known."""
+    rows: Rows = {}
+    for one in numbered(history):
+        before = dict(rows)
+        folded([one], rows)
+        for key, old in before.items():
+            new = rows[key]
+            assert new.known >= old.known
+            if key.table == "message":
+                assert (new.values["ack"] or 0) >= (old.values["ack"] or 0)  # type: ignore[operator]
+                for name in ("pending_at", "sent_at", "delivered_at", "read_at", "played_at", "failed_at"):
+                    if old.values[name] is not None:
+                        assert new.values[name] is not None
+                        assert new.values[name] <= old.values[name]  # type: ignore[operator]
+
+
+# Acks
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([(2, 5.0), (3, 6.0), (4, 7.0)])))
+def test_acks_in_any_order_give_the_highest_level_and_each_time(order: Sequence[tuple[int, float]]) -> None:
+    """4, 3, 2 is read, with the time of each level."""
+    row = folded(log(*((T.MESSAGE_ACK, message(ack=ack), when) for ack, when in order)))[MESSAGE].values
+    assert (row["ack"], row["sent_at"], row["delivered_at"], row["read_at"]) == (4, micros(5), micros(6), micros(7))
+    assert row["pending_at"] is None
+    assert row["played_at"] is None
+
+
+def test_played_alone_is_played() -> None:
+    """A level may come without those below it."""
+    row = folded(log((T.MESSAGE_ACK, message(ack=5), 1)))[MESSAGE].values
+    assert (row["ack"], row["played_at"], row["read_at"]) == (5, micros(1), None)
+
+
+def test_the_earliest_time_of_a_level_stands() -> None:
+    """The same ack again, from a second device or a retry, moves no time up."""
+    row = folded(
+        log((T.MESSAGE_ACK, message(ack=3), 4), (T.MESSAGE_ACK, message(ack=3), 2), (T.MESSAGE_ACK, message(ack=3), 9))
+    )
+    assert row[MESSAGE].values["delivered_at"] == micros(2)
+
+
+def test_failure_counts_only_for_ours_that_was_not_delivered() -> None:
+    """0 after 3 keeps delivered; 0 alone is failure once the message is known to be ours."""
+    delivered = folded(
+        log(
+            (T.MESSAGE_SENT, message(from_me=True, ack=1), 0),
+            (T.MESSAGE_ACK, message(ack=3), 1),
+            (T.MESSAGE_ACK, message(ack=0), 2),
+        )
+    )
+    assert delivered[MESSAGE].values["ack"] == 3
+    assert fold.failed_at(delivered[MESSAGE].values) is None
+    refused = log((T.MESSAGE_ACK, message(ack=-1), 2), (T.MESSAGE_ACK, message(ack=0), 3))
+    assert fold.failed_at(folded(refused)[MESSAGE].values) is None
+    ours = folded([*refused, entry(3, T.MESSAGE_SENT, message(from_me=True), 0)])
+    assert fold.failed_at(ours[MESSAGE].values) == micros(2)
+    theirs = folded([*refused, entry(3, T.MESSAGE_RECEIVED, message(from_me=False), 0)])
+    assert fold.failed_at(theirs[MESSAGE].values) is None
+
+
+@pytest.mark.parametrize("ack", [None, 99, 6, -7, 0])
+def test_an_ack_outside_the_table_changes_nothing(ack: int | None) -> None:
+    """Outside a message.ack 0 is a column's default; null and unknown numbers mean nothing anywhere."""
+    row = folded(log((T.MESSAGE_RECEIVED, message(ack=ack), 0)))[MESSAGE].values
+    assert row["ack"] is None
+    assert row["failed_at"] is None
+
+
+def test_an_ack_before_its_message_leaves_a_stub_that_the_message_makes_known() -> None:
+    """An ack alone is findable as such, and nothing of it is lost when the message comes."""
+    rows = folded(log((T.MESSAGE_ACK, message(ack=3), 5)))
+    assert not rows[MESSAGE].known
+    folded([entry(2, T.MESSAGE_SENT, message(body="hi", from_me=True, created_at=at(0)), 0)], rows)
+    row = rows[MESSAGE]
+    assert row.known
+    assert (row.values["ack"], row.values["delivered_at"], row.values["body"]) == (3, micros(5), "hi")
+
+
+def test_reached_tells_each_new_level_once_with_its_delay() -> None:
+    """What feeds the funnel: each level once, the delay where the creation is known, nothing of the contact's own."""
+    sent = folded(log((T.MESSAGE_SENT, message(from_me=True, ack=1, created_at=at(0)), 1)))[MESSAGE]
+    assert fold.reached(None, sent) == [("pending", 1.0)]
+    read = folded([entry(2, T.MESSAGE_ACK, message(ack=4), 9.5)], {MESSAGE: sent})[MESSAGE]
+    assert fold.reached(sent, read) == [("read", 9.5)]
+    assert fold.reached(read, read) == []
+    failed = folded([entry(2, T.MESSAGE_ACK, message(ack=0), 3)], {MESSAGE: sent})[MESSAGE]
+    assert fold.reached(sent, failed) == [("failed", 3.0)]
+    stub = folded(log((T.MESSAGE_ACK, message(ack=2), 1)))[MESSAGE]
+    assert fold.reached(None, stub) == [("sent", None)]
+    inbound = folded(log((T.MESSAGE_RECEIVED, message(from_me=False, ack=3), 1)))[MESSAGE]
+    assert fold.reached(None, inbound) == []
+
+
+# Revisions
+
+
+def revisions(rows: Rows) -> list[fold.Revision]:
+    """Return the revisions of the one message in the rows."""
+    return fold.revisions(row.values for key, row in rows.items() if key.table == "message_revision")
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_an_edit_is_a_revision_numbered_by_time_in_any_order(order: Sequence[int]) -> None:
+    """The same id with other content is kept beside the first, and again the same content adds nothing."""
+    history = [
+        (T.MESSAGE_RECEIVED, message(body="one", media_type="chat"), 1),
+        (T.MESSAGE_RECEIVED, message(body="two", media_type="chat"), 2),
+        (T.MESSAGE_RECEIVED, message(body="one", media_type="chat"), 3),
+    ]
+    shown = revisions(folded(log(*(history[index] for index in order))))
+    assert [(one.number, one.content["body"], one.first_at) for one in shown] == [
+        (1, "one", micros(1)),
+        (2, "two", micros(2)),
+    ]
+
+
+def test_a_partial_view_of_a_revision_is_no_revision_of_its_own() -> None:
+    """What shows only the body is left out where another row has that body and more; a deletion is kept."""
+    rows = folded(
+        log(
+            (T.MESSAGE_RECEIVED, message(body="one"), 1),
+            (T.MESSAGE_RECEIVED, message(body="one", media_type="chat"), 2),
+            (T.MESSAGE_RECEIVED, message(body="one", media_type="chat", deleted=True), 3),
+            (T.MESSAGE_RECEIVED, message(body=None), 4),
+            (T.MESSAGE_ACK, message(ack=3), 5),
+        )
+    )
+    assert [one.content for one in revisions(rows)] == [
+        {"body": "one", "media_type": "chat", "deleted": True},
+        {"body": None},
+    ]
+
+
+def test_a_url_signed_anew_is_stored_but_is_no_revision_and_no_doubt() -> None:
+    """Two URLs at the same time leave one row, in no doubt, and the same one in both orders."""
+    history = [
+        (T.MESSAGE_RECEIVED, message(body="x", media_url=url), 1) for url in ("https://a/1", "https://a/2", None)
+    ]
+    shown = [folded(log(*order)) for order in itertools.permutations(history)]
+    for rows in shown:
+        (one,) = revisions(rows)
+        assert one.media_url == rows[MESSAGE].values["media_url"] == "https://a/2"
+        assert not rows[MESSAGE].doubtful
+
+
+# Tickets and contacts
+
+
+def test_a_stale_snapshot_does_not_close_a_ticket_again() -> None:
+    """A message that shows the ticket closed, while a later ticket.updated said open, changes nothing in any order."""
+    shown = MessagePayload(message=Message(id="m1"), ticket=Ticket(id="k1", status="closed"))
+    history: list[tuple[EventType, Payload, float]]
+    history = [(T.MESSAGE_RECEIVED, shown, 1), (T.TICKET_UPDATED, ticket(status="open"), 2)]
+    same_second: list[tuple[EventType, Payload, float]]
+    same_second = [(T.MESSAGE_RECEIVED, shown, 2), (T.TICKET_UPDATED, ticket(status="open"), 2)]
+    for events in (history, history[::-1], same_second, same_second[::-1]):
+        row = folded(log(*events))[TICKET]
+        assert (row.values["status"], row.doubtful) == ("open", False)
+
+
+def test_open_closed_open_within_one_second_is_doubtful_in_all_orders_until_observed() -> None:
+    """Nobody can tell the order: every one is marked, and an observation, also of that very second, settles it."""
+    history = [(T.TICKET_UPDATED, ticket(status=status), 1) for status in ("open", "closed", "open")]
+    for order in itertools.permutations(history):
+        rows = folded(log(*order))
+        assert rows[TICKET].versions["status"].doubtful
+        seen = entry(9, T.TICKET_OBSERVED, ticket(status="open", updated_at=at(0)), 1)
+        row = folded([seen], rows)[TICKET]
+        assert (row.values["status"], row.doubtful) == ("open", False)
+
+
+def test_open_closed_open_with_times_is_open_in_all_orders() -> None:
+    """With `updated_at` of its own each state has its place; closed is never final."""
+    history = [
+        (T.TICKET_UPDATED, ticket(status="open", updated_at=at(1.1)), 1),
+        (T.TICKET_CLOSED, ticket(status="closed", updated_at=at(1.2)), 1),
+        (T.TICKET_UPDATED, ticket(status="open", updated_at=at(1.3)), 1),
+    ]
+    for order in itertools.permutations(history):
+        row = folded(log(*order))[TICKET]
+        assert (row.values["status"], row.doubtful) == ("open", False)
+
+
+def test_a_partial_event_hides_no_field_of_another() -> None:
+    """Absent is no claim: a newer event with three fields leaves the fourth as it was; null is a claim."""
+    rows = folded(
+        log(
+            (T.CONTACT_UPDATED, ContactPayload(contact=Contact(id="c1", name="Ana", email="a@b.pt", number="1")), 1),
+            (T.CONTACT_UPDATED, ContactPayload(contact=Contact(id="c1", name="Ana B", number=None)), 2),
+        )
+    )
+    values = rows[CONTACT].values
+    assert (values["name"], values["email"], values["number"]) == ("Ana B", "a@b.pt", None)
+
+
+def test_agent_and_queue_are_one_register_each() -> None:
+    """A name never stands beside another one's id."""
+    rows = folded(
+        log(
+            (T.TICKET_UPDATED, ticket(user=Ref(id="1", name="Ana"), queue=Ref(id="7", name="Sales")), 1),
+            (T.TICKET_UPDATED, ticket(user=Ref(id="2"), queue=None), 2),
+            (T.TICKET_UPDATED, ticket(user=Ref()), 3),
+        )
+    )
+    values = rows[TICKET].values
+    assert (values["user_id"], values["user_name"], values["queue_id"], values["queue_name"]) == ("2", None, None, None)
+
+
+def test_who_is_only_named_becomes_a_stub() -> None:
+    """Ticket and contact that a message names are there, unknown and tied together, until their own event comes."""
+    named = message(body="hi", ticket_id="k1", contact_id="c1")
+    rows = folded(log((T.MESSAGE_RECEIVED, named, 1)))
+    assert not rows[TICKET].known
+    assert not rows[CONTACT].known
+    assert rows[TICKET].values["contact_id"] == "c1"
+    assert (rows[MESSAGE].values["ticket_id"], rows[MESSAGE].values["contact_id"]) == ("k1", "c1")
+    folded([entry(2, T.TICKET_CREATED, ticket(status="open"), 0)], rows)
+    assert rows[TICKET].known
+    assert rows[TICKET].values["contact_id"] == "c1"
+
+
+def test_a_ticket_takes_its_contact_from_where_it_is_shown() -> None:
+    """By id, nested, or beside; null where the vendor says so; and a stub where two are named."""
+    for payload in (
+        ticket(contact_id="c1"),
+        ticket(contact=Contact(id="c1", name="Ana")),
+        TicketPayload(ticket=Ticket(id="k1"), contact=Contact(id="c1")),
+        ticket(contact_id="c1", contact=Contact(id="c2")),
+    ):
+        rows = folded(log((T.TICKET_CREATED, payload, 1)))
+        assert rows[TICKET].values["contact_id"] == "c1"
+        assert rows[TICKET].versions["contact_id"].rank == OWN
+        assert not rows[CONTACT].known
+    rows = folded(log((T.TICKET_CREATED, ticket(contact_id="c1"), 1), (T.TICKET_UPDATED, ticket(contact=None), 2)))
+    assert rows[TICKET].values["contact_id"] is None
+
+
+def test_one_event_that_shows_a_contact_twice_is_the_same_each_time() -> None:
+    """The contact in the ticket and the one beside it differ: the latter stands, in doubt, however often it is read."""
+    payload = TicketPayload(
+        ticket=Ticket(id="k1", contact=Contact(id="c1", name="Ana")), contact=Contact(id="c1", name="Anna")
+    )
+    entries = log((T.TICKET_CREATED, payload, 1))
+    row = folded(entries)[CONTACT]
+    assert row.values["name"] == "Anna"
+    assert row.versions["name"].doubtful
+    assert folded(entries * 2)[CONTACT] == row
+
+
+def test_an_observation_counts_by_the_time_of_its_page() -> None:
+    """Its `updated_at` is a field only: an event after the page's time stands, one before it does not."""
+    seen = entry(9, T.TICKET_OBSERVED, ticket(status="pending", updated_at=at(100)), 5)
+    later = folded([*log((T.TICKET_UPDATED, ticket(status="closed"), 6)), seen])[TICKET]
+    assert (later.values["status"], later.values["updated_at"]) == ("closed", micros(100))
+    earlier = folded([*log((T.TICKET_UPDATED, ticket(status="closed"), 4)), seen])[TICKET]
+    assert earlier.values["status"] == "pending"
+
+
+def test_a_list_says_where_a_message_is_only_if_nobody_else_does() -> None:
+    """An event's ticket stands against any later observation; alone, the latest observation's is taken."""
+    here, there = message(ticket_id="k1"), message(ticket_id="k2")
+    own = [(T.MESSAGE_SENT, here, 1), (T.MESSAGE_OBSERVED, there, 50)]
+    for events in (own, own[::-1]):
+        row = folded(log(*events))[MESSAGE]
+        assert (row.values["ticket_id"], row.doubtful) == ("k1", False)
+    seen = [(T.MESSAGE_OBSERVED, there, 50), (T.MESSAGE_OBSERVED, here, 60)]
+    for events in (seen, seen[::-1]):
+        row = folded(log(*events))[MESSAGE]
+        assert (row.values["ticket_id"], row.doubtful) == ("k1", False)
+
+
+def test_a_clock_far_ahead_does_not_win_for_years() -> None:
+    """A version time is at most five minutes after our own clock."""
+    ahead = entry(1, T.TICKET_UPDATED, ticket(status="open", updated_at=at(10**8)), 10**8, received=0)
+    assert folded([ahead])[TICKET].versions["status"].time == micros(300)
+    after = entry(2, T.TICKET_CLOSED, ticket(status="closed"), 301)
+    assert folded([ahead, after])[TICKET].values["status"] == "closed"
+
+
+def test_without_any_time_of_the_vendor_our_clock_counts() -> None:
+    """Neither `updated_at` nor a readable timestamp: received_at."""
+    assert folded([entry(1, T.TICKET_UPDATED, ticket(status="open"), None, received=7)])[TICKET].versions[
+        "status"
+    ].time == micros(7)
+
+
+def test_tenants_share_no_row() -> None:
+    """The same ids of two tenants are two rows."""
+    rows = folded(
+        [entry(1, T.TICKET_CREATED, ticket(status="a")), entry(2, T.TICKET_CREATED, ticket(status="b"), tenant="t2")]
+    )
+    assert {key.tenant: row.values["status"] for key, row in rows.items()} == {"t1": "a", "t2": "b"}
+
+
+def test_an_event_without_a_subject_is_invalid() -> None:
+    """It can be applied to nothing, so it is parked."""
+    one = entry(1, T.MESSAGE_ACK, MessagePayload(message=Message(ack=3)))
+    with pytest.raises(InvalidEventError, match="no_id"):
+        fold.claims(one.event, decode(one.event))
+
+
+def test_the_place_below_all_times_is_below_all_times() -> None:
+    """From the year 1 to 9999, the shifted times are all before the real ones."""
+    first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    assert to_micros(last) - BELOW < to_micros(first)
+    assert to_micros(EPOCH) == 0
