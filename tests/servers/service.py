@@ -1,0 +1,92 @@
+"""whatsms-events itself as a process of its own, as an operator runs it: `serve` with a TOML file; it may be killed."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from servers.ports import HOST, free_port
+from servers.process import Server
+
+SLUG: Final = "acme"
+TENANT: Final = "5f0c9a52-7d0f-4f0e-9c1f-2d6a5b1b7a10"
+SECRET: Final = "whsec-tests-only-0123456789abcdef"
+
+
+class Service(Server):
+    """One process of the service. `settings` are sections and their values over the defaults."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        roles: str = "receiver,relay,consumer",
+        settings: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> None:
+        super().__init__(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.roles = roles
+        self.public_port, self.private_port = free_port(), free_port()
+        self.config = folder / "whatsms.toml"
+        sections: dict[str, dict[str, object]] = {
+            "public": {"host": HOST, "port": self.public_port},
+            "private": {"host": HOST, "port": self.private_port},
+            f"tenants.{SLUG}": {"tenant_id": TENANT},
+            f"tenants.{SLUG}.webhook_secrets": {"current": SECRET},
+        }
+        for name, values in (settings or {}).items():
+            sections.setdefault(name, {}).update(values)
+        self.config.write_text(_toml(sections))
+
+    @property
+    def webhook_url(self) -> str:
+        """The URL that the vendor would have."""
+        return f"http://{HOST}:{self.public_port}/webhooks/{SLUG}"
+
+    @property
+    def private_url(self) -> str:
+        """The private listener."""
+        return f"http://{HOST}:{self.private_port}"
+
+    def command(self) -> Sequence[str]:
+        """Say what to run."""
+        return [sys.executable, "-m", "whatsms_events", "serve", "--config", str(self.config), "--roles", self.roles]
+
+    async def serves(self) -> bool:
+        """Tell whether it is ready."""
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session,
+                session.get(f"{self.private_url}/readyz") as answer,
+            ):
+                ready = answer.status == 200
+            if ready and "receiver" in self.roles:
+                _, writer = await asyncio.open_connection(HOST, self.public_port)
+                writer.close()
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+        return ready
+
+    def lines(self) -> list[dict[str, object]]:
+        """Return its log lines; the last may be cut short by a kill."""
+        text = (self.folder / "output.log").read_text(errors="replace")
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
+
+
+def command(service: Service, *words: str) -> str:
+    """Run another command of the same program with the service's configuration; return what it printed."""
+    line = [sys.executable, "-m", "whatsms_events", *words, "--config", str(service.config)]
+    return subprocess.run(line, cwd=service.folder, check=True, capture_output=True, text=True).stdout
+
+
+def _toml(sections: Mapping[str, Mapping[str, object]]) -> str:
+    parts = ['data_dir = "."\n']
+    for name, values in sections.items():
+        body = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+        parts.append(f"[{name}]\n{body}")
+    return "\n".join(parts)
