@@ -1,0 +1,142 @@
+"""Every Prometheus metric of the service; each says what a high (or low) value means.
+
+Labels come from closed sets only: outcomes, types, stages, levels, roles, configured slugs, secret names, topics.
+"""
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram, Info
+
+_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_DELAYS: Final = (0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400, 604800)
+
+BUILD = Info("whatsms_events_build", "Version of the running program.")
+
+# The door.
+DELIVERIES = Counter(
+    "whatsms_events_deliveries_total",
+    "POSTs by outcome; `tenant` is empty for an unknown slug. Any outcome but accepted and duplicate deserves a look; "
+    "signature_wrong rising alone means a wrong secret; unavailable or overloaded means the vendor was sent away.",
+    ["tenant", "outcome"],
+)
+SIGNED_BY = Counter(
+    "whatsms_events_deliveries_signed_total",
+    "Verified deliveries by the name of the secret that fitted. An old secret at zero can be removed.",
+    ["tenant", "secret"],
+)
+DELIVERY_SECONDS = Histogram(
+    "whatsms_events_delivery_duration_seconds",
+    "From the end of the headers to the answer. Over 3 s the vendor may have given up.",
+    buckets=_SECONDS,
+)
+DELIVERY_BYTES = Histogram(
+    "whatsms_events_delivery_size_bytes",
+    "Size of verified bodies. Close to the body limit: raise it before the vendor meets it.",
+    buckets=(256, 512, 1024, 4096, 16384, 65536, 262144, 1048576, 5242880),
+)
+DELIVERY_DELAY = Histogram(
+    "whatsms_events_delivery_delay_seconds",
+    "Our clock at the door less the vendor's time. High: the vendor is late, retrying, or a clock is wrong.",
+    buckets=_DELAYS,
+)
+IN_FLIGHT_BYTES = Gauge(
+    "whatsms_events_in_flight_bytes",
+    "Bytes of bodies being received or waiting for their commit. Near its limit: new deliveries get 503.",
+)
+QUEUED_DELIVERIES = Gauge(
+    "whatsms_events_queued_deliveries", "Deliveries waiting for their commit. Steadily high: the database is too slow."
+)
+
+# The log.
+APPENDED = Counter(
+    "whatsms_events_appended_total",
+    "Events appended to the log. Flat while the vendor sends: look at the door.",
+    ["type"],
+)
+COMMIT_SECONDS = Histogram(
+    "whatsms_events_commit_duration_seconds", "One group commit. High: the disk or the log's lock.", buckets=_SECONDS
+)
+COMMIT_ROWS = Histogram(
+    "whatsms_events_commit_deliveries",
+    "Deliveries in one group commit. Always at the limit: the log is the bottleneck.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+)
+LOG_END = Gauge(
+    "whatsms_events_log_end_position",
+    "Highest position of the log, whoever appended it. Flat: nothing new was accepted anywhere.",
+)
+PARKED = Counter(
+    "whatsms_events_parked_total",
+    "Deliveries parked at the door and events parked at the fold. Any rise: read `parked`.",
+    ["stage", "reason"],
+)
+
+# The relay.
+ROLE_STATE = Gauge(
+    "whatsms_events_role_state",
+    "0 standing by, 1 active, 2 halted: a person must decide; the log line `role.halted` and /readyz say why.",
+    ["role"],
+)
+RELAY_PUBLISHED = Counter(
+    "whatsms_events_relay_published_total",
+    "Events committed to Kafka. Flat while the log grows: not publishing.",
+    ["topic"],
+)
+RELAY_LAG = Gauge(
+    "whatsms_events_relay_lag_events",
+    "How many positions the log is ahead of what is known to be visible in Kafka. Growing: broker slow, away, or "
+    "relay halted.",
+)
+RELAY_OLDEST = Gauge(
+    "whatsms_events_relay_oldest_unpublished_timestamp_seconds",
+    "When the oldest event that is not known to be visible in Kafka was received; 0 when there is none. "
+    "`time() - x` is how late Kafka is.",
+)
+RELAY_THROUGH = Gauge(
+    "whatsms_events_relay_published_through_position",
+    "Lower bound: every row up to it is visible in Kafka. Stuck while events are published: a partition hangs.",
+)
+RELAY_OPENINGS = Counter(
+    "whatsms_events_relay_openings_total",
+    "Openings by cause: start, error, hanging. More than a few an hour: the broker is not well.",
+    ["cause"],
+)
+RELAY_SKIPPED = Counter(
+    "whatsms_events_relay_skipped_total",
+    "Rows not published on purpose: visible already (after an opening) or blanked by retention.",
+    ["reason"],
+)
+RELAY_SECONDS = Histogram(
+    "whatsms_events_relay_transaction_duration_seconds", "One Kafka transaction. High: the broker.", buckets=_SECONDS
+)
+
+# The consumer and the projection.
+CONSUMER_LAG = Gauge(
+    "whatsms_events_consumer_lag_records",
+    "How far the projection is behind: positions of the log (topic `log`, whatever the source), and records of "
+    "each partition while this process reads it. Growing: the consumer is slow, away, or halted.",
+    ["topic", "partition"],
+)
+APPLIED = Counter("whatsms_events_applied_total", "Events applied to the projection.", ["type"])
+CONSUMER_SKIPPED = Counter(
+    "whatsms_events_consumer_skipped_total",
+    "Records skipped because the log gave their events before (once for each new projection and switch to Kafka), "
+    "and rows that retention blanked. Rising at any other time: records came twice.",
+)
+APPLY_SECONDS = Histogram(
+    "whatsms_events_apply_duration_seconds", "One transaction of the projection. High: the database.", buckets=_SECONDS
+)
+APPLIED_THROUGH = Gauge(
+    "whatsms_events_applied_through_position", "The projection shows every event up to this position of the log."
+)
+ACKS = Counter(
+    "whatsms_events_message_acks_total",
+    "Messages that reached a level, first time each: the funnel. `failed` counts failures before delivery.",
+    ["level"],
+)
+ACK_DELAY = Histogram(
+    "whatsms_events_message_ack_delay_seconds",
+    "From the message's creation to the level. Delivered rising: the channel or the contact's phone.",
+    ["level"],
+    buckets=_DELAYS,
+)

@@ -1,0 +1,250 @@
+"""Deliveries of one group commit in, what the database did with them out: the statements that go to the drivers.
+
+Each is one statement in autocommit and one round trip. `ON CONFLICT (id) DO NOTHING`, never `OR IGNORE`, which drops a
+refused row silently. Errors are the driver's own: the caller translates them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Final, Literal, Protocol
+from uuid import UUID
+
+import asyncpg
+
+from whatsms_events.domain.events import Event, to_micros
+from whatsms_events.errors import StorageUnavailableError
+
+EventRow = tuple[
+    UUID, str, str, int | None, int, str, str | None, str | None, str | None, str | None, bytes, str, bytes
+]
+"""The values of EVENT_COLUMNS, in their order."""
+
+EVENT_COLUMNS: Final = (
+    "id",
+    "type",
+    "tenant",
+    "occurred_at",
+    "received_at",
+    "origin",
+    "subject",
+    "ticket_id",
+    "contact_id",
+    "message_id",
+    "sha256",
+    "data",
+    "raw",
+)
+
+CountRow = tuple[UUID, int, int]
+"""id, how often, last received_at."""
+
+ParkRow = tuple[UUID, str, str, str, int, str | None, bytes, bytes, int]
+"""id, tenant, reason, detail, received_at, content_encoding, sha256, raw, count."""
+
+TEXT_LIMIT: Final = 1024
+
+STATEMENT_TIMEOUT_S: Final = 5.0
+"""A connection that hangs is given up after this; longer than the wait for a lock, so that a lock says what it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """An event for the log, with the bytes it came as and their SHA-256."""
+
+    event: Event
+    raw: bytes
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """A delivery that cannot be an event, kept with its bytes. `id` is the same function of them as an event's."""
+
+    id: UUID
+    tenant: str
+    reason: str
+    detail: str
+    received_at: datetime
+    raw: bytes
+    sha256: bytes
+    content_encoding: str | None
+
+
+def event_row(item: Append) -> EventRow:
+    """Return the columns of an event."""
+    event = item.event
+    return (
+        event.id,
+        event.type.value,
+        event.tenant,
+        None if event.occurred_at is None else to_micros(event.occurred_at),
+        to_micros(event.received_at),
+        event.origin,
+        event.subject,
+        event.ticket_id,
+        event.contact_id,
+        event.message_id,
+        item.sha256,
+        event.data.decode("utf-8"),
+        item.raw,
+    )
+
+
+def park_row(item: Park, count: int) -> ParkRow:
+    """Return the columns of a parked delivery. Its texts are made storable here: nothing is left that could park it."""
+    return (
+        item.id,
+        _storable(item.tenant),
+        item.reason,
+        _storable(item.detail),
+        to_micros(item.received_at),
+        None if item.content_encoding is None else _storable(item.content_encoding),
+        item.sha256,
+        item.raw,
+        count,
+    )
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")[:TEXT_LIMIT]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What tells a redelivery from a collision, and an event that is there from one that was sent again."""
+
+    position: int
+    tenant: str
+    sha256: bytes
+    received_at: int
+
+
+class Appends(Protocol):
+    """The four statements. No id may come twice in one call."""
+
+    async def insert(self, rows: Sequence[EventRow]) -> dict[UUID, int]:
+        """Append in this order; return the positions of the rows that are new."""
+
+    async def find(self, ids: Sequence[UUID]) -> dict[UUID, Stored]:
+        """Return what is in the log under these ids."""
+
+    async def count(self, rows: Sequence[CountRow]) -> None:
+        """Add to the redeliveries of these ids."""
+
+    async def park(self, rows: Sequence[ParkRow]) -> dict[UUID, int]:
+        """Park, or count one that is parked already; return how often each came so far."""
+
+
+def appends(dialect: Literal["sqlite", "postgresql"], connection: Any) -> Appends:
+    """Return the statements of this dialect on a connection lent by `Database.driver`."""
+    return SqliteAppends(connection) if dialect == "sqlite" else PostgresAppends(connection)
+
+
+_EVENT: Final = ", ".join(EVENT_COLUMNS)
+_PARKED: Final = "id, tenant, reason, detail, received_at, content_encoding, sha256, raw, count"
+_ADD_COUNT: Final = (
+    "ON CONFLICT (id) DO UPDATE SET count = redelivery.count + excluded.count,"
+    " last_received_at = excluded.last_received_at"
+)
+_ADD_PARKED: Final = "ON CONFLICT (id) DO UPDATE SET count = parked_delivery.count + excluded.count RETURNING id, count"
+
+
+@lru_cache(maxsize=2048)
+def _values(rows: int, columns: int) -> str:
+    one = f"({','.join('?' * columns)})"
+    return ",".join([one] * rows)
+
+
+class SqliteAppends:
+    """One statement of many rows: one hop to the connection's thread, where executemany would take one step a row."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def insert(self, rows: Sequence[EventRow]) -> dict[UUID, int]:
+        """Append in this order; return the positions of the rows that are new."""
+        sql = f"INSERT INTO event_log ({_EVENT}) VALUES {_values(len(rows), 13)} ON CONFLICT (id) DO NOTHING RETURNING id, position"  # noqa: E501, S608 - names and question marks only
+        keys = {row[0].hex: row[0] for row in rows}  # a UUID takes longer to make than to look up
+        return {keys[key]: position for key, position in await self._fetch(sql, rows)}
+
+    async def find(self, ids: Sequence[UUID]) -> dict[UUID, Stored]:
+        """Return what is in the log under these ids."""
+        sql = f"SELECT id, position, tenant, sha256, received_at FROM event_log WHERE id IN {_values(1, len(ids))}"  # noqa: S608 - question marks only
+        rows = await self._connection.execute_fetchall(sql, [key.hex for key in ids])
+        return {UUID(key): Stored(*rest) for key, *rest in rows}
+
+    async def count(self, rows: Sequence[CountRow]) -> None:
+        """Add to the redeliveries of these ids."""
+        await self._fetch(
+            f"INSERT INTO redelivery (id, count, last_received_at) VALUES {_values(len(rows), 3)} {_ADD_COUNT}",  # noqa: S608 - names and question marks only
+            rows,
+        )
+
+    async def park(self, rows: Sequence[ParkRow]) -> dict[UUID, int]:
+        """Park, or count one that is parked already; return how often each came so far."""
+        sql = f"INSERT INTO parked_delivery ({_PARKED}) VALUES {_values(len(rows), 9)} {_ADD_PARKED}"  # noqa: S608 - names and question marks only
+        return {UUID(key): count for key, count in await self._fetch(sql, rows)}
+
+    async def _fetch(self, sql: str, rows: Sequence[tuple[UUID, *tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
+        """Execute, step to the end (there the commit happens, and there its errors come), and return the rows."""
+        # SQLAlchemy keeps a UUID as 32 hex digits on SQLite.
+        found = await self._connection.execute_fetchall(
+            sql, [value for key, *rest in rows for value in (key.hex, *rest)]
+        )
+        return list(found)
+
+
+_PG_INSERT: Final = f"""
+INSERT INTO event_log ({_EVENT})
+SELECT {_EVENT}
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::text[],
+            $9::text[], $10::text[], $11::bytea[], $12::text[], $13::bytea[])
+     WITH ORDINALITY AS arrived ({_EVENT}, place)
+ORDER BY place
+ON CONFLICT (id) DO NOTHING
+RETURNING id, position
+"""  # noqa: S608 - names only
+_PG_FIND: Final = "SELECT id, position, tenant, sha256, received_at FROM event_log WHERE id = ANY($1::uuid[])"
+_PG_COUNT: Final = f"""
+INSERT INTO redelivery (id, count, last_received_at)
+SELECT * FROM unnest($1::uuid[], $2::integer[], $3::bigint[]) {_ADD_COUNT}
+"""  # noqa: S608 - names only
+_PG_PARK: Final = f"""
+INSERT INTO parked_delivery ({_PARKED})
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bytea[],
+                     $8::bytea[], $9::integer[]) {_ADD_PARKED}
+"""  # noqa: S608 - names only
+
+
+class PostgresAppends:
+    """Arrays in constant SQL: one prepared statement for every size of batch."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def insert(self, rows: Sequence[EventRow]) -> dict[UUID, int]:
+        """Append in this order (a trigger takes the log's lock); return the positions of the rows that are new."""
+        found = await self._fetch(_PG_INSERT, rows)
+        return {UUID(int=key.int): position for key, position in found}
+
+    async def find(self, ids: Sequence[UUID]) -> dict[UUID, Stored]:
+        """Return what is in the log under these ids."""
+        rows = await self._fetch(_PG_FIND, [(key,) for key in ids])
+        return {UUID(int=key.int): Stored(*rest) for key, *rest in rows}
+
+    async def count(self, rows: Sequence[CountRow]) -> None:
+        """Add to the redeliveries of these ids."""
+        await self._fetch(_PG_COUNT, rows)
+
+    async def park(self, rows: Sequence[ParkRow]) -> dict[UUID, int]:
+        """Park, or count one that is parked already; return how often each came so far."""
+        return {UUID(int=key.int): count for key, count in await self._fetch(_PG_PARK, rows)}
+
+    async def _fetch(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        try:
+            return list(await self._connection.fetch(sql, *columns, timeout=STATEMENT_TIMEOUT_S))
+        except asyncpg.InternalClientError as exc:  # a connection that breaks in the wrong moment is reported like this
+            raise StorageUnavailableError(type(exc).__name__) from exc

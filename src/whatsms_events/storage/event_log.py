@@ -1,0 +1,139 @@
+"""A place in the log in, the events after it out. Positions are the order of commits: reading on skips nothing.
+
+All appends go through the committer; a parked delivery that is tried again goes through `parked`.
+"""
+
+from collections.abc import Collection
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, RowMapping, Select, func, select
+
+from whatsms_events.domain.events import Checkpoint, Event, EventType, LogEntry, from_micros
+from whatsms_events.errors import IntegrityError
+from whatsms_events.storage.database import Database
+from whatsms_events.storage.tables import event_log, log
+
+READ_LIMIT: Final = 5000
+READ_LIMIT_BYTES: Final = 8 * 1024 * 1024
+"""Of raw bytes in one read; the row that passes it is still in, so that one huge event cannot stop a reader."""
+
+_IDS_LIMIT: Final = 500
+
+_EVENT = select(
+    event_log.c.position,
+    event_log.c.id,
+    event_log.c.type,
+    event_log.c.tenant,
+    event_log.c.occurred_at,
+    event_log.c.received_at,
+    event_log.c.origin,
+    event_log.c.subject,
+    event_log.c.ticket_id,
+    event_log.c.contact_id,
+    event_log.c.message_id,
+    event_log.c.data,
+)
+
+
+class EventLog:
+    """The log as its readers see it. All verbs raise StorageUnavailableError where the database is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._log_id: UUID | None = None
+
+    async def log_id(self) -> UUID:
+        """Return the log's identity, made once with its tables."""
+        if self._log_id is None:
+            async with self._database.read() as connection:
+                self._log_id = (await connection.execute(select(log.c.log_id))).scalar_one()
+        return self._log_id
+
+    async def end(self) -> int:
+        """Return the highest position, 0 when the log is empty."""
+        async with self._database.read() as connection:
+            highest = (await connection.execute(select(func.max(event_log.c.position)))).scalar_one()
+        return 0 if highest is None else int(highest)
+
+    async def read(self, after: int, limit: int) -> list[LogEntry]:
+        """Return the events after a position, in order: at most `limit`, and about 8 MiB."""
+        return await self._entries(event_log.c.position > after, limit)
+
+    async def read_from(self, checkpoint: Checkpoint | None, limit: int) -> list[LogEntry]:
+        """Return the events after a checkpoint, from the beginning where it is None.
+
+        Its own row is read too, and must be the event it was. Raise IntegrityError where that or the log is another:
+        a log restored from an older copy is never read past silently.
+        """
+        if checkpoint is None:
+            return await self.read(0, limit)
+        if checkpoint.log_id != await self.log_id():
+            raise IntegrityError(f"the checkpoint is of log {checkpoint.log_id}, this is log {await self.log_id()}")
+        entries = await self._entries(event_log.c.position >= checkpoint.position, limit + 1)
+        own = entries[0] if entries else None
+        if own is None or (own.position, own.event.id) != (checkpoint.position, checkpoint.event_id):
+            raise IntegrityError(
+                f"the log does not hold event {checkpoint.event_id} at position {checkpoint.position}: "
+                "it was restored from an older copy, or it is another log"
+            )
+        return entries[1:]
+
+    async def ids_at(self, positions: Collection[int]) -> dict[int, UUID]:
+        """Return the ids of the events at these positions; positions that are empty are left out."""
+        wanted = sorted(positions)
+        found: dict[int, UUID] = {}
+        async with self._database.read() as connection:
+            for start in range(0, len(wanted), _IDS_LIMIT):
+                some = event_log.c.position.in_(wanted[start : start + _IDS_LIMIT])
+                rows = await connection.execute(select(event_log.c.position, event_log.c.id).where(some))
+                found.update((row.position, row.id) for row in rows)
+        return found
+
+    async def raw(self, position: int) -> bytes | None:
+        """Return the bytes as they were received, None where nothing is or retention blanked them."""
+        async with self._database.read() as connection:
+            rows = await connection.execute(select(event_log.c.raw).where(event_log.c.position == position))
+            return rows.scalar_one_or_none()
+
+    async def _entries(self, place: ColumnElement[bool], limit: int) -> list[LogEntry]:
+        query = _EVENT.where(place, event_log.c.position <= _last(place, min(limit, READ_LIMIT)).scalar_subquery())
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query.order_by(event_log.c.position))).mappings().all()
+        return [_entry(row) for row in rows]
+
+
+def _last(place: ColumnElement[bool], limit: int) -> Select[tuple[int]]:
+    """Return the position to stop at. The sizes are those of `raw`: both databases know them without reading it."""
+    some = (
+        select(event_log.c.position, func.coalesce(func.length(event_log.c.raw), 0).label("size"))
+        .where(place)
+        .order_by(event_log.c.position)
+        .limit(limit)
+        .subquery()
+    )
+    before = func.sum(some.c.size).over(order_by=some.c.position) - some.c.size
+    sums = select(some.c.position, before.label("before")).subquery()
+    return select(func.max(sums.c.position)).where(sums.c.before < READ_LIMIT_BYTES)
+
+
+def _entry(row: RowMapping) -> LogEntry:
+    position, occurred_at, data = row["position"], row["occurred_at"], row["data"]
+    try:
+        event_type = EventType(row["type"])
+    except ValueError as exc:
+        raise IntegrityError(f"position {position} has a type that this release does not know: {row['type']}") from exc
+    event = Event(
+        id=row["id"],
+        type=event_type,
+        tenant=row["tenant"],
+        occurred_at=None if occurred_at is None else from_micros(occurred_at),
+        received_at=from_micros(row["received_at"]),
+        origin=row["origin"],
+        subject=row["subject"],
+        ticket_id=row["ticket_id"],
+        contact_id=row["contact_id"],
+        message_id=row["message_id"],
+        data=b"" if data is None else data.encode("utf-8"),
+    )
+    return LogEntry(position=position, event=event)

@@ -1,0 +1,155 @@
+"""What events claim in, saved rows out: the entity tables and the revisions are loaded, folded and saved in sets."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from sqlalchemy import ColumnElement, Dialect, Select, Text, any_, literal, select
+from sqlalchemy import Table as SqlTable
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from whatsms_events.domain.events import LogEntry
+from whatsms_events.domain.fold import merge_all
+from whatsms_events.domain.rows import COLUMNS, Claim, Key, Row, Table, Version
+from whatsms_events.errors import UnstorableError
+from whatsms_events.storage import tables
+from whatsms_events.storage.database import translated
+
+_TABLES: Final[Mapping[Table, SqlTable]] = {
+    "ticket": tables.ticket,
+    "message": tables.message,
+    "message_revision": tables.message_revision,
+    "contact": tables.contact,
+    "campaign": tables.campaign,
+}
+_CHUNK: Final = 1000
+"""Ids in one question: SQLite allows 32,766 variables, and a list much longer costs more than a second question."""
+
+_versions = msgspec.json.Decoder(dict[str, Version])
+_json = msgspec.json.Encoder()
+
+
+class Reading(NamedTuple):
+    """One event of a batch, the `number`th of it, and what it claims."""
+
+    number: int
+    entry: LogEntry
+    claims: Sequence[Claim]
+
+
+class Folding:
+    """The rows of one transaction: as they were when loaded, and as they are."""
+
+    def __init__(self) -> None:
+        self._before: dict[Key, Row] = {}
+        self._current: dict[Key, Row] = {}
+        self._changed: set[Key] = set()
+
+    def changes(self, table: Table) -> Iterator[tuple[Row | None, Row]]:
+        """Return each changed row of a table, before (None for a new one) and after."""
+        return ((self._before.get(key), self._current[key]) for key in self._changed if key.table == table)
+
+    async def fold(self, connection: AsyncConnection, readings: Sequence[Reading]) -> dict[int, str]:
+        """Load, fold and save all at once; where the database refuses a row, by halves, down to the event it is of.
+
+        Returns the refused ones by number, with what the database said; nothing of them is left behind.
+        """
+        try:
+            with translated():
+                async with connection.begin_nested():
+                    await self._fold(connection, readings)
+        except UnstorableError as error:
+            if len(readings) == 1:
+                return {readings[0].number: str(error)}
+            middle = len(readings) // 2
+            first = await self.fold(connection, readings[:middle])
+            return first | await self.fold(connection, readings[middle:])
+        return {}
+
+    async def _fold(self, connection: AsyncConnection, readings: Sequence[Reading]) -> None:
+        unseen = {claim.key for one in readings for claim in one.claims} - self._current.keys()
+        loaded = await load(connection, unseen)
+        current = {**self._current, **loaded}
+        changed: dict[Key, Row] = {}
+        for one in readings:
+            after = merge_all(one.claims, one.entry.position, current)
+            current.update(after)
+            changed.update(after)
+        await save(connection, changed)
+        self._before.update(loaded)
+        self._current = current
+        self._changed |= changed.keys()
+
+
+async def load(connection: AsyncConnection, keys: Collection[Key]) -> dict[Key, Row]:
+    """Return those of the rows that exist."""
+    wanted: dict[tuple[Table, str], list[Key]] = defaultdict(list)
+    for key in sorted(keys):
+        wanted[key.table, key.tenant].append(key)
+    found: dict[Key, Row] = {}
+    for (table, tenant), group in wanted.items():
+        for start in range(0, len(group), _CHUNK):
+            query = _select(connection, table, tenant, group[start : start + _CHUNK])
+            found.update(_row(table, tenant, record) for record in await connection.execute(query))
+    return found
+
+
+async def save(connection: AsyncConnection, rows: Mapping[Key, Row]) -> None:
+    """Write whole rows, new ones and old ones."""
+    records: dict[Table, list[tuple[Any, ...]]] = defaultdict(list)
+    for key, row in rows.items():
+        records[key.table].append(_record(key, row))
+    for table, group in records.items():
+        # Straight to the driver: all values are plain, and binding them by name costs as much as the fold.
+        await connection.exec_driver_sql(_upsert(connection.dialect, table), group)
+
+
+def _select(connection: AsyncConnection, table: Table, tenant: str, keys: list[Key]) -> Select[Any]:
+    """Ask for id, digest or `known`, versions, and the columns of the fold: in this order `_row` reads them."""
+    column = _TABLES[table].c
+    revision = table == "message_revision"
+    id_, mark = (column.message_id, column.digest) if revision else (column.id, column.known)
+    query = select(id_, mark, column.versions, *(column[name] for name in COLUMNS[table]))
+    query = query.where(column.tenant == tenant, _among(connection, id_, sorted({key.id for key in keys})))
+    if revision:
+        # May bring a few that nobody asked for, where two messages share a wording: they do no harm.
+        query = query.where(_among(connection, mark, sorted({key.digest for key in keys})))
+    return query
+
+
+def _among(connection: AsyncConnection, column: ColumnElement[str], values: list[str]) -> ColumnElement[bool]:
+    if connection.dialect.name == "postgresql":
+        # One array, so that the statement is prepared once and not again for each number of ids.
+        return column == any_(literal(values, postgresql.ARRAY(Text)))
+    return column.in_(values)
+
+
+@cache
+def _upsert(dialect: Dialect, table: Table) -> str:
+    """Return the statement; its parameters are the columns in the order of the table."""
+    source = _TABLES[table]
+    statement = (postgresql.insert if dialect.name == "postgresql" else sqlite.insert)(source)
+    changes = {column.name: statement.excluded[column.name] for column in source.c if not column.primary_key}
+    return str(
+        statement.on_conflict_do_update(index_elements=list(source.primary_key), set_=changes).compile(dialect=dialect)
+    )
+
+
+def _row(table: Table, tenant: str, record: Sequence[Any]) -> tuple[Key, Row]:
+    id_, mark, versions, *values = record
+    fields = dict(zip(COLUMNS[table], values, strict=True))
+    if table == "message_revision":
+        return Key(table, tenant, id_, mark), Row(known=True, values=fields, versions=_versions.decode(versions))
+    return Key(table, tenant, id_), Row(known=mark, values=fields, versions=_versions.decode(versions))
+
+
+def _record(key: Key, row: Row) -> tuple[Any, ...]:
+    """Return the columns in the order of `tables`: a test holds the two together."""
+    values = [row.values[name] for name in COLUMNS[key.table]]
+    versions = _json.encode(row.versions).decode()
+    if key.table == "message_revision":
+        return (key.tenant, key.id, key.digest, *values, versions)
+    return (key.tenant, key.id, row.known, row.doubtful, *values, versions)

@@ -1,0 +1,256 @@
+"""A question of the read API in, plain rows in their JSON shape out: one bounded page in one short transaction.
+
+Pages go by key, never by number: `after` is the key of the last row seen, so rows that come in between move nothing.
+Text that is asked for must be storable (no NUL, no lone surrogate): PostgreSQL refuses even to compare with it.
+"""
+
+import asyncio
+import bisect
+import functools
+import itertools
+import operator
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import msgspec
+from sqlalchemy import ColumnElement, Table, Text, func, literal, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from whatsms_events.domain import fold
+from whatsms_events.domain.acks import LEVELS
+from whatsms_events.domain.events import from_micros
+from whatsms_events.domain.rows import GROUPS, Version
+from whatsms_events.storage import tables
+from whatsms_events.storage.database import Database, translated
+
+PAGE_LIMIT: Final = 500
+PAGE_TEXT_LIMIT: Final = 8 * 1024 * 1024
+"""Characters of one page: a body may have 5 MiB, and 500 of them would not fit into memory."""
+
+QUERY_TIMEOUT_S: Final = 5.0
+READERS: Final = 2
+"""Questions asked at a time, so that a curious dashboard leaves connections to the roles that share the pool."""
+
+SCAN_LIMIT: Final = 10_000
+"""Positions looked through for one filtered page of events: a rare type in a long log must not cost a full scan."""
+
+REVISION_LIMIT: Final = 100
+
+Resource = Literal["tickets", "contacts", "campaigns"]
+_TABLES: Final[Mapping[Resource, Table]] = {
+    "tickets": tables.ticket,
+    "contacts": tables.contact,
+    "campaigns": tables.campaign,
+}
+_BYTES: Final = ("raw", "headers")
+
+Key = tuple[Any, ...]
+_Row = dict[str, Any]
+_Columns = Sequence[ColumnElement[Any]]
+_Where = Sequence[ColumnElement[bool]]
+_versions = msgspec.json.Decoder(dict[str, Version])
+
+Shown = dict[str, object]
+"""A row as JSON will show it: times aware, `*_at`; bytes of a hash as hex; JSON columns as `msgspec.Raw`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page. `next` is the key to go on after, None at the end."""
+
+    rows: list[Shown]
+    next: Key | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Events after a position. `next` is where to go on, also past positions that the filter left out."""
+
+    rows: list[Shown]
+    next: int
+    end: int
+
+
+class Queries:
+    """Every question the read API asks of log and projection. All raise StorageUnavailableError."""
+
+    def __init__(self, log: Database, projection: Database) -> None:
+        self._log = log
+        self._projection = projection
+        self._turns = asyncio.Semaphore(READERS)
+
+    async def entities(
+        self, resource: Resource, tenant: str, wanted: Mapping[str, str | None], *, after: Key | None, limit: int
+    ) -> Page:
+        """Return a page by id of those whose columns have the `wanted` values (None = any)."""
+        table = _TABLES[resource]
+        where = _equal(table, {**wanted, "tenant": tenant})
+        return await self._list(table, (table.c.id,), where, after=after, limit=limit)
+
+    async def entity(self, resource: Resource, tenant: str, entity_id: str) -> Shown | None:
+        """Return one, None where nobody ever named it."""
+        return await self._one(_TABLES[resource], tenant, entity_id)
+
+    async def messages(self, tenant: str, ticket_id: str, *, after: Key | None, limit: int) -> Page:
+        """Return a page of a ticket's messages by creation time and id; those whose time is not known stand last."""
+        table, column = tables.message, tables.message.c
+        mine = _equal(table, {"tenant": tenant, "ticket_id": ticket_id})
+        timed = after is None or after[0] is not None
+        past = None if timed or after is None else after[1:]
+        rows: list[_Row] = []
+        more = False
+        async with self._asking(table) as connection:
+            # Two ranges of the index: a NULL is neither before nor after a key, and each database sorts it elsewhere.
+            if timed:
+                dated, by_time = [*mine, column.created_at.is_not(None)], (column.created_at, column.id)
+                rows, more = await _page(connection, table, by_time, dated, after=after, limit=limit)
+            if not more:
+                undated = [*mine, column.created_at.is_(None)]
+                rest, more = await _page(connection, table, (column.id,), undated, after=past, limit=limit - len(rows))
+                rows += rest
+        return _paged(rows, ("created_at", "id"), more=more)
+
+    async def message(self, tenant: str, message_id: str) -> Shown | None:
+        """Return a message with its revisions, None where nobody ever named it."""
+        message = await self._one(tables.message, tenant, message_id)
+        if message is None:
+            return None
+        table = tables.message_revision
+        where = _equal(table, {"tenant": tenant, "message_id": message_id})
+        async with self._asking(table) as connection:
+            rows, more = await _page(
+                connection, table, (table.c.first_at, table.c.digest), where, after=None, limit=REVISION_LIMIT
+            )
+        return message | {"revisions": _revisions(rows), "revisions_complete": not more}
+
+    async def parked_deliveries(self, *, after: Key | None, limit: int) -> Page:
+        """Return a page of what was parked at the door, oldest first; not its bytes."""
+        table = tables.parked_delivery
+        return await self._list(table, (table.c.received_at, table.c.id), [], after=after, limit=limit)
+
+    async def parked_events(self, *, after: Key | None, limit: int) -> Page:
+        """Return a page of what was parked at the fold, by where it was read; not its bytes."""
+        table = tables.parked_event
+        return await self._list(table, (table.c.source, table.c.at), [], after=after, limit=limit)
+
+    async def events(self, *, after: int, limit: int, tenant: str | None, event_type: str | None) -> EventPage:
+        """Return events at positions above `after`, of every tenant and type or of one.
+
+        Where a filter leaves out much, a page may be short or empty although more follow: go on from its `next`.
+        """
+        table, position = tables.event_log, tables.event_log.c.position
+        async with self._asking(table) as connection:
+            # The end first: positions show in order of commit, so nothing can still appear below it.
+            end = int((await connection.execute(select(func.coalesce(func.max(position), 0)))).scalar_one())
+            upper = end if tenant is None and event_type is None else min(end, after + SCAN_LIMIT)
+            where = [position <= upper, *_equal(table, {"tenant": tenant, "type": event_type})]
+            rows, more = await _page(connection, table, (position,), where, after=(after,), limit=limit)
+        through = rows[-1]["position"] if more and rows else max(after, upper)
+        return EventPage([_shown(row) for row in rows], through, end)
+
+    async def event(self, position: int, *, raw: bool) -> Shown | None:
+        """Return the event at a position, with its redeliveries and, if `raw`, its bytes; None where there is none."""
+        table, again = tables.event_log, tables.redelivery.c
+        columns = [*_columns(table), again.count.label("redelivered"), again.last_received_at.label("redelivered_at")]
+        columns += [table.c.raw] if raw else []
+        query = select(*columns).outerjoin_from(table, tables.redelivery, table.c.id == again.id)
+        query = query.where(table.c.position == position)
+        async with self._asking(table) as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else _shown(row._asdict())
+
+    async def _one(self, table: Table, tenant: str, entity_id: str) -> Shown | None:
+        query = select(table).where(*_equal(table, {"tenant": tenant, "id": entity_id}))
+        async with self._asking(table) as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else _shown(row._asdict())
+
+    async def _list(self, table: Table, key: _Columns, where: _Where, *, after: Key | None, limit: int) -> Page:
+        async with self._asking(table) as connection:
+            rows, more = await _page(connection, table, key, where, after=after, limit=limit)
+        return _paged(rows, [column.name for column in key], more=more)
+
+    @asynccontextmanager
+    async def _asking(self, table: Table) -> AsyncIterator[AsyncConnection]:
+        database = self._log if table.metadata is tables.log_metadata else self._projection
+        with translated():
+            async with asyncio.timeout(QUERY_TIMEOUT_S), self._turns, database.read() as connection:
+                yield connection
+
+
+async def write_problem(database: Database) -> str | None:
+    """Write one row as it is and commit, since a full disk shows only then; raise StorageUnavailableError."""
+    table = tables.log if database.part == "log" else tables.projection
+    async with database.write() as connection:
+        await connection.execute(update(table).values(one=table.c.one))
+    return None
+
+
+def _equal(table: Table, wanted: Mapping[str, str | None]) -> _Where:
+    return [table.c[name] == value for name, value in wanted.items() if value is not None]
+
+
+def _columns(table: Table) -> _Columns:
+    """Return what a list shows: all but the bytes, of which it tells the size."""
+    listed = [column for column in table.c if column.name not in _BYTES]
+    return [*listed, func.length(table.c.raw).label("size")] if "raw" in table.c else listed
+
+
+async def _page(
+    connection: AsyncConnection, table: Table, key: _Columns, where: _Where, *, after: Key | None, limit: int
+) -> tuple[list[_Row], bool]:
+    """Return rows in the order of `key`, as many as `limit` and PAGE_TEXT_LIMIT allow, and whether more follow."""
+    if after is not None:
+        past = tuple_(*(literal(value, column.type) for value, column in zip(after, key, strict=True)))
+        where = [*where, tuple_(*key) > past]
+    texts = [func.coalesce(func.length(column), 0) for column in table.c if isinstance(column.type, Text)]
+    sizes = select(functools.reduce(operator.add, texts)).where(*where).order_by(*key).limit(limit + 1)
+    totals = list(itertools.accumulate((await connection.execute(sizes)).scalars()))
+    fitting = min(limit, max(1, bisect.bisect_right(totals, PAGE_TEXT_LIMIT)))  # one row at least, or no page ends
+    rows = select(*_columns(table)).where(*where).order_by(*key).limit(fitting)
+    return [row._asdict() for row in await connection.execute(rows)], len(totals) > fitting
+
+
+def _paged(rows: Sequence[_Row], key: Sequence[str], *, more: bool) -> Page:
+    # No row although more follow: the last ones moved to another ticket between the two statements of `_page`.
+    return Page([_shown(row) for row in rows], tuple(rows[-1][name] for name in key) if more and rows else None)
+
+
+def _shown(row: _Row) -> Shown:
+    plain = {name: _value(name, value) for name, value in row.items()}
+    if "versions" in plain:
+        # The tenant is the slug that was asked for.
+        del plain["tenant"], plain["versions"]
+        versions = _versions.decode(row["versions"])
+        plain["doubtful"] = sorted(name for name, version in versions.items() if version.doubtful)
+    if "queue_id" in plain:
+        plain |= {group: _named(plain, columns) for group, columns in GROUPS.items()}
+    if "ack" in plain:
+        plain["failed_at"] = _value("failed_at", fold.failed_at(row))
+        levels = {"level": row["ack"], "name": LEVELS.get(row["ack"])}
+        plain["ack"] = levels | {f"{name}_at": plain.pop(f"{name}_at") for name in (*LEVELS.values(), "failed")}
+    return plain
+
+
+def _value(name: str, value: Any) -> object:
+    if value is None:
+        return None
+    if name.endswith("_at"):
+        return from_micros(value)
+    if name in ("data", "extra_info"):
+        return msgspec.Raw(value.encode())
+    return value.hex() if name == "sha256" else value
+
+
+def _named(plain: Shown, columns: Sequence[str]) -> Shown | None:
+    known, name = (plain.pop(column) for column in columns)
+    return None if known is None and name is None else {"id": known, "name": name}
+
+
+def _revisions(rows: Sequence[_Row]) -> list[Shown]:
+    return [
+        {"number": one.number, "first_at": from_micros(one.first_at), **one.content, "media_url": one.media_url}
+        for one in fold.revisions(rows)
+    ]

@@ -1,0 +1,64 @@
+"""A connection in, a migrated or checked schema out: alembic inside the package, without an ini file.
+
+Log and projection have a history each (`migrations/log`, `migrations/projection`) and a version table each, so that
+they live in two SQLite files or in one PostgreSQL database.
+"""
+
+from pathlib import Path
+from typing import Final, Literal
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+Part = Literal["log", "projection"]
+
+_HERE: Final = Path(__file__).parent / "migrations"
+_MIGRATION_LOCK: Final = 0x77_68_61_74  # "what": several processes may start at once, one of them migrates
+
+
+def _config(part: Part, connection: Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_HERE).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.set_main_option("version_locations", str(_HERE / part).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    config.attributes["version_table"] = version_table(part)
+    return config
+
+
+def version_table(part: Part) -> str:
+    """Return the name of the table that says which migration this part is at."""
+    return f"alembic_version_{part}"
+
+
+def head(part: Part) -> str:
+    """Return the newest migration this program knows."""
+    found = ScriptDirectory.from_config(_config(part)).get_current_head()
+    assert found is not None  # noqa: S101 - the package ships its migrations
+    return found
+
+
+def current(connection: Connection, part: Part) -> str | None:
+    """Return the migration the database is at, None for an empty one."""
+    return MigrationContext.configure(connection, opts={"version_table": version_table(part)}).get_current_revision()
+
+
+def problem(connection: Connection, part: Part) -> str | None:
+    """Return None where the schema is at head, else one line that says what to do."""
+    there, ours = current(connection, part), head(part)
+    if there == ours:
+        return None
+    known = {script.revision for script in ScriptDirectory.from_config(_config(part)).walk_revisions()}
+    if there is not None and there not in known:
+        return f"the {part} schema is at {there}, which this release does not know: run the release that migrated it"
+    return f"the {part} schema is at {there or 'nothing'}, this release needs {ours}: run `whatsms-events db upgrade`"
+
+
+def upgrade(connection: Connection, part: Part) -> None:
+    """Migrate to head inside the caller's transaction; the work of a second process that waited is none."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+    command.upgrade(_config(part, connection), "head")

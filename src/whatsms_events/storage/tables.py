@@ -1,0 +1,216 @@
+"""Every table, as SQLAlchemy Core knows it. Migrations make them; a test holds the two together.
+
+Times are integers: microseconds since 1970, so that both databases store and compare them exactly.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+
+# SQLite gives out row ids only for a column that is declared exactly INTEGER.
+Position = BigInteger().with_variant(Integer(), "sqlite")
+
+log_metadata = MetaData()
+
+log = Table(
+    "log",
+    log_metadata,
+    Column("one", SmallInteger, primary_key=True),  # always 1: one database holds one log
+    Column("log_id", Uuid, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+event_log = Table(
+    "event_log",
+    log_metadata,
+    # Order of commit (promise 3). AUTOINCREMENT: a position is never given out twice, also after a row is gone.
+    Column("position", Position, primary_key=True, autoincrement=True),
+    Column("id", Uuid, nullable=False, unique=True),
+    Column("type", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("occurred_at", BigInteger),
+    Column("received_at", BigInteger, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("subject", Text),
+    Column("ticket_id", Text),
+    Column("contact_id", Text),
+    Column("message_id", Text),
+    Column("sha256", LargeBinary, nullable=False),  # of `raw` alone: comparable with any sha256sum
+    Column("data", Text),  # null where retention blanked it
+    Column("raw", LargeBinary),
+    sqlite_autoincrement=True,
+)
+
+redelivery = Table(
+    "redelivery",
+    log_metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("count", Integer, nullable=False),
+    Column("last_received_at", BigInteger, nullable=False),
+)
+
+parked_delivery = Table(
+    "parked_delivery",
+    log_metadata,
+    Column("id", Uuid, primary_key=True),  # the same function of tenant and bytes as an event's id
+    Column("tenant", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("content_encoding", Text),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("raw", LargeBinary, nullable=False),
+    Column("count", Integer, nullable=False),  # how often it came
+    Index("parked_delivery_by_time", "received_at", "id"),
+)
+
+relay = Table(
+    "relay",
+    log_metadata,
+    Column("prefix", Text, primary_key=True),
+    Column("published_through", BigInteger, nullable=False),  # lower bound: every row up to it is visible in Kafka
+    Column("partitions", Text, nullable=False),  # JSON: per topic its count, per partition the last visible position
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+projection_metadata = MetaData()
+
+projection = Table(
+    "projection",
+    projection_metadata,
+    Column("one", SmallInteger, primary_key=True),
+    Column("generation", BigInteger, nullable=False),  # moved by compare-and-swap in every transaction that saves
+    Column("log_id", Uuid),
+    Column("position", BigInteger, nullable=False),  # checkpoint in the log (while it is the source)
+    Column("event_id", Uuid),
+    Column("applied_through", BigInteger, nullable=False),
+    Column("applied", BigInteger, nullable=False),  # events applied, for the operator
+)
+
+projection_offset = Table(
+    "projection_offset",
+    projection_metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("next_offset", BigInteger, nullable=False),
+    Column("last_position", BigInteger, nullable=False),
+)
+
+
+def _row(name: str, *columns: Column[object]) -> Table:
+    """Return an entity's table: key, `known`, the registers' columns, their versions, and the derived doubt."""
+    return Table(
+        name,
+        projection_metadata,
+        Column("tenant", Text, primary_key=True),
+        Column("id", Text, primary_key=True),
+        Column("known", Boolean, nullable=False),  # false: a stub, only named by others so far
+        Column("doubtful", Boolean, nullable=False),
+        *columns,
+        Column("versions", Text, nullable=False),  # JSON: register -> [version time, rank, position, doubtful]
+        Index(f"{name}_doubtful", "tenant", "id", postgresql_where=text("doubtful"), sqlite_where=text("doubtful")),
+    )
+
+
+ticket = _row(
+    "ticket",
+    Column("status", Text),
+    Column("channel", Text),
+    Column("contact_id", Text),
+    Column("user_id", Text),
+    Column("user_name", Text),
+    Column("queue_id", Text),
+    Column("queue_name", Text),
+    Column("ai_agent_id", Text),
+    Column("last_message", Text),
+    Column("created_at", BigInteger),
+    Column("updated_at", BigInteger),
+)
+Index("ticket_by_status", ticket.c.tenant, ticket.c.status, ticket.c.id)
+Index("ticket_by_contact", ticket.c.tenant, ticket.c.contact_id, ticket.c.id)
+
+message = _row(
+    "message",
+    Column("ticket_id", Text),
+    Column("contact_id", Text),
+    Column("from_me", Boolean),
+    Column("body", Text),
+    Column("media_type", Text),
+    Column("media_url", Text),
+    Column("deleted", Boolean),
+    Column("quoted_message_id", Text),
+    Column("created_at", BigInteger),
+    Column("updated_at", BigInteger),
+    Column("ack", SmallInteger),  # the highest level seen, 1 to 5
+    Column("pending_at", BigInteger),  # the earliest time each level was seen
+    Column("sent_at", BigInteger),
+    Column("delivered_at", BigInteger),
+    Column("read_at", BigInteger),
+    Column("played_at", BigInteger),
+    Column("failed_at", BigInteger),  # the earliest ack of 0 or less; whether it counts is decided when read
+)
+Index("message_by_ticket", message.c.tenant, message.c.ticket_id, message.c.created_at, message.c.id)
+
+message_revision = Table(
+    "message_revision",
+    projection_metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("message_id", Text, primary_key=True),
+    Column("digest", Text, primary_key=True),  # of (body, media_type, deleted), absent told from null
+    Column("content", Text, nullable=False),  # JSON object of what was present
+    Column("media_url", Text),
+    Column("first_at", BigInteger, nullable=False),
+    Column("versions", Text, nullable=False),
+)
+
+contact = _row(
+    "contact",
+    Column("name", Text),
+    Column("number", Text),
+    Column("email", Text),
+    Column("profile_pic_url", Text),
+    Column("is_group", Boolean),
+    Column("extra_info", Text),  # JSON
+    Column("created_at", BigInteger),
+    Column("updated_at", BigInteger),
+)
+
+campaign = _row(
+    "campaign",
+    Column("name", Text),
+    Column("status", Text),
+    Column("message", Text),
+    Column("scheduled_at", BigInteger),
+    Column("sent_count", BigInteger),
+    Column("failed_count", BigInteger),
+    Column("created_at", BigInteger),
+    Column("updated_at", BigInteger),
+)
+
+parked_event = Table(
+    "parked_event",
+    projection_metadata,
+    # Where it was read: "log" and its position, or a topic-partition and its offset.
+    Column("source", Text, primary_key=True),
+    Column("at", BigInteger, primary_key=True),
+    Column("event_id", Uuid),
+    Column("position", BigInteger),
+    Column("tenant", Text),
+    Column("type", Text),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("parked_at", BigInteger, nullable=False),
+    Column("raw", LargeBinary, nullable=False),  # the record's value or the row's data, verbatim
+    Column("headers", Text, nullable=False),  # JSON
+)
