@@ -1,0 +1,1 @@
+"""HTTP in. Only this package knows status codes."""

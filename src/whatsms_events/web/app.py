@@ -1,0 +1,226 @@
+"""Routes in, listening servers out; and the one place where an error becomes a status.
+
+Every error is answered as problem+json (RFC 9457). On the public listener it says its status and nothing else.
+"""
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Final, Protocol
+
+import msgspec
+import structlog
+from aiohttp import hdrs, web
+
+from whatsms_events.errors import SignatureError, TransientError, WhatsmsEventsError
+
+RETRY_AFTER_S: Final = 5
+KEEPALIVE_S: Final = 75.0
+"""Also the longest wait for the headers of a request. Proxies keep their connections for about a minute."""
+
+LINGER_S: Final = 5.0
+"""How long the rest of a refused body is read and dropped, so that the sender sees the answer and not a reset."""
+
+CLOSE_S: Final = 1.0
+"""For what a stopping server still writes."""
+
+PROBLEM_JSON: Final = "application/problem+json"
+SERVER: Final = "whatsms-events"
+
+STATUSES: Final[tuple[tuple[type[WhatsmsEventsError], int], ...]] = ((SignatureError, 401), (TransientError, 503))
+"""Class of error -> status; what is not here is our fault: 500."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+log = structlog.get_logger()
+
+
+class Routes(Protocol):
+    """A set of routes: the receiver, the read API, the probes."""
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        """Return the routes to mount."""
+
+
+def public_app(receiver: Routes) -> web.Application:
+    """Return what the world may reach: the webhooks and nothing else."""
+    return _app(receiver)
+
+
+def private_app(api: Routes, health: Routes) -> web.Application:
+    """Return what operators and probes reach."""
+    return _app(health, api)
+
+
+def _app(*parts: Routes) -> web.Application:
+    app = web.Application(middlewares=[_errors_to_statuses])
+    app.on_response_prepare.append(_sign_off)
+    for part in parts:
+        app.add_routes(part.routes())
+    return app
+
+
+def problem(status: int) -> web.Response:
+    """Return an error's answer; 503 says when to come again."""
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+    headers = {hdrs.SERVER: SERVER} | ({hdrs.RETRY_AFTER: str(RETRY_AFTER_S)} if status == 503 else {})
+    return web.Response(status=status, body=msgspec.json.encode(body), content_type=PROBLEM_JSON, headers=headers)
+
+
+@web.middleware
+async def _errors_to_statuses(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as exc:
+        if exc.status < 400 or exc.content_type == PROBLEM_JSON:
+            raise
+        answer = problem(exc.status)
+        if hdrs.ALLOW in exc.headers:
+            answer.headers[hdrs.ALLOW] = exc.headers[hdrs.ALLOW]
+    except WhatsmsEventsError as exc:
+        status = next((status for kind, status in STATUSES if isinstance(exc, kind)), 500)
+        answer = problem(status)
+        if status == 500:
+            _report(request, exc)
+    except Exception as exc:  # noqa: BLE001 - the outermost edge: whatever it is, the sender is told to come again
+        answer = problem(500)
+        _report(request, exc)
+    if not request.content.is_eof():
+        answer.force_close()  # the rest of the body would be read as the next request
+    return answer
+
+
+def _report(request: web.Request, exc: BaseException) -> None:
+    """Log what went wrong and where: a message or a traceback could hold what a person wrote."""
+    resource = request.match_info.route.resource
+    ours = [f"{frame.f_globals.get('__name__')}:{line}" for frame, line in traceback.walk_tb(exc.__traceback__)]
+    log.error(
+        "request.failed",
+        error=type(exc).__name__,
+        place=ours[-1] if ours else None,
+        path=resource.canonical if resource else None,
+    )
+
+
+async def _sign_off(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers[hdrs.SERVER] = SERVER  # aiohttp would name itself, Python, and both versions
+
+
+class _Protocol(web.RequestHandler):
+    """One connection. What cannot even be parsed is answered like any other error, and aiohttp's logs stay silent."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - it quotes what was sent
+    ) -> web.StreamResponse:
+        """Answer for an error outside every route; close the connection."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun")
+        log.debug("http.refused", status=status, error=type(exc).__name__)
+        answer = problem(status)
+        answer.force_close()
+        return answer
+
+    @property
+    def idle(self) -> bool:
+        """Tell whether no request is being read or answered on it."""
+        return self._current_request is None
+
+
+class Listener:
+    """A server on one address."""
+
+    def __init__(self, app: web.Application) -> None:
+        self._app = app
+        self._app.middlewares.insert(0, self._counted)
+        self._under_way = 0
+        self._stopping = False
+        self._done = asyncio.Event()
+        self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
+        self.port = 0
+
+    async def start(self, host: str, port: int, *, reuse_port: bool = False) -> str:
+        """Listen, and return the URL; port 0 takes a free one, also told as `port`. Raise OSError where it is taken."""
+        self._runner = web.AppRunner(self._app, access_log=None)
+        await self._runner.setup()
+        connections = self._runner.server
+        assert connections is not None  # noqa: S101 - set up above
+        loop = asyncio.get_running_loop()
+        protocol: Callable[[], Any] = partial(
+            _Protocol,
+            connections,
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type] # off: it costs as much as the request, and metrics count
+            logger=_quiet_logger(),
+            keepalive_timeout=KEEPALIVE_S,
+            lingering_time=LINGER_S,
+            auto_decompress=False,  # signatures are of the bytes on the wire
+        )
+        try:
+            self._server = await loop.create_server(protocol, host, port, reuse_port=reuse_port or None, backlog=1024)
+        except OSError:
+            await self._runner.cleanup()
+            raise
+        self.port = int(self._server.sockets[0].getsockname()[1])
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    async def stop(self, drain_s: float) -> None:
+        """Accept no more, wait for the requests that are being read or answered, at most `drain_s`, and close."""
+        if self._runner is None or self._server is None:
+            return
+        self._stopping = True
+        self._server.close()
+        connections = self._runner.server
+        if connections is not None:
+            for connection in connections.connections:
+                # Only idle ones: what aiohttp has closed reads no further, and a body half there would never end.
+                if isinstance(connection, _Protocol) and connection.idle:
+                    connection.close()
+            if self._under_way:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(drain_s):
+                        await self._done.wait()
+            connections.pre_shutdown()
+            await connections.shutdown(CLOSE_S)
+        await self._runner.cleanup()
+
+    @web.middleware
+    async def _counted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Know what is under way, so that a stop can wait for it; while stopping, each answer ends its connection."""
+        self._under_way += 1
+        try:
+            response = await handler(request)
+        finally:
+            self._under_way -= 1
+            if self._stopping and not self._under_way:
+                self._done.set()
+        if self._stopping:
+            response.force_close()
+        return response
+
+
+class _Failures(logging.Handler):
+    """What aiohttp logs by itself carries tracebacks, and with them values: only the kind of error gets out."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass on that something failed outside every handler."""
+        kind = record.exc_info[0] if record.exc_info else None
+        log.error("http.failed", error=kind.__name__ if kind else None)
+
+
+def _quiet_logger() -> logging.Logger:
+    quiet = logging.getLogger(__name__)
+    quiet.propagate = False
+    quiet.setLevel(logging.WARNING)
+    quiet.handlers = [_Failures()]
+    return quiet

@@ -1,0 +1,86 @@
+"""Probes in, the state of this process out: /livez, /readyz and /metrics; without a token, on the private listener.
+
+Ready means that a delivery would be accepted now. Kafka plays no part in that: events wait in the log.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import msgspec
+from aiohttp import hdrs, web
+from prometheus_client.aiohttp import make_aiohttp_handler
+
+from whatsms_events.errors import WhatsmsEventsError
+
+CHECK_TIMEOUT_S: Final = 3.0
+CACHE_S: Final = 1.0
+"""How long an answer of the checks stands: a storm of probes costs one write a second."""
+
+Check = Callable[[], Awaitable[str | None]]
+
+_encoder = msgspec.json.Encoder()
+
+
+class Health:
+    """The probes. A check returns None where all is well, else the problem; `details` is shown and decides nothing."""
+
+    def __init__(
+        self,
+        *,
+        checks: Mapping[str, Check],
+        details: Callable[[], Mapping[str, object]],
+        draining: Callable[[], bool],
+    ) -> None:
+        self._checks = checks
+        self._details = details
+        self._draining = draining
+        self._turn = asyncio.Lock()
+        self._found: dict[str, str | None] = {}
+        self._found_at: float | None = None
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        """Return the three routes."""
+        return [
+            web.get("/livez", self._livez),
+            web.get("/readyz", self._readyz),
+            web.get("/metrics", make_aiohttp_handler()),
+        ]
+
+    async def _livez(self, _request: web.Request) -> web.Response:
+        return _json(200, {"alive": True})
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        # Draining is asked afresh each time: whoever sends us deliveries must know at once.
+        draining = self._draining()
+        found = {} if draining else await self._problems()
+        ready = not draining and not any(found.values())
+        checks = {name: problem or "ok" for name, problem in found.items()}
+        body = {"ready": ready, "draining": draining, "checks": checks, "details": self._details()}
+        return _json(200 if ready else 503, body)
+
+    async def _problems(self) -> dict[str, str | None]:
+        """Return each check's problem, at most CACHE_S old; whoever comes while they run waits for that one run."""
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            if self._found_at is None or loop.time() - self._found_at >= CACHE_S:
+                async with asyncio.TaskGroup() as group:
+                    tasks = {name: group.create_task(_problem(check)) for name, check in self._checks.items()}
+                self._found = {name: task.result() for name, task in tasks.items()}
+                self._found_at = loop.time()
+            return self._found
+
+
+async def _problem(check: Check) -> str | None:
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            return await check()
+    except TimeoutError:
+        return f"no answer within {CHECK_TIMEOUT_S:g} s"
+    except WhatsmsEventsError as exc:
+        return str(exc) or type(exc).__name__
+
+
+def _json(status: int, value: object) -> web.Response:
+    headers = {hdrs.CACHE_CONTROL: "no-store"}
+    return web.Response(status=status, body=_encoder.encode(value), content_type="application/json", headers=headers)

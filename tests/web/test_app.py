@@ -1,0 +1,193 @@
+"""Errors become statuses in one place, and listeners start and stop, over real HTTP."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+import structlog
+from aiohttp import web
+
+from whatsms_events.errors import (
+    BrokerUnavailableError,
+    IntegrityError,
+    OverloadedError,
+    SignatureError,
+    StorageUnavailableError,
+)
+from whatsms_events.web.app import Listener, private_app, public_app
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Parts:
+    """Routes of one handler."""
+
+    def __init__(self, path: str, handler: Handler) -> None:
+        self._path = path
+        self._handler = handler
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        """Return the one route."""
+        return [web.get(self._path, self._handler), web.post(self._path, self._handler)]
+
+
+def raising(error: BaseException) -> Handler:
+    """Return a handler that fails."""
+
+    async def handler(_request: web.Request) -> web.StreamResponse:
+        raise error
+
+    return handler
+
+
+async def fine(_request: web.Request) -> web.StreamResponse:
+    """Answer."""
+    return web.json_response({"fine": True})
+
+
+@asynccontextmanager
+async def serving(app: web.Application) -> AsyncIterator[str]:
+    """Run an app."""
+    listener = Listener(app)
+    url = await listener.start("127.0.0.1", 0)
+    try:
+        yield url
+    finally:
+        await listener.stop(1.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (SignatureError("wrong"), 401),
+        (OverloadedError("canary"), 503),
+        (StorageUnavailableError("canary"), 503),
+        (BrokerUnavailableError("canary"), 503),
+        (IntegrityError("canary"), 500),
+        (ValueError("canary"), 500),
+        (web.HTTPBadRequest(text="canary"), 400),
+        (TimeoutError("canary"), 500),
+    ],
+)
+async def test_error_becomes_its_status_and_says_nothing_else(error: BaseException, status: int) -> None:
+    """Each class of error has one status, as problem+json, without its message; only 503 says when to come again."""
+    app = public_app(Parts("/", raising(error)))
+    async with serving(app) as url, aiohttp.ClientSession() as client, client.get(url) as response:
+        assert response.status == status
+        assert response.content_type == "application/problem+json"
+        assert response.headers["Server"] == "whatsms-events"
+        assert response.headers.get("Retry-After") == ("5" if status == 503 else None)
+        body = await response.text()
+    assert "canary" not in body
+    assert json.loads(body)["status"] == status
+
+
+async def test_unexpected_error_is_logged_by_type_and_place_only() -> None:
+    """What nobody foresaw is one line for the operator: kind, module and line, never a value or a traceback."""
+    parts = Parts("/things/{id}", raising(KeyError("canary")))
+    async with serving(public_app(parts)) as url, aiohttp.ClientSession() as client:
+        with structlog.testing.capture_logs() as lines:
+            async with client.get(url + "/things/canary") as response:
+                assert response.status == 500
+    (line,) = lines
+    assert (line["event"], line["log_level"], line["error"]) == ("request.failed", "error", "KeyError")
+    assert line["path"] == "/things/{id}"
+    assert line["place"].rpartition(":")[2].isdigit()
+    assert "canary" not in repr(line)
+
+
+async def test_problem_that_a_part_wrote_itself_is_passed_on() -> None:
+    """An error that is problem+json already, as those of the read API, keeps its words and headers."""
+    error = web.HTTPUnauthorized(
+        text='{"detail": "a token is needed"}',
+        content_type="application/problem+json",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+    app = private_app(Parts("/api", raising(error)), Parts("/livez", fine))
+    async with serving(app) as url, aiohttp.ClientSession() as client, client.get(url + "/api") as response:
+        assert (response.status, response.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert await response.json(content_type=None) == {"detail": "a token is needed"}
+
+
+async def test_private_listener_serves_every_part() -> None:
+    """API and probes are on the private listener; what is on none is 404."""
+    app = private_app(Parts("/api", fine), Parts("/livez", fine))
+    async with serving(app) as url, aiohttp.ClientSession() as client:
+        for path, status in (("/api", 200), ("/livez", 200), ("/webhooks/acme", 404)):
+            async with client.get(url + path) as response:
+                assert response.status == status
+                assert response.headers["Server"] == "whatsms-events"
+
+
+async def test_unread_body_never_becomes_the_next_request() -> None:
+    """A refusal that left the body unread closes the connection: nothing is smuggled behind it."""
+    app = public_app(Parts("/", raising(OverloadedError(""))))
+    async with serving(app) as url:
+        host, port = url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n")
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert b"503" in head
+        assert b"Retry-After: 5\r\n" in head
+        assert b"Connection: close" in head
+        writer.close()
+
+
+async def test_two_processes_may_share_a_port_where_asked_to() -> None:
+    """With reuse_port a second listener takes the same port; without, a port that is taken is an OSError."""
+    first, second, third = (Listener(public_app(Parts("/", fine))) for _ in range(3))
+    await first.start("127.0.0.1", 0, reuse_port=True)
+    await second.start("127.0.0.1", first.port, reuse_port=True)
+    with pytest.raises(OSError, match="in use"):
+        await third.start("127.0.0.1", first.port)
+    await first.stop(1)
+    await second.stop(1)
+    await third.stop(1)
+
+
+async def test_stop_waits_for_the_request_that_is_being_answered() -> None:
+    """A request that came before the stop gets its answer; an idle connection is closed, a new one refused."""
+    entered, release = asyncio.Event(), asyncio.Event()
+
+    async def slow(_request: web.Request) -> web.StreamResponse:
+        entered.set()
+        await release.wait()
+        return web.Response(text="done")
+
+    listener = Listener(public_app(Parts("/", slow)))
+    url = await listener.start("127.0.0.1", 0)
+    async with aiohttp.ClientSession() as client:
+        answer = asyncio.create_task(client.get(url))
+        await entered.wait()
+        stopping = asyncio.create_task(listener.stop(10))
+        await asyncio.sleep(0)
+        with pytest.raises(OSError, match=r"."):
+            socket.create_connection(("127.0.0.1", listener.port), 1)
+        assert not stopping.done()
+        release.set()
+        response = await answer
+        assert (response.status, await response.text()) == (200, "done")
+        await asyncio.wait_for(stopping, 5)
+
+
+async def test_stop_does_not_wait_for_ever() -> None:
+    """A request that does not end is cut off at the deadline."""
+    entered = asyncio.Event()
+
+    async def stuck(_request: web.Request) -> web.StreamResponse:
+        entered.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    listener = Listener(public_app(Parts("/", stuck)))
+    url = await listener.start("127.0.0.1", 0)
+    async with aiohttp.ClientSession() as client:
+        answer = asyncio.create_task(client.get(url))
+        await entered.wait()
+        await asyncio.wait_for(listener.stop(0.2), 3)
+        with pytest.raises(aiohttp.ClientError):
+            await answer

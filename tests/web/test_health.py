@@ -1,0 +1,164 @@
+"""The probes, over real HTTP."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+from pytest_aiohttp.plugin import AiohttpClient
+
+from whatsms_events import metrics
+from whatsms_events.errors import StorageUnavailableError
+from whatsms_events.storage.database import DatabaseTarget, open_log, schema_problem
+from whatsms_events.storage.queries import write_problem
+from whatsms_events.web import health
+from whatsms_events.web.health import Check, Health
+
+Client = TestClient[web.Request, web.Application]
+Start = Callable[..., Awaitable[Client]]
+
+
+@pytest.fixture
+def start(aiohttp_client: AiohttpClient) -> Start:
+    """Give a function that serves the probes with these checks, or with what is given."""
+
+    async def started(
+        checks: dict[str, Check],
+        *,
+        details: Callable[[], dict[str, object]] = dict,
+        draining: Callable[[], bool] = bool,
+    ) -> Client:
+        app = web.Application()
+        app.add_routes(Health(checks=checks, details=details, draining=draining).routes())
+        return await aiohttp_client(app)
+
+    return started
+
+
+class Counted:
+    """A check that counts its runs, waits for `gate` and then says `problem`."""
+
+    def __init__(self, problem: str | None = None) -> None:
+        self.problem = problem
+        self.runs = 0
+        self.asked, self.gate = asyncio.Event(), asyncio.Event()
+        self.gate.set()
+
+    async def __call__(self) -> str | None:
+        """Run once."""
+        self.runs += 1
+        self.asked.set()
+        await self.gate.wait()
+        return self.problem
+
+
+async def test_alive_whatever_the_checks_say(start: Start) -> None:
+    """/livez is 200 while the loop runs, also while the process drains and no check passes."""
+    client = await start({"log": Counted("gone")}, draining=lambda: True)
+    assert (await client.get("/livez")).status == 200
+
+
+async def test_ready_while_every_check_passes(start: Start) -> None:
+    """/readyz is 200 with each check and the roles' details, halted ones included: they do not decide."""
+    client = await start({"log": Counted(), "schema": Counted()}, details=lambda: {"relay": "halted: broker away"})
+    answer = await client.get("/readyz")
+    assert answer.status == 200
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert await answer.json() == {
+        "ready": True,
+        "draining": False,
+        "checks": {"log": "ok", "schema": "ok"},
+        "details": {"relay": "halted: broker away"},
+    }
+
+
+async def test_not_ready_names_what_is_wrong(start: Start) -> None:
+    """/readyz is 503 with the problem of each failed check, told or raised, beside those that pass."""
+
+    async def away() -> None:
+        raise StorageUnavailableError("CannotConnectNowError 57P03")
+
+    client = await start({"log": away, "schema": Counted("run db upgrade"), "other": Counted()})
+    answer = await client.get("/readyz")
+    assert answer.status == 503
+    assert (await answer.json())["checks"] == {
+        "log": "CannotConnectNowError 57P03",
+        "schema": "run db upgrade",
+        "other": "ok",
+    }
+
+
+async def test_draining_shows_at_once(start: Start) -> None:
+    """Draining makes /readyz 503 from the very next probe on, whatever is cached, and asks the database nothing."""
+    draining, check = [False], Counted()
+    client = await start({"log": check}, draining=lambda: draining[0])
+    assert (await client.get("/readyz")).status == 200
+    draining[0] = True
+    answer = await client.get("/readyz")
+    assert answer.status == 503
+    assert (await answer.json())["draining"] is True
+    assert check.runs == 1
+
+
+async def test_a_check_that_hangs_is_a_problem(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that does not answer in time makes /readyz 503 at the deadline, never a probe that hangs."""
+    monkeypatch.setattr(health, "CHECK_TIMEOUT_S", 0.05)
+    stuck = Counted()
+    stuck.gate.clear()
+    client = await start({"log": stuck})
+    async with asyncio.timeout(5):
+        answer = await client.get("/readyz")
+    assert answer.status == 503
+    assert (await answer.json())["checks"] == {"log": "no answer within 0.05 s"}
+
+
+async def test_a_storm_of_probes_runs_the_checks_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probes that come while the checks run wait for that run; its answer stands for a while, then it is asked anew."""
+    monkeypatch.setattr(health, "CACHE_S", 60.0)
+    check = Counted()
+    check.gate.clear()
+    client = await start({"log": check})
+    async with asyncio.TaskGroup() as group:
+        probes = [group.create_task(client.get("/readyz")) for _ in range(30)]
+        await check.asked.wait()
+        check.gate.set()
+    assert [probe.result().status for probe in probes] == [200] * 30
+    assert check.runs == 1
+    check.problem = "gone"
+    assert (await client.get("/readyz")).status == 200
+    monkeypatch.setattr(health, "CACHE_S", 0.0)
+    assert (await client.get("/readyz")).status == 503
+    assert check.runs == 2
+
+
+async def test_ready_over_a_real_database(start: Start, database_url: str) -> None:
+    """With the real probes a migrated log is ready, and one that lost its tables is not."""
+    log = await open_log(DatabaseTarget(database_url), migrate=True)
+    try:
+        client = await start({"log": lambda: write_problem(log), "schema": lambda: schema_problem(log)})
+        answer = await client.get("/readyz")
+        assert (answer.status, (await answer.json())["checks"]) == (200, {"log": "ok", "schema": "ok"})
+        async with log.write() as connection:
+            await connection.exec_driver_sql("DROP TABLE log")
+            await connection.exec_driver_sql("UPDATE alembic_version_log SET version_num = 'later'")
+        client = await start({"log": lambda: write_problem(log), "schema": lambda: schema_problem(log)})
+        answer = await client.get("/readyz")
+        assert answer.status == 503
+        checks = (await answer.json())["checks"]
+        assert checks["log"] != "ok"
+        assert "later" in checks["schema"]
+    finally:
+        await log.close()
+
+
+async def test_metrics_are_exposed(start: Start) -> None:
+    """/metrics shows our metrics in the text format, and in OpenMetrics where that is asked for."""
+    metrics.LOG_END.set(41)
+    client = await start({})
+    answer = await client.get("/metrics")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/plain; version=")
+    assert "whatsms_events_log_end_position 41.0" in await answer.text()
+    answer = await client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert (await answer.text()).endswith("# EOF\n")
