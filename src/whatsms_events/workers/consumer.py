@@ -1,0 +1,68 @@
+"""The log or Kafka in, an up-to-date projection out: each batch with its checkpoint in one transaction."""
+
+from whatsms_events import metrics
+from whatsms_events.storage.projection import Projection, State
+from whatsms_events.storage.role_lock import RoleLock
+from whatsms_events.workers.sources import Source
+
+
+class Consumer:
+    """The one active reader of a projection. The lock is for liveness; the generation row makes it safe."""
+
+    def __init__(self, projection: Projection, source: Source, lock: RoleLock, *, batch_limit: int) -> None:
+        self._projection = projection
+        self._source = source
+        self._lock = lock
+        self._batch_limit = batch_limit
+        self._state: State | None = None
+
+    @property
+    def active(self) -> bool:
+        """Tell whether this process feeds the projection now."""
+        return self._state is not None
+
+    async def run_once(self) -> int:
+        """Apply one batch and return how much it moved; 0 also while another process holds the role.
+
+        Raises FencedError where another consumer moved the generation, IntegrityError where source and projection do
+        not belong together, TransientError when storage or broker is away. After any of them it begins afresh.
+        """
+        if not await self._lock.take():
+            await self._forget()
+            return 0
+        try:
+            if self._state is None:
+                state = await self._projection.state()
+                await self._source.open(state)
+                self._state = state
+            return await self._apply(self._state)
+        except BaseException:
+            await self._forget()
+            await self._lock.release()  # a standby elsewhere may have more luck
+            raise
+
+    async def _apply(self, state: State) -> int:
+        batch = await self._source.read(state, self._batch_limit)
+        if batch.after == state and not batch.items:
+            return 0
+        with metrics.APPLY_SECONDS.time():
+            applied = await self._projection.apply(batch.items, state, batch.after)
+        self._state = applied.state
+        for event_type, count in applied.types.items():
+            metrics.APPLIED.labels(event_type).inc(count)
+        for reason, count in applied.reasons.items():
+            metrics.PARKED.labels("fold", reason).inc(count)
+        for level, delay_s in applied.acks:
+            metrics.ACKS.labels(level).inc()
+            if delay_s is not None:
+                metrics.ACK_DELAY.labels(level).observe(delay_s)
+        return len(batch.items) or 1  # it moved, if only past what was skipped: more may follow at once
+
+    async def _forget(self) -> None:
+        self._state = None
+        await self._source.close()
+
+    async def close(self) -> None:
+        """Give up the role."""
+        await self._forget()
+        await self._lock.release()

@@ -1,0 +1,271 @@
+"""The event log in, the same events in Kafka out: each once, in log order within its partition.
+
+A Kafka transaction only fences older relays and hides what they left half done. Published is what a read_committed
+reader can see; the log's database keeps a lower bound of that, and every opening looks afresh. After any error the
+relay closes hard and opens again, which is the only way to start.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, Literal
+
+import structlog
+
+from whatsms_events import metrics
+from whatsms_events.domain.events import Checkpoint, LogEntry, to_micros
+from whatsms_events.domain.records import MARKER_HEADER, TOPICS, KafkaRecord, to_record
+from whatsms_events.domain.resume import Partition, Published, resume
+from whatsms_events.errors import FencedError, IntegrityError, TransientError
+from whatsms_events.storage.event_log import EventLog
+from whatsms_events.storage.relay_row import RelayRows
+from whatsms_events.storage.role_lock import RoleLock
+from whatsms_events.workers.kafka import KafkaTarget, Reader
+from whatsms_events.workers.kafka_producer import Batch, Producer
+from whatsms_events.workers.kafka_topics import check_topics
+from whatsms_events.workers.visible import hanging, look
+
+log = structlog.get_logger()
+
+TRANSACTION_BYTES: Final = 8 * 1024 * 1024
+SETTLE_S: Final = 2.0
+"""Markers follow the answer to a commit by milliseconds; what is open for longer than this hangs."""
+
+OPENING_ABORTS: Final = 2
+"""A broker that dies during an opening loses the markers of the opening abort too: then once more."""
+
+
+@dataclass(slots=True)
+class _Session:
+    """What an opening leaves: connections, and how far everything got since."""
+
+    producer: Producer
+    committed: Reader
+    uncommitted: Reader
+    partitions: Sequence[Partition]
+    published: Published  # as it was saved last
+    checkpoint: Checkpoint | None  # everything up to here is visible, or its commit was answered and may hang
+    stack: AsyncExitStack
+    sent: dict[Partition, int] = field(default_factory=dict)  # last position sent to each partition since `published`
+
+
+@dataclass(slots=True)
+class _Transaction:
+    """The next rows, sorted into what goes where and what is left out."""
+
+    batches: dict[Partition, Batch] = field(default_factory=dict)
+    sent: dict[Partition, int] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)  # by topic, and by reason of skipping
+    size: int = 0
+    rows: int = 0
+
+
+class Relay:
+    """The one active writer of the three topics under a prefix."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        rows: RelayRows,
+        target: KafkaTarget,
+        prefix: str,
+        lock: RoleLock,
+        *,
+        batch_limit: int,
+        check_interval_s: float,
+        transaction_timeout_s: float,
+        body_limit_bytes: int,
+        now: Callable[[], datetime],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._log = event_log
+        self._rows = rows
+        self._target = target
+        self._prefix = prefix
+        self._lock = lock
+        self._batch_limit = batch_limit
+        self._check_interval_s = check_interval_s
+        self._transaction_timeout_s = transaction_timeout_s
+        self._body_limit_bytes = body_limit_bytes
+        self._now = now
+        self._monotonic = monotonic
+        self._session: _Session | None = None
+        self._cause: Literal["start", "error", "hanging"] = "start"
+        self._check_due = 0.0
+
+    @property
+    def active(self) -> bool:
+        """Tell whether this process publishes now."""
+        return self._session is not None
+
+    async def run_once(self) -> int:
+        """Open if need be, check if it is time, publish the next rows; return how many rows that was.
+
+        0 also while another process has the role. Raises FencedError where another relay took over, IntegrityError
+        where log and Kafka do not belong together, TransientError; after any of them the role is given up for now.
+        """
+        if not await self._lock.take():
+            await self._drop()
+            return 0
+        try:
+            session = self._session or await self._open()
+            if session.producer.disturbed() or self._monotonic() >= self._check_due:
+                session = await self._check(session)
+            return await self._publish(session)
+        except BaseException:
+            self._cause = "error"
+            await self._drop()
+            await self._lock.release()
+            raise
+
+    async def close(self) -> None:
+        """Give up the role; what is visible by then is saved, so that the next opening has less to look through."""
+        try:
+            if self._session is not None:
+                with suppress(TransientError, FencedError, TimeoutError):
+                    async with asyncio.timeout(SETTLE_S):
+                        if not await self._hanging(self._session, settle_s=SETTLE_S / 2):
+                            await self._save(self._session)
+        finally:
+            await self._drop()
+            await self._lock.release()
+
+    async def _drop(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.stack.aclose()
+
+    async def _open(self) -> _Session:
+        log_id = await self._log.log_id()
+        await check_topics(self._target, self._prefix, body_limit_bytes=self._body_limit_bytes)
+        async with AsyncExitStack() as stack:
+            producer = await Producer.open(
+                self._target,
+                transactional_id=f"whatsms-events.{self._prefix}",
+                transaction_timeout_s=self._transaction_timeout_s,
+            )
+            stack.push_async_callback(producer.close)
+            # Between the two: who is fenced cannot abort any more, and who did not claim cannot save any more.
+            published = await self._rows.claim(self._prefix, log_id, self._now())
+            committed = await Reader.open(self._target)
+            stack.push_async_callback(committed.close)
+            uncommitted = await Reader.open(self._target, committed=False)
+            stack.push_async_callback(uncommitted.close)
+            topics = [f"{self._prefix}.{suffix}" for suffix in TOPICS]
+            partitions = [(topic, number) for topic in topics for number in range(await committed.partitions(topic))]
+            session = _Session(producer, committed, uncommitted, partitions, published, None, stack)
+            try:
+                await self._abort_what_hangs(session)
+                session.published = await self._resume(session)
+            except IntegrityError:
+                # Who was overtaken while it opened sees the other's records: fenced then, and not refused.
+                await self._rows.save(self._prefix, published, self._now())
+                raise
+            # Saved before anything is published: new partition counts are in force from a position on, for ever.
+            await self._rows.save(self._prefix, session.published, self._now())
+            session.checkpoint = session.published.checkpoint
+            session.stack = stack.pop_all()
+        self._session, self._check_due = session, self._monotonic() + self._check_interval_s
+        metrics.RELAY_OPENINGS.labels(self._cause).inc()
+        log.info("relay.opened", cause=self._cause, published_through=session.published.published_through)
+        return session
+
+    async def _abort_what_hangs(self, session: _Session) -> None:
+        """Write one record to every partition and abort: nothing older is open then, and nothing older can append."""
+        stable: dict[Partition, int] = {}
+        for _ in range(OPENING_ABORTS):
+            batches = {partition: session.producer.batch() for partition in session.partitions}
+            for batch in batches.values():
+                # A key, should the topic be compacted one day.
+                marker = KafkaRecord("", b"opening", b"{}", ((MARKER_HEADER, b"aborted"),))
+                batch.append(marker, timestamp_ms=self._millis())
+            await session.producer.transact(batches, commit=False)
+            stable = await self._hanging(session, settle_s=self._target.timeout_s)
+            if not stable:
+                return
+        (topic, number), offset = min(stable.items())
+        raise IntegrityError(
+            f"{topic}/{number}: a transaction that is not this relay's stays open at offset {offset}. Nobody else may "
+            f"write to this topic. Find it with `kafka-transactions.sh find-hanging --topic {topic} --partition "
+            f"{number}`, end it with `kafka-transactions.sh abort --topic {topic} --partition {number} --start-offset "
+            f"{offset}` (org.apache.kafka.tools.TransactionsCommand), then restart."
+        )
+
+    async def _resume(self, session: _Session) -> Published:
+        seen = await look(
+            session.committed, session.partitions, stall_s=self._target.timeout_s, monotonic=self._monotonic
+        )
+        places = [found.last.place for found in seen.values() if found.last and found.last.place]
+        return resume(session.published, seen, await self._log.ids_at({place[1] for place in places}))
+
+    async def _hanging(self, session: _Session, *, settle_s: float) -> dict[Partition, int]:
+        return await hanging(
+            session.committed, session.uncommitted, session.partitions, settle_s=settle_s, monotonic=self._monotonic
+        )
+
+    async def _check(self, session: _Session) -> _Session:
+        """Look whether everything published is visible: then the lower bound moves up, else open again."""
+        if found := await self._hanging(session, settle_s=SETTLE_S):
+            log.warning("relay.hanging", partitions=len(found))
+            self._cause = "hanging"
+            await self._drop()
+            return await self._open()
+        await self._save(session)
+        self._check_due = self._monotonic() + self._check_interval_s
+        return session
+
+    async def _save(self, session: _Session) -> None:
+        if session.checkpoint is not None and session.checkpoint != session.published.checkpoint:
+            published = session.published.advanced(session.checkpoint, session.sent)
+            await self._rows.save(self._prefix, published, self._now())
+            session.published, session.sent = published, {}
+
+    async def _publish(self, session: _Session) -> int:
+        entries = await self._log.read_from(session.checkpoint, self._batch_limit)
+        if not entries:
+            return 0
+        log_id = session.published.log_id
+        transaction = self._fill(session, entries)
+        if transaction.batches:
+            with metrics.RELAY_SECONDS.time():
+                await session.producer.transact(transaction.batches)
+        last = entries[transaction.rows - 1]
+        session.checkpoint = Checkpoint(log_id=log_id, position=last.position, event_id=last.event.id)
+        session.sent |= transaction.sent
+        for name, count in transaction.counts.items():
+            metric = metrics.RELAY_PUBLISHED if name in TOPICS else metrics.RELAY_SKIPPED
+            metric.labels(name).inc(count)
+        return transaction.rows
+
+    def _fill(self, session: _Session, entries: Sequence[LogEntry]) -> _Transaction:
+        """Sort rows into batches until there are none left, or a batch or the transaction is full."""
+        transaction, millis = _Transaction(), self._millis()
+        for entry in entries:
+            record = to_record(entry, session.published.log_id)
+            partition = session.published.target(entry.position, f"{self._prefix}.{record.topic}", record.key)
+            if partition is None:
+                outcome = "visible"
+            elif not record.value:
+                outcome = "blanked"
+            elif self._append(session, transaction, partition, record, millis):
+                outcome = record.topic
+                transaction.sent[partition] = entry.position
+            else:
+                break
+            transaction.counts[outcome] += 1
+            transaction.rows += 1
+        return transaction
+
+    @staticmethod
+    def _append(session: _Session, transaction: _Transaction, to: Partition, record: KafkaRecord, millis: int) -> bool:
+        if transaction.size > TRANSACTION_BYTES:
+            return False
+        transaction.size += len(record.value)
+        return transaction.batches.setdefault(to, session.producer.batch()).append(record, timestamp_ms=millis)
+
+    def _millis(self) -> int:
+        """Return the relay's clock: brokers refuse times far ahead and expire old ones at once; `ce_time` is theirs."""
+        return to_micros(self._now()) // 1000

@@ -1,0 +1,255 @@
+"""A projection's state in, the next events behind it out: from the log itself, or from Kafka.
+
+Where Kafka is configured it is the source. A projection that has no offsets yet (new, or fed by the log until now)
+first reads the log to its end: that is faster, needs no unlimited retention, and leaves a position S; from then on
+each partition is read from its beginning and everything up to S is skipped.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+from uuid import UUID
+
+from whatsms_events import metrics
+from whatsms_events.domain.events import Checkpoint, LogEntry
+from whatsms_events.domain.records import TOPICS, from_record
+from whatsms_events.domain.resume import Partition
+from whatsms_events.errors import IntegrityError, InvalidEventError, OffsetGoneError
+from whatsms_events.storage.event_log import EventLog
+from whatsms_events.storage.projection import Item, Offset, State
+from whatsms_events.storage.relay_row import RelayRows
+from whatsms_events.workers.kafka import Fetched, KafkaTarget, Reader
+
+LAG_INTERVAL_S: Final = 1.0
+
+REBUILD: Final = "Empty the projection (its tables or its file) and start again: it is rebuilt from the log."
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What was read, and the state that is true once it is applied."""
+
+    items: Sequence[Item]
+    after: State
+
+
+class Source(Protocol):
+    """Where events come from: the log, or Kafka."""
+
+    async def open(self, state: State) -> None:
+        """Begin behind `state`; raise IntegrityError where the source is not the one that the state was made from."""
+
+    async def read(self, state: State, limit: int) -> Batch:
+        """Return the next events behind `state`, at most `limit`."""
+
+    async def close(self) -> None:
+        """Give connections back."""
+
+
+class LogSource:
+    """The event log itself, read from the checkpoint's own row on."""
+
+    def __init__(self, event_log: EventLog) -> None:
+        self._log = event_log
+
+    async def open(self, state: State) -> None:
+        """Check that the projection was made from this log."""
+        log_id = await self._log.log_id()
+        if state.log_id not in (None, log_id):
+            raise IntegrityError(
+                f"the projection was made from log {state.log_id}, this is log {log_id}: connect the right database, "
+                f"or rebuild. {REBUILD}"
+            )
+
+    async def read(self, state: State, limit: int) -> Batch:
+        """Return the next rows; offsets of a Kafka that is switched off now are dropped, they would go stale."""
+        log_id = await self._log.log_id()
+        entries = await self._log.read_from(state.checkpoint, limit)
+        after = replace(state, log_id=log_id, offsets={})
+        if entries:
+            last = entries[-1]
+            checkpoint = Checkpoint(log_id=log_id, position=last.position, event_id=last.event.id)
+            after = replace(after, checkpoint=checkpoint, applied_through=last.position)
+        items = [_log_item(entry, entry.event.data, ()) for entry in entries if entry.event.data]
+        metrics.CONSUMER_SKIPPED.inc(len(entries) - len(items))  # blanked by retention
+        return Batch(items, after)
+
+    async def close(self) -> None:
+        """Hold nothing, give nothing back."""
+
+
+def _log_item(entry: LogEntry, raw: bytes, headers: tuple[tuple[str, bytes], ...]) -> Item:
+    return Item(source="log", at=entry.position, raw=raw, headers=headers, read=entry)
+
+
+class KafkaSource:
+    """The three topics, read committed, by assign and seek; offsets live in the projection."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        relay_rows: RelayRows,
+        target: KafkaTarget,
+        prefix: str,
+        *,
+        poll_s: float,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._log = event_log
+        self._from_log = LogSource(event_log)
+        self._relay_rows = relay_rows
+        self._target = target
+        self._prefix = prefix
+        self._poll_s = poll_s
+        self._monotonic = monotonic
+        self._reader: Reader | None = None
+        self._beginnings: Mapping[Partition, int] = {}
+        self._log_end = 0
+        self._aim: tuple[Checkpoint, Mapping[Partition, int]] | None = None
+        self._aim_due = 0.0
+
+    async def open(self, state: State) -> None:
+        """Check the log and seek every partition to its saved offset."""
+        await self._from_log.open(state)
+        self._reader = await Reader.open(self._target)
+        self._aim, self._aim_due = None, 0.0
+        if state.offsets:
+            await self._seek(self._reader, state)
+        else:
+            await self._note(self._reader)
+
+    async def close(self) -> None:
+        """Close the reader; how far the partitions are is not known from then on, so it is not shown either."""
+        for suffix in TOPICS:
+            metrics.CONSUMER_LAG.remove_by_labels({"topic": f"{self._prefix}.{suffix}"})
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await reader.close()
+
+    async def read(self, state: State, limit: int) -> Batch:
+        """Return the next records; for a projection without offsets first the rest of the log."""
+        assert self._reader is not None  # noqa: S101 - read follows open
+        if not state.offsets:
+            if state.applied_through < self._log_end:
+                batch = await self._from_log.read(state, limit)
+                if batch.after != state:
+                    return batch
+            return Batch([], await self._begin(self._reader, state))
+        try:
+            fetched = await self._reader.read(limit=limit, timeout_s=self._poll_s)
+        except OffsetGoneError as exc:
+            raise OffsetGoneError(f"{exc}. {REBUILD}") from exc
+        log_id = await self._log.log_id()
+        items, last = _items(fetched, state, log_id)
+        offsets = {
+            key: Offset(next_offset=offset, last_position=last.get(key, _last(state, key)))
+            for key, offset in (await self._reader.positions()).items()
+        }
+        after = replace(state, log_id=log_id, offsets=offsets)
+        return Batch(items, await self._advance(self._reader, after))
+
+    async def _partitions(self, reader: Reader) -> list[Partition]:
+        topics = [f"{self._prefix}.{suffix}" for suffix in TOPICS]
+        return [(topic, number) for topic in topics for number in range(await reader.partitions(topic))]
+
+    async def _note(self, reader: Reader) -> None:
+        """Note where Kafka begins, and then where the log ends: what retention has removed by now is in the log."""
+        self._beginnings = await reader.beginnings(await self._partitions(reader))
+        self._log_end = await self._log.end()
+
+    async def _begin(self, reader: Reader, state: State) -> State:
+        """Start each partition where it began; what the log has given already is skipped by position.
+
+        Where retention removed something meanwhile, or partitions were added, the rest of the log is read first.
+        """
+        beginnings = self._beginnings
+        await self._note(reader)
+        if self._beginnings != beginnings:
+            return state
+        await reader.assign(beginnings)
+        position = state.applied_through
+        return replace(
+            state,
+            log_id=await self._log.log_id(),
+            offsets={key: Offset(next_offset=offset, last_position=position) for key, offset in beginnings.items()},
+        )
+
+    async def _seek(self, reader: Reader, state: State) -> None:
+        partitions = await self._partitions(reader)
+        gone = sorted(set(state.offsets) - set(partitions))
+        if gone:
+            raise IntegrityError(f"partition {gone[0]} was read before and is gone: topics were recreated. {REBUILD}")
+        # One that was added is read from 0, not from wherever it begins by now: what retention took would be missing.
+        added = {key: 0 for key in partitions if key not in state.offsets}
+        await reader.assign({key: offset.next_offset for key, offset in state.offsets.items()} | added)
+
+    async def _advance(self, reader: Reader, state: State) -> State:
+        """Move `applied_through`: published up to E, and then every partition's end of that moment was passed."""
+        if self._aim is None and self._monotonic() >= self._aim_due:
+            self._aim_due = self._monotonic() + LAG_INTERVAL_S
+            await self._look(reader, state)
+        if self._aim is None or not all(_passed(state, key, end) for key, end in self._aim[1].items()):
+            return state
+        checkpoint, self._aim = self._aim[0], None
+        return replace(state, applied_through=checkpoint.position, checkpoint=checkpoint)
+
+    async def _look(self, reader: Reader, state: State) -> None:
+        """Take in what was published and where each partition ends; partitions that were added are read from now on."""
+        published = await self._relay_rows.load(self._prefix)
+        partitions = await self._partitions(reader)
+        if set(partitions) != set(state.offsets):
+            await self._seek(reader, state)
+        ends = await reader.ends(partitions)
+        for (topic, number), end in ends.items():
+            offset = state.offsets.get((topic, number))
+            metrics.CONSUMER_LAG.labels(topic, str(number)).set(end - offset.next_offset if offset else end)
+        if published is None or any((topic, count - 1) not in ends for topic, count in published.counts.items()):
+            return  # a broker that does not know of added partitions yet
+        checkpoint = published.checkpoint
+        if checkpoint is not None and checkpoint.position > state.applied_through:
+            self._aim = (checkpoint, ends)
+
+
+def _passed(state: State, key: Partition, end: int) -> bool:
+    offset = state.offsets.get(key)
+    return offset is not None and offset.next_offset >= end
+
+
+def _items(fetched: Sequence[Fetched], state: State, log_id: UUID) -> tuple[list[Item], dict[Partition, int]]:
+    """Return what is new, and the last position of each partition; raise IntegrityError for another log's record."""
+    items: list[Item] = []
+    last: dict[Partition, int] = {}
+    for record in fetched:
+        key = (record.topic, record.partition)
+        read = _read(record, log_id)
+        if isinstance(read, LogEntry):
+            if read.position <= last.get(key, _last(state, key)):
+                metrics.CONSUMER_SKIPPED.inc()
+                continue
+            last[key] = read.position
+            # By its place in the log, so that it is parked once, whichever way it comes.
+            items.append(_log_item(read, record.value or b"", record.headers))
+        else:
+            source = f"{record.topic}/{record.partition}"
+            raw = record.value or b""
+            items.append(Item(source=source, at=record.offset, raw=raw, headers=record.headers, read=read))
+    return items, last
+
+
+def _last(state: State, key: Partition) -> int:
+    """Return the last position that this partition gave; 0 for one that was added since."""
+    offset = state.offsets.get(key)
+    return offset.last_position if offset else 0
+
+
+def _read(record: Fetched, log_id: UUID) -> LogEntry | InvalidEventError:
+    try:
+        found, entry = from_record(record.headers, record.value)
+    except InvalidEventError as exc:
+        return exc
+    if found != log_id:
+        raise IntegrityError(
+            f"{record.topic}/{record.partition} offset {record.offset} is a record of log {found}, "
+            f"this is log {log_id}: one topic prefix belongs to one log"
+        )
+    return entry

@@ -1,0 +1,75 @@
+"""Readers in, what a read_committed reader can see out: what stays open, and the last record of each partition."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from whatsms_events.domain.records import place_of
+from whatsms_events.domain.resume import Last, Partition, Seen
+from whatsms_events.errors import BrokerUnavailableError, OffsetGoneError
+from whatsms_events.workers.kafka import Reader
+
+LOOK_BACK: Final = 16
+"""Offsets before a partition's end to look at first, and the factor by which that grows."""
+
+READ_LIMIT: Final = 2000
+POLL_S: Final = 0.05
+
+
+async def hanging(
+    committed: Reader,
+    uncommitted: Reader,
+    partitions: Sequence[Partition],
+    *,
+    settle_s: float,
+    monotonic: Callable[[], float],
+) -> dict[Partition, int]:
+    """Return the last stable offset of each partition in which something stays open for `settle_s`.
+
+    Empty means that everything written before this call is decided. Raises BrokerUnavailableError.
+    """
+    until = monotonic() + settle_s
+    while True:
+        # Ends first: what is stable afterwards covers all that was written before.
+        ends = await uncommitted.ends(partitions)
+        stable = await committed.ends(partitions)
+        found = {partition: stable[partition] for partition, end in ends.items() if stable[partition] < end}
+        if not found or monotonic() >= until:
+            return found
+        await asyncio.sleep(POLL_S)  # no broker tells when a marker is written
+
+
+async def look(
+    reader: Reader, partitions: Sequence[Partition], *, stall_s: float, monotonic: Callable[[], float]
+) -> dict[Partition, Seen]:
+    """Return the beginning and the last visible record of each partition, read backwards in growing steps.
+
+    All partitions at once: one that ends in aborted records lets a poll wait for nothing. Raises
+    BrokerUnavailableError where `stall_s` pass without getting on.
+    """
+    beginnings = await reader.beginnings(partitions)
+    ends = await reader.ends(partitions)
+    found: dict[Partition, Last] = {}
+    left = {partition: end for partition, end in ends.items() if end > beginnings[partition]}
+    step = LOOK_BACK
+    while left:
+        starts = {partition: max(beginnings[partition], ends[partition] - step) for partition in left}
+        await reader.assign(starts)
+        positions, until = starts, monotonic() + stall_s
+        while any(positions[partition] < end for partition, end in left.items()):
+            try:
+                records = await reader.read(limit=READ_LIMIT, timeout_s=POLL_S)
+            except OffsetGoneError as exc:  # retention, just now
+                raise BrokerUnavailableError(str(exc)) from exc
+            for record in records:
+                partition = (record.topic, record.partition)
+                if record.offset < left[partition]:
+                    found[partition] = Last(record.offset, place_of(record.headers))
+            before, positions = positions, await reader.positions()
+            if positions != before:
+                until = monotonic() + stall_s
+            elif monotonic() > until:
+                raise BrokerUnavailableError(f"no records from {min(left)[0]} within {stall_s:g} s")
+        left = {at: start for at, start in starts.items() if at not in found and start > beginnings[at]}
+        step *= LOOK_BACK
+    return {partition: Seen(beginnings[partition], found.get(partition)) for partition in partitions}

@@ -1,0 +1,565 @@
+"""The consumer on real databases and real Kafka: each event applied once, from the log and from Kafka."""
+
+import asyncio
+import hashlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]  # it has no __all__
+from sqlalchemy import delete, select, text, update
+
+from servers.compare import assert_like_a_clean_rebuild, assert_shows, rows_of
+from servers.kafka import Broker, RunningKafka
+from whatsms_events import metrics
+from whatsms_events.domain.normalize import normalize
+from whatsms_events.domain.resume import Published
+from whatsms_events.errors import FencedError, IntegrityError
+from whatsms_events.storage import tables
+from whatsms_events.storage.committer import Append, Committer
+from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
+from whatsms_events.storage.event_log import EventLog
+from whatsms_events.storage.projection import POISON_LIMIT, Projection
+from whatsms_events.storage.relay_row import RelayRows
+from whatsms_events.storage.role_lock import RoleLock
+from whatsms_events.twin.world import World
+from whatsms_events.workers.consumer import Consumer
+from whatsms_events.workers.kafka import KafkaTarget
+from whatsms_events.workers.kafka_topics import create_topics
+from whatsms_events.workers.loop import Bell, run
+from whatsms_events.workers.relay import Relay
+from whatsms_events.workers.sources import KafkaSource, LogSource
+
+TENANT = "tenant-1"
+START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
+DEADLINE_S = 60.0
+
+
+class Bench:
+    """A log, a projection, and what fills and reads them."""
+
+    def __init__(self, log: Database, projection: Database, folder: Path) -> None:
+        self.log, self.projection, self.folder = log, projection, folder
+        self.event_log = EventLog(log)
+        self.stream = World(11, start=START, tenant_id=TENANT).webhooks()
+        self.kafka: KafkaTarget | None = None
+        self.prefix = ""
+
+    async def append(self, count: int) -> int:
+        """Append the next webhooks of the world; return the log's end."""
+        committer = Committer(
+            self.log, batch_limit=100, queue_limit=10_000, queue_limit_bytes=1 << 28, on_commit=lambda _: None
+        )
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(committer.run(stop))
+            bodies = [webhook.body for webhook in itertools.islice(self.stream, count)]
+            await asyncio.gather(*(committer.submit(self.appending(body), deadline_s=10) for body in bodies))
+            stop.set()
+        return await self.event_log.end()
+
+    @staticmethod
+    def appending(body: bytes) -> Append:
+        """Return what the receiver would submit."""
+        event = normalize(body, tenant=TENANT, received_at=datetime.now(UTC))
+        return Append(event=event, raw=body, sha256=hashlib.sha256(body).digest())
+
+    def from_log(self, role: str = "consumer", *, handle: Database | None = None) -> Consumer:
+        """Return a consumer of the log, where wanted on its own handle of the projection."""
+        source, projection = LogSource(self.event_log), handle or self.projection
+        return Consumer(Projection(projection), source, RoleLock(projection, role), batch_limit=50)
+
+    def from_kafka(
+        self,
+        role: str = "consumer",
+        *,
+        relay_rows: RelayRows | None = None,
+        handle: Database | None = None,
+        lock: RoleLock | None = None,
+        batch_limit: int = 50,
+    ) -> Consumer:
+        """Return a consumer of Kafka."""
+        assert self.kafka is not None
+        source = KafkaSource(
+            self.event_log,
+            relay_rows or RelayRows(self.log),
+            self.kafka,
+            self.prefix,
+            poll_s=0.05,
+            monotonic=itertools.count(step=10).__next__,  # so that it looks at what was published each time
+        )
+        projection = handle or self.projection
+        return Consumer(Projection(projection), source, lock or RoleLock(projection, role), batch_limit=batch_limit)
+
+    async def begin_with_kafka(self) -> None:
+        """Let a consumer see the log while it is empty: from then on Kafka is the source."""
+        first = self.from_kafka()
+        await first.run_once()
+        await first.close()
+
+    def relay(self) -> Relay:
+        """Return a relay."""
+        assert self.kafka is not None
+        return Relay(
+            self.event_log,
+            RelayRows(self.log),
+            self.kafka,
+            self.prefix,
+            RoleLock(self.log, "relay"),
+            batch_limit=50,
+            check_interval_s=0,
+            transaction_timeout_s=10,
+            body_limit_bytes=5 << 20,
+            now=lambda: datetime.now(UTC),
+            monotonic=time.monotonic,
+        )
+
+    async def publish(self) -> None:
+        """Publish the whole log and see that it is visible."""
+        relay = self.relay()
+        end = await self.event_log.end()
+        async with asyncio.timeout(DEADLINE_S):
+            while (row := await RelayRows(self.log).load(self.prefix)) is None or row.published_through < end:
+                await relay.run_once()
+        await relay.close()
+
+    async def apply_all(self, consumer: Consumer) -> None:
+        """Run the consumer until the projection shows the whole log."""
+        end = await self.event_log.end()
+        async with asyncio.timeout(DEADLINE_S):
+            while (await Projection(self.projection).state()).applied_through < end:
+                await consumer.run_once()
+        await consumer.close()
+
+    async def applied(self) -> int:
+        """Return how many events were applied so far."""
+        return (await Projection(self.projection).state()).applied
+
+    async def parked(self) -> list[Mapping[str, Any]]:
+        """Return every parked event."""
+        query = select(tables.parked_event).order_by(tables.parked_event.c.source, tables.parked_event.c.at)
+        async with self.projection.read() as connection:
+            return [row._asdict() for row in await connection.execute(query)]
+
+    async def blank(self, *positions: int) -> None:
+        """Take what retention takes, by SQL."""
+        blanked = update(tables.event_log).where(tables.event_log.c.position.in_(positions))
+        async with self.log.write() as connection:
+            await connection.execute(blanked.values(data=None, raw=None))
+
+
+@asynccontextmanager
+async def opened(log_url: str, projection_url: str, folder: Path) -> AsyncIterator[Bench]:
+    """Open a log and a projection."""
+    log = await open_log(DatabaseTarget(url=log_url), migrate=True)
+    projection = await open_projection(DatabaseTarget(url=projection_url), migrate=True)
+    try:
+        yield Bench(log, projection, folder)
+    finally:
+        await log.close()
+        await projection.close()
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    """Give an empty log and projection on SQLite."""
+    async with opened(f"sqlite:///{tmp_path / 'log.db'}", f"sqlite:///{tmp_path / 'projection.db'}", tmp_path) as made:
+        yield made
+
+
+async def connect(bench: Bench, kafka: Broker | RunningKafka, prefix: str) -> Bench:
+    """Give the bench topics of its own on the real broker."""
+    bench.kafka, bench.prefix = KafkaTarget(bootstrap_servers=kafka.bootstrap), prefix
+    await create_topics(bench.kafka, prefix, partitions=3, replication_factor=1, retention_ms=-1)
+    return bench
+
+
+@pytest.fixture
+async def with_kafka(bench: Bench, kafka: Broker | RunningKafka, topic_prefix: str) -> Bench:
+    """Give the same with topics of its own on the real broker."""
+    return await connect(bench, kafka, topic_prefix)
+
+
+async def test_every_event_of_the_log_is_applied_once_also_after_restarts(bench: Bench) -> None:
+    """Consumers that end after each few batches go on from the checkpoint: nothing twice, nothing left out."""
+    end = await bench.append(300)
+    while (await Projection(bench.projection).state()).applied_through < end:
+        consumer = bench.from_log()
+        await consumer.run_once()
+        await consumer.run_once()
+        await consumer.close()
+    assert await bench.applied() == end
+    await assert_like_a_clean_rebuild(bench.log, bench.projection, bench.folder)
+
+
+async def test_every_event_of_kafka_is_applied_once_also_after_restarts(with_kafka: Bench) -> None:
+    """The same through Kafka: offsets, positions and rows are of one transaction."""
+    bench = with_kafka
+    await bench.begin_with_kafka()
+    end = await bench.append(300)
+    await bench.publish()
+    async with asyncio.timeout(DEADLINE_S):
+        while (await Projection(bench.projection).state()).applied_through < end:
+            consumer = bench.from_kafka()
+            for _ in range(4):
+                await consumer.run_once()
+            await consumer.close()
+    assert await bench.applied() == end
+    await assert_like_a_clean_rebuild(bench.log, bench.projection, bench.folder)
+
+
+async def test_a_new_projection_reads_the_log_first_and_then_only_what_is_new_in_kafka(with_kafka: Bench) -> None:
+    """What the log has given is skipped in Kafka by its position; events after it come from Kafka."""
+    bench = with_kafka
+    await bench.append(120)
+    await bench.publish()
+    await bench.apply_all(bench.from_kafka())
+    assert await bench.applied() == 120
+    await bench.append(80)
+    await bench.publish()
+    await bench.apply_all(bench.from_kafka())
+    assert await bench.applied() == 200
+    await assert_like_a_clean_rebuild(bench.log, bench.projection, bench.folder)
+
+
+async def test_kafka_may_be_switched_off_and_on_again(with_kafka: Bench) -> None:
+    """Reading goes on in the log where Kafka got to, and back, and the tables are those of a clean run."""
+    bench = with_kafka
+    for source in (bench.from_kafka, bench.from_log, bench.from_kafka, bench.from_log):
+        await bench.append(60)
+        await bench.publish()
+        await bench.apply_all(source())
+    await assert_like_a_clean_rebuild(bench.log, bench.projection, bench.folder)
+
+
+class BusyRelayRows(RelayRows):
+    """The relay's row as the consumer finds it while more is published at the worst moment: just before it looks."""
+
+    def __init__(self, bench: Bench, relay: Relay) -> None:
+        super().__init__(bench.log)
+        self._bench = bench
+        self._relay = relay
+        self.left = 12
+
+    async def load(self, prefix: str) -> Published | None:
+        """Publish some more, then tell how far that went."""
+        if self.left:
+            self.left -= 1
+            await self._bench.append(16)
+            for _ in range(2):  # the second one sees that it is visible, and saves
+                await self._relay.run_once()
+        return await super().load(prefix)
+
+
+async def add_partitions(bench: Bench, count: int) -> None:
+    """Add partitions to the topic that has most events."""
+    assert bench.kafka is not None
+    admin = AdminClient({"bootstrap.servers": bench.kafka.bootstrap_servers, "log_level": 0})
+    topic = f"{bench.prefix}.conversations"
+    await asyncio.to_thread(admin.create_partitions([NewPartitions(topic, count)])[topic].result, 10)
+
+
+async def test_applied_through_never_runs_ahead_of_what_was_applied(with_kafka: Bench) -> None:
+    """At each step the projection shows every event up to `applied_through`, while others are being published.
+
+    Also through partitions that are added, and through restarts of relay and consumer.
+    """
+    bench = with_kafka
+    await bench.begin_with_kafka()
+    relay, state = bench.relay(), await Projection(bench.projection).state()
+    steps: set[int] = set()
+    busy = BusyRelayRows(bench, relay)
+    consumer = bench.from_kafka(relay_rows=busy, batch_limit=7)
+    async with asyncio.timeout(DEADLINE_S):
+        while state.applied_through < 192:
+            await consumer.run_once()
+            state = await Projection(bench.projection).state()
+            entries = await bench.event_log.read(0, state.applied_through) if state.applied_through else []
+            assert [entry.position for entry in entries] == list(range(1, state.applied_through + 1))
+            await assert_shows(bench.projection, entries)
+            if state.applied_through not in steps and len(steps) in (3, 6):
+                await relay.close()
+                await consumer.close()
+                await add_partitions(bench, 3 + len(steps))
+            steps.add(state.applied_through)
+    assert len(steps) > 7, "it moved in a few leaps only: this has shown nothing"
+    assert not busy.left
+    await consumer.close()
+    await relay.close()
+    assert state.applied == 192
+
+
+async def test_of_two_consumers_at_once_one_loses_as_a_whole(bench: Bench) -> None:
+    """Two consumers that both think they are alone: the one that comes second is fenced and leaves nothing behind."""
+    await bench.append(200)
+    one, other = bench.from_log("consumer"), bench.from_log("other")
+    await one.run_once()
+    await other.run_once()  # it read the state after the first, so it is the newer one
+    before = await rows_of(bench.projection)
+    with pytest.raises(FencedError):
+        await one.run_once()
+    assert await rows_of(bench.projection) == before
+    await bench.apply_all(other)
+    await one.close()
+    assert await bench.applied() == 200
+    await assert_like_a_clean_rebuild(bench.log, bench.projection, bench.folder)
+
+
+async def _other_log_id(bench: Bench) -> None:
+    async with bench.log.write() as connection:
+        await connection.execute(update(tables.log).values(log_id=uuid4()))
+    bench.event_log = EventLog(bench.log)
+
+
+async def _lost_tail(bench: Bench) -> None:
+    async with bench.log.write() as connection:
+        await connection.execute(delete(tables.event_log).where(tables.event_log.c.position > 40))
+
+
+async def _other_tail(bench: Bench) -> None:
+    async with bench.log.write() as connection:
+        await connection.execute(update(tables.event_log).where(tables.event_log.c.position == 60).values(id=uuid4()))
+
+
+@pytest.mark.parametrize("damage", [_other_log_id, _lost_tail, _other_tail])
+async def test_a_log_that_is_not_the_one_it_was_stops_the_consumer(
+    bench: Bench, damage: Callable[[Bench], Awaitable[None]]
+) -> None:
+    """Another log, a log restored from an older copy, another event at the checkpoint: never read past silently."""
+    await bench.append(60)
+    await bench.apply_all(bench.from_log())
+    await damage(bench)
+    consumer = bench.from_log()
+    with pytest.raises(IntegrityError):
+        await consumer.run_once()
+    await consumer.close()
+
+
+async def test_another_logs_record_in_the_topics_stops_the_consumer(with_kafka: Bench, tmp_path: Path) -> None:
+    """A record with an unknown log id is never applied."""
+    bench = with_kafka
+    await bench.append(30)
+    await bench.publish()
+    other = await open_log(DatabaseTarget(url=f"sqlite:///{tmp_path / 'other.db'}"), migrate=True)
+    stranger = Bench(other, bench.projection, tmp_path)
+    stranger.kafka, stranger.prefix = bench.kafka, bench.prefix
+    consumer = stranger.from_kafka()
+    with pytest.raises(IntegrityError, match="belongs to one log"):
+        await _until_stopped(consumer)
+    await consumer.close()
+    await other.close()
+
+
+async def _until_stopped(consumer: Consumer) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            await consumer.run_once()
+
+
+async def test_an_offset_out_of_range_stops_the_consumer_and_names_the_rebuild(with_kafka: Bench) -> None:
+    """Saved offsets that Kafka does not have (topics recreated) are never replaced by a guess."""
+    bench = with_kafka
+    await bench.begin_with_kafka()
+    await bench.append(30)
+    await bench.publish()
+    await bench.apply_all(bench.from_kafka())
+    async with bench.projection.write() as connection:
+        await connection.execute(text("UPDATE projection_offset SET next_offset = next_offset + 1000000"))
+    consumer = bench.from_kafka()
+    with pytest.raises(IntegrityError, match="rebuilt"):
+        await _until_stopped(consumer)
+    await consumer.close()
+
+
+async def test_partitions_that_are_added_while_it_runs_are_read(with_kafka: Bench) -> None:
+    """After partitions were added, records in them are applied, and `applied_through` waits for them."""
+    bench = with_kafka
+    consumer = bench.from_kafka()
+    await consumer.run_once()
+    await bench.append(60)
+    await bench.publish()
+    await consumer.run_once()
+    await add_partitions(bench, 6)
+    end = await bench.append(200)
+    await bench.publish()
+    await bench.apply_all(consumer)
+    assert await bench.applied() == end
+    await assert_like_a_clean_rebuild(bench.log, bench.projection, bench.folder)
+
+
+async def test_a_record_read_twice_changes_nothing(bench: Bench) -> None:
+    """A projection whose checkpoint is set back applies the same rows again and stays as it was."""
+    await bench.append(150)
+    await bench.apply_all(bench.from_log())
+    before = await rows_of(bench.projection)
+    projection = Projection(bench.projection)
+    state = await projection.state()
+    await projection.apply([], state, replace(state, checkpoint=None, applied_through=0))
+    await bench.apply_all(bench.from_log())
+    assert await rows_of(bench.projection) == before
+
+
+async def test_a_second_consumer_stands_by_until_the_first_is_closed(bench: Bench) -> None:
+    """On its own handle of the projection it does nothing, asks nothing, and goes on where the first one stopped."""
+    await bench.append(120)
+    handle = await open_projection(DatabaseTarget(url=f"sqlite:///{bench.projection.path}"), migrate=False)
+    first, second = bench.from_log(), bench.from_log(handle=handle)
+    assert await first.run_once() == 50
+    assert await second.run_once() == 0
+    assert not second.active
+    await first.close()
+    assert await second.run_once() == 50
+    assert await first.run_once() == 0
+    await bench.apply_all(second)
+    await handle.close()
+    assert await bench.applied() == 120
+    await assert_like_a_clean_rebuild(bench.log, bench.projection, bench.folder)
+
+
+async def test_on_postgresql_a_second_consumer_takes_over_from_a_frozen_one(
+    kafka: Broker | RunningKafka, topic_prefix: str, postgres_url: str, tmp_path: Path
+) -> None:
+    """Log and projection on PostgreSQL, through Kafka: each event is applied once, the frozen one is fenced."""
+    async with opened(postgres_url, postgres_url, tmp_path) as bench:
+        await connect(bench, kafka, topic_prefix)
+        await bench.begin_with_kafka()
+        await bench.append(200)
+        await bench.publish()
+        lock = RoleLock(bench.projection, "consumer", monotonic=lambda: 0.0)  # its second of trust never ends
+        frozen = bench.from_kafka(lock=lock)
+        async with asyncio.timeout(DEADLINE_S):
+            while not await frozen.run_once():
+                pass
+        handle = await open_projection(DatabaseTarget(url=postgres_url), migrate=False)
+        other = bench.from_kafka(handle=handle)
+        assert await other.run_once() == 0
+        assert not other.active
+        await end_holders(postgres_url)
+        await bench.apply_all(other)
+        assert await bench.applied() == 200
+        before = await rows_of(bench.projection)
+        with pytest.raises(FencedError):
+            await _until_stopped(frozen)
+        assert await rows_of(bench.projection) == before
+        await bench.append(40)
+        await bench.publish()
+        await bench.apply_all(frozen)
+        await handle.close()
+        assert await bench.applied() == 240
+        await assert_like_a_clean_rebuild(bench.log, bench.projection, bench.folder)
+
+
+async def end_holders(postgres_url: str) -> None:
+    """End the session that holds a role, as the server does when its client is gone for half a minute."""
+    connection = await asyncpg.connect(postgres_url)
+    holders = "FROM pg_locks JOIN pg_database d ON d.oid = database WHERE locktype = 'advisory' AND datname = $1"
+    ended = await connection.fetch(f"SELECT pg_terminate_backend(pid) {holders}", postgres_url.rsplit("/", 1)[1])
+    await connection.close()
+    assert len(ended) == 1
+
+
+def produce(bench: Bench, *values: bytes | None) -> tuple[str, int]:
+    """Write records that are not ours into a partition; return where, and the offset of the first."""
+    assert bench.kafka is not None
+    offsets: list[int | None] = []
+    producer = Producer({"bootstrap.servers": bench.kafka.bootstrap_servers, "log_level": 0})
+    for value in values:
+        producer.produce(
+            f"{bench.prefix}.contacts",
+            value,
+            partition=1,
+            headers={"theirs": b"\xff"},
+            on_delivery=lambda _error, message: offsets.append(message.offset()),
+        )
+    assert producer.flush(10) == 0
+    assert offsets[0] is not None
+    return f"{bench.prefix}.contacts/1", offsets[0]
+
+
+async def test_foreign_records_in_kafka_are_parked_and_the_rest_is_applied(with_kafka: Bench) -> None:
+    """What has not our headers, or no value, is parked once with place, bytes and headers; the offsets move on."""
+    bench = with_kafka
+    await bench.begin_with_kafka()
+    await bench.append(60)
+    await bench.publish()
+    source, at = await asyncio.to_thread(produce, bench, b"hello \xff", None)
+    await bench.apply_all(bench.from_kafka())
+    offsets = (await Projection(bench.projection).state()).offsets
+    assert offsets[f"{bench.prefix}.contacts", 1].next_offset == at + 2
+    again = bench.from_kafka()
+    for _ in range(3):
+        assert await again.run_once() == 0, "what was parked is behind us"
+    await again.close()
+    parked = await bench.parked()
+    assert [(row["source"], row["at"], row["raw"], row["reason"]) for row in parked] == [
+        (source, at, b"hello \xff", "record"),
+        (source, at + 1, b"", "record"),
+    ]
+    assert parked[0]["headers"] == '[["theirs","/w=="]]'
+    assert await bench.applied() == 60
+    async with bench.projection.write() as connection:
+        await connection.execute(delete(tables.parked_event))  # the log has none of it
+    await assert_like_a_clean_rebuild(bench.log, bench.projection, bench.folder)
+
+
+async def test_too_many_foreign_records_halt_the_consumer_and_nothing_of_them_is_saved(with_kafka: Bench) -> None:
+    """One more than the limit in one batch: the role halts for good, with the offsets and rows that it had."""
+    bench = with_kafka
+    await bench.begin_with_kafka()
+    await bench.append(60)
+    await bench.publish()
+    await bench.apply_all(bench.from_kafka())
+    before, rows = await Projection(bench.projection).state(), await rows_of(bench.projection)
+    await asyncio.to_thread(produce, bench, *[b"hello"] * (POISON_LIMIT + 1))
+    states: list[tuple[str, str]] = []
+    consumer = bench.from_kafka()
+    async with asyncio.timeout(DEADLINE_S):
+        await run("consumer", consumer, Bell(), idle_s=0.05, on_state=lambda state, why: states.append((state, why)))
+    assert states[-1][0] == "halted"
+    assert "more than 20 of the last" in states[-1][1]
+    with pytest.raises(IntegrityError, match="Nothing of the batch was saved"):
+        await _until_stopped(bench.from_kafka())
+    after = await Projection(bench.projection).state()
+    key = f"{bench.prefix}.contacts", 1
+    assert (after.offsets[key], after.applied, after.applied_through) == (before.offsets[key], 60, 60)
+    assert await rows_of(bench.projection) == rows
+    assert await bench.parked() == []
+
+
+def skipped() -> float:
+    """Read the metric of what the consumer skipped."""
+    return float(metrics.CONSUMER_SKIPPED._value.get())
+
+
+async def test_blanked_rows_of_the_log_are_skipped_and_counted(bench: Bench) -> None:
+    """Rows whose data retention removed are passed over, at the log's end too, and are never poison."""
+    await bench.append(60)
+    await bench.blank(*range(1, 31), 45, 60)
+    before = skipped()
+    await bench.apply_all(bench.from_log())
+    assert skipped() - before == 32
+    state = await Projection(bench.projection).state()
+    assert (state.applied, state.applied_through) == (28, 60)
+    assert await bench.parked() == []
+
+
+async def test_blanked_rows_are_not_missed_in_kafka(with_kafka: Bench) -> None:
+    """What was blanked before it was published is not in Kafka: `applied_through` passes it, and nothing is parked."""
+    bench = with_kafka
+    await bench.begin_with_kafka()
+    await bench.append(60)
+    await bench.blank(*range(1, 31), 45, 60)
+    await bench.publish()
+    await bench.apply_all(bench.from_kafka())
+    state = await Projection(bench.projection).state()
+    assert (state.applied, state.applied_through) == (28, 60)
+    assert await bench.parked() == []

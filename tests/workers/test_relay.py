@@ -1,0 +1,755 @@
+"""The relay against real Apache Kafka, read back by a client that is not ours."""
+
+import asyncio
+import sqlite3
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, Message, Producer, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it has no __all__
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+)
+from sqlalchemy import insert, update
+
+from servers.kafka import Broker, RunningKafka
+from servers.witness import read_committed
+from whatsms_events import metrics
+from whatsms_events.domain.records import MARKER_HEADER, TOPICS, KafkaRecord, partition_of, place_of, to_record
+from whatsms_events.domain.resume import Partition
+from whatsms_events.errors import BrokerUnavailableError, FencedError, IntegrityError, TransientError
+from whatsms_events.storage.database import Database, DatabaseTarget, open_log
+from whatsms_events.storage.event_log import EventLog
+from whatsms_events.storage.relay_row import RelayRows
+from whatsms_events.storage.role_lock import RoleLock
+from whatsms_events.storage.tables import event_log
+from whatsms_events.workers import kafka_producer
+from whatsms_events.workers import relay as relay_module
+from whatsms_events.workers.kafka import KafkaTarget
+from whatsms_events.workers.kafka_topics import create_topics
+from whatsms_events.workers.relay import Relay
+
+BODY_LIMIT = 5 * 1024 * 1024
+TYPES = ["message.received", "message.ack", "ticket.updated", "contact.updated", "campaign.finished"]
+
+
+def now() -> datetime:
+    """Tell the time."""
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def opened(place: Path | str) -> AsyncIterator[Database]:
+    """Open a log in a file or at a URL, made where there is none."""
+    url = f"sqlite:///{place}" if isinstance(place, Path) else place
+    database = await open_log(DatabaseTarget(url), migrate=True)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    """Give an empty log."""
+    async with opened(tmp_path / "log.db") as found:
+        yield found
+
+
+async def append(database: Database, count: int, *, data: str = '{"message":{"id":"m"}}') -> None:
+    """Append events of all kinds, about thirty tickets."""
+    rows = [
+        {
+            "id": uuid4(),
+            "type": TYPES[n % len(TYPES)],
+            "tenant": "t",
+            "received_at": 1_700_000_000_000_000 + n,
+            "origin": "webhook",
+            "subject": f"s{n % 40}",
+            "ticket_id": f"k{n % 30}" if n % 2 else None,
+            "sha256": bytes(32),
+            "data": data,
+            "raw": b"{}",
+        }
+        for n in range(count)
+    ]
+    async with database.write() as connection:
+        await connection.execute(insert(event_log), rows)
+
+
+def headers(message: Message) -> tuple[tuple[str, bytes], ...]:
+    """Give a message's headers the type they have."""
+    found = message.headers() or []
+    assert isinstance(found, list)
+    return tuple((name, value) for name, value in found if isinstance(value, bytes))
+
+
+def positions(records: list[KafkaRecord]) -> list[int]:
+    """Read the positions that records say they have."""
+    places = [place_of(record.headers) for record in records]
+    return [place[1] for place in places if place is not None]
+
+
+class Stage:
+    """One prefix on one broker and the logs, relays and witnesses that meet there."""
+
+    def __init__(self, bootstrap: str, prefix: str, *, timeout_s: float = 5.0) -> None:
+        self.target = KafkaTarget(bootstrap, timeout_s=timeout_s)
+        self.prefix = prefix
+        self.relays: list[Relay] = []
+        self.topics = [f"{prefix}.{suffix}" for suffix in TOPICS]
+
+    async def create(self, *, partitions: int = 4) -> None:
+        """Create the topics."""
+        await create_topics(
+            self.target,
+            self.prefix,
+            partitions=partitions,
+            replication_factor=1,
+            retention_ms=-1,
+            max_message_bytes=8 * 1024 * 1024,
+        )
+
+    def relay(
+        self,
+        database: Database,
+        *,
+        role: str = "relay",
+        check_interval_s: float = 0.0,
+        batch_limit: int = 50,
+        lock: RoleLock | None = None,
+    ) -> Relay:
+        """Make a relay; another role than the usual one makes a relay that no lock holds back."""
+        made = Relay(
+            EventLog(database),
+            RelayRows(database),
+            self.target,
+            self.prefix,
+            lock or RoleLock(database, role),
+            batch_limit=batch_limit,
+            check_interval_s=check_interval_s,
+            transaction_timeout_s=10.0,
+            body_limit_bytes=BODY_LIMIT,
+            now=now,
+            monotonic=time.monotonic,
+        )
+        self.relays.append(made)
+        return made
+
+    async def aclose(self) -> None:
+        """Close every relay that a test has left open."""
+        for relay in self.relays:
+            await relay.close()
+
+    async def drain(self, relay: Relay, database: Database, *, deadline_s: float = 60.0) -> None:
+        """Run until every row is proven to be visible, as the loop would: through whatever is tried again."""
+        until, end = time.monotonic() + deadline_s, await EventLog(database).end()
+        while await self.through(database) < end:
+            assert time.monotonic() < until, "the relay does not get through"
+            try:
+                await relay.run_once()
+            except TransientError:
+                await asyncio.sleep(0.2)
+
+    async def through(self, database: Database) -> int:
+        """Read the lower bound as a consumer does."""
+        row = await RelayRows(database).load(self.prefix)
+        return 0 if row is None else row.published_through
+
+    async def visible(self) -> list[Message]:
+        """Read everything that a read_committed consumer sees."""
+        return await asyncio.to_thread(read_committed, self.target.bootstrap_servers, self.topics)
+
+    async def assert_equal(self, database: Database, *, counts: Callable[[int], int] = lambda _: 4) -> None:
+        """Check that Kafka holds the log: each event once, in log order in its partition, byte for byte."""
+        wanted, found = await self.wanted(database, counts), await self.found()
+        assert {at: positions(records) for at, records in found.items()} == {
+            at: positions(records) for at, records in wanted.items()
+        }
+        assert found == wanted
+
+    async def wanted(
+        self, database: Database, counts: Callable[[int], int] = lambda _: 4
+    ) -> dict[Partition, list[KafkaRecord]]:
+        """Say what belongs into each partition."""
+        log, wanted, position = EventLog(database), defaultdict(list), 0
+        while entries := await log.read(position, 1000):
+            for entry in entries:
+                record = to_record(entry, await log.log_id())
+                partition = (f"{self.prefix}.{record.topic}", partition_of(record.key, counts(entry.position)))
+                wanted[partition].append(record)
+            position = entries[-1].position
+        return wanted
+
+    async def found(self) -> dict[Partition, list[KafkaRecord]]:
+        """Say what a read_committed consumer sees in each partition."""
+        found = defaultdict(list)
+        for message in await self.visible():
+            topic, key, value = str(message.topic()), message.key(), message.value()
+            assert isinstance(key, bytes)
+            assert isinstance(value, bytes)
+            record = KafkaRecord(topic.removeprefix(f"{self.prefix}."), key, value, headers(message))
+            found[topic, int(message.partition() or 0)].append(record)
+        return found
+
+    async def leave_behind(self, database: Database, random: Random) -> int:
+        """Publish the next rows of some partitions only, as a broker does that loses the markers of the others.
+
+        Before that, check that each partition shows the log's rows from the first on, and all of them up to the lower
+        bound. Returns the highest position that is visible afterwards.
+        """
+        through, wanted, found = await self.through(database), await self.wanted(database), await self.found()
+        # Not by the relay's own id: what a relay has left open is left to its successor.
+        producer = await kafka_producer.Producer.open(
+            self.target, transactional_id=f"a broker of {self.prefix}", transaction_timeout_s=10.0
+        )
+        shares = [0.0, 0.5, 1.0, *random.choices([0.0, 0.5, 1.0], k=len(wanted))]  # each kind at least once
+        batches: dict[Partition, kafka_producer.Batch] = {}
+        behind, highest = 0, 0
+        for (at, records), share in zip(sorted(wanted.items()), shares, strict=False):
+            shown, missing = found.get(at, []), records[len(found.get(at, [])) :]
+            assert shown == records[: len(shown)], at
+            assert all(position > through for position in positions(missing)), at
+            some = missing[: int(share * len(missing))]
+            for record in some:
+                assert batches.setdefault(at, producer.batch()).append(record, timestamp_ms=int(time.time() * 1000))
+            behind += len(some) < len(missing)
+            highest = max(highest, *positions(shown + some))
+        await producer.transact(batches)
+        await producer.close()
+        assert batches
+        assert behind, "no partition was left behind"
+        return highest
+
+
+@pytest.fixture
+async def stage(kafka: Broker | RunningKafka, topic_prefix: str, database: Database) -> AsyncIterator[Stage]:
+    """Give fresh topics on the session's broker."""
+    assert database
+    async with aclosing(Stage(kafka.bootstrap, topic_prefix)) as made:
+        await made.create()
+        yield made
+
+
+@pytest.fixture
+async def quick_broker(new_broker: Broker) -> AsyncIterator[Broker]:
+    """Give a broker of this test alone that is back sooner after a kill: its dead session ends after 2 s."""
+    new_broker.properties |= {"broker.session.timeout.ms": "2000", "broker.heartbeat.interval.ms": "250"}
+    try:
+        await new_broker.start()
+        yield new_broker
+    finally:
+        await new_broker.remove()
+
+
+@asynccontextmanager
+async def alone(broker: Broker, *, timeout_s: float, partitions: int = 4) -> AsyncIterator[Stage]:
+    """Give fresh topics on a broker of the test's own."""
+    async with aclosing(Stage(broker.bootstrap, "p", timeout_s=timeout_s)) as made:
+        await made.create(partitions=partitions)
+        yield made
+
+
+async def test_every_event_is_published_once_in_order(stage: Stage, database: Database) -> None:
+    """What the log holds is what a foreign read_committed client sees, and the row says so."""
+    await append(database, 230)
+    relay = stage.relay(database)
+    assert [await relay.run_once() for _ in range(6)] == [50, 50, 50, 50, 30, 0]
+    assert relay.active
+    await append(database, 20)
+    assert await relay.run_once() == 20
+    await relay.close()
+    assert await stage.through(database) == 250, "closing saves what is visible"
+    await stage.assert_equal(database)
+
+
+async def test_reopening_publishes_nothing_again(stage: Stage, database: Database) -> None:
+    """A relay that stopped without saving skips what is visible, partition by partition."""
+    await append(database, 120)
+    first = stage.relay(database, check_interval_s=1000)
+    await first.run_once()
+    await first.run_once()
+    await first._drop()  # as a kill would leave it
+    assert await stage.through(database) == 0
+    skipped = metrics.RELAY_SKIPPED.labels("visible")._value.get()
+    second = stage.relay(database, role="second")
+    await stage.drain(second, database)
+    assert metrics.RELAY_SKIPPED.labels("visible")._value.get() - skipped == 100
+    await second.close()
+    await first.close()
+    await stage.assert_equal(database)
+
+
+async def test_standby_waits_for_the_lock(stage: Stage, database: Database, tmp_path: Path) -> None:
+    """A second relay, on its own handle, does nothing while the first has the role, and takes over when it closed."""
+    await append(database, 10)
+    async with opened(tmp_path / "log.db") as handle:
+        first, second = stage.relay(database), stage.relay(handle)
+        assert await first.run_once() == 10
+        await append(database, 10)
+        assert await second.run_once() == 0
+        assert not second.active
+        await first.close()
+        assert await second.run_once() == 10
+        assert await first.run_once() == 0
+        await second.close()
+    await stage.assert_equal(database)
+
+
+async def test_on_postgresql_a_second_relay_takes_over_from_a_frozen_one(
+    kafka: Broker | RunningKafka, topic_prefix: str, postgres_url: str
+) -> None:
+    """With the log on PostgreSQL: stand by, take over once the session is gone; the frozen one wakes up and is fenced.
+
+    Nothing is lost or doubled, and the frozen one is a candidate again.
+    """
+    async with (
+        aclosing(Stage(kafka.bootstrap, topic_prefix)) as stage,
+        opened(postgres_url) as database,
+        opened(postgres_url) as handle,
+    ):
+        await stage.create()
+        await append(database, 120)
+        lock = RoleLock(database, "relay", monotonic=lambda: 0.0)  # its second of trust never ends: it is frozen
+        frozen, other = stage.relay(database, check_interval_s=1000, lock=lock), stage.relay(handle)
+        assert await frozen.run_once() == 50
+        assert await other.run_once() == 0
+        connection = await asyncpg.connect(postgres_url)
+        holders = "FROM pg_locks JOIN pg_database d ON d.oid = database WHERE locktype = 'advisory' AND datname = $1"
+        ended = await connection.fetch(f"SELECT pg_terminate_backend(pid) {holders}", postgres_url.rsplit("/", 1)[1])
+        await connection.close()
+        assert len(ended) == 1
+        await stage.drain(other, handle)
+        await append(handle, 30)
+        with pytest.raises(FencedError):
+            await frozen.run_once()
+        assert await frozen.run_once() == 0, "the other one has the role"
+        await stage.drain(other, handle)
+        await other.close()
+        await append(handle, 10)
+        assert await frozen.run_once() == 10
+        await frozen.close()
+        await stage.assert_equal(database)
+
+
+async def test_overtaken_relay_is_fenced_and_publishes_nothing_more(stage: Stage, database: Database) -> None:
+    """A relay that wakes up after another one opened ends with FencedError, and nothing is there twice."""
+    await append(database, 100)
+    frozen, other = stage.relay(database, check_interval_s=1000), stage.relay(database, role="other")
+    await frozen.run_once()
+    await stage.drain(other, database)
+    await append(database, 50)
+    with pytest.raises(FencedError):
+        await frozen.run_once()
+    assert not frozen.active
+    await stage.drain(other, database)
+    await stage.assert_equal(database)
+    await frozen.close()
+    await other.close()
+
+
+async def test_overtaken_relay_cannot_move_the_lower_bound(stage: Stage, database: Database) -> None:
+    """What a frozen relay takes for visible is not saved once another one has opened."""
+    await append(database, 60)
+    frozen, other = stage.relay(database, check_interval_s=1000), stage.relay(database, role="other")
+    await frozen.run_once()
+    await other._open()
+    frozen._check_due = 0.0
+    with pytest.raises(FencedError, match="another relay opened topic prefix"):
+        await frozen.run_once()
+    assert await stage.through(database) == 0
+    await stage.drain(other, database)
+    await other.close()
+    await stage.assert_equal(database)
+
+
+async def test_restored_older_log_is_refused(stage: Stage, database: Database, tmp_path: Path) -> None:
+    """A log that lost published events does not give their positions to others: the relay refuses to start."""
+    await append(database, 50)
+    relay = stage.relay(database)
+    await stage.drain(relay, database)
+    with sqlite3.connect(tmp_path / "log.db") as live, sqlite3.connect(tmp_path / "old.db") as copy:
+        live.backup(copy)
+    live.close()
+    copy.close()
+    await append(database, 50)
+    await stage.drain(relay, database)
+    await relay.close()
+    async with opened(tmp_path / "old.db") as restored:
+        await append(restored, 70)
+        refused = stage.relay(restored)
+        with pytest.raises(IntegrityError, match="restored from an older copy"):
+            await refused.run_once()
+        await refused.close()
+    await stage.assert_equal(database)
+
+
+async def test_another_log_is_refused(stage: Stage, database: Database, tmp_path: Path) -> None:
+    """One prefix belongs to one log: a first start on another log's topics is refused."""
+    await append(database, 10)
+    relay = stage.relay(database)
+    await stage.drain(relay, database)
+    await relay.close()
+    async with opened(tmp_path / "other.db") as other:
+        await append(other, 10)
+        refused = stage.relay(other)
+        with pytest.raises(IntegrityError, match="one topic prefix belongs to one log"):
+            await refused.run_once()
+        await refused.close()
+
+
+async def test_recreated_topic_is_refused(stage: Stage, database: Database) -> None:
+    """Topics that were deleted and created again are not filled from the lower bound on."""
+    await append(database, 50)
+    relay = stage.relay(database)
+    await stage.drain(relay, database)
+    await relay.close()
+    admin = AdminClient({"bootstrap.servers": stage.target.bootstrap_servers})
+    for deleted in admin.delete_topics(stage.topics).values():
+        await asyncio.to_thread(deleted.result, 10)
+    until = time.monotonic() + 20
+    while set(stage.topics) & set(admin.list_topics(timeout=5).topics):
+        assert time.monotonic() < until
+        await asyncio.sleep(0.1)
+    await stage.create()
+    with pytest.raises(IntegrityError, match="the topic was recreated"):
+        await relay.run_once()
+    await relay.close()
+
+
+async def test_foreign_record_is_refused(stage: Stage, database: Database) -> None:
+    """A record that somebody else wrote behind ours stops the relay, and the message says where it is."""
+    await append(database, 20)
+    relay = stage.relay(database)
+    await stage.drain(relay, database)
+    await relay.close()
+    foreign = Producer({"bootstrap.servers": stage.target.bootstrap_servers})
+    foreign.produce(stage.topics[1], b"hello", partition=2)
+    assert foreign.flush(10) == 0
+    with pytest.raises(IntegrityError, match=rf"{stage.topics[1]}/2 offset \d+ is not a record of this program"):
+        await relay.run_once()
+    await relay.close()
+
+
+async def test_foreign_open_transaction_is_named(stage: Stage, database: Database) -> None:
+    """Somebody else's transaction that stays open stops the opening, and the message says how to end it."""
+    foreign = Producer({"bootstrap.servers": stage.target.bootstrap_servers, "transactional.id": stage.prefix})
+    await asyncio.to_thread(foreign.init_transactions, 10)
+    foreign.begin_transaction()
+    foreign.produce(stage.topics[2], b"hello", partition=1)
+    foreign.flush(10)
+    stage.target = replace(stage.target, timeout_s=1.5)
+    relay = stage.relay(database)
+    with pytest.raises(
+        IntegrityError, match=rf"{stage.topics[2]}/1: a transaction .* abort --topic .* --start-offset 0"
+    ):
+        await relay.run_once()
+    await asyncio.to_thread(foreign.abort_transaction, 10)
+    await append(database, 10)
+    await stage.drain(relay, database)
+    await relay.close()
+    await stage.assert_equal(database)
+
+
+async def test_refused_batch_never_leads_to_a_transaction_with_a_hole(stage: Stage, database: Database) -> None:
+    """Where the broker refuses one batch of a transaction, nothing of it becomes visible, and a person is asked."""
+    await append(database, 20)
+    relay = stage.relay(database)
+    await stage.drain(relay, database)
+    await limit_messages(stage, stage.topics[1], 2000)
+    noise = Random(1).randbytes(20_000).hex()  # lz4 must not make it small
+    await append(database, 20, data=f'{{"message":{{"id":"{noise}"}}}}')
+    with pytest.raises(IntegrityError, match=r"larger than its topic's max\.message\.bytes"):
+        await relay.run_once()
+    assert len(await stage.visible()) == 20
+    with pytest.raises(IntegrityError, match=r"max\.message\.bytes"):
+        await relay.run_once()
+    await limit_messages(stage, stage.topics[1], 8 * 1024 * 1024)
+    await stage.drain(relay, database)
+    await relay.close()
+    await stage.assert_equal(database)
+
+
+async def limit_messages(stage: Stage, topic: str, size: int) -> None:
+    """Change a topic's max.message.bytes."""
+    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    admin = AdminClient({"bootstrap.servers": stage.target.bootstrap_servers})
+    await asyncio.to_thread(admin.incremental_alter_configs([resource])[resource].result, 10)
+
+
+async def test_largest_events_go_through(stage: Stage, database: Database) -> None:
+    """Events near the body limit are split into transactions of bounded size, and every one arrives."""
+    await append(database, 7, data='{"message":{"id":"' + "é" * (BODY_LIMIT // 2 - 100) + '"}}')
+    relay = stage.relay(database)
+    await stage.drain(relay, database)
+    await relay.close()
+    await stage.assert_equal(database)
+
+
+async def test_blanked_rows_are_skipped_and_counted(stage: Stage, database: Database) -> None:
+    """Rows whose data retention removed are passed over; the lower bound passes them too."""
+    await append(database, 30)
+    async with database.write() as connection:
+        await connection.execute(update(event_log).where(event_log.c.position <= 12).values(data=None, raw=None))
+    before = metrics.RELAY_SKIPPED.labels("blanked")._value.get()
+    relay = stage.relay(database)
+    await stage.drain(relay, database)
+    await relay.close()
+    assert metrics.RELAY_SKIPPED.labels("blanked")._value.get() - before == 12
+    assert len(await stage.visible()) == 18
+
+
+async def test_topic_emptied_by_retention_gets_only_what_is_new(stage: Stage, database: Database) -> None:
+    """Where retention removed every record, the database's word stands: later rows appear there, and no row twice."""
+    await append(database, 100)
+    relay = stage.relay(database)
+    await stage.drain(relay, database)
+    await relay.close()
+    emptied = stage.topics[0]
+    admin = AdminClient({"bootstrap.servers": stage.target.bootstrap_servers})
+    for deleted in admin.delete_records([TopicPartition(emptied, n, OFFSET_END) for n in range(4)]).values():
+        assert (await asyncio.to_thread(deleted.result, 10)).low_watermark > 0
+    assert not [at for at, records in (await stage.found()).items() if at[0] == emptied and records]
+    for _ in range(2):
+        await append(database, 30)
+        relay = stage.relay(database)
+        await stage.drain(relay, database)
+        await relay.close()
+    wanted, found = await stage.wanted(database), await stage.found()
+    assert {at: positions(records) for at, records in found.items()} == {
+        at: [position for position in positions(records) if position > 100 or at[0] != emptied]
+        for at, records in wanted.items()
+    }
+    assert {topic for topic, _ in found} == set(stage.topics)
+
+
+async def grow(stage: Stage, partitions: int) -> None:
+    """Add partitions to every topic."""
+    admin = AdminClient({"bootstrap.servers": stage.target.bootstrap_servers})
+    for grown in admin.create_partitions([NewPartitions(topic, partitions) for topic in stage.topics]).values():
+        await asyncio.to_thread(grown.result, 10)
+    until = time.monotonic() + 10
+    while any(len(admin.list_topics(topic, timeout=5).topics[topic].partitions) < partitions for topic in stage.topics):
+        assert time.monotonic() < until
+        await asyncio.sleep(0.05)
+
+
+async def test_partitions_added_under_a_live_relay_wait_for_its_next_opening(stage: Stage, database: Database) -> None:
+    """The live relay goes on by the counts it opened with; rows behind its last one go by the new counts."""
+    await append(database, 50)
+    relay = stage.relay(database)
+    assert await relay.run_once() == 50
+    await grow(stage, 7)
+    await append(database, 50)
+    assert await relay.run_once() == 50
+    await relay._drop()  # as a kill would leave it
+    await relay.close()
+    await append(database, 60)
+    relay = stage.relay(database)
+    await stage.drain(relay, database)
+    await relay.close()
+    await stage.assert_equal(database, counts=lambda position: 4 if position <= 100 else 7)
+
+
+class CrashError(Exception):
+    """The relay ends here, as by a kill: nothing that comes after is done."""
+
+
+STEPS: Final[dict[str, tuple[Any, str, int]]] = {
+    "the producer was started": (kafka_producer.Producer, "open", 1),
+    "the row was claimed": (RelayRows, "claim", 1),
+    "the opening abort was written": (kafka_producer.Producer, "_write", 1),
+    "the opening abort was ended": (kafka_producer.Producer, "transact", 1),
+    "nothing was open any more": (relay_module, "hanging", 1),
+    "the partitions were looked at": (relay_module, "look", 1),
+    "the opening was saved": (RelayRows, "save", 1),
+    "rows were written": (kafka_producer.Producer, "_write", 2),
+    "their commit was answered": (kafka_producer.Producer, "transact", 2),
+    "another commit was answered": (kafka_producer.Producer, "transact", 3),
+    "the lower bound was saved": (RelayRows, "save", 2),
+}
+"""Each step of an opening and a fill-up: whose call, and the how manieth of one relay's life."""
+
+
+async def crash_after(step: str, relay: Relay) -> None:
+    """Run the relay until it has done this step, and no further."""
+    owner, name, number = STEPS[step]
+    real, calls = getattr(owner, name), 0
+
+    async def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        done, calls = await real(*args, **kwargs), calls + 1
+        if calls < number:
+            return done
+        if isinstance(done, kafka_producer.Producer):
+            await done.close()  # a process that ends takes its connections with it
+        raise CrashError(step)
+
+    async def live() -> None:
+        for _ in range(100):  # as long as it only passes over what is visible
+            await relay.run_once()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, counted)
+        with pytest.raises(CrashError, match=step):
+            await live()
+    assert not relay.active
+
+
+async def test_crash_after_each_step_of_a_fill_up_loses_and_doubles_nothing(stage: Stage, database: Database) -> None:
+    """Partitions are behind, and the relay ends after each of its steps in turn: each row becomes visible once.
+
+    The lower bound never passes a row that is not visible.
+    """
+    random = Random(7)
+    await append(database, 60)
+    await stage.drain(first := stage.relay(database), database)
+    await first.close()
+    for step in STEPS:
+        await append(database, 45)
+        await stage.leave_behind(database, random)
+        await crash_after(step, stage.relay(database, batch_limit=15))
+    last = stage.relay(database)
+    await stage.drain(last, database)
+    await last.close()
+    await stage.assert_equal(database)
+
+
+async def test_partitions_added_in_the_middle_of_a_fill_up_keep_every_key_in_its_order(
+    stage: Stage, database: Database
+) -> None:
+    """What is missing up to the highest visible row goes by the old counts, through crashes; what is behind it not."""
+    await append(database, 60)
+    await stage.drain(first := stage.relay(database), database)
+    await first.close()
+    await append(database, 60)
+    boundary = await stage.leave_behind(database, Random(3))
+    assert 60 < boundary <= 120
+    await append(database, 60)
+    await grow(stage, 7)
+    for step in list(STEPS)[-6:]:
+        await crash_after(step, stage.relay(database, batch_limit=5))
+    last = stage.relay(database)
+    await stage.drain(last, database)
+    await last.close()
+    await stage.assert_equal(database, counts=lambda position: 4 if position <= boundary else 7)
+
+
+async def test_added_partitions_are_used_from_a_position_on(stage: Stage, database: Database) -> None:
+    """Rows up to the highest visible one stay where their keys were; later ones go by the new counts, for ever."""
+    await append(database, 100)
+    relay = stage.relay(database)
+    await stage.drain(relay, database)
+    await relay.close()
+    await grow(stage, 7)
+    await append(database, 50)
+    for _ in range(2):
+        relay = stage.relay(database, check_interval_s=1000)
+        await relay.run_once()
+        await relay._drop()
+        await relay.close()
+        await append(database, 50)
+    relay = stage.relay(database)
+    await stage.drain(relay, database)
+    await relay.close()
+    await stage.assert_equal(database, counts=lambda position: 4 if position <= 100 else 7)
+
+
+async def test_opening_abort_is_marked_and_never_visible(stage: Stage, database: Database) -> None:
+    """The record of the opening abort says what it is to who reads uncommitted, and nobody else sees it."""
+    relay = stage.relay(database)
+    assert await relay.run_once() == 0
+    await relay.close()
+    assert await stage.visible() == []
+    uncommitted = await asyncio.to_thread(all_headers, stage)
+    assert uncommitted == [[MARKER_HEADER]] * 12
+
+
+def all_headers(stage: Stage) -> list[list[str]]:
+    """Read the headers of every record, also of aborted ones."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": stage.target.bootstrap_servers,
+            "group.id": "x",
+            "isolation.level": "read_uncommitted",
+            "enable.auto.commit": False,
+        }
+    )
+    consumer.assign([TopicPartition(topic, n, OFFSET_BEGINNING) for topic in stage.topics for n in range(4)])
+    found: list[list[str]] = []
+    until = time.monotonic() + 10
+    while len(found) < 12 and time.monotonic() < until:
+        messages = [message for message in consumer.consume(100, timeout=0.2) if message.error() is None]
+        found += [list(dict(message.headers() or ())) for message in messages]
+    consumer.close()
+    return found
+
+
+async def test_missing_topics_name_the_command(kafka: Broker | RunningKafka, database: Database) -> None:
+    """Without its topics the relay stops, says which command makes them, and makes none by looking."""
+    stage = Stage(kafka.bootstrap, f"none{uuid4().hex}")
+    with pytest.raises(IntegrityError, match="whatsms-events topics create"):
+        await stage.relay(database).run_once()
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    assert not set(stage.topics) & set(admin.list_topics(timeout=5).topics)
+
+
+async def test_opening_48_partitions_is_quick(
+    kafka: Broker | RunningKafka, topic_prefix: str, database: Database
+) -> None:
+    """Looking through 48 partitions takes seconds at most, also where they end in aborted records only."""
+    async with aclosing(Stage(kafka.bootstrap, topic_prefix, timeout_s=20)) as stage:
+        await stage.create(partitions=16)
+        await append(database, 400)
+        relay = stage.relay(database)
+        await stage.drain(relay, database)
+        for _ in range(3):
+            await relay._drop()
+            started = time.monotonic()
+            await relay._open()
+            took = time.monotonic() - started
+    assert took < 5
+
+
+@pytest.mark.chaos
+async def test_broker_away_is_noticed_in_time_and_leaves_nothing_behind(
+    quick_broker: Broker, database: Database
+) -> None:
+    """Frozen or dead, at work or while opening: BrokerUnavailableError within the deadline, and no task remains."""
+    async with alone(quick_broker, timeout_s=1.5) as stage:
+        relay = stage.relay(database)
+        mine = asyncio.all_tasks()
+        for leave in (quick_broker.freeze, quick_broker.kill):
+            await append(database, 10)
+            await stage.drain(relay, database)
+            relay._check_due = time.monotonic() + 1000
+            await append(database, 10)
+            await leave()
+            for _ in range(2):
+                started = time.monotonic()
+                with pytest.raises(BrokerUnavailableError):
+                    await relay.run_once()
+                assert time.monotonic() - started < 6
+                assert not relay.active
+                assert asyncio.all_tasks() == mine
+            if quick_broker.pid is None:
+                await quick_broker.start()
+            else:
+                await quick_broker.thaw()
+        await stage.drain(relay, database)
+        await relay.close()
+        await stage.assert_equal(database)
