@@ -1,0 +1,91 @@
+"""A seed and a start in, an endless, life-like stream of webhooks out; the same seed gives the same bytes for ever."""
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Final
+
+from whatsms_events.twin.account import Account, Webhook
+from whatsms_events.twin.dialects import DIALECTS, Dialect
+from whatsms_events.twin.life import Life, Script
+
+NATURAL_PACE: Final = 2.8
+"""Events in a second of the scripts' own time, which is what their delays add up to (measured)."""
+
+
+class World:
+    """One account with people in it.
+
+    `pace` is how many events come in a second of the world's clock: with the sender's rate it keeps to the real one,
+    and all of life (answers, acks, closings) goes faster with it. `account` is the truth.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        start: datetime,
+        tenant_id: str,
+        dialect: Dialect = DIALECTS["documented"],
+        pace: float = NATURAL_PACE,
+        keep: int = 20_000,
+    ) -> None:
+        rng = random.Random(seed)  # noqa: S311 - the same seed must give the same world
+        self._unit_s = NATURAL_PACE / pace
+        self.account = Account(rng, start=start, tenant_id=tenant_id, dialect=dialect, unit_s=self._unit_s, keep=keep)
+        self._agenda: list[tuple[datetime, int, Script | Webhook]] = []
+        self._entries = 0
+        self._ready: deque[Webhook] = deque()
+        life = Life(rng, self.account, self._begin)
+        self._begin(life.doorbell(), 0.0)
+        self._begin(life.campaigns(), 0.0)
+
+    @property
+    def now(self) -> datetime:
+        """The world's clock."""
+        return self.account.now
+
+    def step(self) -> list[Webhook]:
+        """Let the next thing happen, move the clock to it, and return the webhooks that it sends; maybe none."""
+        at, _, item = heapq.heappop(self._agenda)
+        self.account.now = max(at, self.now)
+        if isinstance(item, Webhook):
+            return [item]
+        wait_s = next(item, None)
+        if wait_s is not None:
+            self._put(self.now + timedelta(seconds=wait_s * self._unit_s), item)
+        return self._collect()
+
+    def advance(self, to: datetime) -> list[Webhook]:
+        """Let all happen that is due by then, set the clock to `to`, and return the webhooks, also of verbs called."""
+        webhooks = self._collect()
+        while self._agenda[0][0] <= to:
+            webhooks += self.step()
+        self.account.now = max(to, self.now)
+        return webhooks
+
+    def webhooks(self) -> Iterator[Webhook]:
+        """Yield webhooks for ever, step after step; a second iterator goes on where the first was left."""
+        while True:
+            while not self._ready:
+                self._ready.extend(self.step())
+            yield self._ready.popleft()
+
+    def _collect(self) -> list[Webhook]:
+        due = []
+        for webhook in self.account.outbox:
+            if webhook.due > self.now:
+                self._put(webhook.due, webhook)
+            else:
+                due.append(webhook)
+        self.account.outbox.clear()
+        return due
+
+    def _put(self, at: datetime, item: Script | Webhook) -> None:
+        self._entries += 1
+        heapq.heappush(self._agenda, (at, self._entries, item))
+
+    def _begin(self, script: Script, after_s: float) -> None:
+        self._put(self.now + timedelta(seconds=after_s * self._unit_s), script)
