@@ -1,0 +1,137 @@
+"""What a person does about parked deliveries, as commands: list, look, try again, discard."""
+
+import hashlib
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+from uuid import UUID
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from whatsms_events.cli import DEFAULTS, Options, run
+from whatsms_events.config import Settings
+from whatsms_events.domain.normalize import normalize
+from whatsms_events.errors import InvalidEventError, NotFoundError
+from whatsms_events.serve import log_target
+from whatsms_events.storage.committer import Append
+from whatsms_events.storage.database import open_log
+from whatsms_events.storage.parked import PAGE_LIMIT, Parked, ParkedDelivery, Taken
+
+Limit = Annotated[int, Parameter(validator=Number(gte=1, lte=PAGE_LIMIT))]
+
+
+def list_(*, limit: Limit = 50, options: Options = DEFAULTS) -> int:
+    """List parked deliveries, oldest first: id, when, tenant, reason, detail, how often, bytes.
+
+    Parameters
+    ----------
+    limit
+        How many at most, 500 or fewer.
+    """
+    settings = options.load()
+
+    async def listed() -> list[ParkedDelivery]:
+        async with _parked(settings) as parked:
+            return await parked.list(None, limit)
+
+    for one in run(listed()):
+        print(_line(one))
+    return 0
+
+
+def _line(one: ParkedDelivery) -> str:
+    when = one.received_at.isoformat(timespec="seconds")
+    return f"{one.id}  {when}  {one.tenant}  {one.reason} {one.detail}  x{one.count}  {one.size_bytes} bytes".rstrip()
+
+
+def show_(parked_id: UUID, /, *, options: Options = DEFAULTS) -> int:
+    """Write the bytes of one parked delivery to standard output, as they came.
+
+    Parameters
+    ----------
+    parked_id
+        As `parked list` shows it.
+    """
+    settings = options.load()
+
+    async def shown() -> bytes:
+        async with _parked(settings) as parked:
+            return (await _found(parked, parked_id))[1]
+
+    sys.stdout.buffer.write(run(shown()))
+    return 0
+
+
+def retry_(parked_id: UUID, /, *, options: Options = DEFAULTS) -> int:
+    """Read one again with this release, and append it at the end of the log if it is understood now.
+
+    Parameters
+    ----------
+    parked_id
+        As `parked list` shows it.
+    """
+    settings = options.load()
+
+    async def retried() -> Taken:
+        async with _parked(settings) as parked:
+            return await _retried(parked, parked_id)
+
+    taken = run(retried())
+    print(f"{'was in the log already' if taken.duplicate else 'appended'} at position {taken.position}")
+    return 0
+
+
+async def _retried(parked: Parked, parked_id: UUID) -> Taken:
+    """Append what this release can make of it; raise InvalidEventError where it is nothing: then it stays parked."""
+    one, raw = await _found(parked, parked_id)
+    try:
+        event = normalize(raw, tenant=one.tenant, received_at=one.received_at)
+    except InvalidEventError as exc:
+        raise InvalidEventError(exc.reason, f"{exc.detail} (it stays parked)".strip()) from exc
+    taken = await parked.take(parked_id, Append(event=event, raw=raw, sha256=hashlib.sha256(raw).digest()))
+    if taken is None:
+        raise _missing(parked_id)
+    return taken
+
+
+def discard_(parked_id: UUID, /, *, options: Options = DEFAULTS) -> int:
+    """Remove one parked delivery for ever.
+
+    Parameters
+    ----------
+    parked_id
+        As `parked list` shows it.
+    """
+    settings = options.load()
+
+    async def discarded() -> bool:
+        async with _parked(settings) as parked:
+            return await parked.discard(parked_id)
+
+    if not run(discarded()):
+        raise _missing(parked_id)
+    print("discarded")
+    return 0
+
+
+@asynccontextmanager
+async def _parked(settings: Settings) -> AsyncIterator[Parked]:
+    database = await open_log(log_target(settings), migrate=False)
+    try:
+        yield Parked(database)
+    finally:
+        await database.close()
+
+
+async def _found(parked: Parked, parked_id: UUID) -> tuple[ParkedDelivery, bytes]:
+    """Return one and its bytes; raise NotFoundError where it is not there."""
+    found = await parked.show(parked_id)
+    if found is None:
+        raise _missing(parked_id)
+    return found
+
+
+def _missing(parked_id: UUID) -> NotFoundError:
+    return NotFoundError(f"no parked delivery {parked_id}")

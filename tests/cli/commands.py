@@ -1,0 +1,53 @@
+"""The program as an operator runs it: a process of its own in a folder of its own, with no variable but those given."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from servers.service import SECRET, SLUG, TENANT
+
+CONFIG = f"""
+[public]
+host = "127.0.0.1"
+port = 0
+[private]
+port = 0
+[tenants.{SLUG}]
+tenant_id = "{TENANT}"
+webhook_secrets = {{ current = "{SECRET}" }}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a command left: its status, and the lines on its two outputs."""
+
+    status: int
+    out: list[str]
+    err: list[str]
+
+
+def run(folder: Path, *words: str, environ: Mapping[str, str] | None = None, config: str | None = CONFIG) -> Done:
+    """Run a command in `folder`, on `config` where it is not None; it has 60 s."""
+    done = run_raw(folder, *words, environ=environ, config=config)
+    return Done(done.returncode, done.stdout.decode().splitlines(), done.stderr.decode().splitlines())
+
+
+def run_raw(
+    folder: Path, *words: str, environ: Mapping[str, str] | None = None, config: str | None = CONFIG
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a command like `run`; return the bytes that it wrote."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WHATSMS_EVENTS_")}
+    if config is not None:
+        (folder / "whatsms.toml").write_text(config)
+        environment["WHATSMS_EVENTS_CONFIG"] = "whatsms.toml"
+    done = subprocess.run(
+        [sys.executable, "-m", "whatsms_events", *words],
+        cwd=folder, env=environment | {"COLUMNS": "200"} | dict(environ or {}), stdin=subprocess.DEVNULL,
+        capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert b"Traceback" not in done.stderr
+    return done

@@ -1,0 +1,137 @@
+"""What a person does about parked deliveries, command by command, beside a running service."""
+
+import hashlib
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import aiohttp
+from sqlalchemy import insert
+
+from cli.commands import Done, run, run_raw
+from servers.compare import until
+from servers.service import SECRET, SLUG, TENANT, Service
+from whatsms_events.domain.events import to_micros
+from whatsms_events.domain.signature import HEADER, sign
+from whatsms_events.storage.database import DatabaseTarget, open_log
+from whatsms_events.storage.tables import parked_delivery
+
+GARBAGE = b"\xff\x00{not json\r\n\n"
+UNKNOWN = json.dumps({"event": "ticket.merged", "tenantId": TENANT, "data": {"ticket": {"id": "t-1"}}}).encode()
+NOBODY = "00000000-0000-8000-8000-000000000000"
+
+
+def contact(name: str) -> bytes:
+    """Return a delivery that every release can read."""
+    data = {"contact": {"id": "c-77", "name": name}}
+    at = "2026-01-15T10:30:00Z"
+    return json.dumps({"event": "contact.updated", "tenantId": TENANT, "timestamp": at, "data": data}).encode()
+
+
+async def post(session: aiohttp.ClientSession, service: Service, body: bytes) -> dict[str, Any]:
+    """Send a signed delivery; return the answer with its status."""
+    async with session.post(service.webhook_url, data=body, headers={HEADER: sign(body, SECRET.encode())}) as answer:
+        said: dict[str, Any] = await answer.json()
+        return said | {"status": answer.status}
+
+
+async def get(session: aiohttp.ClientSession, service: Service, path: str) -> Any:
+    """Ask the read API; None where there is nothing."""
+    async with session.get(f"{service.private_url}/api/v1/{path}") as answer:
+        return await answer.json() if answer.status == 200 else None
+
+
+async def park(database_url: str, body: bytes) -> UUID:
+    """Leave a delivery as a release would have that did not know its event yet."""
+    parked_id = uuid4()
+    row = {
+        "id": parked_id, "tenant": TENANT, "reason": "unknown_event", "detail": "event",
+        "received_at": to_micros(datetime(2026, 1, 15, 10, 30, tzinfo=UTC)), "raw": body,
+        "sha256": hashlib.sha256(body).digest(), "content_encoding": None, "count": 1,
+    }  # fmt: skip
+    log = await open_log(DatabaseTarget(url=database_url), migrate=False)
+    async with log.write() as connection:
+        await connection.execute(insert(parked_delivery).values(row))
+    await log.close()
+    return parked_id
+
+
+async def test_parked_deliveries_are_seen_to_beside_a_running_service(database_url: str, tmp_path: Path) -> None:
+    """Garbage is listed with its reason and shown to the byte; what can be read by now is appended at the log's end and
+    applied by the running service; what cannot stays parked with status 1; discarded is gone.
+    """
+    service = Service(tmp_path / "service", settings={"database": {"url": database_url}})
+
+    def parked(*words: object) -> Done:
+        return run(service.folder, "parked", *map(str, words), "--config", str(service.config), config=None)
+
+    assert run(service.folder, "db", "upgrade", "--config", str(service.config), config=None).status == 0
+    await service.start()
+    async with aiohttp.ClientSession() as session:
+        garbage, again = [await post(session, service, GARBAGE) for _ in range(2)]
+        unknown = await post(session, service, UNKNOWN)
+        assert [garbage["status"], again["status"], unknown["status"]] == [202, 202, 202]
+        assert garbage["id"] == again["id"]
+        before = await post(session, service, contact("Ana"))
+
+        known_by_now = await park(database_url, contact("Beatriz"))
+        listed = parked("list")
+        assert (listed.status, listed.err) == (0, [])
+        oldest, first, second = listed.out  # by arrival, and the one that was left here came in January
+        assert oldest.startswith(f"{known_by_now}  2026-01-15T10:30:00+00:00  {TENANT}  unknown_event event  x1  ")
+        place = rf"{garbage['id']}  \S+\+00:00  {TENANT}  {garbage['parked']} .*  x2  {len(GARBAGE)} bytes"
+        assert re.fullmatch(place, first)
+        assert second.startswith(unknown["id"])
+        assert parked("list", "--limit", 1).out == [oldest]
+
+        retried = parked("retry", known_by_now)
+        assert retried == Done(0, [f"appended at position {before['position'] + 1}"], [])
+
+        async def applied() -> bool:
+            found = await get(session, service, f"{SLUG}/contacts/c-77")
+            return bool(found and found["name"] == "Beatriz")
+
+        await until(applied, 30, "the running service applied what was appended beside it")
+        events = await get(session, service, "events")
+        assert [event["position"] for event in events["events"]][-1] == before["position"] + 1
+
+        for stuck in (garbage, unknown):
+            failed = parked("retry", stuck["id"])
+            assert (failed.status, failed.out) == (1, [])
+            assert re.fullmatch(rf"InvalidEventError: {stuck['parked']}: .*\(it stays parked\)", failed.err[0])
+        assert parked("list").out == [first, second]
+
+        assert parked("discard", unknown["id"]) == Done(0, ["discarded"], [])
+        assert parked("list").out == [first]
+    await service.stop()
+
+
+async def test_bytes_of_a_parked_delivery_come_out_as_they_came_in(tmp_path: Path) -> None:
+    """`parked show` writes the body to standard output and nothing else; what a terminal would change is unchanged."""
+    url = f"sqlite:///{tmp_path / 'log.db'}"
+    assert run(tmp_path, "db", "upgrade", "--set", f"database.url={url}").status == 0
+    body = bytes(range(256)) + b"\r\n"
+    parked_id = await park(url, body)
+    done = run_raw(tmp_path, "parked", "show", str(parked_id), "--set", f"database.url={url}")
+    assert (done.returncode, done.stdout, done.stderr) == (0, body, b"")
+
+
+async def test_what_is_in_the_log_already_is_not_appended_twice(tmp_path: Path) -> None:
+    """Of two parked copies of the same bytes one is appended; the other is told where, and both are gone."""
+    url = f"sqlite:///{tmp_path / 'log.db'}"
+    where = ("--set", f"database.url={url}")
+    assert run(tmp_path, "db", "upgrade", *where).status == 0
+    first, second = [await park(url, contact("Ana")) for _ in range(2)]
+    assert run(tmp_path, "parked", "retry", str(first), *where).out == ["appended at position 1"]
+    assert run(tmp_path, "parked", "retry", str(second), *where).out == ["was in the log already at position 1"]
+    assert run(tmp_path, "parked", "list", *where).out == []
+
+
+def test_a_parked_delivery_that_is_not_there_is_said(tmp_path: Path) -> None:
+    """An id that nobody has is status 1 for `show`, `retry` and `discard`."""
+    assert run(tmp_path, "db", "upgrade").status == 0
+    for verb in ("show", "retry", "discard"):
+        assert run(tmp_path, "parked", verb, NOBODY) == Done(1, [], [f"NotFoundError: no parked delivery {NOBODY}"])

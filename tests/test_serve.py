@@ -1,0 +1,292 @@
+"""One process as an operator sees it: its probes, its two listeners, its end, and a second one beside it."""
+
+import asyncio
+import json
+import signal
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import aiohttp
+
+from servers.compare import assert_kept, opened, until, whole_log
+from servers.kafka import Broker, RunningKafka
+from servers.ports import HOST, free_port
+from servers.service import SECRET, SLUG, TENANT, Service, command
+from test_journey import delivery, get, post, see, told
+from test_metrics import on_kafka, produce, sample, shows
+from whatsms_events.domain.records import to_record
+from whatsms_events.domain.signature import HEADER, sign
+from whatsms_events.twin.faults import Delivery, Faults
+from whatsms_events.twin.ledger import Ledger
+from whatsms_events.twin.sender import Sender
+from whatsms_events.twin.world import World
+
+DRAIN_S = 10.0
+"""`receiver.drain_s` as it is by default."""
+
+
+class Watched(Sender):
+    """A sender that keeps the status and Retry-After of every answer."""
+
+    answers: set[tuple[int, bool]]
+
+    async def _post(
+        self, session: aiohttp.ClientSession, delivery: Delivery, body: bytes
+    ) -> tuple[int, float | None, bytes]:
+        status, retry_after, answer = await super()._post(session, delivery, body)
+        self.answers.add((status, retry_after is not None))
+        return status, retry_after, answer
+
+
+def sender(service: Service, ledger: Ledger, *, seed: int, rate: float) -> Watched:
+    """Return a sender to this service, which does not give up."""
+    made = Watched(
+        service.webhook_url, SECRET.encode(), ledger,
+        faults=Faults(seed=seed, redeliver=0.05), rate=rate, connections=16, tries=200, drain_s=60,
+    )  # fmt: skip
+    made.answers = set()
+    return made
+
+
+def world(seed: int, rate: float) -> World:
+    """Return an account that lives now."""
+    return World(seed, start=datetime.now(UTC), tenant_id=TENANT, pace=rate)
+
+
+def files(folder: Path) -> tuple[str, str]:
+    """Return the URLs of log and projection in a folder."""
+    return f"sqlite:///{folder / 'log.db'}", f"sqlite:///{folder / 'projection.db'}"
+
+
+async def readiness(session: aiohttp.ClientSession, service: Service) -> tuple[int, dict[str, dict[str, object]]]:
+    """Ask /readyz."""
+    async with session.get(f"{service.private_url}/readyz") as answer:
+        return answer.status, await answer.json()
+
+
+async def is_now(session: aiohttp.ClientSession, service: Service, status: str) -> bool:
+    """Tell whether the read API shows the story's ticket with this status."""
+    async with session.get(f"{service.private_url}/api/v1/{SLUG}/tickets/t-1") as answer:
+        return answer.status == 200 and (await answer.json())["status"] == status
+
+
+async def ended(service: Service, within_s: float) -> int | None:
+    """Return the exit status of a process that ends by itself, None where it goes on."""
+    await service._gone(within_s)
+    assert service._child is not None
+    return service._child.poll()
+
+
+async def test_a_kafka_that_is_away_does_not_make_it_unready(tmp_path: Path) -> None:
+    """With nobody at the broker's port: ready, deliveries are accepted, and the relay stands by and says why."""
+    nobody = f"{HOST}:{free_port()}"
+    service = Service(tmp_path / "service", settings={"kafka": {"bootstrap_servers": nobody, "timeout_s": 1}})
+    await service.start()
+    async with aiohttp.ClientSession() as session:
+
+        async def said_why() -> bool:
+            _status, body = await readiness(session, service)
+            return "relay" in body["details"]
+
+        await until(said_why, 30, "the relay has tried")
+        await told(session, service)
+        status, body = await readiness(session, service)
+        assert status == 200
+        assert body["checks"] == {"log_writable": "ok", "log_schema": "ok"}
+        relay = body["details"]["relay"]
+        assert isinstance(relay, dict)
+        assert relay["state"] == "standby"
+        assert "checking topics" in relay["why"]
+        await shows(session, service, {sample("role_state", role="relay"): 0, sample("relay_lag_events"): 5})
+    await service.stop()
+
+
+async def test_a_broken_projection_does_not_turn_deliveries_away(tmp_path: Path) -> None:
+    """Where the projection's tables are gone, a receiver is ready and accepts; a consumer by itself is not ready."""
+    both = Service(tmp_path / "both")
+    await both.start()
+    url, _ = files(both.folder)
+    consumer = Service(tmp_path / "consumer", roles="consumer", settings={"database": {"url": url}})
+    await consumer.start()
+    with closing(sqlite3.connect(both.folder / "projection.db")) as file:
+        file.executescript("DROP TABLE alembic_version_projection; DROP TABLE projection;")
+    async with aiohttp.ClientSession() as session:
+
+        async def noticed() -> bool:
+            _status, body = await readiness(session, both)
+            detail = body["details"].get("consumer")
+            return isinstance(detail, dict) and detail["why"] != ""
+
+        body = delivery("ticket.closed", "2026-01-15T10:40:00Z", ticket={"id": "t-1"})
+        assert (await post(session, both, body))["status"] == 200
+        await until(noticed, 30, "the consumer has tried")
+        assert (await post(session, both, body))["duplicate"]
+        status, said = await readiness(session, both)
+        assert (status, said["checks"]) == (200, {"log_writable": "ok", "log_schema": "ok"})
+
+        async def unready() -> bool:
+            return (await readiness(session, consumer))[0] == 503
+
+        await until(unready, 30, "the consumer is not ready")
+        _status, said = await readiness(session, consumer)
+        assert said["checks"]["log_writable"] == said["checks"]["log_schema"] == "ok"
+        assert "projection schema" in str(said["checks"]["projection_schema"])
+        # The observer looks at what is left, and ends nothing.
+        await shows(session, both, {sample("log_end_position"): 1})
+    assert both.pid is not None
+    for service in (both, consumer):
+        await service.stop()
+
+
+async def test_sigterm_under_load_loses_nothing_and_leaves_in_time(tmp_path: Path) -> None:
+    """Stopped at 300 deliveries a second and started again: status 0 in time, no answer but 2xx and 503 with
+    Retry-After, every accepted body in the log once, and each line of its output is JSON.
+    """
+    service = Service(tmp_path / "service")
+    await service.start()
+    ledger, stop = Ledger(), asyncio.Event()
+    twin = sender(service, ledger, seed=3, rate=300)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(twin.run(world(3, 300), stop))
+        for round_ in range(1, 4):
+            wanted = len(ledger.accepted) + 200
+
+            def under_way(wanted: int = wanted) -> bool:
+                return len(ledger.accepted) >= wanted and twin.in_flight > 0
+
+            await until(under_way, 60, f"deliveries in flight, round {round_}")
+            service.signal(signal.SIGTERM)
+            assert await ended(service, DRAIN_S) == 0
+            await service.start()
+        wanted = len(ledger.accepted) + 200
+        await until(lambda: len(ledger.accepted) >= wanted, 60, "deliveries after the last start")
+        stop.set()
+    await service.stop()
+    assert ledger.by_outcome["error"] > 0, "it was never away, so this proves nothing"
+    assert not ledger.given_up
+    assert (200, False) in twin.answers
+    assert twin.answers <= {(200, False), (202, False), (503, True)}
+    log, projection = await opened(*files(service.folder))
+    await assert_kept(ledger, log)
+    await log.close()
+    await projection.close()
+    said = [json.loads(line)["event"] for line in (service.folder / "output.log").read_text().splitlines()]
+    assert [name for name in said if name.startswith("service.")] == [
+        "service.ready", "service.stopping", "service.stopped",
+    ] * 4  # fmt: skip
+
+
+async def test_each_listener_serves_its_own_paths_only(tmp_path: Path) -> None:
+    """The public port answers 404 to all but webhooks, also signed ones; the private one takes no webhooks."""
+    service = Service(tmp_path / "service")
+    await service.start()
+    public = f"http://{HOST}:{service.public_port}"
+    body = delivery("ticket.closed", "2026-01-15T10:40:00Z", ticket={"id": "t-1"})
+    signed = {HEADER: sign(body, SECRET.encode())}
+    private = (
+        "/metrics",
+        "/livez",
+        "/readyz",
+        f"/api/v1/{SLUG}/tickets",
+        "/api/v1/events",
+        "/api/v1/parked/deliveries",
+    )
+    async with aiohttp.ClientSession() as session:
+        for path in private:
+            async with session.get(f"{service.private_url}{path}") as answer:
+                assert answer.status == 200, path
+        for path in (*private, "/", "/webhooks", "/webhooks/"):
+            for method in ("GET", "POST"):
+                async with session.request(method, f"{public}{path}", data=body, headers=signed) as answer:
+                    assert answer.status == 404, (method, path)
+        async with session.post(f"{service.private_url}/webhooks/{SLUG}", data=body, headers=signed) as answer:
+            assert answer.status == 404
+        assert (await get(session, service, "/api/v1/events"))["events"] == []
+        assert (await post(session, service, body))["status"] == 200
+    await service.stop()
+
+
+async def test_two_processes_on_the_same_files(tmp_path: Path) -> None:
+    """Both take deliveries, each is kept once, one consumes and the other stands by, and takes over after a kill."""
+    one = Service(tmp_path / "one")
+    two = Service(tmp_path / "two", settings={"database": {"url": files(one.folder)[0]}})
+    await one.start()
+    async with aiohttp.ClientSession() as session:
+        active, standby = {sample("role_state", role="consumer"): 1.0}, {sample("role_state", role="consumer"): 0.0}
+        await shows(session, one, active)
+        await two.start()
+        await shows(session, two, standby)
+        ledger = Ledger()
+        await asyncio.gather(
+            sender(one, ledger, seed=4, rate=100).run(world(4, 100), limit=200),
+            sender(two, ledger, seed=5, rate=100).run(world(5, 100), limit=200),
+        )
+        await told(session, one)
+        await told(session, two)
+        await until(lambda: is_now(session, two, "closed"), 30, "the active one applies")
+        await shows(session, one, active)
+        await shows(session, two, standby)
+        end = (await get(session, two, "/api/v1/events"))["end"]
+        for service in (one, two):
+            await shows(session, service, {sample("log_end_position"): end, sample("applied_through_position"): end})
+        await one.kill()
+        await shows(session, two, active)
+        last = delivery("ticket.updated", "2026-01-15T11:00:00Z", ticket={"id": "t-1", "status": "open"})
+        assert (await post(session, two, last))["status"] == 200
+        await until(lambda: is_now(session, two, "open"), 30, "the one that stood by applies")
+    await two.stop()
+    log, projection = await opened(*files(one.folder))
+    entries = await whole_log(log)
+    await log.close()
+    await projection.close()
+    assert not ledger.given_up
+    assert len(entries) == len(ledger.accepted) + 5 + 1
+    assert end == entries[-2].position
+
+
+async def test_a_process_whose_roles_have_all_halted_ends_with_status_1(
+    postgres_url: str, kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
+) -> None:
+    """A record of another log halts relay and consumer; without a receiver nothing is left: exit status 1."""
+    settings = on_kafka(postgres_url, kafka.bootstrap, topic_prefix)
+    whole = Service(tmp_path / "whole", settings=settings)
+    command(whole, "db", "upgrade")
+    command(whole, "topics", "create")
+    await whole.start()
+    async with aiohttp.ClientSession() as session:
+        await told(session, whole)
+        await shows(session, whole, {sample("relay_lag_events"): 0, sample("applied_through_position"): 5})
+    await whole.stop()
+    log, projection = await opened(postgres_url, postgres_url)
+    record = to_record((await whole_log(log))[0], uuid4())
+    await log.close()
+    await projection.close()
+    produce(kafka.bootstrap, f"{topic_prefix}.conversations", record.value, list(record.headers))
+    rest = Service(tmp_path / "rest", roles="relay,consumer", settings=settings)
+    rest._spawn()
+    assert await ended(rest, 40) == 1
+    halted = [line for line in rest.lines() if line["event"] == "role.halted"]
+    assert sorted(str(line["role"]) for line in halted) == ["consumer", "relay"]
+    assert rest.lines()[-1]["event"] == "service.stopped"
+
+
+async def test_a_consumer_of_another_log_ends_with_status_1(tmp_path: Path) -> None:
+    """A projection that was made from another log halts the only role of a process, which says so and ends."""
+    first = Service(tmp_path / "first")
+    await first.start()
+    async with aiohttp.ClientSession() as session:
+        await told(session, first)
+        await see(session, first)
+    await first.stop()
+    with closing(sqlite3.connect(first.folder / "projection.db")) as file:
+        file.execute("UPDATE projection SET log_id = ?", (uuid4().hex,))
+        file.commit()
+    consumer = Service(tmp_path / "consumer", roles="consumer", settings={"database": {"url": files(first.folder)[0]}})
+    consumer._spawn()
+    assert await ended(consumer, 30) == 1
+    halted = [line for line in consumer.lines() if line["event"] == "role.halted"]
+    assert [line["role"] for line in halted] == ["consumer"]
+    assert consumer.lines()[-1]["event"] == "service.stopped"
