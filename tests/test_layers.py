@@ -1,0 +1,226 @@
+"""The layers of the house, its sizes, names and waits, held to the code."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import whatsms_events
+
+ROOT = Path(whatsms_events.__file__).parent
+
+RANK = {
+    "errors": 0,
+    "domain": 1,
+    "metrics": 1,
+    "redaction": 1,
+    "logs": 2,
+    "storage": 2,
+    "whatsms": 2,
+    "web": 3,
+    "workers": 3,
+    "twin": 3,
+    "config": 3,
+    "serve": 4,
+    "cli": 5,
+    "__main__": 7,
+    "__init__": 0,
+}
+"""A module imports only from lower ranks, or from its own package."""
+
+OWNERS = {
+    "sqlalchemy": {"storage"},
+    "aiosqlite": {"storage"},
+    "asyncpg": {"storage"},
+    "alembic": {"storage"},
+    "sqlite3": {"storage"},
+    "aiokafka": {"workers/kafka.py", "workers/kafka_producer.py", "workers/kafka_topics.py"},
+    "prometheus_client": {"metrics.py", "web/health.py"},
+    "aiohttp": {"web", "whatsms", "twin"},
+    "pydantic": {"config"},
+    "pydantic_settings": {"config"},
+    "cyclopts": {"cli"},
+}
+"""Who may import a library: a package or a file."""
+
+IMPURE = {"asyncio", "socket", "time", "random", "structlog", "logging", "os", "threading", "subprocess"}
+
+
+def _modules() -> Iterator[tuple[Path, set[str]]]:
+    """List each module of the package and every name it imports."""
+    for path in sorted(ROOT.rglob("*.py")):
+        if "migrations" in path.parts:
+            continue
+        names: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: relative import"
+                names.add(node.module or "")
+                names.update(f"{node.module}.{alias.name}" for alias in node.names)
+        yield path.relative_to(ROOT), names
+
+
+MODULES = list(_modules())
+
+
+def room(path: Path) -> str:
+    """Return the package, or the module at top level; what `config` was split into counts as `config`."""
+    name = path.parts[0] if len(path.parts) > 1 else path.stem
+    return "config" if name.startswith("config_") or name == "settings" else name
+
+
+@pytest.mark.parametrize(("path", "names"), MODULES, ids=lambda value: str(value) if isinstance(value, Path) else "")
+def test_imports_go_down_only(path: Path, names: set[str]) -> None:
+    """No module imports from a layer above or beside its own, and only `serve` and `cli` wire."""
+    here = room(path)
+    for name in names:
+        parts = name.split(".")
+        if parts[0] != "whatsms_events" or len(parts) < 2 or parts[1] == "__version__":
+            continue
+        there = room(Path(f"{parts[1]}.py"))
+        assert there == here or RANK[there] < RANK[here], f"{path} imports {name}"
+        if here == "domain":
+            assert there in {"errors", "domain"}, f"{path} imports {name}: domain is pure"
+        if here in {"web", "workers", "twin"}:
+            assert there not in {"config", "logs"}, f"{path} imports {name}: packages get plain values"
+
+
+@pytest.mark.parametrize(("path", "names"), MODULES, ids=lambda value: str(value) if isinstance(value, Path) else "")
+def test_a_library_has_one_owner(path: Path, names: set[str]) -> None:
+    """A library is imported only where its exceptions are translated."""
+    for name in names:
+        owners = OWNERS.get(name.split(".")[0])
+        if owners is not None:
+            assert room(path) in owners or path.as_posix() in owners, f"{path} imports {name}"
+        if room(path) == "domain":
+            assert name.split(".")[0] not in IMPURE, f"{path} imports {name}: domain is pure"
+
+
+def test_domain_awaits_nothing() -> None:
+    """The domain has no coroutine and reads no clock."""
+    for path in (ROOT / "domain").glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            assert not isinstance(node, ast.AsyncFunctionDef | ast.Await), f"{path.name}:{node.lineno}"
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in {"now", "utcnow", "today"}, f"{path.name}:{node.lineno} reads a clock"
+
+
+MODULE_LIMIT, FUNCTION_LIMIT = 300, 40
+
+FORBIDDEN = {"manager", "handler", "helper", "util", "utils", "common", "base", "abstract", "impl", "process"}
+"""Words that say nothing about what a thing is; `handlers` and the like are meant too."""
+
+IMPOSED = {
+    ("web/api.py", "Handler"): "aiohttp's word for what answers a request; it is the type of one",
+    ("web/app.py", "Handler"): "aiohttp's word for what answers a request; it is the type of one",
+}
+"""Names with such a word that somebody else chose, with the reason."""
+
+SLEEPS = {
+    "storage/committer.py": "the backoff before it connects again: it has no loop above it, it is one",
+    "storage/database.py": "a file lock with a deadline: flock either waits for ever or not at all",
+    "workers/visible.py": "no broker tells when a marker is written: the one place that polls for it",
+    "workers/kafka.py": "one turn of the loop, for aiokafka's tasks to end",
+    "workers/kafka_topics.py": "no broker tells when a topic that was made is there",
+}
+"""Where anything but workers/loop.py sleeps, with the reason. The loop itself waits for a bell."""
+
+
+def _trees() -> Iterator[tuple[str, ast.Module, str]]:
+    for path, _names in MODULES:
+        text = (ROOT / path).read_text(encoding="utf-8")
+        yield path.as_posix(), ast.parse(text), text
+
+
+TREES = list(_trees())
+"""Migrations are not in: each is one long list of tables, read once from top to bottom, and never changed."""
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """List every function, also methods and those within others."""
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def words(name: str) -> set[str]:
+    """Return the words of a name in snake_case or CamelCase, in lower case and singular."""
+    found = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+    return {word.lower() for word in found} | {word.lower().removesuffix("s") for word in found}
+
+
+def test_words_of_a_name_are_found() -> None:
+    """The check below sees its words in every spelling, and does not see them within other words."""
+    assert words("HTTPHandlerUtils") >= {"http", "handler", "util"}
+    assert words("_base_impl") >= {"base", "impl"}
+    assert not words("Database") & FORBIDDEN
+
+
+@pytest.mark.parametrize(("path", "tree", "text"), TREES, ids=[path for path, *_ in TREES])
+def test_modules_and_functions_are_short(path: str, tree: ast.Module, text: str) -> None:
+    """A module has 300 lines at most, a function 40."""
+    assert len(text.splitlines()) <= MODULE_LIMIT, path
+    for function in functions(tree):
+        lines = (function.end_lineno or 0) - function.lineno + 1
+        assert lines <= FUNCTION_LIMIT, f"{path}: {function.name} has {lines} lines"
+
+
+@pytest.mark.parametrize(("path", "tree", "text"), TREES, ids=[path for path, *_ in TREES])
+def test_names_say_what_a_thing_is(path: str, tree: ast.Module, text: str) -> None:
+    """No module, class, function or type is called a manager, helper, base or the like but where a library says so."""
+    del text
+    assert not words(path.removesuffix(".py").replace("/", "_")) & FORBIDDEN
+    defined = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    defined += [function.name for function in functions(tree)]
+    for node in tree.body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        defined += [target.id for target in targets if isinstance(target, ast.Name)]
+    found = {(path, name) for name in defined if words(name) & FORBIDDEN}
+    assert found == {place for place in IMPOSED if place[0] == path}
+
+
+def calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
+    """List every call with the dotted name of what is called."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def test_nobody_sleeps_but_where_it_says_why() -> None:
+    """Waiting is for the loop and its bell: whoever sleeps elsewhere, and nobody else, is in the list above."""
+    sleeping = {path for path, tree, _ in TREES for name, _ in calls(tree) if name.split(".")[-1] == "sleep"}
+    assert sleeping - {"workers/loop.py"} == set(SLEEPS)
+
+
+@pytest.mark.parametrize(("path", "tree", "text"), TREES, ids=[path for path, *_ in TREES])
+def test_tasks_live_in_groups(path: str, tree: ast.Module, text: str) -> None:
+    """A task is made by a TaskGroup opened in the same function, so that none outlives what started it; nothing starts
+    a task in another way.
+    """
+    del text
+    forbidden = {"ensure_future", "gather", "run_coroutine_threadsafe"}
+    for name, call in calls(tree):
+        assert name.split(".")[-1] not in forbidden, f"{path}:{call.lineno} {name}"
+    made = [call.lineno for name, call in calls(tree) if name.split(".")[-1] == "create_task"]
+    grouped = [line for function in functions(tree) for line in _grouped(function)]
+    assert sorted(made) == sorted(grouped), f"{path}: {set(made) - set(grouped)}"
+
+
+def _grouped(function: ast.AST) -> Iterator[int]:
+    """List the lines that make a task of a group in whose `async with` they are."""
+    for node in ast.walk(function):
+        if not isinstance(node, ast.AsyncWith):
+            continue
+        groups = {
+            ast.unparse(item.optional_vars)
+            for item in node.items
+            if item.optional_vars is not None and ast.unparse(item.context_expr) == "asyncio.TaskGroup()"
+        }
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Call) and ast.unparse(inner.func) in {f"{name}.create_task" for name in groups}:
+                yield inner.lineno
