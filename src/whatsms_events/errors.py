@@ -10,8 +10,9 @@ WhatsmsEventsError
 │   ├── OverloadedError
 │   └── BrokerUnavailableError
 ├── FencedError              stands back, becomes a candidate again
-├── UpstreamRefusedError     the job stops
+├── NotFoundError            exit status 1
 └── IntegrityError           the role stops; a person decides
+    └── OffsetGoneError    the same, unless the reader can begin elsewhere
 """
 
 

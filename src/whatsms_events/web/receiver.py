@@ -179,7 +179,7 @@ class Hold:
         self._taken = 0
 
     def take(self, size: int) -> None:
-        """Take room before the bytes are read; raise OverloadedError where there is none."""
+        """Take room for bytes that came in; raise OverloadedError where there is none."""
         if self._room.used_bytes + size > self._room.limit_bytes:
             raise OverloadedError("too many bytes in flight")
         self._add(size)
