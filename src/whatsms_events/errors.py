@@ -8,7 +8,17 @@ WhatsmsEventsError
 ├── TransientError           tried again
 │   ├── StorageUnavailableError
 │   ├── OverloadedError
-│   └── BrokerUnavailableError
+│   ├── BrokerUnavailableError
+│   └── UpstreamUnavailableError    (an UpstreamError too)
+│       └── UpstreamLimitedError
+├── UpstreamError            WhatSMS's REST API did not do what it was asked
+│   ├── UpstreamRefusedError        our request is wrong: the job stops
+│   │   ├── UpstreamInvalidError
+│   │   ├── UpstreamUnauthorizedError
+│   │   ├── UpstreamForbiddenError
+│   │   ├── UpstreamNotFoundError
+│   │   └── UpstreamPagingError
+│   └── UpstreamUncertainError      a POST that may have happened: a person or a read decides
 ├── FencedError              stands back, becomes a candidate again
 ├── NotFoundError            exit status 1
 └── IntegrityError           the role stops; a person decides
@@ -67,6 +77,68 @@ class OverloadedError(TransientError):
 
 class BrokerUnavailableError(TransientError):
     """Kafka did not answer in time or refused for now. The relay closes hard and opens again."""
+
+
+class UpstreamError(WhatsmsEventsError):
+    """WhatSMS's REST API refused, failed, or did not answer.
+
+    Its string is safe to log: method, path template, what went wrong. `text` is what the vendor said, up to 300
+    printable characters: it may hold names, so it is for the caller only. `status` is None where nothing was answered.
+    """
+
+    def __init__(self, what: str, *, status: int | None = None, text: str = "") -> None:
+        super().__init__(what)
+        self.status = status
+        self.text = text
+
+
+class UpstreamRefusedError(UpstreamError):
+    """Our request is wrong, and would be wrong again: 3xx, and 4xx but 408 and 429. The job stops."""
+
+
+class UpstreamInvalidError(UpstreamRefusedError):
+    """400: parameters are missing or wrong; in this family of products also "exists already". The job stops."""
+
+
+class UpstreamUnauthorizedError(UpstreamRefusedError):
+    """401: the API key is not valid (any more). The job stops until somebody sets another key."""
+
+
+class UpstreamForbiddenError(UpstreamRefusedError):
+    """403: the API key has no right to this. The job stops."""
+
+
+class UpstreamNotFoundError(UpstreamRefusedError):
+    """404: there is no such thing (any more). A backfill looks again later, and then marks it as gone."""
+
+
+class UpstreamPagingError(UpstreamRefusedError):
+    """Pages of a list do not go on as pages do. The walk stops; the message names the setting to look at."""
+
+
+class UpstreamUnavailableError(UpstreamError, TransientError):
+    """No usable answer: 5xx, 408, a timeout, a lost connection, or 2xx with something else than the JSON asked for.
+
+    It was tried again already, as often as the client may. `retry_after_s` is how long the vendor asked to stay away,
+    clamped; None where it did not say.
+    """
+
+    def __init__(
+        self, what: str, *, status: int | None = None, text: str = "", retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(what, status=status, text=text)
+        self.retry_after_s = retry_after_s
+
+
+class UpstreamLimitedError(UpstreamUnavailableError):
+    """429: too many requests with this API key, ours and others' together. All requests of the key pause."""
+
+
+class UpstreamUncertainError(UpstreamError):
+    """A POST that may have happened: the answer is lost, unusable, or 5xx. It is never sent again by itself.
+
+    Look whether it happened (read the ticket, the contact, the list) before you send it once more.
+    """
 
 
 class FencedError(WhatsmsEventsError):

@@ -140,3 +140,63 @@ ACK_DELAY = Histogram(
     ["level"],
     buckets=_DELAYS,
 )
+
+# The vendor's REST API and the backfill.
+UPSTREAM_REQUESTS = Counter(
+    "whatsms_events_upstream_requests_total",
+    "Requests to the vendor's REST API, each try, by outcome: ok, limited (429), refused (our request or key is "
+    "wrong), unavailable (5xx, timeouts, broken connections). Limited rising: others spend the same key's budget.",
+    ["outcome"],
+)
+UPSTREAM_WAIT = Counter(
+    "whatsms_events_upstream_wait_seconds_total",
+    "Seconds that requests waited for the rate limits and for pauses after a 429. A rate near 1: the budget is what "
+    "the backfill waits for.",
+)
+BACKFILL_STATE = Gauge(
+    "whatsms_events_backfill_state",
+    "0 idle, 1 a run is not finished, 2 stopped: the log line `role.halted` and /readyz say why. 1 for hours: look at "
+    "`backfill status`.",
+    ["tenant"],
+)
+BACKFILL_OBSERVED = Counter(
+    "whatsms_events_backfill_observed_total",
+    "Observations that backfills appended, by entity and kind of difference. A steady rise of `missed`: webhooks "
+    "do not come in.",
+    ["entity", "kind"],
+)
+BACKFILL_REMAINING = Gauge(
+    "whatsms_events_backfill_remaining_items",
+    "Items of the unfinished run that are not done; 0 without one. Not falling: no budget, or the API is away.",
+    ["tenant"],
+)
+BACKFILL_LAST_SUCCESS = Gauge(
+    "whatsms_events_backfill_last_success_timestamp_seconds",
+    "When the last full reconcile finished; 0 for never. `time() - x` far above backfill.interval_s: nothing repairs.",
+    ["tenant"],
+)
+DRIFT = Gauge(
+    "whatsms_events_drift",
+    "Differences that the last finished reconcile found, all tenants together. Zero is healthy; `missed` and `stale` "
+    "mean webhooks that never came, `extra` what the vendor no longer shows.",
+    ["entity", "kind"],
+)
+
+# Silence.
+SILENT = Gauge(
+    "whatsms_events_silent",
+    "1: no webhook was accepted for far longer than usual while the account is active or deliveries are refused. "
+    "Look at the webhook's URL and secret at the vendor.",
+    ["tenant"],
+)
+LAST_ACCEPTED = Gauge(
+    "whatsms_events_last_accepted_timestamp_seconds",
+    "When the last webhook was accepted; 0 for never. `time() - x` growing: silence.",
+    ["tenant"],
+)
+
+
+def total(counter: Counter) -> float:
+    """Return what a counter (with its labels) counted in this process."""
+    samples = (sample for metric in counter.collect() for sample in metric.samples)
+    return next(sample.value for sample in samples if sample.name.endswith("_total"))

@@ -1,0 +1,162 @@
+"""A call and the reply to it in, its value out; or the error that says what went wrong and what may be done."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Final, Generic, TypeVar
+
+from whatsms_events.domain.bodies import Source, decode
+from whatsms_events.errors import (
+    InvalidEventError,
+    UpstreamError,
+    UpstreamForbiddenError,
+    UpstreamInvalidError,
+    UpstreamLimitedError,
+    UpstreamNotFoundError,
+    UpstreamRefusedError,
+    UpstreamUnauthorizedError,
+    UpstreamUnavailableError,
+    UpstreamUncertainError,
+)
+from whatsms_events.whatsms.limits import clamp
+
+T = TypeVar("T")
+
+TEXT_LIMIT: Final = 300
+ANSWER_LIMIT_BYTES: Final = 16 * 1024 * 1024
+"""A page of 100 messages with the longest texts WhatsApp allows stays far below."""
+REFUSAL_LIMIT_BYTES: Final = 64 * 1024
+
+_REFUSALS: Final[Mapping[int, type[UpstreamRefusedError]]] = {
+    400: UpstreamInvalidError,
+    401: UpstreamUnauthorizedError,
+    403: UpstreamForbiddenError,
+    404: UpstreamNotFoundError,
+}
+
+_PATHLESS: Final = frozenset({"", ".", ".."})
+
+_SAYS: Final = ("error", "message")
+"""Where an error's text stands: on the vendor's page, and in what proxies and frameworks write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """What to send, and how to read the answer. Its repr shows no id, no query and no body: it may be logged."""
+
+    method: str
+    template: str
+    read: Callable[[Source], T] = field(repr=False)
+    ids: tuple[str, ...] = field(default=(), repr=False)
+    query: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        # Quoting does not change dots, and servers take a path with them for another path.
+        if not _PATHLESS.isdisjoint(self.ids):
+            raise UpstreamInvalidError(f"{self}: an empty id, or one of dots, names nothing")
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.template}"
+
+    def failed(
+        self, why: str, *, status: int | None = None, text: str = "", retry_after_s: float | None = None
+    ) -> UpstreamUnavailableError | UpstreamUncertainError:
+        """Return the error for a call that was sent and has no usable answer: a POST may have happened."""
+        if self.method == "POST":
+            return UpstreamUncertainError(f"{self}: {why}; it may have happened", status=status, text=text)
+        return UpstreamUnavailableError(f"{self}: {why}", status=status, text=text, retry_after_s=retry_after_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back. `body` is at most one byte longer than the limit; `sent_at` is our clock at the start."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    sent_at: datetime
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[T]):
+    """What the vendor answered, and as of when."""
+
+    value: T
+    as_of: datetime
+
+
+def judge(call: Call[T], reply: Reply, *, secret: str) -> Answer[T] | UpstreamError:
+    """Return the answer, or the error for this reply; `secret` is blotted out wherever the vendor repeats it."""
+    status = reply.status
+    if 200 <= status < 300:
+        return _answer(call, reply, secret)
+    text = _text(reply.body, secret)
+    if status == 429:
+        after = retry_after(reply)
+        return UpstreamLimitedError(f"{call}: 429", status=status, text=text, retry_after_s=after)
+    # 408 is a server or proxy that gave up waiting for us: nothing is wrong with the request.
+    if status >= 500 or status == 408:
+        return call.failed(str(status), status=status, text=text, retry_after_s=retry_after(reply))
+    return _REFUSALS.get(status, UpstreamRefusedError)(f"{call}: {status}", status=status, text=text)
+
+
+def _answer(call: Call[T], reply: Reply, secret: str) -> Answer[T] | UpstreamError:
+    """Read a reply that says it went well, whatever its content type says: proxies and frameworks get that wrong."""
+    try:
+        if len(reply.body) > ANSWER_LIMIT_BYTES:
+            raise InvalidEventError("too_large")
+        value = call.read(decode(reply.body))
+    except InvalidEventError as exc:
+        why = f"{reply.status} with no usable answer ({exc.reason})"
+    else:
+        return Answer(value, as_of(reply))
+    return call.failed(why, status=reply.status, text=_text(reply.body[:REFUSAL_LIMIT_BYTES], secret))
+
+
+def _text(body: bytes, secret: str) -> str:
+    """Return what the vendor says, printable and bounded: the error's text, or the beginning of a page of HTML."""
+    try:
+        source: Source = decode(body)
+    except InvalidEventError:
+        source = {}
+    said = next((source[key] for key in _SAYS if isinstance(source.get(key), str)), None)
+    text = body.decode("utf-8", "replace") if said is None else said
+    shown = "".join(letter if letter.isprintable() else " " for letter in text.replace(secret, "[key]"))
+    return " ".join(shown.split())[:TEXT_LIMIT]
+
+
+def retry_after(reply: Reply) -> float | None:
+    """Return how long the vendor asks to stay away (seconds or an HTTP date, RFC 9110 10.2.3), clamped; None if unsaid.
+
+    A date is compared with the vendor's own clock where it shows it: ours may differ.
+    """
+    value = reply.headers.get("Retry-After", "").strip()
+    moment = _http_date(value)
+    if moment is not None:
+        return clamp((moment - (_http_date(reply.headers.get("Date", "")) or reply.sent_at)).total_seconds())
+    try:
+        seconds = float(value)
+    except ValueError:
+        return None
+    return None if math.isnan(seconds) else clamp(seconds)
+
+
+def as_of(reply: Reply) -> datetime:
+    """Return a moment not later than the one the answer shows: the vendor's `Date` less the request's duration.
+
+    Where there is no usable `Date`, it is our clock at the request's start.
+    """
+    moment = _http_date(reply.headers.get("Date", ""))
+    return reply.sent_at if moment is None else moment - timedelta(seconds=reply.took_s)
+
+
+def _http_date(value: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(value)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):  # no date, or one that our calendar does not have
+        return None
