@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
@@ -309,3 +309,52 @@ async def test_the_ledger_of_a_run_is_on_file(door: Door, tmp_path: Path) -> Non
     again = Ledger.read(tmp_path / "ledger.jsonl")
     assert again.accepted == ledger.accepted == digests(door.seen)
     assert list(again.attempts) == list(ledger.attempts)
+
+
+async def test_with_a_clock_webhooks_are_sent_when_they_are_due(door: Door) -> None:
+    """The world keeps to the clock that is given, and what a verb announces in a paused world is sent at once."""
+    one, stop = world(), asyncio.Event()
+    one.advance(START + timedelta(seconds=60))
+    one.pause()
+    one.advance(START + timedelta(seconds=80))
+    ledger, clock = Ledger(), asyncio.get_running_loop().time
+    began = clock()
+
+    async def write() -> None:
+        one.account.touch_ticket(next(iter(one.account.tickets.values())))
+        await until(lambda: bool(door.order))
+        one.resume()
+        await until(lambda: len(door.order) > 20)
+        stop.set()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(write())
+        await Sender(door.url, SECRET, ledger).run(
+            one, stop, clock=lambda: START + timedelta(seconds=80 + 30 * (clock() - began))
+        )
+    assert b'"event":"ticket.' in door.order[0]
+    assert ledger.accepted == digests(door.seen)
+    assert ledger.by_outcome == {"accepted": ledger.sent}
+
+
+async def test_without_a_url_webhooks_are_counted_and_not_sent() -> None:
+    """Whoever has no receiver sees what would have been sent, by type."""
+    ledger = await Sender(None, SECRET, Ledger()).run(world(), limit=300)
+    assert ledger.by_outcome == {"unsent": 300}
+    assert ledger.sent == 0
+    assert not ledger.by_type
+    assert {event_type for event_type, _ in ledger.counts} > {"message.received", "message.ack", "ticket.created"}
+
+
+async def test_shares_of_faults_are_changed_while_webhooks_are_sent(door: Door) -> None:
+    """Told to drop all for a while and then nothing, the sender does, and says what it was told."""
+    sender, one = Sender(door.url, SECRET, Ledger()), world()
+    sender.faults = Faults(drop=1.0)
+    await sender.run(one, limit=50)
+    assert sender.ledger.by_outcome == {"dropped": 50}
+    sender.faults = Faults()
+    sender.demand(Demand.GARBAGE, 2)
+    assert sender.demanded == {Demand.GARBAGE: 2}
+    await sender.run(one, limit=50)
+    assert sender.ledger.by_outcome == {"dropped": 50, "accepted": 50, "parked": 2}
+    assert not sender.demanded

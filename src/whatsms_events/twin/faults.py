@@ -7,12 +7,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Annotated, Final
+
+from msgspec import Meta
 
 from whatsms_events.twin.account import Webhook
 
 MAX_COPIES: Final = 3
 """A redelivered body is sent this many times more at most."""
+
+
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +28,12 @@ class Faults:
     """
 
     seed: int = 0
-    redeliver: float = 0.0
-    reorder: float = 0.0
-    reorder_window: int = 20
-    delay: float = 0.0
-    delay_s: float = 1.0
-    drop: float = 0.0
+    redeliver: Share = 0.0
+    reorder: Share = 0.0
+    reorder_window: Annotated[int, Meta(ge=1, le=10_000)] = 20
+    delay: Share = 0.0
+    delay_s: Annotated[float, Meta(ge=0, le=3600)] = 1.0
+    drop: Share = 0.0
 
 
 class Demand(StrEnum):
@@ -58,20 +63,23 @@ class Delivery:
 
 
 class Disorder:
-    """Applies faults to a stream. The same seed, stream and demands give the same deliveries."""
+    """Applies `faults`, which may be set anew at any time, to a stream.
+
+    The same seed, stream and demands give the same deliveries.
+    """
 
     def __init__(self, faults: Faults, *, oversized_bytes: int) -> None:
-        self._faults = faults
+        self.faults = faults
         self._oversized_bytes = oversized_bytes
         self._rng = random.Random(faults.seed)  # noqa: S311 - the same seed must give the same faults
         self._held: list[tuple[int, int, Delivery]] = []
         self._taken = 0
         self._forged = 0
-        self._demands: Counter[Demand] = Counter()
+        self.demands: Counter[Demand] = Counter()
 
     def demand(self, kind: Demand, count: int) -> None:
         """Ask for the fault `count` times, from the next webhook on."""
-        self._demands[kind] += count
+        self.demands[kind] += count
 
     def take(self, webhook: Webhook) -> Iterator[Delivery]:
         """Yield what is to be sent now that this webhook is due: maybe nothing, maybe others that were held back."""
@@ -83,7 +91,7 @@ class Disorder:
         if fault == Demand.DROP:
             yield delivery
             return
-        if self._chance(self._faults.reorder):
+        if self._chance(self.faults.reorder):
             self._hold(delivery)
         else:
             yield delivery
@@ -100,31 +108,31 @@ class Disorder:
         return share > 0 and self._rng.random() < share
 
     def _delay(self) -> float:
-        return self._rng.uniform(0, self._faults.delay_s) if self._chance(self._faults.delay) else 0.0
+        return self._rng.uniform(0, self.faults.delay_s) if self._chance(self.faults.delay) else 0.0
 
     def _hold(self, delivery: Delivery) -> None:
-        until = self._taken + self._rng.randint(1, self._faults.reorder_window)
+        until = self._taken + self._rng.randint(1, self.faults.reorder_window)
         heapq.heappush(self._held, (until, self._taken, delivery))
 
     def _befalls(self) -> str | None:
         for kind in (Demand.DROP, Demand.CUT):
-            if self._demands[kind]:
-                self._demands[kind] -= 1
+            if self.demands[kind]:
+                self.demands[kind] -= 1
                 return kind.value
-        return Demand.DROP.value if self._chance(self._faults.drop) else None
+        return Demand.DROP.value if self._chance(self.faults.drop) else None
 
     def _copies(self, delivery: Delivery) -> Iterator[Delivery]:
-        if not self._chance(self._faults.redeliver):
+        if not self._chance(self.faults.redeliver):
             return
         late = self._chance(0.5)
         for _ in range(self._rng.randint(1, MAX_COPIES)):
-            delay_s = delivery.delay_s + (self._rng.uniform(0, self._faults.delay_s) if late else 0.0)
+            delay_s = delivery.delay_s + (self._rng.uniform(0, self.faults.delay_s) if late else 0.0)
             yield Delivery(delivery.again, delivery.again, delivery.event_type, delay_s, "redelivery")
 
     def _beside(self, webhook: Webhook) -> Iterator[Delivery]:
         for kind in (Demand.WRONG_SECRET, Demand.GARBAGE, Demand.OVERSIZED):
-            while self._demands[kind]:
-                self._demands[kind] -= 1
+            while self.demands[kind]:
+                self.demands[kind] -= 1
                 body = self._forgery(kind, webhook)
                 yield Delivery(body, body, "other", fault=kind.value, once=kind is not Demand.GARBAGE)
 

@@ -9,9 +9,12 @@ from typing import Literal, Self
 
 import msgspec
 
-Outcome = Literal["accepted", "duplicate", "parked", "rejected", "unavailable", "error", "given_up", "dropped"]
+Outcome = Literal[
+    "accepted", "duplicate", "parked", "rejected", "unavailable", "error", "given_up", "dropped", "unsent"
+]
 """`unavailable`: 429 or 5xx, tried again. `error`: no answer (refused, cut, timed out), tried again. `rejected`: any
-other status, final. `given_up`: the last try was in vain. `dropped`: on purpose, never sent."""
+other status, final. `given_up`: the last try was in vain. `dropped`: on purpose, never sent.
+`unsent`: nobody to send it to."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +29,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of the ledger: the hex SHA-256 of the exact body, when it was sent (seconds since 1970), what came back.
 
-    `number` counts the tries of one delivery from 1; it is 0 where nothing was sent (`given_up`, `dropped`).
+    `number` counts the tries of one delivery from 1; it is 0 where nothing was sent.
     """
 
     sha256: str
@@ -128,7 +131,7 @@ class Ledger:
         """Attempts that were sent, by event type; `other` is what a fault made up."""
         totals: Counter[str] = Counter()
         for (event_type, outcome), count in self.counts.items():
-            if outcome not in {"given_up", "dropped"}:
+            if outcome not in {"given_up", "dropped", "unsent"}:
                 totals[event_type] += count
         return totals
 

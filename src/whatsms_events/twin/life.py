@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 
 from whatsms_events.twin import texts
 from whatsms_events.twin.account import Account
-from whatsms_events.twin.entities import Contact, Message, Ticket
+from whatsms_events.twin.entities import Campaign, Contact, Message, Ticket
 
 Script = Iterator[float]
 
 _FAILED = 0.02
 _PEOPLE_KEPT_IN_MIND = 300
+_ASKED_SIZE = 20
+"""Contacts that a campaign of the API goes to: the twin has no groups of contacts."""
+_LONGEST_WAIT_S = 366 * 86400.0
 
 
 class Life:
@@ -41,17 +44,31 @@ class Life:
             yield self._rng.uniform(400, 900)
             self._begin(self._campaign(self._rng.randint(20, 60)), 0.0)
 
+    def go_on(self, asked: Message | Campaign) -> None:
+        """Go on with what came through the API: a message gets its acks, a campaign is sent when its time has come."""
+        if isinstance(asked, Message):
+            self._begin(self._acks(asked), self._wait(0.5))
+            return
+        until = asked.scheduled_at or self._account.now
+        wait_s = min(max((until - self._account.now).total_seconds(), 0.0), _LONGEST_WAIT_S)
+        self._begin(self._sent_out(asked, _ASKED_SIZE), wait_s / self._account.unit_s)
+
     def _campaign(self, size: int) -> Script:
-        """Send a burst of messages outside any ticket; some contacts answer."""
         name, text = self._rng.choice(texts.CAMPAIGNS)
-        campaign = self._account.add_campaign(name, text)
+        yield from self._sent_out(self._account.add_campaign(name, text), size)
+
+    def _sent_out(self, campaign: Campaign, size: int) -> Script:
+        """Send a burst of messages outside any ticket; some contacts answer."""
         yield self._wait(2)
         campaign.status = "running"
         for contact in self._rng.sample(self._known, min(size, len(self._known))):
+            if contact.id in self._account.removed:
+                continue
             if self._chance(_FAILED):
                 campaign.failed_count += 1
                 continue
-            self._send(contact, None, text.replace("{{name}}", contact.name or ""))
+            text = campaign.message.replace("{{name}}", contact.name or "").replace("{{number}}", contact.number)
+            campaign.messages.append(self._send(contact, None, text))
             campaign.sent_count += 1
             if self._chance(0.1):
                 self._begin(self._conversation(contact), self._wait(30))
@@ -83,6 +100,8 @@ class Life:
 
     def _conversation(self, contact: Contact) -> Script:
         """Lead a ticket from pending to open to closed, with some exchanges; a closed one may come back."""
+        if contact.id in self._account.removed:
+            return
         ticket = self._ticket_for(contact)
         first = self._receive(ticket)
         yield self._wait(4)
@@ -188,11 +207,12 @@ class Life:
         body: str,
         media: tuple[str, str] | None = None,
         quoted: Message | None = None,
-    ) -> None:
+    ) -> Message:
         message = self._account.add_message(
             contact, ticket, body, from_me=True, media=media, quoted=quoted.id if quoted else None
         )
         self._begin(self._acks(message), self._wait(0.5))
+        return message
 
     def _acks(self, message: Message) -> Script:
         """Acknowledge: sent, delivered, read, maybe played; or failed; doubled, swapped, or cut short."""

@@ -3,7 +3,9 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from typing import Final
 
 import aiohttp
@@ -18,12 +20,13 @@ _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 2.0
 _TICK_S: Final = 0.005
 """Shorter waits of the feed cost more than they smooth."""
+_CLOCK_TICK_S: Final = 0.05
 _ROOM_CHECK_S: Final = 0.1
 _ANSWER_LIMIT_BYTES: Final = 65536
 
 
 class Sender:
-    """Sends to one URL over up to `connections` kept connections.
+    """Sends to one URL over up to `connections` kept connections; without a URL it only counts what it would send.
 
     `rate` is webhooks per second (None: as fast as it goes); behind after a pause, it catches up. A delivery that got
     429, 5xx or no answer is tried up to `tries` times with growing pauses, or after `Retry-After` (at most
@@ -33,7 +36,7 @@ class Sender:
 
     def __init__(
         self,
-        url: str,
+        url: str | None,
         secret: bytes,
         ledger: Ledger,
         *,
@@ -51,7 +54,7 @@ class Sender:
         self.webhooks = 0
         self.in_flight = 0
         self.pending = 0
-        self._url = URL(url)
+        self._url = None if url is None else URL(url)
         self._secret = secret
         self._disorder = Disorder(faults, oversized_bytes=oversized_bytes)
         self._rate = rate
@@ -71,6 +74,20 @@ class Sender:
         """Ask for a fault `count` times; it comes with the next webhooks, also while a run is going on."""
         self._disorder.demand(kind, count)
 
+    @property
+    def demanded(self) -> Counter[Demand]:
+        """The faults that were asked for and have not come yet."""
+        return +self._disorder.demands
+
+    @property
+    def faults(self) -> Faults:
+        """The faults by share; set others at any time, also while a run is going on."""
+        return self._disorder.faults
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        self._disorder.faults = faults
+
     async def run(
         self,
         world: World,
@@ -78,14 +95,18 @@ class Sender:
         *,
         seconds: float | None = None,
         limit: int | None = None,
+        clock: Callable[[], datetime] | None = None,
     ) -> Ledger:
         """Send the world's webhooks until `stop`, `seconds` or `limit` webhooks; return the ledger when all is settled.
 
-        May be called again with the same world, which then goes on.
+        With a `clock` the world keeps to that, and what it says is sent when it is due: `rate` and the bounds other
+        than `stop` do not count then. May be called again with the same world, which then goes on.
         """
         self._over.clear()
+        stop = stop or asyncio.Event()
+        feed = self._feed(world, stop, seconds, limit) if clock is None else self._follow(world, stop, clock)
         async with self._session() as session, asyncio.TaskGroup() as tasks:
-            async for delivery in self._feed(world, stop or asyncio.Event(), seconds, limit):
+            async for delivery in feed:
                 self.pending += 1
                 tasks.create_task(self._deliver(session, delivery))
             self._idle.clear()
@@ -128,16 +149,34 @@ class Sender:
         for delivery in self._disorder.rest():
             yield delivery
 
+    async def _follow(
+        self, world: World, stop: asyncio.Event, clock: Callable[[], datetime]
+    ) -> AsyncIterator[Delivery]:
+        while not stop.is_set():
+            for webhook in world.advance(clock()):
+                while self.pending >= self._pending_limit and not stop.is_set():
+                    self._room.clear()
+                    await _within(self._room, _ROOM_CHECK_S)
+                self.webhooks += 1
+                for delivery in self._disorder.take(webhook):
+                    yield delivery
+            await _within(stop, _CLOCK_TICK_S)
+        for delivery in self._disorder.rest():
+            yield delivery
+
     async def _deliver(self, session: aiohttp.ClientSession, delivery: Delivery) -> None:
         """Send until there is a final answer, the tries are used up, or the drain is over."""
         try:
             if delivery.fault == Demand.DROP:
                 self._note(delivery, delivery.body, "dropped")
                 return
+            if self._url is None:
+                self._note(delivery, delivery.body, "unsent")
+                return
             if delivery.delay_s:
                 await _within(self._over, delivery.delay_s)
             for number in range(1, self._tries + 1):
-                pause_s = await self._try(session, delivery, number)
+                pause_s = await self._try(session, self._url, delivery, number)
                 if pause_s is None or delivery.once:
                     return
                 if number < self._tries and await _within(self._over, pause_s):
@@ -150,7 +189,7 @@ class Sender:
             if not self.pending:
                 self._idle.set()
 
-    async def _try(self, session: aiohttp.ClientSession, delivery: Delivery, number: int) -> float | None:
+    async def _try(self, session: aiohttp.ClientSession, url: URL, delivery: Delivery, number: int) -> float | None:
         """Send once; return the seconds to wait before the next try, or None where the answer is final."""
         body = delivery.body if number == 1 else delivery.again
         async with self._slots:
@@ -158,9 +197,9 @@ class Sender:
             sent_at = time.time()
             try:
                 if number == 1 and delivery.fault == Demand.CUT:
-                    await self._cut(body)
+                    await self._cut(url, body)
                     raise aiohttp.ClientConnectionError("cut on purpose")
-                status, retry_after, answer = await self._post(session, delivery, body)
+                status, retry_after, answer = await self._post(session, url, delivery, body)
             except (aiohttp.ClientError, TimeoutError, OSError) as exc:
                 self._note(delivery, body, "error", sent_at=sent_at, number=number, error=type(exc).__name__)
                 return self._backoff(number)
@@ -173,27 +212,25 @@ class Sender:
         return self._backoff(number) if retry_after is None else min(retry_after, self._retry_after_limit_s)
 
     async def _post(
-        self, session: aiohttp.ClientSession, delivery: Delivery, body: bytes
+        self, session: aiohttp.ClientSession, url: URL, delivery: Delivery, body: bytes
     ) -> tuple[int, float | None, bytes]:
         secret = self._secret + b"-wrong" if delivery.fault == Demand.WRONG_SECRET else self._secret
         headers = {signature.HEADER: signature.sign(body, secret)}
-        async with session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
+        async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
             if (response.content_length or 0) > _ANSWER_LIMIT_BYTES:
                 raise aiohttp.ClientPayloadError("answer too long")
             seconds = response.headers.get("Retry-After", "")
             return response.status, float(seconds) if seconds.isdecimal() else None, await response.read()
 
-    async def _cut(self, body: bytes) -> None:
+    async def _cut(self, url: URL, body: bytes) -> None:
         """Send a request that ends in the middle of its body."""
         head = (
-            f"POST {self._url.raw_path_qs} HTTP/1.1\r\nHost: {self._url.authority}\r\n"
+            f"POST {url.raw_path_qs} HTTP/1.1\r\nHost: {url.authority}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
             f"{signature.HEADER}: {signature.sign(body, self._secret)}\r\n\r\n"
         )
         async with asyncio.timeout(self._timeout_s):
-            _, writer = await asyncio.open_connection(
-                self._url.host, self._url.port, ssl=self._url.scheme == "https" or None
-            )
+            _, writer = await asyncio.open_connection(url.host, url.port, ssl=url.scheme == "https" or None)
             try:
                 writer.write(head.encode("ascii") + body[: len(body) // 2])
                 await writer.drain()

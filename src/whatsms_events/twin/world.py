@@ -5,6 +5,7 @@ import random
 from collections import deque
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Final
 
 from whatsms_events.twin.account import Account, Webhook
@@ -20,6 +21,9 @@ class World:
 
     `pace` is how many events come in a second of the world's clock: with the sender's rate it keeps to the real one,
     and all of life (answers, acks, closings) goes faster with it. `account` is the truth.
+
+    While it is paused nothing happens by itself: `advance` still moves the clock, and what was said before, or is said
+    through the API, is sent. What people were about to do then comes later by the length of the pause.
     """
 
     def __init__(
@@ -38,9 +42,11 @@ class World:
         self._agenda: list[tuple[datetime, int, Script | Webhook]] = []
         self._entries = 0
         self._ready: deque[Webhook] = deque()
-        life = Life(rng, self.account, self._begin)
-        self._begin(life.doorbell(), 0.0)
-        self._begin(life.campaigns(), 0.0)
+        self._paused_at: datetime | None = None
+        self._held: list[tuple[datetime, Script]] = []
+        self._life = Life(rng, self.account, self._begin)
+        self._begin(self._life.doorbell(), 0.0)
+        self._begin(self._life.campaigns(), 0.0)
 
     @property
     def now(self) -> datetime:
@@ -48,7 +54,10 @@ class World:
         return self.account.now
 
     def step(self) -> list[Webhook]:
-        """Let the next thing happen, move the clock to it, and return the webhooks that it sends; maybe none."""
+        """Let the next thing happen, move the clock to it, and return the webhooks that it sends; maybe none.
+
+        Raises IndexError where the world is paused and nothing is left to send.
+        """
         at, _, item = heapq.heappop(self._agenda)
         self.account.now = max(at, self.now)
         if isinstance(item, Webhook):
@@ -61,10 +70,33 @@ class World:
     def advance(self, to: datetime) -> list[Webhook]:
         """Let all happen that is due by then, set the clock to `to`, and return the webhooks, also of verbs called."""
         webhooks = self._collect()
-        while self._agenda[0][0] <= to:
+        while self._agenda and self._agenda[0][0] <= to:
             webhooks += self.step()
         self.account.now = max(to, self.now)
         return webhooks
+
+    @property
+    def paused(self) -> bool:
+        """Tell whether life stands still."""
+        return self._paused_at is not None
+
+    def pause(self) -> None:
+        """Let life stand still from now on; a second call changes nothing."""
+        if self._paused_at is not None:
+            return
+        self._paused_at = self.now
+        agenda, self._agenda = self._agenda, []
+        for at, _, item in sorted(agenda, key=itemgetter(0, 1)):
+            self._put(at, item)
+
+    def resume(self) -> None:
+        """Let life go on where it stood; where it is not paused, nothing changes."""
+        if self._paused_at is None:
+            return
+        pause, self._paused_at = self.now - self._paused_at, None
+        held, self._held = self._held, []
+        for at, script in held:
+            self._put(at + pause, script)
 
     def webhooks(self) -> Iterator[Webhook]:
         """Yield webhooks for ever, step after step; a second iterator goes on where the first was left."""
@@ -74,6 +106,9 @@ class World:
             yield self._ready.popleft()
 
     def _collect(self) -> list[Webhook]:
+        for asked in self.account.asked:
+            self._life.go_on(asked)
+        self.account.asked.clear()
         due = []
         for webhook in self.account.outbox:
             if webhook.due > self.now:
@@ -84,6 +119,9 @@ class World:
         return due
 
     def _put(self, at: datetime, item: Script | Webhook) -> None:
+        if self._paused_at is not None and not isinstance(item, Webhook):
+            self._held.append((at - (self.now - self._paused_at), item))
+            return
         self._entries += 1
         heapq.heappush(self._agenda, (at, self._entries, item))
 

@@ -1,0 +1,125 @@
+"""Requests in, the faults that befall them out: by share and seed, and on demand."""
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
+
+from whatsms_events.twin.faults import Share
+
+Style = Literal["seconds", "date", "missing", "absurd"]
+"""How `Retry-After` is written."""
+
+
+class RestFault(StrEnum):
+    """What can go wrong with one request. Writes are done all the same where only the answer is lost."""
+
+    PAGE_IGNORED = "page_ignored"
+    """A list shows its first page, whatever was asked for."""
+    HAS_MORE = "has_more"
+    """A list says that there is more, also on the empty pages behind its end."""
+    COUNT_NULL = "count_null"
+    BAD_DATE = "bad_date"
+    """The `Date` header cannot be read."""
+    SLOW = "slow"
+    """The answer is made at once and sent `slow_s` later."""
+    UNAUTHORIZED = "unauthorized"
+    """401 although the key is right."""
+    FORBIDDEN = "forbidden"
+    LIMITED = "limited"
+    """429 although there is room."""
+    ERROR = "error"
+    """500, and nothing was done."""
+    HTML_502 = "html_502"
+    """A proxy's page; a write was done."""
+    HTML_200 = "html_200"
+    """A proxy's page that looks like success; a write was done."""
+    CUT = "cut"
+    """The connection closes in the middle of the answer; a write was done."""
+
+
+OF_LISTS: Final = frozenset({RestFault.PAGE_IGNORED, RestFault.HAS_MORE, RestFault.COUNT_NULL})
+FINAL: Final = frozenset(RestFault) - OF_LISTS - {RestFault.BAD_DATE, RestFault.SLOW}
+"""Those that make the answer: at most one of them befalls a request."""
+
+
+@dataclass(slots=True)
+class RestFaults:
+    """Shares (0 to 1) of requests that each fault befalls, by the fault's name; may be changed at any time."""
+
+    seed: int = 0
+    page_ignored: Share = 0.0
+    has_more: Share = 0.0
+    count_null: Share = 0.0
+    bad_date: Share = 0.0
+    slow: Share = 0.0
+    unauthorized: Share = 0.0
+    forbidden: Share = 0.0
+    limited: Share = 0.0
+    error: Share = 0.0
+    html_502: Share = 0.0
+    html_200: Share = 0.0
+    cut: Share = 0.0
+    slow_s: Annotated[float, Meta(ge=0, le=600)] = 2.0
+    retry_after: Style = "seconds"
+    retry_after_s: Annotated[int, Meta(ge=0, le=3600)] = 1
+    """What an answer of `limited` tells; a limit that is really reached tells the real wait, in the same style."""
+
+
+@dataclass(slots=True)
+class _Demand:
+    fault: RestFault
+    after: int
+    count: int
+
+
+class Mishaps:
+    """Draws faults. The same seed, shares, demands and requests give the same faults."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(seed)  # noqa: S311 - the same seed must give the same faults
+        self._demands: list[_Demand] = []
+
+    def demand(self, fault: RestFault, count: int, after: int) -> None:
+        """Ask for the fault `count` times, when `after` more requests that it could befall have passed."""
+        self._demands.append(_Demand(fault, after, count))
+
+    @property
+    def demanded(self) -> Counter[RestFault]:
+        """What was asked for and has not come yet."""
+        left: Counter[RestFault] = Counter()
+        for demand in self._demands:
+            left[demand.fault] += demand.count
+        return left
+
+    def befall(self, faults: RestFaults, *, listing: bool) -> frozenset[RestFault]:
+        """Return what befalls the next request; those of lists only where it is `listing`."""
+        found: set[RestFault] = set()
+        for fault in RestFault:
+            if (fault in OF_LISTS and not listing) or (fault in FINAL and found & FINAL):
+                continue
+            if self._is_demanded(fault) or self._chance(getattr(faults, fault.value)):
+                found.add(fault)
+        return frozenset(found)
+
+    def absurd(self) -> str:
+        """Return a `Retry-After` that nobody can follow."""
+        return self._rng.choice(("86400000", "-1", "1e9", "daqui a pouco", ""))
+
+    def _chance(self, share: float) -> bool:
+        return share > 0 and self._rng.random() < share
+
+    def _is_demanded(self, fault: RestFault) -> bool:
+        for demand in self._demands:
+            if demand.fault is not fault:
+                continue
+            if demand.after:
+                demand.after -= 1
+                continue
+            demand.count -= 1
+            self._demands = [left for left in self._demands if left.count > 0]
+            return True
+        return False
