@@ -221,6 +221,8 @@ def test_microseconds_count_from_1970() -> None:
             CampaignPayload(campaign=Campaign(id="p", sent_count=342, failed_count=None)),
             '{"campaign":{"id":"p","sent_count":342,"failed_count":null}}',
         ),
+        (TicketPayload(ticket=Ticket(id="t", gone=True)), '{"ticket":{"id":"t","gone":true}}'),
+        (MessagePayload(message=Message(id="m", gone=False)), '{"message":{"id":"m","gone":false}}'),
     ],
 )
 def test_payloads_json_form_is_frozen(payload: Payload, data: str) -> None:

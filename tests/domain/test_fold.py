@@ -2,14 +2,30 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from uuid import UUID
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from domain.histories import (
+    CONTACT,
+    HISTORY,
+    MESSAGE,
+    TICKET,
+    History,
+    Rows,
+    at,
+    entry,
+    folded,
+    log,
+    message,
+    micros,
+    numbered,
+    settled,
+    ticket,
+)
 from whatsms_events.domain import fold
 from whatsms_events.domain.events import (
     EPOCH,
@@ -17,9 +33,7 @@ from whatsms_events.domain.events import (
     CampaignPayload,
     Contact,
     ContactPayload,
-    Event,
     EventType,
-    LogEntry,
     Message,
     MessagePayload,
     Payload,
@@ -27,180 +41,15 @@ from whatsms_events.domain.events import (
     Ticket,
     TicketPayload,
     decode,
-    encode,
-    entity,
     to_micros,
 )
-from whatsms_events.domain.normalize import ids
-from whatsms_events.domain.rows import BELOW, GROUPS, OWN, UNCOMPARED, Key, Row
+from whatsms_events.domain.rows import BELOW, OWN, UNCOMPARED, Key
 from whatsms_events.errors import InvalidEventError
 
 T = EventType
-START = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
-Rows = dict[Key, Row]
-History = Sequence[tuple[EventType, Payload, float | None, float]]
 
 
-def at(seconds: float) -> datetime:
-    """Return a time of the test: seconds after START."""
-    return START + timedelta(seconds=seconds)
-
-
-def micros(seconds: float) -> int:
-    """Return the same as the projection stores it."""
-    return to_micros(at(seconds))
-
-
-def entry(
-    position: int,
-    event_type: EventType,
-    payload: Payload,
-    seconds: float | None = 0,
-    *,
-    received: float | None = None,
-    tenant: str = "t1",
-) -> LogEntry:
-    """Return an event as the normaliser makes it; our clock shows `received`, or the vendor's time."""
-    about = ids(payload)
-    event = Event(
-        id=UUID(int=position),
-        type=event_type,
-        tenant=tenant,
-        occurred_at=None if seconds is None else at(seconds),
-        received_at=at((seconds or 0) if received is None else received),
-        origin="backfill" if event_type in fold.OBSERVED else "webhook",
-        subject=about.subject,
-        ticket_id=about.ticket_id,
-        contact_id=about.contact_id,
-        message_id=about.message_id,
-        data=encode(payload),
-    )
-    return LogEntry(position=position, event=event)
-
-
-def folded(entries: Iterable[LogEntry], rows: Rows | None = None) -> Rows:
-    """Apply the entries to `rows` (changed in place) or to nothing, and give `apply` only the rows of `touched`."""
-    rows = {} if rows is None else rows
-    for one in entries:
-        payload = decode(one.event)
-        touched = fold.touched(one.event, payload)
-        changed = fold.apply(one, payload, {key: row for key, row in rows.items() if key in touched})
-        assert changed.keys() <= touched
-        rows.update(changed)
-    return rows
-
-
-def log(*events: tuple[EventType, Payload, float]) -> list[LogEntry]:
-    """Return a log of the events, in this order."""
-    return [entry(number, *one) for number, one in enumerate(events, 1)]
-
-
-def message(**fields: object) -> MessagePayload:
-    """Return a payload about message m1."""
-    return MessagePayload(message=Message(id="m1", **fields))  # type: ignore[arg-type]
-
-
-def ticket(**fields: object) -> TicketPayload:
-    """Return a payload about ticket k1."""
-    return TicketPayload(ticket=Ticket(id="k1", **fields))  # type: ignore[arg-type]
-
-
-MESSAGE, TICKET, CONTACT = Key("message", "t1", "m1"), Key("ticket", "t1", "k1"), Key("contact", "t1", "c1")
-
-
-# Random histories: few ids, few values, few seconds, so that everything collides.
-
-_seconds = st.sampled_from([0, 1, 2, 3])
-_word = st.sampled_from([None, "a", "b"])
-_flag = st.sampled_from([None, True, False])
-_time = st.none() | _seconds.map(at)
-_contact_id = st.sampled_from(["c1", "c2"])
-_ref = st.none() | st.builds(Ref, id=st.sampled_from(["1", "2"]), name=_word)
-
-
-def _partial(
-    shape: type, required: dict[str, st.SearchStrategy[object]], **optional: object
-) -> st.SearchStrategy[object]:
-    return st.fixed_dictionaries(required, optional=optional).map(lambda fields: shape(**fields))  # type: ignore[arg-type]
-
-
-_contacts = _partial(
-    Contact,
-    {"id": _contact_id},
-    name=_word,
-    number=_word,
-    email=_word,
-    profile_pic_url=_word,
-    is_group=_flag,
-    extra_info=st.sampled_from([None, [], [{"name": "x", "value": "y"}]]),
-    updated_at=_time,
-)
-_nameless = _partial(Contact, {}, name=_word)
-_tickets = _partial(
-    Ticket,
-    {"id": st.sampled_from(["k1", "k2"])},
-    status=st.sampled_from(["open", "closed", None]),
-    channel=_word,
-    contact=st.none() | _contacts | _nameless,
-    contact_id=st.none() | _contact_id,
-    user=_ref,
-    queue=_ref,
-    last_message=_word,
-    updated_at=_time,
-)
-_messages = _partial(
-    Message,
-    {"id": st.sampled_from(["m1", "m2"])},
-    body=_word,
-    from_me=_flag,
-    media_type=_word,
-    media_url=_word,
-    ack=st.sampled_from([None, -1, 0, 1, 2, 3, 4, 5, 99]),
-    deleted=_flag,
-    ticket_id=st.sampled_from([None, "k1", "k2"]),
-    contact_id=st.none() | _contact_id,
-    created_at=_time,
-    updated_at=_time,
-)
-_campaigns = _partial(
-    Campaign, {"id": st.just("p1")}, name=_word, sent_count=st.sampled_from([None, 1, 2]), updated_at=_time
-)
-_PAYLOADS: Mapping[str, st.SearchStrategy[object]] = {
-    "message": _partial(
-        MessagePayload, {"message": _messages}, ticket=st.none() | _tickets, contact=st.none() | _contacts
-    ),
-    "ticket": _partial(TicketPayload, {"ticket": _tickets}, contact=st.none() | _contacts),
-    "contact": _partial(ContactPayload, {"contact": _contacts}),
-    "campaign": _partial(CampaignPayload, {"campaign": _campaigns}),
-}
-_event = st.sampled_from(list(T)).flatmap(
-    lambda kind: st.tuples(st.just(kind), _PAYLOADS[entity(kind)], st.none() | _seconds, _seconds)
-)
-_history = st.lists(_event, max_size=14)
-
-
-def numbered(history: History) -> list[LogEntry]:
-    """Return the log that got this history in this order."""
-    return [
-        entry(number, kind, payload, seconds, received=received)
-        for number, (kind, payload, seconds, received) in enumerate(history, 1)
-    ]
-
-
-def settled(rows: Rows) -> dict[tuple[Key, str], object]:
-    """Return each column that is in no doubt, and each register's version but for its position."""
-    shown: dict[tuple[Key, str], object] = {}
-    for key, row in rows.items():
-        doubtful = {
-            column for name, version in row.versions.items() if version.doubtful for column in GROUPS.get(name, (name,))
-        }
-        shown |= {(key, name): value for name, value in row.values.items() if name not in doubtful}
-        shown |= {(key, f"version of {name}"): (v.time, v.rank, v.doubtful) for name, v in row.versions.items()}
-        shown[key, "known"] = row.known
-    return shown
-
-
-@given(history=_history, data=st.data())
+@given(history=HISTORY, data=st.data())
 def test_the_same_log_gives_the_same_tables_whatever_is_read_twice(history: History, data: st.DataObject) -> None:
     """However the log is cut and read again from before, the tables are equal to the last doubt and position."""
     entries = numbered(history)
@@ -212,7 +61,7 @@ def test_the_same_log_gives_the_same_tables_whatever_is_read_twice(history: Hist
     assert rows == folded(entries)
 
 
-@given(history=_history, data=st.data())
+@given(history=HISTORY, data=st.data())
 def test_partitions_that_interleave_otherwise_give_the_same_tables(history: History, data: st.DataObject) -> None:
     """Entries keep their positions and come in any order, some twice: the tables are equal, doubtful values too."""
     entries = numbered(history)
@@ -220,7 +69,7 @@ def test_partitions_that_interleave_otherwise_give_the_same_tables(history: Hist
     assert folded(arrived) == folded(entries)
 
 
-@given(history=_history, data=st.data())
+@given(history=HISTORY, data=st.data())
 def test_another_order_of_the_same_history_differs_only_where_doubt_is_marked(
     history: History, data: st.DataObject
 ) -> None:
@@ -229,7 +78,7 @@ def test_another_order_of_the_same_history_differs_only_where_doubt_is_marked(
     assert settled(folded(numbered(other))) == settled(folded(numbered(history)))
 
 
-@given(history=_history)
+@given(history=HISTORY)
 def test_a_field_is_doubtful_just_where_two_values_share_the_winning_version(history: History) -> None:
     """Doubt is neither missed nor made up: it is counted here from all claims at once."""
     entries = numbered(history)
@@ -247,7 +96,7 @@ def test_a_field_is_doubtful_just_where_two_values_share_the_winning_version(his
     assert {(key, name) for key, row in rows.items() for name in row.versions} == seen.keys()
 
 
-@given(history=_history)
+@given(history=HISTORY)
 def test_acks_never_go_down_and_times_of_levels_never_up(history: History) -> None:
     """After each event the ack is the same or higher, each level's time the same or earlier, and known stays known."""
     rows: Rows = {}
@@ -519,6 +368,31 @@ def test_a_list_says_where_a_message_is_only_if_nobody_else_does() -> None:
     for events in (seen, seen[::-1]):
         row = folded(log(*events))[MESSAGE]
         assert (row.values["ticket_id"], row.doubtful) == ("k1", False)
+
+
+def test_what_is_gone_is_marked_and_stays_as_it_was() -> None:
+    """That the vendor no longer has it is one register more: no other changes, and a later sight takes it back."""
+    rows = folded(log((T.TICKET_CREATED, ticket(status="open"), 1), (T.TICKET_OBSERVED, ticket(gone=True), 5)))
+    values = rows[TICKET].values
+    assert (values["gone"], values["status"], rows[TICKET].known) == (True, "open", True)
+    for seconds, gone in ((4, True), (6, False)):
+        seen = entry(3, T.TICKET_OBSERVED, ticket(status="open", gone=False), seconds)
+        assert folded([seen], dict(rows))[TICKET].values["gone"] is gone
+
+
+@pytest.mark.parametrize(
+    ("event_type", "payload", "key"),
+    [
+        (T.MESSAGE_OBSERVED, message(gone=True), MESSAGE),
+        (T.TICKET_OBSERVED, ticket(gone=True), TICKET),
+        (T.CONTACT_OBSERVED, ContactPayload(contact=Contact(id="c1", gone=True)), CONTACT),
+        (T.CAMPAIGN_OBSERVED, CampaignPayload(campaign=Campaign(id="p1", gone=True)), Key("campaign", "t1", "p1")),
+    ],
+)
+def test_to_be_told_that_it_is_gone_is_not_to_see_it(event_type: EventType, payload: Payload, key: Key) -> None:
+    """Of every entity: a stub that is gone stays a stub."""
+    row = folded(log((event_type, payload, 1)))[key]
+    assert (row.known, row.values["gone"]) == (False, True)
 
 
 def test_a_clock_far_ahead_does_not_win_for_years() -> None:

@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from whatsms_events.domain import bodies, events, fields
 from whatsms_events.domain.events import (
@@ -252,10 +252,24 @@ def test_wide_body_is_not_deep() -> None:
     ],
 )
 def test_every_field_of_a_struct_is_read(fields_of: fields._Fields, struct: Any, taken_apart: set[str]) -> None:
-    """A field added to a struct must be added to the table that fills it."""
+    """A field added to a struct must be added to the table that fills it, but for the one that is ours alone."""
     names = [name for name, _ in fields_of.values()]
     assert len(names) == len(set(names))
-    assert {*names, *taken_apart, "extra"} == {field.name for field in structs.fields(struct)}
+    assert {*names, *taken_apart, "gone", "extra"} == {field.name for field in structs.fields(struct)}
+
+
+@pytest.mark.parametrize("event_type", NINE)
+def test_webhook_cannot_say_that_a_thing_is_gone(event_type: EventType) -> None:
+    """Only an observation can: a vendor's field of that name is one that nobody knows, wherever it stands."""
+    name = events.entity(event_type)
+    inner = {"id": "1", "gone": True}
+    shown = {name: inner, "gone": True, "ticket": inner, "contact": inner}
+    for data in (shown, inner, {**inner, name: inner}):
+        payload: Any = events.decode(normalize(body_of(event_type.value, data), tenant="t", received_at=NOW))
+        resources = [getattr(payload, one, None) for one in ("message", "ticket", "contact", "campaign")]
+        for resource in (one for one in resources if one):
+            assert resource.gone is UNSET
+            assert resource.extra["gone"] is True
 
 
 @pytest.mark.parametrize(

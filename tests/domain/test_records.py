@@ -11,7 +11,23 @@ from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whatsms_events.domain.events import Event, EventType, LogEntry
+from whatsms_events.domain.drift import Sighting, observation
+from whatsms_events.domain.events import (
+    SHAPES,
+    Campaign,
+    CampaignPayload,
+    Contact,
+    ContactPayload,
+    Event,
+    EventType,
+    LogEntry,
+    Message,
+    MessagePayload,
+    Payload,
+    Ticket,
+    TicketPayload,
+    encode,
+)
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.records import (
     MARKER_HEADER,
@@ -153,6 +169,50 @@ def test_cloudevents_sdk_reads_our_data() -> None:
     read = from_binary_event(KafkaMessage(headers=dict(record.headers), key=record.key, value=record.value))
     assert read.get_data() == json.loads(event.data)
     assert read.get_time() == datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("payload", "topic", "key", "ids"),
+    [
+        (
+            MessagePayload(message=Message(id="m", body="Olá")),
+            "conversations",
+            "t/k",
+            {"ticketid": "k", "messageid": "m"},
+        ),
+        (
+            TicketPayload(ticket=Ticket(id="k", contact_id="c")),
+            "conversations",
+            "t/k",
+            {"ticketid": "k", "contactid": "c"},
+        ),
+        (TicketPayload(ticket=Ticket(id="k", gone=True)), "conversations", "t/k", {"ticketid": "k"}),
+        (ContactPayload(contact=Contact(id="c", name=None)), "contacts", "t/c", {"contactid": "c"}),
+        (CampaignPayload(campaign=Campaign(id="p")), "campaigns", "t/p", {}),
+    ],
+)
+def test_an_observation_is_published_as_what_it_is(payload: Payload, topic: str, key: str, ids: dict[str, str]) -> None:
+    """What a backfill saw goes out like any other event, under our own type and marked: no bot takes it for news."""
+    name = next(name for name, shape in SHAPES.items() if type(payload) is shape)
+    seen = Sighting(name, getattr(payload, name).id, payload, RECEIVED_AT, 0, "k" if name == "message" else None)
+    event, _ = observation("t", seen, None, received_at=RECEIVED_AT + timedelta(seconds=30))
+    record = to_record(LogEntry(position=7, event=event), LOG_ID)
+    assert (record.topic, record.key, record.value) == (topic, key.encode(), encode(payload))
+    headers = dict(record.headers)
+    assert headers["ce_type"] == f"pt.whatsms.{name}.observed".encode()
+    assert (headers["ce_origin"], headers["ce_id"]) == (b"backfill", str(event.id).encode())
+    assert (headers["ce_time"], headers["ce_recordedtime"]) == (
+        b"2026-01-15T10:30:02.250000Z",
+        b"2026-01-15T10:30:32.250000Z",
+    )
+    about = {
+        one: headers[f"ce_{one}"].decode() for one in ("ticketid", "contactid", "messageid") if f"ce_{one}" in headers
+    }
+    assert about == ids
+    assert from_record(record.headers, record.value) == (LOG_ID, LogEntry(position=7, event=event))
+    read = from_binary_event(KafkaMessage(headers=headers, key=record.key, value=record.value))
+    assert (read.get_type(), read.get_extension("origin")) == (f"pt.whatsms.{event.type}", "backfill")
+    assert read.get_data() == json.loads(event.data)
 
 
 def test_sequence_sorts_as_text() -> None:

@@ -1,6 +1,7 @@
 """The normalised event: its types, its four payload shapes, their JSON form, its id and its place in the log.
 
 Absent is not null: a field the vendor did not send is `UNSET` and missing in the JSON; one it sent as null is `None`.
+`gone` is none of the vendor's fields: with it an observation says that the vendor no longer has the thing, or has it.
 """
 
 import hashlib
@@ -63,6 +64,7 @@ class Contact(Struct, frozen=True, kw_only=True, omit_defaults=True):
     extra_info: list[Any] | None | UnsetType = UNSET
     created_at: Time = UNSET
     updated_at: Time = UNSET
+    gone: Flag = UNSET
     extra: Extra = {}
 
 
@@ -80,6 +82,7 @@ class Ticket(Struct, frozen=True, kw_only=True, omit_defaults=True):
     last_message: Text = UNSET
     created_at: Time = UNSET
     updated_at: Time = UNSET
+    gone: Flag = UNSET
     extra: Extra = {}
 
 
@@ -101,6 +104,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     contact_id: Text = UNSET
     created_at: Time = UNSET
     updated_at: Time = UNSET
+    gone: Flag = UNSET
     extra: Extra = {}
 
 
@@ -116,6 +120,7 @@ class Campaign(Struct, frozen=True, kw_only=True, omit_defaults=True):
     failed_count: Number = UNSET
     created_at: Time = UNSET
     updated_at: Time = UNSET
+    gone: Flag = UNSET
     extra: Extra = {}
 
 

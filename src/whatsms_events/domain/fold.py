@@ -43,15 +43,15 @@ SKEW: Final = 5 * 60 * 1_000_000
 """How far ahead of our clock a version time may be: a vendor's clock gone wrong must not win for years."""
 
 _FIELDS: Final[Mapping[Table, tuple[str, ...]]] = {
-    "ticket": ("status", "channel", "ai_agent_id", "last_message", "created_at", "updated_at"),
+    "ticket": ("status", "channel", "ai_agent_id", "last_message", "created_at", "updated_at", "gone"),
     "message": (
         *("body", "from_me", "media_type", "media_url", "deleted", "quoted_message_id"),
-        *("created_at", "updated_at"),
+        *("created_at", "updated_at", "gone"),
     ),
-    "contact": ("name", "number", "email", "profile_pic_url", "is_group", "created_at", "updated_at"),
+    "contact": ("name", "number", "email", "profile_pic_url", "is_group", "created_at", "updated_at", "gone"),
     "campaign": (
         *("name", "status", "message", "scheduled_at", "sent_count", "failed_count"),
-        *("created_at", "updated_at"),
+        *("created_at", "updated_at", "gone"),
     ),
 }
 """Fields that are a register each, as they are."""

@@ -15,17 +15,20 @@ Value: TypeAlias = str | int | None
 COLUMNS: Final[Mapping[Table, tuple[str, ...]]] = {
     "ticket": (
         *("status", "channel", "contact_id", "user_id", "user_name", "queue_id", "queue_name"),
-        *("ai_agent_id", "last_message", "created_at", "updated_at"),
+        *("ai_agent_id", "last_message", "created_at", "updated_at", "gone"),
     ),
     "message": (
         *("ticket_id", "contact_id", "from_me", "body", "media_type", "media_url", "deleted", "quoted_message_id"),
         *("created_at", "updated_at", "ack", "pending_at", "sent_at", "delivered_at", "read_at", "played_at"),
-        "failed_at",
+        *("failed_at", "gone"),
     ),
     "message_revision": ("content", "media_url", "first_at"),
-    "contact": (*("name", "number", "email", "profile_pic_url", "is_group", "extra_info", "created_at", "updated_at"),),
+    "contact": (
+        *("name", "number", "email", "profile_pic_url", "is_group", "extra_info", "created_at", "updated_at", "gone"),
+    ),
     "campaign": (
-        *("name", "status", "message", "scheduled_at", "sent_count", "failed_count", "created_at", "updated_at"),
+        *("name", "status", "message", "scheduled_at", "sent_count", "failed_count"),
+        *("created_at", "updated_at", "gone"),
     ),
 }
 """The columns of each table that the fold writes, beside key, `known`, `doubtful` and `versions`."""
@@ -108,7 +111,9 @@ def merge(row: Row | None, claim: Claim, position: int) -> Row:
     held = _BLANK[claim.key.table] if row is None else row
     values, versions = dict(held.values), dict(held.versions)
     version = Version(claim.time, claim.rank, position, False)
-    changed = row is None or claim.known > held.known
+    # To be told that a thing is gone is not to see it: a stub stays one.
+    known = held.known or (claim.known and claim.registers.get("gone") is not True)
+    changed = row is None or known > held.known
     for name, value in claim.registers.items():
         last = versions.get(name)
         # Tuples compare time, then rank: the last two members are cut off, position does not outrank them.
@@ -128,7 +133,7 @@ def merge(row: Row | None, claim: Claim, position: int) -> Row:
             values[name], changed = high, True
     if row is None:
         values.update(claim.fixed)
-    return Row(known=held.known or claim.known, values=values, versions=versions) if changed or row is None else row
+    return Row(known=known, values=values, versions=versions) if changed or row is None else row
 
 
 def _settle(
@@ -142,7 +147,7 @@ def _settle(
 
     The later position wins, in doubt where the values differ.
     """
-    held, present = versions[name], _get(values, name)
+    held, present = versions[name], value_of(values, name)
     position = max(held.position, version.position)
     if name in UNCOMPARED:
         # The position must not decide: nothing marks this field as one that another order shows otherwise.
@@ -159,7 +164,8 @@ def _settle(
     return True
 
 
-def _get(values: Mapping[str, Value], name: str) -> Value | tuple[Value, ...]:
+def value_of(values: Mapping[str, Value], name: str) -> Value | tuple[Value, ...]:
+    """Return what a register holds: several columns of `values` for one of `GROUPS`."""
     columns = GROUPS.get(name)
     return values[name] if columns is None else tuple(values[column] for column in columns)
 
