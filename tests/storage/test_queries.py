@@ -192,6 +192,7 @@ async def test_ticket_shows_agent_queue_and_doubt(ask: Queries, projection: Data
     ticket = await ask.entity("tickets", "t1", "k")
     assert ticket == {
         **dict.fromkeys(("status", "channel", "contact_id", "queue", "ai_agent_id", "last_message", "updated_at")),
+        "gone": None,
         "id": "k",
         "user": {"id": "u", "name": "Ana"},
         "created_at": datetime(2025, 10, 9, 8, 53, 20, 1, UTC),
@@ -202,6 +203,23 @@ async def test_ticket_shows_agent_queue_and_doubt(ask: Queries, projection: Data
     assert stub is not None
     assert (stub["known"], stub["doubtful"]) == (False, [])
     assert await ask.entity("tickets", "t2", "k") is None
+
+
+async def test_everything_shows_whether_the_vendor_still_has_it(ask: Queries, projection: Database) -> None:
+    """True where an observation found it gone, false where one found it back, null where none had to say."""
+    marks: dict[str, bool | None] = {"a": True, "b": False, "c": None}
+    for table in (tables.ticket, tables.contact, tables.campaign, tables.message):
+        rows = ({"tenant": "t1", "id": one, "ticket_id": "k", "gone": gone} for one, gone in marks.items())
+        await put(projection, table, *({name: row[name] for name in row if name in table.c} for row in rows))
+    resources: tuple[queries.Resource, ...] = ("tickets", "contacts", "campaigns")
+    for plural in resources:
+        page = await ask.entities(plural, "t1", {}, after=None, limit=9)
+        assert [row["gone"] for row in page.rows] == [True, False, None]
+    page = await ask.messages("t1", "k", after=None, limit=9)
+    assert [row["gone"] for row in page.rows] == [True, False, None]
+    message = await ask.message("t1", "a")
+    assert message is not None
+    assert message["gone"] is True
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,24 @@
-"""A log and a projection in, what they hold out: hashes to compare with a sender's ledger, and totals to show."""
+"""A log and a projection in, what they hold out: hashes and rows to compare with a sender's, and totals to show."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Table, func, select
+from sqlalchemy import ColumnElement, RowMapping, Table, func, select, true
 
 from whatsms_events.domain.acks import LEVELS
+from whatsms_events.domain.events import Entity
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database
 
 PAGE: Final = 10_000
+
+_TABLES: Final = {
+    "ticket": tables.ticket,
+    "message": tables.message,
+    "contact": tables.contact,
+    "campaign": tables.campaign,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,34 +33,60 @@ class Totals:
 
 
 async def hashes(log: Database) -> list[bytes]:
-    """Return the SHA-256 of every event's raw bytes in the order of the log: one per row, so a double would show."""
-    return [digest async for digest in _hashes(log, tables.event_log)]
+    """Return the SHA-256 of the raw bytes of every event that was delivered, in the order of the log.
+
+    One per row, so a double would show. What a backfill observed nobody delivered: `observed` counts that.
+    """
+    delivered = tables.event_log.c.origin == "webhook"
+    return [digest async for digest in _hashes(log, tables.event_log, delivered)]
 
 
 async def parked_hashes(log: Database) -> list[bytes]:
     """Return the SHA-256 of every parked delivery's raw bytes."""
-    return [digest async for digest in _hashes(log, tables.parked_delivery)]
+    return [digest async for digest in _hashes(log, tables.parked_delivery, true())]
 
 
-async def _hashes(log: Database, table: Table) -> AsyncIterator[bytes]:
+async def observed(log: Database) -> int:
+    """Count the events that no webhook brought."""
+    query = select(func.count()).select_from(tables.event_log).where(tables.event_log.c.origin != "webhook")
+    async with log.read() as connection:
+        return int((await connection.execute(query)).scalar_one())
+
+
+async def rows(projection: Database, entity: Entity, tenant: str) -> AsyncIterator[RowMapping]:
+    """Yield a tenant's rows of an entity, in the order of ids."""
+    table = _TABLES[entity]
+    query = select(table).where(table.c.tenant == tenant).order_by(table.c.id).limit(PAGE)
+    last = ""
+    while True:
+        async with projection.read() as connection:
+            page = (await connection.execute(query.where(table.c.id > last))).mappings().all()
+        for row in page:
+            yield row
+        if not page:
+            return
+        last = page[-1]["id"]
+
+
+async def _hashes(log: Database, table: Table, wanted: ColumnElement[bool]) -> AsyncIterator[bytes]:
     key = next(iter(table.primary_key))
     last = None
     while True:
-        query = select(key, table.c.sha256).order_by(key).limit(PAGE)
+        query = select(key, table.c.sha256).where(wanted).order_by(key).limit(PAGE)
         async with log.read() as connection:
-            rows = (await connection.execute(query if last is None else query.where(key > last))).all()
-        for last, digest in rows:  # noqa: B007 - the last key is where the next page begins
+            page = (await connection.execute(query if last is None else query.where(key > last))).all()
+        for last, digest in page:  # noqa: B007 - the last key is where the next page begins
             yield digest
-        if not rows:
+        if not page:
             return
 
 
 async def totals(projection: Database) -> Totals:
     """Count what the projection holds."""
-    counted = (tables.ticket, tables.message, tables.contact, tables.campaign)
     async with projection.read() as connection:
         tickets, messages, contacts, campaigns = [
-            (await connection.execute(select(func.count()).select_from(table))).scalar_one() for table in counted
+            (await connection.execute(select(func.count()).select_from(table))).scalar_one()
+            for table in _TABLES.values()
         ]
         ack = tables.message.c.ack
         levels = await connection.execute(select(ack, func.count()).where(ack.is_not(None)).group_by(ack))

@@ -7,14 +7,15 @@ The log is durable or it is not opened: SQLite `synchronous=FULL`, PostgreSQL `f
 import asyncio
 import fcntl
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
 import asyncpg
-from sqlalchemy import Connection, exc, text
+from sqlalchemy import ColumnElement, Connection, Table, Text, any_, exc, literal, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -22,6 +23,9 @@ from whatsms_events.errors import ConfigError, StorageUnavailableError, Unstorab
 from whatsms_events.storage import engines, schema
 
 POLL_S: Final = 0.05
+
+CHUNK: Final = 1000
+"""Ids in one question: SQLite allows 32,766 variables, and a list much longer costs more than a second question."""
 
 # asyncpg's internal error is what a connection says whose backend died in the middle of an answer.
 _POSTGRESQL_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -69,6 +73,19 @@ def _sqlite_name(error: BaseException) -> str:
     if isinstance(error, sqlite3.Error):
         return getattr(error, "sqlite_errorname", "")
     return "" if error.__cause__ is None else _sqlite_name(error.__cause__)
+
+
+def insert(connection: AsyncConnection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """Return an INSERT that knows ON CONFLICT, which is no part of SQLAlchemy's own."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+def among(connection: AsyncConnection, column: ColumnElement[str], values: Sequence[str]) -> ColumnElement[bool]:
+    """Return the condition that the column has one of the values, at most CHUNK of them."""
+    if connection.dialect.name == "postgresql":
+        # One array, so that the statement is prepared once and not again for each number of ids.
+        return column == any_(literal(list(values), postgresql.ARRAY(Text)))
+    return column.in_(values)
 
 
 class Database:

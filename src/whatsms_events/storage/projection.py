@@ -12,14 +12,13 @@ from uuid import UUID
 
 import msgspec
 import structlog
-from sqlalchemy import Table, delete, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import delete, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain import fold
 from whatsms_events.domain.events import Checkpoint, EventType, LogEntry, decode, to_micros
 from whatsms_events.errors import FencedError, IntegrityError, InvalidEventError
-from whatsms_events.storage.database import Database
+from whatsms_events.storage.database import Database, insert
 from whatsms_events.storage.projection_rows import Folding, Reading
 from whatsms_events.storage.tables import parked_event, projection, projection_offset
 
@@ -97,7 +96,7 @@ class Projection:
         async with self._database.write() as connection:
             first = {"one": 1, "generation": 0, "position": 0, "applied_through": 0, "applied": 0}
             # Two processes may both come here first: one row is made, and both read it.
-            await connection.execute(_insert(connection, projection).on_conflict_do_nothing(), first)
+            await connection.execute(insert(connection, projection).on_conflict_do_nothing(), first)
             state = await _load_state(connection)
         assert state is not None  # noqa: S101 - just written, in this transaction
         return state
@@ -152,11 +151,7 @@ class Projection:
             now = to_micros(self._now())
             records = [_parked_record(item, error, now) for item, error in parked]
             # A record that is read again is parked once.
-            await connection.execute(_insert(connection, parked_event).on_conflict_do_nothing(), records)
-
-
-def _insert(connection: AsyncConnection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+            await connection.execute(insert(connection, parked_event).on_conflict_do_nothing(), records)
 
 
 async def _advance(connection: AsyncConnection, generation: int) -> None:
@@ -248,7 +243,7 @@ async def _save_state(connection: AsyncConnection, before: State, after: State) 
         if before.offsets.get((topic, partition)) != one
     ]
     if moved:
-        insert = _insert(connection, projection_offset)
-        changes = {name: insert.excluded[name] for name in ("next_offset", "last_position")}
-        upsert = insert.on_conflict_do_update(index_elements=["topic", "partition"], set_=changes)
+        moving = insert(connection, projection_offset)
+        changes = {name: moving.excluded[name] for name in ("next_offset", "last_position")}
+        upsert = moving.on_conflict_do_update(index_elements=["topic", "partition"], set_=changes)
         await connection.execute(upsert, moved)

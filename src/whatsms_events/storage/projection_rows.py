@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Dialect, Select, Text, any_, literal, select
+from sqlalchemy import Dialect, Select, select
 from sqlalchemy import Table as SqlTable
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,7 +16,7 @@ from whatsms_events.domain.fold import merge_all
 from whatsms_events.domain.rows import COLUMNS, Claim, Key, Row, Table, Version
 from whatsms_events.errors import UnstorableError
 from whatsms_events.storage import tables
-from whatsms_events.storage.database import translated
+from whatsms_events.storage.database import CHUNK, among, translated
 
 _TABLES: Final[Mapping[Table, SqlTable]] = {
     "ticket": tables.ticket,
@@ -25,8 +25,6 @@ _TABLES: Final[Mapping[Table, SqlTable]] = {
     "contact": tables.contact,
     "campaign": tables.campaign,
 }
-_CHUNK: Final = 1000
-"""Ids in one question: SQLite allows 32,766 variables, and a list much longer costs more than a second question."""
 
 _versions = msgspec.json.Decoder(dict[str, Version])
 _json = msgspec.json.Encoder()
@@ -91,8 +89,8 @@ async def load(connection: AsyncConnection, keys: Collection[Key]) -> dict[Key, 
         wanted[key.table, key.tenant].append(key)
     found: dict[Key, Row] = {}
     for (table, tenant), group in wanted.items():
-        for start in range(0, len(group), _CHUNK):
-            query = _select(connection, table, tenant, group[start : start + _CHUNK])
+        for start in range(0, len(group), CHUNK):
+            query = _select(connection, table, tenant, group[start : start + CHUNK])
             found.update(_row(table, tenant, record) for record in await connection.execute(query))
     return found
 
@@ -113,18 +111,11 @@ def _select(connection: AsyncConnection, table: Table, tenant: str, keys: list[K
     revision = table == "message_revision"
     id_, mark = (column.message_id, column.digest) if revision else (column.id, column.known)
     query = select(id_, mark, column.versions, *(column[name] for name in COLUMNS[table]))
-    query = query.where(column.tenant == tenant, _among(connection, id_, sorted({key.id for key in keys})))
+    query = query.where(column.tenant == tenant, among(connection, id_, sorted({key.id for key in keys})))
     if revision:
         # May bring a few that nobody asked for, where two messages share a wording: they do no harm.
-        query = query.where(_among(connection, mark, sorted({key.digest for key in keys})))
+        query = query.where(among(connection, mark, sorted({key.digest for key in keys})))
     return query
-
-
-def _among(connection: AsyncConnection, column: ColumnElement[str], values: list[str]) -> ColumnElement[bool]:
-    if connection.dialect.name == "postgresql":
-        # One array, so that the statement is prepared once and not again for each number of ids.
-        return column == any_(literal(values, postgresql.ARRAY(Text)))
-    return column.in_(values)
 
 
 @cache

@@ -7,6 +7,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Float,
     Index,
     Integer,
     LargeBinary,
@@ -84,6 +85,72 @@ relay = Table(
     Column("updated_at", BigInteger, nullable=False),
 )
 
+# A question finds a partial index only in the very words of the index, so both take them from here.
+UNFINISHED = text("finished_at IS NULL")
+WANTED = text("messages = 'wanted'")
+UNSURE = text("(doubtful OR NOT known)")
+
+backfill_run = Table(
+    "backfill_run",
+    log_metadata,
+    Column("run", Position, primary_key=True, autoincrement=True),
+    Column("tenant", Text, nullable=False),
+    Column("kind", Text, nullable=False),  # reconcile or repair
+    Column("cause", Text, nullable=False),
+    Column("options", Text, nullable=False),  # JSON
+    Column("generation", BigInteger, nullable=False),  # moved by each process that takes the run up
+    Column("started_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    Column("progress", Text, nullable=False),  # JSON, the worker's own
+    Column("report", Text),  # JSON, once it is finished
+    # One per tenant.
+    Index("backfill_run_unfinished", "tenant", unique=True, postgresql_where=UNFINISHED, sqlite_where=UNFINISHED),
+    sqlite_autoincrement=True,
+)
+backfill_item = Table(
+    "backfill_item",
+    log_metadata,
+    Column("run", BigInteger, primary_key=True),
+    Column("entity", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("as_of", BigInteger),
+    Column("log_end", BigInteger, nullable=False),
+    Column("rounds", Integer, nullable=False),
+    Column("payload", LargeBinary),
+    Column("ticket_id", Text),
+    Column("messages", Text, nullable=False),
+    Column("raw", LargeBinary),  # the bytes of an observation that is about to be appended
+    Column("found", LargeBinary),  # and its event
+    Index("backfill_item_by_due", "run", "state", "due_at", "entity", "id"),
+    Index("backfill_item_wanted", "run", "entity", "id", postgresql_where=WANTED, sqlite_where=WANTED),
+)
+backfill_drift = Table(
+    "backfill_drift",
+    log_metadata,
+    Column("run", BigInteger, primary_key=True),
+    Column("entity", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("fields", Text, nullable=False),  # JSON
+    Column("age_s", Float),
+    Column("found_at", BigInteger, nullable=False),
+)
+
+backfill_look = Table(
+    "backfill_look",
+    log_metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("entity", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),  # what the entity was at when it was looked at
+    Column("first_at", BigInteger, nullable=False),  # since when it is at this position and was looked at
+    Column("last_at", BigInteger, nullable=False),
+    Column("looks", Integer, nullable=False),
+)
+
 projection_metadata = MetaData()
 
 projection = Table(
@@ -118,6 +185,7 @@ def _row(name: str, *columns: Column[object]) -> Table:
         Column("known", Boolean, nullable=False),  # false: a stub, only named by others so far
         Column("doubtful", Boolean, nullable=False),
         *columns,
+        Column("gone", Boolean),  # true where the vendor no longer has it
         Column("versions", Text, nullable=False),  # JSON: register -> [version time, rank, position, doubtful]
         Index(f"{name}_doubtful", "tenant", "id", postgresql_where=text("doubtful"), sqlite_where=text("doubtful")),
     )
@@ -197,6 +265,9 @@ campaign = _row(
     Column("created_at", BigInteger),
     Column("updated_at", BigInteger),
 )
+
+for _table in (ticket, contact):
+    Index(f"{_table.name}_unsure", _table.c.tenant, _table.c.id, postgresql_where=UNSURE, sqlite_where=UNSURE)
 
 parked_event = Table(
     "parked_event",

@@ -1,0 +1,137 @@
+"""What the projection holds, as a backfill asks for it: rows to compare, ids to miss, entities in doubt."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+from sqlalchemy import Select, false, func, select, union_all
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from whatsms_events.domain.events import Entity
+from whatsms_events.domain.rows import Key, Row, Version
+from whatsms_events.storage import tables
+from whatsms_events.storage.database import CHUNK, Database, among
+from whatsms_events.storage.projection_rows import load
+
+PAGE_LIMIT: Final = 1000
+BODY_LIMIT: Final = 4096
+"""Characters of a body that are returned: the vendor shows 255 of a last message, and bodies may have 5 MiB."""
+
+_TICKETS_LIMIT: Final = 50  # each is two terms of one statement, and SQLite takes 500
+_TABLES: Final = {
+    "ticket": tables.ticket,
+    "message": tables.message,
+    "contact": tables.contact,
+    "campaign": tables.campaign,
+}
+_UNSURE: Final[tuple[Literal["ticket", "contact"], ...]] = ("contact", "ticket")
+
+_versions = msgspec.json.Decoder(dict[str, Version])
+_contents = msgspec.json.Decoder(dict[str, Any])
+
+
+class Unsure(NamedTuple):
+    """A doubtful entity or a stub, and its highest position (`drift.position`): at another it is worth another look."""
+
+    entity: Entity
+    id: str
+    position: int
+
+
+class Holdings:
+    """The questions. All raise StorageUnavailableError where the projection's database is away."""
+
+    def __init__(self, projection: Database) -> None:
+        self._database = projection
+
+    async def rows(self, keys: Collection[Key]) -> dict[Key, Row]:
+        """Return those of the rows that exist."""
+        async with self._database.read() as connection:
+            return await load(connection, keys)
+
+    async def applied_through(self) -> int:
+        """Return the position up to which every event is applied, 0 before the first."""
+        async with self._database.read() as connection:
+            found = (await connection.execute(select(tables.projection.c.applied_through))).scalar_one_or_none()
+        return 0 if found is None else int(found)
+
+    async def ids(self, entity: Entity, tenant: str, after: str, limit: int) -> list[tuple[str, bool]]:
+        """Return a page of what is held, in the order of ids: id, and whether it is marked as gone."""
+        table = _TABLES[entity].c
+        query = select(table.id, func.coalesce(table.gone, false()))
+        query = query.where(table.tenant == tenant, table.id > after).order_by(table.id).limit(min(limit, PAGE_LIMIT))
+        async with self._database.read() as connection:
+            return [(one, bool(gone)) for one, gone in await connection.execute(query)]
+
+    async def unsure(self, tenant: str, limit: int, after: tuple[Entity, str] = ("contact", "")) -> list[Unsure]:
+        """Return contacts, then tickets, that are doubtful or only named by others, in the order of ids.
+
+        Those marked as gone are left out: the vendor has no more to say about them.
+        """
+        found: list[Unsure] = []
+        async with self._database.read() as connection:
+            for entity in _UNSURE:
+                if entity < after[0] or len(found) >= limit:
+                    continue
+                table = _TABLES[entity].c
+                query = select(table.id, table.versions).where(table.tenant == tenant, tables.UNSURE)
+                query = query.where(table.gone.is_not(True), table.id > (after[1] if entity == after[0] else ""))
+                rows = await connection.execute(query.order_by(table.id).limit(min(limit, PAGE_LIMIT) - len(found)))
+                found += [Unsure(entity, one, _position(versions)) for one, versions in rows]
+        return found
+
+    async def recent_bodies(self, tenant: str, ticket_ids: Sequence[str], per_ticket: int = 20) -> dict[str, list[str]]:
+        """Return the bodies of each ticket's last messages, newest first, cut to BODY_LIMIT characters.
+
+        A message's other wordings follow it. Those whose time nobody knows come last, at most `per_ticket` more.
+        """
+        found: dict[str, list[str]] = {one: [] for one in ticket_ids}
+        async with self._database.read() as connection:
+            for some in _chunks(list(found), _TICKETS_LIMIT):
+                terms = [term for one in some for term in _recent(tenant, one, per_ticket)]
+                rows = (await connection.execute(union_all(*terms))).all()
+                wordings = await _wordings(connection, tenant, [row.id for row in rows])
+                for row in sorted(rows, key=lambda row: (row.created_at or 0, row.id), reverse=True):
+                    found[row.ticket_id] += dict.fromkeys((row.body, *wordings.get(row.id, ())))
+        return found
+
+    async def message_ids(self, tenant: str, ticket_id: str, after: str, limit: int) -> list[str]:
+        """Return a page of the ids of a ticket's messages, in their order, but for those marked as gone."""
+        table = tables.message.c
+        query = select(table.id).where(table.tenant == tenant, table.ticket_id == ticket_id, table.gone.is_not(True))
+        query = query.where(table.id > after).order_by(table.id).limit(min(limit, PAGE_LIMIT))
+        async with self._database.read() as connection:
+            return list((await connection.execute(query)).scalars())
+
+
+def _chunks(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def _position(versions: str) -> int:
+    return max((version.position for version in _versions.decode(versions).values()), default=0)
+
+
+def _recent(tenant: str, ticket_id: str, limit: int) -> Iterator[Select[Any]]:
+    """Ask for a ticket's last messages in two questions: the databases sort a missing time to different ends."""
+    table = tables.message.c
+    query = select(table.ticket_id, table.id, table.created_at, func.substr(table.body, 1, BODY_LIMIT).label("body"))
+    query = query.where(table.tenant == tenant, table.ticket_id == ticket_id, table.body.is_not(None)).limit(limit)
+    timed = query.where(table.created_at.is_not(None)).order_by(table.created_at.desc(), table.id.desc())
+    untimed = query.where(table.created_at.is_(None)).order_by(table.id.desc())
+    # SQLite takes an ORDER BY within a term only in a subquery.
+    return (select(part.subquery()) for part in (timed, untimed))
+
+
+async def _wordings(connection: AsyncConnection, tenant: str, ids: Sequence[str]) -> dict[str, list[str]]:
+    """Return the bodies of each message's revisions, but for very long ones."""
+    table = tables.message_revision.c
+    query = select(table.message_id, table.content).order_by(table.first_at.desc(), table.digest)
+    query = query.where(table.tenant == tenant, func.length(table.content) <= 8 * BODY_LIMIT)
+    found: dict[str, list[str]] = {}
+    for some in _chunks(ids, CHUNK):
+        for message_id, content in await connection.execute(query.where(among(connection, table.message_id, some))):
+            body = _contents.decode(content).get("body")
+            if isinstance(body, str):
+                found.setdefault(message_id, []).append(body[:BODY_LIMIT])
+    return found

@@ -1,0 +1,67 @@
+"""The table `backfill_look`: how often an entity was looked at while it stood at one position, and when.
+
+So that what cannot be mended by looking is not looked at for ever, and what is absent once is told from absent twice.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from sqlalchemy import case, delete, literal_column, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from whatsms_events.domain.events import Entity, from_micros, to_micros
+from whatsms_events.storage.database import CHUNK, among, insert
+from whatsms_events.storage.tables import backfill_look
+
+KEPT: Final = timedelta(days=30)
+"""What was last looked at longer ago counts as never looked at."""
+
+
+class Look(NamedTuple):
+    """How often an entity was looked at while it stood at `position`, and when first and last."""
+
+    position: int
+    first_at: datetime
+    last_at: datetime
+    looks: int
+
+
+async def load(connection: AsyncConnection, tenant: str, entity: Entity, ids: Sequence[str]) -> dict[str, Look]:
+    """Return by id how those of the entities were looked at that ever were."""
+    table = backfill_look.c
+    query = select(table.id, table.position, table.first_at, table.last_at, table.looks)
+    query = query.where(table.tenant == tenant, table.entity == entity)
+    found: dict[str, Look] = {}
+    for start in range(0, len(ids), CHUNK):
+        some = among(connection, table.id, ids[start : start + CHUNK])
+        for one, position, first_at, last_at, looks in await connection.execute(query.where(some)):
+            found[one] = Look(position, from_micros(first_at), from_micros(last_at), looks)
+    return found
+
+
+async def write(
+    connection: AsyncConnection, tenant: str, seen: Collection[tuple[Entity, str, int]], now: datetime
+) -> None:
+    """Count one more look at each (entity, id, position), from one again where it stands at another position."""
+    if not seen:
+        return
+    writing, held = insert(connection, backfill_look), backfill_look.c
+    again = held.position == writing.excluded.position
+    changes = {
+        "position": writing.excluded.position,
+        "first_at": case((again, held.first_at), else_=writing.excluded.first_at),
+        "last_at": writing.excluded.last_at,
+        "looks": case((again, held.looks + 1), else_=literal_column("1")),
+    }
+    upsert = writing.on_conflict_do_update(index_elements=["tenant", "entity", "id"], set_=changes)
+    at = {"tenant": tenant, "first_at": to_micros(now), "last_at": to_micros(now), "looks": 1}
+    await connection.execute(
+        upsert, [{**at, "entity": entity, "id": one, "position": position} for entity, one, position in seen]
+    )
+
+
+async def forget(connection: AsyncConnection, tenant: str, now: datetime) -> None:
+    """Remove the looks of long ago."""
+    old = backfill_look.c.last_at < to_micros(now - KEPT)
+    await connection.execute(delete(backfill_look).where(backfill_look.c.tenant == tenant, old))

@@ -1,0 +1,223 @@
+"""What a backfill asks of the projection, on both databases."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from msgspec import UNSET
+from sqlalchemy import insert, text
+
+from whatsms_events.domain.drift import position
+from whatsms_events.domain.events import (
+    Campaign,
+    CampaignPayload,
+    Checkpoint,
+    Contact,
+    ContactPayload,
+    Event,
+    EventType,
+    LogEntry,
+    Message,
+    MessagePayload,
+    Payload,
+    Ticket,
+    TicketPayload,
+    encode,
+)
+from whatsms_events.domain.normalize import ids
+from whatsms_events.domain.rows import Key
+from whatsms_events.storage import tables
+from whatsms_events.storage.database import Database, DatabaseTarget, open_projection
+from whatsms_events.storage.holdings import BODY_LIMIT, Holdings, Unsure
+from whatsms_events.storage.projection import Item, Projection
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """Give an empty projection on each kind of database."""
+    opened = await open_projection(DatabaseTarget(database_url), migrate=True)
+    yield opened
+    await opened.close()
+
+
+def at(seconds: float) -> datetime:
+    """Return a moment so much later."""
+    return NOW + timedelta(seconds=seconds)
+
+
+def happened(position: int, event_type: EventType, payload: Payload, *, tenant: str = "t1", when: float = 0) -> Item:
+    """Return an event as the log gives it, at a time of its own."""
+    about = ids(payload)
+    event = Event(
+        id=UUID(int=position),
+        type=event_type,
+        tenant=tenant,
+        occurred_at=at(when),
+        received_at=at(when),
+        origin="backfill" if event_type.value.endswith("observed") else "webhook",
+        subject=about.subject,
+        ticket_id=about.ticket_id,
+        contact_id=about.contact_id,
+        message_id=about.message_id,
+        data=encode(payload),
+    )
+    read = LogEntry(position=position, event=event)
+    return Item(source="log", at=position, raw=b"", headers=(), read=read)
+
+
+def ticket(position: int, ticket_id: str, status: str = "open", *, tenant: str = "t1", when: float = 0) -> Item:
+    """Return an event about a ticket."""
+    payload = TicketPayload(ticket=Ticket(id=ticket_id, status=status))
+    return happened(position, EventType.TICKET_UPDATED, payload, tenant=tenant, when=when)
+
+
+def gone(position: int, ticket_id: str) -> Item:
+    """Return the observation that a ticket is no longer there."""
+    payload = TicketPayload(ticket=Ticket(id=ticket_id, gone=True))
+    return happened(position, EventType.TICKET_OBSERVED, payload, when=1000)
+
+
+def message(
+    position: int, message_id: str, ticket_id: str, body: str | None, created: float | None = None, *, when: float = 0
+) -> Item:
+    """Return an event about a message."""
+    created_at = UNSET if created is None else at(created)
+    shown = Message(id=message_id, ticket_id=ticket_id, body=body, created_at=created_at)
+    return happened(position, EventType.MESSAGE_SENT, MessagePayload(message=shown), when=when)
+
+
+async def apply(database: Database, *items: Item, checkpoint: Checkpoint | None = None) -> None:
+    """Apply events; the checkpoint moves only where one is given."""
+    projection = Projection(database)
+    state = await projection.state()
+    if checkpoint is not None:
+        through = checkpoint.position
+        state = replace(state, log_id=checkpoint.log_id, checkpoint=checkpoint, applied_through=through)
+    await projection.apply(items, state, state)
+
+
+async def test_rows_and_how_far_they_are_applied(database: Database) -> None:
+    """Rows that exist are returned by key; before the first event nothing is applied."""
+    holdings = Holdings(database)
+    key, none = Key("ticket", "t1", "k1"), Key("contact", "t1", "k1")
+    assert await holdings.applied_through() == 0
+    assert await holdings.rows({key}) == {}
+    await apply(database, ticket(1, "k1"), checkpoint=Checkpoint(log_id=UUID(int=1), position=41, event_id=UUID(int=2)))
+    assert await holdings.applied_through() == 41
+    found = await holdings.rows({key, none})
+    assert found.keys() == {key}
+    assert found[key].values["status"] == "open"
+
+
+async def test_ids_come_in_pages_with_what_is_gone(database: Database) -> None:
+    """Every id of the tenant comes once, in order, with its mark; no other tenant's, no other entity's."""
+    seen = CampaignPayload(campaign=Campaign(id="c1", name="May"))
+    await apply(
+        database,
+        *(ticket(number, f"k{number}") for number in range(1, 6)),
+        gone(7, "k2"),
+        ticket(8, "k3", tenant="t2"),
+        happened(9, EventType.CAMPAIGN_FINISHED, seen),
+        message(10, "m1", "k9", "hi"),
+    )
+    holdings = Holdings(database)
+    assert await holdings.ids("ticket", "t1", "", 3) == [("k1", False), ("k2", True), ("k3", False)]
+    assert await holdings.ids("ticket", "t1", "k3", 3) == [("k4", False), ("k5", False), ("k9", False)]
+    assert await holdings.ids("ticket", "t1", "k9", 3) == []
+    assert await holdings.ids("campaign", "t1", "", 3) == [("c1", False)]
+    assert await holdings.ids("message", "t1", "", 3) == [("m1", False)]
+    assert await holdings.ids("ticket", "t2", "", 3) == [("k3", False)]
+
+
+async def test_what_is_in_doubt_or_only_named_is_unsure(database: Database) -> None:
+    """Doubtful tickets and contacts and stubs come with the position that wrote them last; gone ones do not."""
+    person = happened(21, EventType.CONTACT_CREATED, ContactPayload(contact=Contact(id="p1", name="A", number="1")))
+    await apply(
+        database,
+        ticket(1, "k1"),
+        ticket(2, "k2"),
+        ticket(3, "k2", "closed"),  # at the very same time: nobody knows which is right
+        message(4, "m1", "k3", "hi"),
+        message(5, "m2", "k4", "hi"),
+        gone(6, "k4"),
+        person,
+        happened(
+            22, EventType.TICKET_CREATED, TicketPayload(ticket=Ticket(id="k5", contact=Contact(id="p2", name="B")))
+        ),
+    )
+    holdings = Holdings(database)
+    expected = [Unsure("contact", "p2", 22), Unsure("ticket", "k2", 3), Unsure("ticket", "k3", 0)]
+    assert await holdings.unsure("t1", 10) == expected
+    held = await holdings.rows({Key("contact", "t1", "p2"), Key("ticket", "t1", "k2"), Key("ticket", "t1", "k3")})
+    assert {(key.table, key.id, position(row)) for key, row in held.items()} == set(expected)
+    assert await holdings.unsure("t1", 2) == expected[:2]
+    assert await holdings.unsure("t1", 10, ("contact", "p2")) == expected[1:]
+    assert await holdings.unsure("t1", 10, ("ticket", "k2")) == expected[2:]
+    assert await holdings.unsure("t2", 10) == []
+
+
+async def test_the_unsure_are_found_by_index(database: Database) -> None:
+    """However many tickets there are, nobody reads through them for the few in doubt."""
+    plain = {"tenant": "t1", "known": True, "doubtful": False, "versions": "{}"}
+    rows = [{**plain, "id": f"k{number:06}"} for number in range(5000)]
+    async with database.write() as connection:
+        await connection.execute(insert(tables.ticket), rows)
+        await connection.execute(text("ANALYZE"))
+    query = (
+        f"SELECT id FROM ticket WHERE tenant = 't1' AND {tables.UNSURE} AND gone IS NOT TRUE AND id > '' ORDER BY id"
+    )
+    async with database.read() as connection:
+        explain = "EXPLAIN" if database.dialect == "postgresql" else "EXPLAIN QUERY PLAN"
+        plan = " ".join(str(tuple(row)) for row in await connection.execute(text(f"{explain} {query}")))
+    assert "ticket_unsure" in plan
+    assert await Holdings(database).unsure("t1", 10) == []
+
+
+async def test_recent_bodies_are_the_newest_with_all_their_wordings(database: Database) -> None:
+    """Per ticket the last messages' texts, newest first, edited ones with each wording; untimed messages come last."""
+    await apply(
+        database,
+        *(message(number, f"m{number:02}", "k1", f"text {number}", number) for number in range(1, 31)),
+        message(40, "m29", "k1", "edited", 29, when=50),
+        message(41, "m30", "k1", None, 30, when=50),  # a text that was taken away is still one that it had
+        message(42, "n1", "k2", "x" * 9000, 5),
+        message(43, "n2", "k2", "no time"),
+        message(44, "n3", "k3", None, 5),
+    )
+    found = await Holdings(database).recent_bodies("t1", ["k1", "k2", "k3", "k4"], 3)
+    assert found == {
+        "k1": ["edited", "text 29", "text 28", "text 27"],
+        "k2": ["x" * BODY_LIMIT, "no time"],
+        "k3": [],
+        "k4": [],
+    }
+    assert await Holdings(database).recent_bodies("t2", ["k1"]) == {"k1": []}
+    assert await Holdings(database).recent_bodies("t1", []) == {}
+    assert len((await Holdings(database).recent_bodies("t1", ["k1"]))["k1"]) == 21
+
+
+async def test_many_tickets_are_asked_for_at_once(database: Database) -> None:
+    """More tickets than fit into one statement, each with its own messages."""
+    names = [f"k{number:03}" for number in range(130)]
+    await apply(database, *(message(number + 1, f"m{one}", one, f"of {one}", 1) for number, one in enumerate(names)))
+    holdings = Holdings(database)
+    assert await holdings.recent_bodies("t1", names) == {one: [f"of {one}"] for one in names}
+
+
+async def test_a_tickets_messages_by_id(database: Database) -> None:
+    """Ids come in pages and in order, without those that are gone."""
+    await apply(
+        database,
+        *(message(number, f"m{number}", "k1", "text", 10 - number) for number in range(1, 5)),
+        message(6, "m6", "k1", "no time"),
+        message(7, "n1", "k2", "no time"),
+    )
+    left = MessagePayload(message=Message(id="m2", gone=True))
+    await apply(database, happened(8, EventType.MESSAGE_OBSERVED, left, when=100))
+    holdings = Holdings(database)
+    assert await holdings.message_ids("t1", "k1", "", 2) == ["m1", "m3"]
+    assert await holdings.message_ids("t1", "k1", "m3", 9) == ["m4", "m6"]

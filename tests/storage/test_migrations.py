@@ -1,0 +1,138 @@
+"""Databases that an earlier release made are taken over as they are, rows and all."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+from alembic import command
+from sqlalchemy import Connection, MetaData, Table, insert, inspect, select
+
+from whatsms_events.domain.rows import Key, Version
+from whatsms_events.errors import ConfigError
+from whatsms_events.storage import database as databases
+from whatsms_events.storage import schema, tables
+from whatsms_events.storage.checkpoints import Checkpoints, Options
+from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection, upgrade
+from whatsms_events.storage.event_log import EventLog
+from whatsms_events.storage.holdings import Holdings, Unsure
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+ID, BYTES = UUID(int=5), b"\x00\xff"
+
+Rows = Sequence[tuple[Table, dict[str, Any]]]
+
+LOG: Rows = (
+    (
+        tables.event_log,
+        {"position": 41, "id": ID, "type": "ticket.closed", "tenant": "t1", "occurred_at": 5, "received_at": 6}
+        | {"origin": "webhook", "subject": "k1", "ticket_id": "k1", "contact_id": None, "message_id": None}
+        | {"sha256": BYTES, "data": '{"ticket":{"id":"k1"}}', "raw": BYTES},
+    ),
+    (tables.redelivery, {"id": ID, "count": 3, "last_received_at": 9}),
+    (
+        tables.parked_delivery,
+        {"id": ID, "tenant": "t1", "reason": "json", "detail": "x", "received_at": 8, "content_encoding": None}
+        | {"sha256": BYTES, "raw": BYTES, "count": 2},
+    ),
+    (tables.relay, {"prefix": "p", "published_through": 40, "partitions": "{}", "updated_at": 7}),
+)
+DOUBT = msgspec.json.encode({"status": Version(5, 1, 41, True)}).decode()
+PROJECTION: Rows = (
+    (tables.projection, {"one": 1, "generation": 9, "position": 0, "applied_through": 41, "applied": 41}),
+    (tables.projection_offset, {"topic": "t", "partition": 3, "next_offset": 8, "last_position": 41}),
+    (tables.ticket, {"tenant": "t1", "id": "k1", "known": True, "doubtful": True, "status": "open", "versions": DOUBT}),
+    (tables.contact, {"tenant": "t1", "id": "p1", "known": False, "doubtful": False, "name": "Zoë", "versions": "{}"}),
+    (tables.message, {"tenant": "t1", "id": "m1", "known": True, "doubtful": False, "ack": 3, "versions": "{}"}),
+    (
+        tables.message_revision,
+        {"tenant": "t1", "message_id": "m1", "digest": "d", "content": "{}", "first_at": 5, "versions": "{}"},
+    ),
+    (tables.campaign, {"tenant": "t1", "id": "c1", "known": True, "doubtful": False, "versions": "{}"}),
+)
+
+
+async def make_first(part: schema.Part, url: str, rows: Rows) -> None:
+    """Make a database as the first release did, and fill it."""
+
+    def fill(connection: Connection) -> None:
+        command.upgrade(schema._config(part, connection), f"0001_{part}")
+        assert schema.current(connection, part) == f"0001_{part}"
+        for table, row in rows:
+            connection.execute(insert(table), row)
+
+    database = databases._connect(part, DatabaseTarget(url))
+    async with database.write() as connection:
+        await connection.run_sync(fill)
+    await database.close()
+
+
+async def holds(database: Database, rows: Rows) -> None:
+    """Assert that each row is there as it was, and alone."""
+    async with database.read() as connection:
+        for table, row in rows:
+            found = (await connection.execute(select(*(table.c[name] for name in row)))).mappings().all()
+            assert [dict(one) for one in found] == [row], table.name
+
+
+async def test_a_log_of_the_first_release_is_taken_over(database_url: str) -> None:
+    """Without the upgrade it is refused by name of the command; with it every row is there, and a backfill can run."""
+    await make_first("log", database_url, LOG)
+    with pytest.raises(ConfigError, match=r"0001_log, this release needs .*db upgrade"):
+        await open_log(DatabaseTarget(database_url), migrate=False)
+    await upgrade("log", DatabaseTarget(database_url))
+    log = await open_log(DatabaseTarget(database_url), migrate=False)
+    await holds(log, LOG)
+    assert [entry.position for entry in await EventLog(log).read(0, 10)] == [41]
+    run = await Checkpoints(log).begin("t1", "reconcile", "command", Options(), NOW)
+    await Checkpoints(log).finish(run, b"{}", NOW)
+    await log.close()
+
+
+async def test_a_projection_of_the_first_release_is_taken_over(database_url: str) -> None:
+    """Every row is there after the upgrade, none is marked as gone, and what is in doubt is found."""
+    await make_first("projection", database_url, PROJECTION)
+    with pytest.raises(ConfigError, match=r"0001_projection, this release needs .*db upgrade"):
+        await open_projection(DatabaseTarget(database_url), migrate=False)
+    projection = await open_projection(DatabaseTarget(database_url), migrate=True)
+    await holds(projection, PROJECTION)
+    holdings = Holdings(projection)
+    rows = await holdings.rows({Key(table, "t1", "k1") for table in ("ticket", "contact")})
+    assert rows[Key("ticket", "t1", "k1")].values["gone"] is None
+    assert await holdings.ids("message", "t1", "", 9) == [("m1", False)]
+    assert await holdings.unsure("t1", 9) == [Unsure("contact", "p1", 0), Unsure("ticket", "k1", 41)]
+    await projection.close()
+
+
+@pytest.mark.parametrize("part", ["log", "projection"])
+async def test_every_migration_can_be_taken_back(database_url: str, part: schema.Part) -> None:
+    """One step down gives the first release's tables again, with their rows; the last step leaves none."""
+    rows = LOG if part == "log" else PROJECTION
+    await make_first(part, database_url, rows)
+
+    def shape(connection: Connection) -> dict[str, list[str]]:
+        seen = MetaData()
+        seen.reflect(connection)
+        names = sorted(set(seen.tables) - {schema.version_table(part)})
+        indexes = {f"{name} indexes": inspect(connection).get_indexes(name) for name in names}
+        columns = {name: sorted(column.name for column in seen.tables[name].c) for name in names}
+        return columns | {name: sorted(str(one["name"]) for one in found) for name, found in indexes.items()}
+
+    def down(connection: Connection) -> None:
+        command.downgrade(schema._config(part, connection), "-1")
+
+    database = databases._connect(part, DatabaseTarget(database_url))
+    async with database.write() as connection:
+        first = await connection.run_sync(shape)
+    await upgrade(part, DatabaseTarget(database_url))
+    async with database.write() as connection:
+        assert await connection.run_sync(shape) != first
+        await connection.run_sync(down)
+        assert await connection.run_sync(shape) == first
+    await holds(database, rows)
+    async with database.write() as connection:
+        await connection.run_sync(down)
+        assert await connection.run_sync(shape) == {}
+    await database.close()
