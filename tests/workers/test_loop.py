@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from whatsms_events.errors import FencedError, IntegrityError, StorageUnavailableError
+from whatsms_events.errors import FencedError, IntegrityError, StorageUnavailableError, UpstreamUnauthorizedError
 from whatsms_events.workers import loop
-from whatsms_events.workers.loop import Bell, RoleState, backoff, run
+from whatsms_events.workers.loop import Bell, RoleState, backoff, run, run_within
 
 
 class Steps:
@@ -66,6 +66,59 @@ async def test_an_integrity_error_halts_the_role_and_says_why() -> None:
     assert steps.done == 0
     assert steps.closed
     assert states[-1] == ("halted", "log and Kafka disagree")
+
+
+async def test_what_the_vendor_refuses_halts_the_role() -> None:
+    """A key that is refused is refused the next time too: the role ends, and nothing is tried again."""
+    bell = Bell()
+    refused = UpstreamUnauthorizedError("GET /tickets: 401", status=401)
+    steps = Steps(bell, refused, 1)
+    states: list[tuple[RoleState, str]] = []
+    await run("backfill.acme", steps, bell, idle_s=0.001, on_state=lambda state, why: states.append((state, why)))
+    assert steps.done == 0
+    assert steps.closed
+    assert states[-1] == ("halted", str(refused))
+
+
+class Paused:
+    """A worker whose piece waits for minutes, as one that the vendor told to."""
+
+    active = True
+
+    def __init__(self) -> None:
+        self.begun, self.closed = asyncio.Event(), False
+
+    async def run_once(self) -> int:
+        """Wait."""
+        self.begun.set()
+        await asyncio.Event().wait()
+        return 1
+
+    async def close(self) -> None:
+        """Remember it."""
+        self.closed = True
+
+
+async def test_a_stop_does_not_wait_for_a_piece_that_waits() -> None:
+    """With a grace a piece that goes on after the stop is cut off, and the worker is closed."""
+    bell, worker = Bell(), Paused()
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        tasks.create_task(run_within("backfill.acme", worker, bell, idle_s=1, grace_s=0.01))
+        await worker.begun.wait()
+        bell.stop()
+    assert worker.closed
+
+
+async def test_within_the_grace_a_piece_is_finished() -> None:
+    """A worker that ends by itself, well or with a bug, is not cut off, and a bug is no less one."""
+    bell = Bell()
+    steps = Steps(bell, 2, 3)
+    async with asyncio.timeout(5):
+        await run_within("backfill.acme", steps, bell, idle_s=0.001, grace_s=60)
+    assert (steps.done, steps.closed) == (5, True)
+    with pytest.raises(ExceptionGroup) as caught:
+        await run_within("backfill.acme", Steps(Bell(), ZeroDivisionError()), Bell(), idle_s=1, grace_s=60)
+    assert caught.group_contains(ZeroDivisionError)
 
 
 async def test_a_bug_ends_the_process_and_still_closes_the_worker() -> None:

@@ -2,7 +2,7 @@
 
 TransientError   back off with jitter, then again
 FencedError      somebody else has the role: stand by, then again as a candidate
-IntegrityError, ConfigError   the role halts; a person decides
+IntegrityError, ConfigError, UpstreamRefusedError   the role halts; a person decides
 """
 
 import asyncio
@@ -12,7 +12,14 @@ from typing import Final, Literal, Protocol
 
 import structlog
 
-from whatsms_events.errors import ConfigError, FencedError, IntegrityError, TransientError, UnstorableError
+from whatsms_events.errors import (
+    ConfigError,
+    FencedError,
+    IntegrityError,
+    TransientError,
+    UnstorableError,
+    UpstreamRefusedError,
+)
 from whatsms_events.metrics import ROLE_STATE
 
 log = structlog.get_logger()
@@ -26,7 +33,7 @@ _GAUGE: Final[dict[RoleState, int]] = {"standby": 0, "active": 1, "halted": 2}
 
 
 class Worker(Protocol):
-    """One role: relay or consumer."""
+    """One role: relay, consumer, or one tenant's backfill or watchdog."""
 
     @property
     def active(self) -> bool:
@@ -44,7 +51,12 @@ class Bell:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
-        self.stopping = False
+        self._stopped = asyncio.Event()
+
+    @property
+    def stopping(self) -> bool:
+        """Tell whether no further piece shall begin."""
+        return self._stopped.is_set()
 
     def ring(self) -> None:
         """Say that there is work."""
@@ -52,8 +64,12 @@ class Bell:
 
     def stop(self) -> None:
         """Say that no further piece shall begin."""
-        self.stopping = True
+        self._stopped.set()
         self._event.set()
+
+    async def stopped(self) -> None:
+        """Wait until stopped."""
+        await self._stopped.wait()
 
     async def wait(self, seconds: float) -> None:
         """Wait until rung, stopped, or `seconds` are over."""
@@ -99,11 +115,37 @@ async def run(
             if done == 0:
                 await bell.wait(idle_s if worker.active else STANDBY_S)
         say("standby", "stopped")
-    except (IntegrityError, ConfigError, UnstorableError) as exc:
+    except (IntegrityError, ConfigError, UnstorableError, UpstreamRefusedError) as exc:
         say("halted", str(exc))
         log.error("role.halted", role=role, error=type(exc).__name__, reason=str(exc))  # noqa: TRY400 - the message is written for the operator, a traceback is not
     finally:
         await worker.close()
+
+
+async def run_within(
+    role: str,
+    worker: Worker,
+    bell: Bell,
+    *,
+    idle_s: float,
+    grace_s: float,
+    on_state: Callable[[RoleState, str], None] = lambda _state, _why: None,
+) -> None:
+    """Run, and cancel the piece that still goes on `grace_s` after the bell stopped.
+
+    For workers whose pieces may wait for minutes (a pause that the vendor asked for) and can be cut off anywhere.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(run(role, worker, bell, idle_s=idle_s, on_state=on_state))
+        watching = tasks.create_task(_cancel_late(running, bell, grace_s))
+        await asyncio.wait({running})
+        watching.cancel()
+
+
+async def _cancel_late(running: asyncio.Task[None], bell: Bell, grace_s: float) -> None:
+    await bell.stopped()
+    await asyncio.wait({running}, timeout=grace_s)
+    running.cancel()
 
 
 def _announcer(role: str, on_state: Callable[[RoleState, str], None]) -> Callable[..., None]:

@@ -1,0 +1,250 @@
+"""Due items in, observations appended out: what an answer showed against what the projection holds.
+
+An answer is compared once the projection is applied up to the log's end as it was after the settle delay. What differs
+is saved with the very bytes of its observation before these are appended: after a crash the same bytes come again, and
+the log takes them once.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+import msgspec
+import structlog
+
+from whatsms_events import metrics
+from whatsms_events.domain import drift, fold, normalize
+from whatsms_events.domain.drift import Finding, Sighting
+from whatsms_events.domain.events import Event, TicketPayload
+from whatsms_events.domain.rows import Key, Row
+from whatsms_events.errors import InvalidEventError, TransientError
+from whatsms_events.storage.appends import Append
+from whatsms_events.storage.checkpoints import Item
+from whatsms_events.workers.backfill_run import ROUNDS, Course, shown_payload, unpack
+
+BATCH: Final = 100
+SKEW: Final = timedelta(microseconds=fold.SKEW)
+
+LAG_S: Final = 5.0
+"""How far an API may be behind its own webhooks (a replica): an answer is taken for so much older, and a field that was
+written within that time is read again. Never more than the settle delay."""
+
+LOOK_S: Final = 0.5
+"""How often it looks what is due: one by one, as they become due, each item would cost commits of its own."""
+
+DATA_LIMIT_BYTES: Final = normalize.data_limit_bytes(5 * 1024 * 1024)
+"""As large as a delivery's event can be: a record over what the topics take would halt the relay."""
+
+BEHIND_LIMIT_S: Final = 600.0
+"""A projection that is not applied up to a point after this long has no consumer."""
+
+log = structlog.get_logger()
+
+_events = msgspec.json.Decoder(Event)
+_json = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """Items that were due `at` may be compared once the projection is applied up to `position`."""
+
+    position: int
+    at: datetime
+
+
+@dataclass(slots=True)
+class _Outcomes:
+    """What a batch came to."""
+
+    items: list[Item]
+    findings: list[Finding]
+    unsettled: int = 0
+
+    def give_up(self, item: Item) -> None:
+        """Leave an item to the next run."""
+        self.unsettled += 1
+        self.items.append(_done(item))
+
+
+class Comparison:
+    """Compares the items of one run as they become due."""
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        self._parts = course.parts
+        self._lag = timedelta(seconds=min(LAG_S, course.parts.plan.settle_s))
+        self._aim: Aim | None = None
+        self._look_at = self._parts.now()
+        self._found = True  # whether something may be left to append: by an earlier life of this run, or the last batch
+
+    async def step(self) -> bool:
+        """Append what was found, or compare a batch that is due; False where there is nothing to do now.
+
+        Raises TransientError where the projection stays behind, and what storage and committer raise.
+        """
+        course, parts = self._course, self._parts
+        if self._found:
+            found = await parts.checkpoints.due(course.run, ["found"], parts.now(), BATCH)
+            self._found = bool(found)
+            if found:
+                await self._append(found)
+                return True
+        aim = await self._take_aim()
+        if aim is None or not await self._applied(aim):
+            return False
+        batch = await parts.checkpoints.due(course.run, ("listed", "read"), aim.at, BATCH)
+        if len(batch) < BATCH:
+            self._aim = None
+        if batch:
+            await self._compare(batch)
+        return bool(batch)
+
+    async def _take_aim(self) -> Aim | None:
+        now = self._parts.now()
+        if self._aim is None and now >= self._look_at:
+            self._look_at = now + timedelta(seconds=LOOK_S)
+            if await self._parts.checkpoints.due(self._course.run, ("listed", "read"), now, 1):
+                self._aim = Aim(await self._parts.event_log.end(), now)
+        return self._aim
+
+    async def _applied(self, aim: Aim) -> bool:
+        through = await self._parts.holdings.applied_through()
+        if through >= aim.position:
+            return True
+        if self._parts.now() - aim.at > timedelta(seconds=BEHIND_LIMIT_S):
+            self._aim = None
+            raise TransientError(
+                f"the projection is applied up to {through}, not up to {aim.position}: is there an active consumer?"
+            )
+        return False
+
+    async def _compare(self, batch: Sequence[Item]) -> None:
+        tenant = self._parts.tenant
+        rows = await self._parts.holdings.rows({Key(item.entity, tenant, item.id) for item in batch})
+        bodies = await self._bodies(batch, rows)
+        outcomes = _Outcomes([], [])
+        for item in batch:
+            self._judge(item, rows.get(Key(item.entity, tenant, item.id)), bodies, outcomes)
+        standing = self._course.standing
+        standing = msgspec.structs.replace(standing, unsettled=standing.unsettled + outcomes.unsettled)
+        await self._course.save(standing, items=outcomes.items, drift=outcomes.findings)
+        self._found = bool(outcomes.findings)
+        for finding in outcomes.findings:
+            metrics.BACKFILL_OBSERVED.labels(finding.entity, finding.kind).inc()
+
+    async def _bodies(self, batch: Sequence[Item], rows: Mapping[Key, Row]) -> dict[str, list[str]]:
+        """Return what may explain the last message of each ticket whose list showed one: a busy one needs more."""
+        told = {item.id: unpack(item).last_message for item in batch if item.entity == "ticket"}
+        held: dict[str, list[str]] = {}
+        for per_ticket in (20, 500):
+            wanted = [one for one, last in told.items() if last and not drift.explained(last, held.get(one, []))]
+            held |= await self._parts.holdings.recent_bodies(self._parts.tenant, wanted, per_ticket) if wanted else {}
+        for one in told:
+            row = rows.get(Key("ticket", self._parts.tenant, one))
+            if row is not None and isinstance(last := row.values["last_message"], str):
+                held.setdefault(one, []).append(last)
+        return held
+
+    def _judge(self, item: Item, row: Row | None, bodies: Mapping[str, list[str]], outcomes: _Outcomes) -> None:
+        """Add to `outcomes` what becomes of an item."""
+        try:
+            sighting, gap = self._sighting(item, row, bodies)
+            verdict = drift.compare(self._parts.tenant, sighting, row)
+        except InvalidEventError as exc:  # an answer about something else than what was asked for
+            log.warning("observation.refused", entity=item.entity, reason=exc.reason)
+            outcomes.give_up(item)
+            return
+        if item.entity == "ticket":
+            gap = gap or row is None or not row.known
+            # A ticket that is gone has no list to read.
+            item = replace(item, messages="none" if unpack(item).gone else self._messages(item, gap=gap))
+        if verdict == "same":
+            outcomes.items.append(_done(item))
+        elif item.state == "listed" and item.entity != "campaign":
+            # A list shows half of it: the details say what to observe.
+            outcomes.items.append(replace(item, state="wanted", due_at=self._parts.now()))
+        elif verdict != "waits":
+            event, raw = drift.observation(self._parts.tenant, sighting, row, received_at=self._parts.now())
+            if len(event.data) > DATA_LIMIT_BYTES:
+                log.warning("observation.too_large", entity=item.entity, size_bytes=len(event.data))
+                outcomes.give_up(item)
+                return
+            outcomes.items.append(replace(item, state="found", raw=raw, found=_json.encode(event)))
+            outcomes.findings.append(verdict)
+        elif item.entity in ("ticket", "contact") and item.rounds < ROUNDS:
+            again_at = self._course.settled_at()
+            outcomes.items.append(replace(item, state="wanted", due_at=again_at, rounds=item.rounds + 1))
+        else:
+            outcomes.give_up(item)
+
+    def _messages(self, item: Item, *, gap: bool) -> Literal["none", "wanted", "done"]:
+        """Tell whether the ticket's messages are to be read: on request only, it may send read receipts."""
+        if item.messages != "none":
+            return item.messages
+        mode = self._course.messages
+        return "wanted" if mode == "full" or (mode == "narrow" and gap) else "none"
+
+    def _sighting(self, item: Item, row: Row | None, bodies: Mapping[str, list[str]]) -> tuple[Sighting, bool]:
+        """Return what was seen, and whether the ticket's last message is one that nobody here knows."""
+        now = self._parts.now()
+        shown = unpack(item)
+        payload = shown_payload(item.entity, shown)
+        sighting = Sighting(
+            entity=item.entity,
+            id=item.id,
+            payload=payload,
+            # The fold believes no clock that is further ahead.
+            as_of=min(item.as_of or now, now + SKEW) - self._lag,
+            log_end=item.log_end,
+            ticket_id=item.ticket_id,
+        )
+        if shown.gone or shown.last_message is None or not isinstance(payload, TicketPayload):
+            return sighting, False
+        known = drift.explained(shown.last_message, bodies.get(item.id, []))
+        if known and not _in_doubt(row, "last_message"):
+            return sighting, False
+        # Only the list tells the last message, so all of it is as old as the list.
+        ticket = msgspec.structs.replace(payload.ticket, last_message=shown.last_message)
+        return (
+            replace(
+                sighting,
+                payload=msgspec.structs.replace(payload, ticket=ticket),
+                as_of=sighting.as_of if shown.listed_as_of is None else shown.listed_as_of - self._lag,
+                log_end=shown.listed_log_end,
+            ),
+            not known,
+        )
+
+    async def _append(self, found: Sequence[Item]) -> None:
+        """Append the observations, all in one commit or few, and close the items of those that were committed."""
+        async with asyncio.TaskGroup() as tasks:
+            submitted = [tasks.create_task(self._submit(item)) for item in found]
+        failures = [task.result() for task in submitted]
+        done = [_done(item) for item, failure in zip(found, failures, strict=True) if failure is None]
+        # Saved also where others failed: a door that takes few at a time would else be offered the same ones for ever.
+        await self._course.save(self._course.standing, items=done)
+        for failure in failures:
+            if failure is not None:
+                raise failure
+
+    async def _submit(self, item: Item) -> TransientError | None:
+        raw, event = item.raw or b"", _events.decode(item.found or b"")
+        try:
+            outcome = await self._parts.submit(Append(event, raw, hashlib.sha256(raw).digest()))
+        except TransientError as exc:
+            return exc
+        if outcome.kind == "parked":
+            log.warning("observation.parked", entity=item.entity, id=str(event.id), reason=outcome.reason)
+        return None
+
+
+def _in_doubt(row: Row | None, name: str) -> bool:
+    return row is not None and name in row.versions and row.versions[name].doubtful
+
+
+def _done(item: Item) -> Item:
+    """Return the item closed, without what it held of people."""
+    return replace(item, state="done", payload=None, raw=None, found=None)

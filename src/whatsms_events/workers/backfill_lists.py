@@ -1,0 +1,154 @@
+"""A list of the vendor's API in, items out: pages with their log end, passes until one brings nothing new.
+
+Items move between pages while somebody reads (tickets stand by their last change), so one pass may miss some.
+"""
+
+from datetime import datetime
+from typing import Final, assert_never
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from whatsms_events.domain.events import (
+    Campaign,
+    CampaignPayload,
+    Contact,
+    ContactPayload,
+    Entity,
+    Payload,
+    Ticket,
+    TicketPayload,
+    encode,
+)
+from whatsms_events.errors import UpstreamInvalidError, UpstreamPagingError
+from whatsms_events.storage.checkpoints import Item, State
+from whatsms_events.whatsms.pages import Page, Place
+from whatsms_events.workers.backfill_run import PHASES, Course, Phase, Shown, Standing, pack, seen_at
+
+WALKS: Final[dict[Phase, tuple[str | None, ...]]] = {
+    "contacts": (None,),
+    # The unfiltered list may hide closed tickets, as some of the vendor's relatives do.
+    "tickets": (None, "open", "pending", "closed"),
+    "campaigns": (None,),
+    "again": (None,),  # campaigns once more, for those that were missing
+}
+
+TURNS: Final = 4
+"""Passes over a list at most; one that still brings something new is reported as not stable."""
+
+ENTITIES: Final[dict[Phase, Entity]] = {
+    "contacts": "contact",
+    "tickets": "ticket",
+    "campaigns": "campaign",
+    "again": "campaign",
+}
+
+
+async def read_page(course: Course) -> None:
+    """Read the page the run stands at, save what it shows, and move on."""
+    parts, standing = course.parts, course.standing
+    status = WALKS[standing.phase][standing.walk]
+    log_end, asked_at = await parts.event_log.end(), parts.now()
+    try:
+        page = await _ask(course, status)
+    except UpstreamInvalidError:
+        if status is None:
+            raise
+        # A filter that the vendor does not know shows nothing; the report says so.
+        unstable = tuple(dict.fromkeys((*standing.unstable, f"{standing.phase}:{status}")))
+        await course.save(advance(replace(standing, unstable=unstable, requests=standing.requests + 1), None))
+    except UpstreamPagingError:
+        if standing.stumbled:
+            raise
+        # As many as a page holds may have moved to the front just now: the walk begins anew, once.
+        await course.save(replace(standing, place=Place(), stumbled=True, requests=standing.requests + 1))
+    else:
+        await _take_page(course, page, seen_at(page.as_of, asked_at), log_end)
+
+
+async def _take_page(
+    course: Course, page: Page[Ticket] | Page[Contact] | Page[Campaign], as_of: datetime, log_end: int
+) -> None:
+    parts, standing = course.parts, course.standing
+    phase = standing.phase
+    # Compared so late that what was on its way when the page was made has been received.
+    due_at = course.settled_at()
+    wants_details = phase in ("contacts", "tickets") and course.run.options.details == "all"
+    state: State = "wanted" if wants_details else "listed"
+    items = {
+        one.id: _item(one, state, as_of, log_end, parts.now() if wants_details else due_at)
+        for one in page.items
+        if isinstance(one.id, str)
+    }
+    known = await parts.checkpoints.shown(course.run, ENTITIES[phase], list(items))
+    standing = replace(
+        standing,
+        requests=standing.requests + 1,
+        unusable=standing.unusable + page.unusable,
+        fresh=standing.fresh + len(items.keys() - known),
+        paged=standing.paged or page.next is not None or page.number > 1,
+        expected=_expected(standing, page),
+        log_end=log_end if page.number == 1 else standing.log_end,
+    )
+    if phase == "again":
+        standing = replace(standing, missing=tuple(one for one in standing.missing if one not in items))
+    await course.list_items(advance(standing, page.next), items)
+
+
+def advance(standing: Standing, place: Place | None) -> Standing:
+    """Return where to read on: the next page, else the next walk, else another pass, else the next phase."""
+    if place is not None:
+        return replace(standing, place=place)
+    standing = replace(standing, place=Place(), walk=standing.walk + 1, stumbled=False)
+    if standing.walk < len(WALKS[standing.phase]):
+        return standing
+    # A list that fits onto one page is seen at one moment: nothing can move away from under the reader.
+    done = not standing.paged or standing.fresh == 0 or standing.phase == "again"
+    if not done and standing.turn < TURNS:
+        return replace(standing, walk=0, turn=standing.turn + 1, fresh=0, paged=False)
+    unstable = standing.unstable if done else (*standing.unstable, standing.phase)
+    following = PHASES[PHASES.index(standing.phase) + 1]
+    return replace(standing, phase=following, walk=0, turn=1, fresh=0, paged=False, unstable=unstable)
+
+
+async def _ask(course: Course, status: str | None) -> Page[Ticket] | Page[Contact] | Page[Campaign]:
+    client, place, size = course.parts.client, course.standing.place, course.parts.plan.page_size
+    match course.standing.phase:
+        case "contacts":
+            return await client.contacts.page(place, page_size=size)
+        case "tickets":
+            return await client.tickets.page(place, status=status, page_size=size)
+        case "campaigns" | "again":
+            return await client.campaigns.page(place, page_size=size)
+        case "absences" | "messages":
+            raise AssertionError(course.standing.phase)
+        case _:
+            assert_never(course.standing.phase)
+
+
+def _expected(standing: Standing, page: Page[Ticket] | Page[Contact] | Page[Campaign]) -> int:
+    """Add what the first page of a phase says the list holds."""
+    first = page.number == 1 and standing.walk == 0 and standing.turn == 1 and standing.phase != "again"
+    return standing.expected + (page.count or 0) if first else standing.expected
+
+
+def _item(one: Ticket | Contact | Campaign, state: State, as_of: datetime, log_end: int, due_at: datetime) -> Item:
+    last_message = None
+    payload: Payload
+    entity: Entity
+    match one:
+        case Ticket():
+            last_message = one.last_message if isinstance(one.last_message, str) else None
+            entity, payload = "ticket", TicketPayload(ticket=replace(one, last_message=UNSET))
+        case Contact():
+            entity, payload = "contact", ContactPayload(contact=one)
+        case Campaign():
+            entity, payload = "campaign", CampaignPayload(campaign=one)
+        case _:
+            assert_never(one)
+    shown = Shown(
+        payload=encode(payload), last_message=last_message or None, listed_as_of=as_of, listed_log_end=log_end
+    )
+    return Item(
+        entity=entity, id=str(one.id), state=state, due_at=due_at, as_of=as_of, log_end=log_end, payload=pack(shown)
+    )

@@ -1,0 +1,112 @@
+"""A ticket in, its messages as items out: the second phase, which runs only where it was asked for.
+
+Reading a ticket's messages may tell its contact that they were read, so the tickets are few (those with a known gap)
+unless all were asked for.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+
+from whatsms_events.domain.events import MessagePayload, encode
+from whatsms_events.errors import (
+    UpstreamForbiddenError,
+    UpstreamLimitedError,
+    UpstreamPagingError,
+    UpstreamRefusedError,
+    UpstreamUnauthorizedError,
+    UpstreamUnavailableError,
+)
+from whatsms_events.storage.checkpoints import Item
+from whatsms_events.whatsms.pages import Place
+from whatsms_events.workers.backfill_run import ROUNDS, Course, Shown, Standing, pack, seen_at
+
+TURNS: Final = 3
+SCAN: Final = 500
+
+
+async def read_messages(course: Course) -> bool:
+    """Read the next page of the next ticket whose messages are wanted; return False where there is none."""
+    if course.messages == "off":
+        return False
+    wanted = await course.parts.checkpoints.tickets_to_read(course.run, 1)
+    if not wanted:
+        return False
+    ticket = wanted[0]
+    if course.standing.ticket != ticket.id:
+        await course.save(_fresh(course.standing, ticket.id))
+    try:
+        await _read_page(course, ticket)
+    except (UpstreamUnauthorizedError, UpstreamForbiddenError, UpstreamPagingError, UpstreamLimitedError):
+        raise
+    except UpstreamRefusedError:
+        await _give_up(course, ticket)
+    except UpstreamUnavailableError:
+        if ticket.rounds > ROUNDS:  # the vendor may stumble over this very one
+            await _give_up(course, ticket)
+        else:
+            await course.save(course.standing, items=[replace(ticket, rounds=ticket.rounds + 1)])
+        raise
+    return True
+
+
+async def _give_up(course: Course, ticket: Item) -> None:
+    standing = _fresh(course.standing, None)
+    standing = msgspec.structs.replace(standing, requests=standing.requests + 1, unsettled=standing.unsettled + 1)
+    await course.save(standing, items=[replace(ticket, messages="done")])
+
+
+def _fresh(standing: Standing, ticket: str | None) -> Standing:
+    return msgspec.structs.replace(standing, ticket=ticket, place=Place(), turn=1, fresh=0, paged=False)
+
+
+async def _read_page(course: Course, ticket: Item) -> None:
+    parts, standing = course.parts, course.standing
+    log_end, asked_at = await parts.event_log.end(), parts.now()
+    page = await parts.client.messages.page(ticket.id, standing.place, page_size=parts.plan.page_size)
+    due_at = course.settled_at()
+    items = {
+        one.id: Item(
+            entity="message",
+            id=one.id,
+            state="read",
+            due_at=due_at,
+            as_of=seen_at(page.as_of, asked_at),
+            log_end=log_end,
+            ticket_id=ticket.id,
+            payload=pack(Shown(payload=encode(MessagePayload(message=one)))),
+        )
+        for one in page.items
+        if isinstance(one.id, str)
+    }
+    known = await parts.checkpoints.shown(course.run, "message", list(items))
+    standing = msgspec.structs.replace(
+        standing,
+        requests=standing.requests + 1,
+        unusable=standing.unusable + page.unusable,
+        fresh=standing.fresh + len(items.keys() - known),
+        paged=standing.paged or page.next is not None or page.number > 1,
+    )
+    if page.next is not None:
+        await course.list_items(msgspec.structs.replace(standing, place=page.next), items)
+        return
+    stable = not standing.paged or standing.fresh == 0
+    if not stable and standing.turn < TURNS:
+        again = msgspec.structs.replace(standing, place=Place(), turn=standing.turn + 1, fresh=0, paged=False)
+        await course.list_items(again, items)
+        return
+    await course.list_items(standing, items)
+    await _close(course, ticket)
+
+
+async def _close(course: Course, ticket: Item) -> None:
+    """Count the messages that we hold and no list of this run showed, and close the ticket."""
+    parts, unseen = course.parts, 0
+    after = ""
+    while held := await parts.holdings.message_ids(parts.tenant, ticket.id, after, SCAN):
+        after = held[-1]
+        unseen += len(set(held) - await parts.checkpoints.shown(course.run, "message", held))
+    standing = _fresh(course.standing, None)
+    standing = msgspec.structs.replace(standing, unseen=standing.unseen + unseen)
+    await course.save(standing, items=[replace(ticket, messages="done")])

@@ -1,0 +1,242 @@
+"""How far one run of a backfill got: what is saved with each piece of it, and what is reported at its end."""
+
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from whatsms_events.domain.drift import Finding, age_bucket
+from whatsms_events.domain.events import SHAPES, Entity, Payload
+from whatsms_events.storage.appends import Append
+from whatsms_events.storage.checkpoints import Checkpoints, Item, Options, Run
+from whatsms_events.storage.committer import Outcome
+from whatsms_events.storage.event_log import EventLog
+from whatsms_events.storage.holdings import Holdings
+from whatsms_events.whatsms.client import Client
+from whatsms_events.whatsms.pages import Place
+
+Mode = Literal["off", "narrow", "full"]
+MODES: Final[tuple[Mode, ...]] = ("off", "narrow", "full")
+Phase = Literal["contacts", "tickets", "campaigns", "absences", "again", "messages"]
+PHASES: Final[tuple[Phase, ...]] = ("contacts", "tickets", "campaigns", "absences", "again", "messages")
+"""In this order. Details are read as soon as the three lists are done, whatever the phase."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """When runs are due and how they go about; 0 for an interval means never.
+
+    `settle_s`: an answer is compared so long after it came, when webhooks that were on their way have arrived.
+    `absence_s`: what the vendor does not show is looked for once more, so long after.
+    """
+
+    options: Options
+    page_size: int
+    interval_s: float
+    outage_s: float
+    repair_interval_s: float
+    settle_s: float
+    absence_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a run works with."""
+
+    slug: str
+    tenant: str
+    client: Client
+    checkpoints: Checkpoints
+    holdings: Holdings
+    event_log: EventLog
+    submit: Callable[[Append], Awaitable[Outcome]]
+    plan: Plan
+    now: Callable[[], datetime]
+
+
+class Standing(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a run stands. Saved in one transaction with the items it is about, so a restart goes on from here."""
+
+    phase: Phase = "contacts"
+    walk: int = 0  # which of the phase's walks
+    place: Place = Place()
+    stumbled: bool = False  # whether the walk was begun anew for pages that led nowhere
+    turn: int = 1  # a pass is every walk of the phase once
+    fresh: int = 0  # ids that this pass brought
+    paged: bool = False  # whether any walk of this pass had a second page
+    after: str = ""  # absences: the last id that was looked at
+    entity: Entity = "contact"  # absences: of which entity
+    missing: tuple[str, ...] = ()  # campaigns that no list showed
+    again_at: datetime | None = None
+    log_end: int = 0  # before the first page of the walk
+    ticket: str | None = None  # whose messages are being read
+    requests: int = 0
+    unusable: int = 0  # items without an id
+    unseen: int = 0  # messages of ours that their ticket's list did not show
+    unsettled: int = 0  # items that events kept touching, or that could not be read: left to the next run
+    unstable: tuple[str, ...] = ()  # lists that still brought something new when their passes were used up
+    expected: int = 0  # what the lists' counts promise
+    found: dict[str, int] = {}  # "entity kind age" -> entities
+    stopped: str | None = None
+
+
+class Count(Struct, frozen=True, kw_only=True):
+    """One cell of the drift report."""
+
+    entity: Entity
+    kind: str
+    age: str
+    count: int
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What a finished run found. `looked_at` counts entities, `drift` those whose state differed from the vendor's.
+
+    `unseen`: messages of ours that their ticket's list did not show; one message cannot be asked for, so that proves
+    nothing.
+    """
+
+    kind: str
+    cause: str
+    started_at: datetime
+    finished_at: datetime
+    requests: int
+    looked_at: dict[str, int]
+    drift: list[Count]
+    unseen: int
+    unsettled: int
+    unusable: int
+    unstable: tuple[str, ...]
+
+
+class Shown(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the vendor's answer said about an item: the payload's JSON, and the list's last message with its own time.
+
+    `gone`: it answered twice that there is no such thing.
+    """
+
+    payload: bytes
+    last_message: str | None = None
+    listed_as_of: datetime | None = None
+    listed_log_end: int = 0
+    gone: bool = False
+
+
+_UNSAVED: Final = b"{}"
+_standings = msgspec.json.Decoder(Standing)
+_shown = msgspec.msgpack.Decoder(Shown)
+_payloads = {entity: msgspec.json.Decoder(shape) for entity, shape in SHAPES.items()}
+_json = msgspec.json.Encoder()
+_msgpack = msgspec.msgpack.Encoder()
+
+
+ABSURD: Final = timedelta(days=1)
+"""A `Date` that is so much older than our clock is no date."""
+
+
+def seen_at(as_of: datetime, asked_at: datetime) -> datetime:
+    """Return as of when an answer may be believed: never later than our clock when it was asked for.
+
+    The vendor's `Date` may come from a proxy whose clock is ahead; what happened after the answer must not look older.
+    """
+    return asked_at if asked_at - as_of > ABSURD else min(as_of, asked_at)
+
+
+def pack(shown: Shown) -> bytes:
+    """Return what `Item.payload` holds."""
+    return _msgpack.encode(shown)
+
+
+def unpack(item: Item) -> Shown:
+    """Return what `pack` made."""
+    return _shown.decode(item.payload or b"")
+
+
+def shown_payload(entity: Entity, shown: Shown) -> Payload:
+    """Return the payload of what was shown."""
+    return _payloads[entity].decode(shown.payload)
+
+
+ROUNDS: Final = 5
+"""How often an entity is read again that events keep touching, or that the vendor stumbles over; then it is left to the
+next run."""
+
+
+class Course:
+    """One run under way. Every change of its standing is saved together with what it is about, or not at all."""
+
+    def __init__(self, parts: Parts, run: Run, messages: Mode) -> None:
+        """Take the run; `messages` is how many lists of messages this process may read for it."""
+        self.parts = parts
+        self.run = run
+        self.messages = messages
+        self.queue: deque[Item] = deque()  # due to be read by id; the database has them all the same
+        # A repair has no lists and looks for nothing that is absent: details are all of it.
+        first = Standing(phase="contacts" if run.kind == "reconcile" else PHASES[-1])
+        try:
+            saved = _standings.decode(run.progress) if run.progress != _UNSAVED else first
+        except msgspec.ValidationError:  # another release's: it begins anew, and knows the items it has
+            saved = first
+        self.standing = replace(saved, stopped=None)  # what stopped it then may be mended now
+        self.next: deque[Item] = deque()  # to be looked at; nobody else changes the items of a run
+
+    async def save(
+        self,
+        standing: Standing,
+        *,
+        items: Sequence[Item] = (),
+        drift: Sequence[Finding] = (),
+        looks: Sequence[Item] = (),
+    ) -> None:
+        """Save; raise FencedError where another process goes on with this run."""
+        now = self.parts.now()
+        found = Counter(standing.found)
+        found.update(f"{one.entity} {one.kind} {age_bucket(one.age_s)}" for one in drift)
+        standing = replace(standing, found=dict(found))
+        await self.parts.checkpoints.save(
+            self.run, _json.encode(standing), now=now, items=items, drift=drift, looks=looks
+        )
+        self.standing = standing
+
+    async def list_items(self, standing: Standing, items: Mapping[str, Item]) -> None:
+        """Save what a page showed: new items, and newer views of those that wait to be compared."""
+        await self.parts.checkpoints.list_items(
+            self.run, list(items.values()), _json.encode(standing), now=self.parts.now()
+        )
+        self.standing = standing
+
+    async def finish(self) -> Report:
+        """Close the run, its items with it, and return its report."""
+        now, standing, run = self.parts.now(), self.standing, self.run
+        looked_at: Counter[str] = Counter()
+        for (entity, _state), count in (await self.parts.checkpoints.count(run)).items():
+            looked_at[entity] += count
+        report = Report(
+            kind=run.kind,
+            cause=run.cause,
+            started_at=run.started_at,
+            finished_at=now,
+            requests=standing.requests,
+            looked_at=dict(looked_at),
+            drift=[_cell(name, count) for name, count in sorted(standing.found.items())],
+            unseen=standing.unseen,
+            unsettled=standing.unsettled,
+            unusable=standing.unusable,
+            unstable=standing.unstable,
+        )
+        await self.parts.checkpoints.finish(run, _json.encode(report), now)
+        return report
+
+    def settled_at(self) -> datetime:
+        """Return from when on an answer that came just now may be compared."""
+        return self.parts.now() + timedelta(seconds=self.parts.plan.settle_s)
+
+
+def _cell(name: str, count: int) -> Count:
+    entity, kind, age = name.split(" ")
+    return msgspec.convert({"entity": entity, "kind": kind, "age": age, "count": count}, Count)

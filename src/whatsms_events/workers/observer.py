@@ -1,0 +1,84 @@
+"""Log, projection and backfill tables in, gauges out, whatever the workers do: one that has halted measures nothing."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from typing import Final, get_args
+
+from whatsms_events import metrics
+from whatsms_events.domain.drift import Kind
+from whatsms_events.domain.events import Entity
+from whatsms_events.errors import WhatsmsEventsError
+from whatsms_events.storage.database import Database
+from whatsms_events.storage.event_log import EventLog
+from whatsms_events.storage.projection import Projection
+from whatsms_events.storage.relay_row import RelayRows
+from whatsms_events.storage.reports import Overview, Reports
+
+LOOK_LIMIT_S: Final = 2.0
+
+
+class Observer:
+    """Looks at what the databases say. `prefix` is None without Kafka; `slugs` maps ids of tenants to their slugs."""
+
+    def __init__(self, log: Database, projection: Database, *, prefix: str | None, slugs: Mapping[str, str]) -> None:
+        self._event_log = EventLog(log)
+        self._relay_rows = RelayRows(log)
+        self._reports = Reports(log)
+        self._projection = Projection(projection)
+        self._prefix = prefix
+        self._slugs = slugs
+
+    async def look(self) -> None:
+        """Set the gauges of log, relay and projection; where a database is away, readiness and the workers say so."""
+        with suppress(WhatsmsEventsError, TimeoutError):
+            async with asyncio.timeout(LOOK_LIMIT_S):
+                metrics.LOG_END.set(await self._event_log.end())
+                if self._prefix is not None:
+                    await self._see_published(self._prefix)
+        with suppress(WhatsmsEventsError, TimeoutError):
+            async with asyncio.timeout(LOOK_LIMIT_S):
+                through = (await self._projection.state()).applied_through
+                metrics.APPLIED_THROUGH.set(through)
+                metrics.CONSUMER_LAG.labels("log", "0").set(await self._event_log.end() - through)
+
+    async def _see_published(self, prefix: str) -> None:
+        """Set the relay's gauges from its row, which holds what is known to be visible in Kafka."""
+        published = await self._relay_rows.load(prefix)
+        through = published.published_through if published is not None else 0
+        waiting = await self._event_log.read(through, 1)
+        metrics.RELAY_THROUGH.set(through)
+        metrics.RELAY_LAG.set(await self._event_log.end() - through if waiting else 0)
+        metrics.RELAY_OLDEST.set(waiting[0].event.received_at.timestamp() if waiting else 0)
+
+    async def look_at_backfills(self, stopped: Collection[str]) -> None:
+        """Set the gauges of backfills, whichever process runs them; `stopped`: slugs whose backfill halted here."""
+        with suppress(WhatsmsEventsError, TimeoutError):
+            async with asyncio.timeout(LOOK_LIMIT_S):
+                overviews = {one.tenant: one for one in await self._reports.overview()}
+                for tenant, slug in self._slugs.items():
+                    _show(slug, overviews.get(tenant), stopped=slug in stopped)
+                _show_drift([one for tenant, one in overviews.items() if tenant in self._slugs])
+
+
+def _show(slug: str, overview: Overview | None, *, stopped: bool) -> None:
+    running = overview is not None and overview.running is not None
+    finished_at = None if overview is None else overview.finished_at
+    metrics.BACKFILL_STATE.labels(slug).set(2 if stopped else int(running))
+    metrics.BACKFILL_REMAINING.labels(slug).set(0 if overview is None else overview.remaining)
+    metrics.BACKFILL_LAST_SUCCESS.labels(slug).set(0 if finished_at is None else finished_at.timestamp())
+
+
+def _show_drift(overviews: Collection[Overview]) -> None:
+    """Show zeros too, but only where a reconcile has finished: before, nobody knows."""
+    metrics.DRIFT.clear()
+    finished = [one for one in overviews if one.finished_at is not None]
+    if not finished:
+        return
+    drift: Counter[tuple[str, str]] = Counter()
+    for one in finished:
+        drift.update(one.drift)
+    for entity in get_args(Entity):
+        for kind in get_args(Kind):
+            metrics.DRIFT.labels(entity, kind).set(drift[entity, kind])

@@ -1,0 +1,232 @@
+"""Arrivals, refused signatures and a look at the REST API in; an alarm out where webhooks no longer reach us.
+
+A hook that the vendor switched off, a URL that leads elsewhere, a secret that was changed: none makes an error here.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from whatsms_events import metrics
+from whatsms_events.domain.drift import explained
+from whatsms_events.domain.events import Ticket
+from whatsms_events.domain.rows import Key, Row
+from whatsms_events.domain.silence import Verdict, patience, usual_gap, verdict
+from whatsms_events.errors import UpstreamError
+from whatsms_events.storage.arrivals import Arrivals, Latest
+from whatsms_events.storage.holdings import Holdings
+from whatsms_events.whatsms.client import Client
+from whatsms_events.whatsms.pages import Place
+
+PAGE_SIZE: Final = 20
+DETAILS: Final = 3
+"""Tickets that a look reads by id at most: the list does not say when they changed."""
+
+log = structlog.get_logger()
+
+Probe = Callable[[datetime, int], Awaitable[bool | None]]
+"""Tells whether the account shows news from after a time that no webhook told; None where nothing can be said.
+
+It is given the highest position of an accepted webhook too: before the projection shows that, nothing can be said.
+"""
+
+
+def _nothing(_cause: Verdict) -> None:
+    """Ignore it."""
+
+
+class Watchdog:
+    """The watch over one tenant's webhooks. `rejects` counts the signatures refused so far; no `probe` without a key.
+
+    `on_silent` is told the cause once for each silence: what is missed from now on has to be fetched. `on_heard` is
+    called when webhooks come again: only then is what was missed complete.
+    """
+
+    def __init__(
+        self,
+        slug: str,
+        tenant: str,
+        *,
+        arrivals: Arrivals,
+        rejects: Callable[[], int],
+        probe: Probe | None,
+        gaps: float,
+        floor_s: float,
+        probe_interval_s: float,
+        now: Callable[[], datetime],
+        on_silent: Callable[[Verdict], None] = _nothing,
+        on_heard: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._slug = slug
+        self._tenant = tenant
+        self._arrivals = arrivals
+        self._rejects = rejects
+        self._probe = probe
+        self._gaps = gaps
+        self._floor_s = floor_s
+        self._probe_interval_s = probe_interval_s
+        self._now = now
+        self._on_silent = on_silent
+        self._on_heard = on_heard
+        self._silent = metrics.SILENT.labels(slug)
+        self._last_accepted = metrics.LAST_ACCEPTED.labels(slug)
+        self._started_at = now()
+        self._latest = Latest()
+        self._state: Verdict = "heard"
+        self._rejects_before = rejects()
+        self._probes = 0
+        self._probed_at: datetime | None = None
+        self._probe_says = "not asked"
+        self._silent.set(0)
+
+    @property
+    def active(self) -> bool:
+        """Tell that it watches: each process that takes webhooks in has a watch of its own."""
+        return True
+
+    @property
+    def detail(self) -> Mapping[str, object]:
+        """What it knows, for /readyz: words and plain numbers."""
+        gap, last = usual_gap(self._latest.times), self._latest.last
+        return {
+            "tenant": self._tenant,
+            "state": "silent" if self._state in ("activity", "rejects") else self._state,
+            "cause": self._state if self._state in ("activity", "rejects") else None,
+            "last_accepted": None if last is None else last.isoformat(),
+            "silent_s": round(self._silent_s(self._now())),
+            "usual_gap_s": None if gap is None else round(gap, 1),
+            "patience_s": round(self._patience_s()),
+            "rejects": self._rejects() - self._rejects_before,
+            "probe": self._probe_says,
+        }
+
+    async def run_once(self) -> int:
+        """Look once, say where silence begins or ends, return 0. Raise StorageUnavailableError if the log is away."""
+        latest = await self._arrivals.latest()
+        self._last_accepted.set(0 if latest.last is None else latest.last.timestamp())
+        if latest.last != self._latest.last:  # a parked delivery that was tried again is no news of the vendor
+            self._hear(latest)
+        self._latest = latest
+        if self._state in ("activity", "rejects"):
+            return 0  # until a webhook comes: that a backfill fetched what was missed mends nothing
+        now = self._now()
+        state = self._judge(now)
+        if state == "quiet" and self._probe is not None and self._may_probe(now):
+            await self._look(self._probe, now)
+            state = self._judge(now)
+        if state in ("activity", "rejects"):
+            self._raise_alarm(state, now)
+        self._state = state
+        return 0
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def _judge(self, now: datetime) -> Verdict:
+        # A process that has just started heard nothing yet, however long ago the last webhook was accepted.
+        listened_s = (now - self._started_at).total_seconds()
+        if listened_s < self._floor_s:
+            return "heard"
+        rejects = self._rejects() - self._rejects_before
+        return verdict(self._silent_s(now), self._patience_s(), probes=self._probes, rejects=rejects)
+
+    def _silent_s(self, now: datetime) -> float:
+        return max(0.0, (now - (self._latest.last or self._started_at)).total_seconds())
+
+    def _patience_s(self) -> float:
+        return patience(usual_gap(self._latest.times), gaps=self._gaps, floor_s=self._floor_s)
+
+    def _may_probe(self, now: datetime) -> bool:
+        """Tell whether a look is due; a clock that was set back must not put it off."""
+        elapsed_s = None if self._probed_at is None else (now - self._probed_at).total_seconds()
+        return elapsed_s is None or not 0 <= elapsed_s < self._probe_interval_s
+
+    async def _look(self, probe: Probe, now: datetime) -> None:
+        self._probed_at = now
+        # What changed before this process listened may have been missed because it did not.
+        since = max(self._latest.last or self._started_at, self._started_at)
+        try:
+            news = await probe(since, self._latest.position)
+        except UpstreamError as exc:  # the other rule goes on; what is wrong with the key the backfill says, and halts
+            self._probe_says = str(exc)
+            log.warning("webhooks.unprobed", tenant=self._slug, error=type(exc).__name__, reason=str(exc))
+            return
+        self._probe_says = {True: "news", False: "no news", None: "projection behind"}[news]
+        if news is not None:
+            self._probes = self._probes + 1 if news else 0
+
+    def _raise_alarm(self, cause: Verdict, now: datetime) -> None:
+        gap = usual_gap(self._latest.times)
+        self._silent.set(1)
+        log.error(
+            "webhooks.silent",
+            tenant=self._slug,
+            cause=cause,
+            silent_s=round(self._silent_s(now)),
+            usual_gap_s=None if gap is None else round(gap, 1),
+        )
+        self._on_silent(cause)
+
+    def _hear(self, latest: Latest) -> None:
+        """Begin anew at a webhook that was accepted, by whichever process."""
+        silent_s, was = self._silent_s(latest.last or self._now()), self._state
+        self._rejects_before = self._rejects()
+        self._probes = 0
+        self._probed_at = None
+        self._state = "heard"
+        if was in ("activity", "rejects"):
+            self._silent.set(0)
+            log.info("webhooks.heard", tenant=self._slug, silent_s=round(silent_s))
+            self._on_heard()
+
+
+MARGIN: Final = timedelta(minutes=1)
+"""What happened so shortly after the last webhook may be what that one told: two clocks are compared here."""
+
+
+class TicketProbe:
+    """Compares the first page of tickets, where the last changed ones are, with what the projection holds."""
+
+    def __init__(self, client: Client, holdings: Holdings, tenant: str) -> None:
+        self._client = client
+        self._holdings = holdings
+        self._tenant = tenant
+
+    async def __call__(self, since: datetime, position: int) -> bool | None:
+        """Return whether a ticket shows news from after `since` that no webhook told; see `Probe`.
+
+        Raise UpstreamError where the API refuses or is away.
+        """
+        if await self._holdings.applied_through() < position:
+            return None
+        page = await self._client.tickets.page(Place(), page_size=PAGE_SIZE)
+        differing = await self._differing(page.items)
+        since += MARGIN
+        if any(isinstance(one.created_at, datetime) and one.created_at > since for one in differing):
+            return True
+        for one in differing[:DETAILS]:
+            changed_at = (await self._client.tickets.get(str(one.id))).updated_at
+            # An older difference is one that was missed before: it says nothing about this silence.
+            if not isinstance(changed_at, datetime) or changed_at > since:
+                return True
+        return False
+
+    async def _differing(self, tickets: Sequence[Ticket]) -> list[Ticket]:
+        """Return those that are unknown here, have another status, or a last message that nobody told."""
+        keys = {str(one.id): Key("ticket", self._tenant, str(one.id)) for one in tickets}
+        rows = await self._holdings.rows(list(keys.values()))
+        held = {one: rows[key] for one, key in keys.items() if key in rows}
+        bodies = await self._holdings.recent_bodies(self._tenant, list(held))
+        return [one for one in tickets if _differs(one, held.get(str(one.id)), bodies.get(str(one.id), []))]
+
+
+def _differs(ticket: Ticket, row: Row | None, bodies: Sequence[str]) -> bool:
+    if row is None or row.values["gone"]:
+        return True
+    status, last_message = row.values["status"], row.values["last_message"]
+    if isinstance(ticket.status, str) and ticket.status and ticket.status != status:
+        return True
+    shown = ticket.last_message if isinstance(ticket.last_message, str) else None
+    return bool(shown) and not explained(shown, [*bodies, *([last_message] if isinstance(last_message, str) else [])])

@@ -1,0 +1,286 @@
+"""A twin with its REST API, and log, projection and backfill beside it; the test moves the one clock that they share.
+
+What stands for the door is `take`: it normalises a webhook and appends it, as the receiver does behind HTTP. The REST
+half is spoken to over real HTTP.
+"""
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import count
+from typing import Any, Final
+
+from whatsms_events.domain.events import from_micros
+from whatsms_events.domain.normalize import normalize
+from whatsms_events.domain.rows import COLUMNS, Table
+from whatsms_events.storage import tables
+from whatsms_events.storage.appends import Append
+from whatsms_events.storage.checkpoints import Checkpoints, Options
+from whatsms_events.storage.committer import Committer, Outcome
+from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
+from whatsms_events.storage.event_log import EventLog
+from whatsms_events.storage.holdings import Holdings
+from whatsms_events.storage.projection import Projection
+from whatsms_events.storage.role_lock import RoleLock
+from whatsms_events.twin.account import Webhook
+from whatsms_events.twin.rest import Rest, RestServer
+from whatsms_events.twin.rest_limits import RestLimits
+from whatsms_events.twin.world import World
+from whatsms_events.whatsms.client import Client
+from whatsms_events.whatsms.limits import Limits
+from whatsms_events.workers.backfill import Backfill
+from whatsms_events.workers.backfill_run import Plan, Report
+from whatsms_events.workers.consumer import Consumer
+from whatsms_events.workers.sources import LogSource
+
+SLUG: Final = "acme"
+KEY: Final = "sk_test_reconciling"
+ALL: Final = Options(details="all", messages="off")
+PLAN: Final = Plan(options=ALL, page_size=100, interval_s=0, outage_s=0, repair_interval_s=0, settle_s=10, absence_s=60)
+
+
+@dataclass
+class House:
+    """The parts of one tenant, each open. `moving`: whether people go on living while the clock moves.
+
+    While a backfill is driven the clock moves by `tick_s` whenever it waits, and after each `apply_each` of its pieces
+    the projection is brought up to the log's end.
+    """
+
+    world: World
+    rest: Rest
+    url: str
+    log: Database
+    projection: Database
+    committer: Committer
+    consumer: Consumer
+    plan: Plan = PLAN
+    moving: bool = False
+    dropping: bool = False
+    attempts: int = 6
+    tick_s: float = 1
+    apply_each: int = 1
+
+    def now(self) -> datetime:
+        """Return the world's time: nobody here has another."""
+        return self.world.now
+
+    @property
+    def tenant(self) -> str:
+        """The tenant's id."""
+        return self.world.account.tenant_id
+
+    async def tick(self, seconds: float) -> None:
+        """Let time pass; what people do meanwhile is announced, and taken in unless `dropping`."""
+        to = self.world.now + timedelta(seconds=seconds)
+        if self.moving:
+            webhooks = self.world.advance(to)
+            await self.take([] if self.dropping else webhooks)
+        else:
+            self.world.account.now = to
+
+    def announced(self) -> list[Webhook]:
+        """Return what the test's own changes to the account announce, without letting anybody live on."""
+        webhooks = list(self.world.account.outbox)
+        self.world.account.outbox.clear()
+        return webhooks
+
+    async def take(self, webhooks: Iterable[Webhook]) -> list[Outcome]:
+        """Take webhooks in, in this order, and apply them."""
+        async with asyncio.TaskGroup() as tasks:  # begun in this order, so appended in this order
+            taken = [tasks.create_task(self.take_body(webhook.body)) for webhook in webhooks]
+        await self.apply()
+        return [one.result() for one in taken]
+
+    async def take_body(self, body: bytes) -> Outcome:
+        """Append one delivery."""
+        event = normalize(body, tenant=self.tenant, received_at=self.now())
+        return await self.committer.submit(Append(event, body, hashlib.sha256(body).digest()), deadline_s=10)
+
+    async def apply(self) -> None:
+        """Bring the projection up to the log's end."""
+        while await self.consumer.run_once():
+            pass
+
+    def backfill(self, *, limits: Limits | None = None, budget_per_minute: int | None = None) -> Backfill:
+        """Return a new backfill, as a process that just started has it."""
+        return Backfill(
+            SLUG,
+            self.tenant,
+            client=Client(
+                self.url,
+                KEY,
+                limits=limits or Limits(requests_per_minute=600_000),
+                attempts=self.attempts,
+                budget_per_minute=budget_per_minute,
+                now=self.now,
+            ),
+            checkpoints=Checkpoints(self.log),
+            holdings=Holdings(self.projection),
+            event_log=EventLog(self.log),
+            submit=self._submit,
+            lock=RoleLock(self.log, f"backfill.{SLUG}"),
+            plan=self.plan,
+            now=self.now,
+            last_accepted=self._last_accepted,
+        )
+
+    async def _submit(self, item: Append) -> Outcome:
+        return await self.committer.submit(item, deadline_s=10)
+
+    async def _last_accepted(self) -> datetime | None:
+        column = tables.event_log.c.received_at
+        async with self.log.read() as connection:
+            rows = await connection.execute(
+                tables.event_log.select().with_only_columns(column).where(tables.event_log.c.origin == "webhook")
+            )
+            last = max(rows.scalars(), default=None)
+        return None if last is None else from_micros(last)
+
+    async def reconcile(self, options: Options = ALL, *, limit_s: float = 86_400) -> Report:
+        """Run one reconcile to its end, the clock moving whenever it waits."""
+        backfill = self.backfill()
+        try:
+            backfill.ask("reconcile", "command", options)
+            return await self.drive(backfill, limit_s=limit_s)
+        finally:
+            await backfill.close()
+
+    async def drive(self, backfill: Backfill, *, limit_s: float = 86_400) -> Report:
+        """Repeat the backfill's pieces until its run has finished; let time pass for each that it waits."""
+        end = self.now() + timedelta(seconds=limit_s)
+        for piece in count(1):
+            if backfill.progress.finished:
+                break
+            assert self.now() < end, f"not finished within {limit_s:g} s: {backfill.progress}"
+            worked = await backfill.run_once()
+            if not worked:
+                await self.tick(self.tick_s)
+            if not worked or piece % self.apply_each == 0:
+                await self.apply()
+        await self.apply()
+        report = backfill.progress.report
+        assert report is not None
+        return report
+
+    async def events(self, origin: str | None = None) -> Counter[str]:
+        """Count the log's events by type."""
+        table = tables.event_log
+        query = table.select().with_only_columns(table.c.type)
+        if origin is not None:
+            query = query.where(table.c.origin == origin)
+        async with self.log.read() as connection:
+            return Counter((await connection.execute(query)).scalars())
+
+    async def held(self, name: Table) -> dict[str, dict[str, Any]]:
+        """Return the rows of an entity's table by id, with `known` and `doubtful`."""
+        table = getattr(tables, name)
+        async with self.projection.read() as connection:
+            rows = (await connection.execute(table.select())).mappings().all()
+        return {row["id"]: {key: row[key] for key in ("known", "doubtful", *COLUMNS[name])} for row in rows}
+
+
+@asynccontextmanager
+async def house(
+    database_url: str,
+    projection_url: str,
+    world: World,
+    *,
+    rest: Rest | None = None,
+    plan: Plan = PLAN,
+    moving: bool = False,
+    kind: type[House] = House,
+) -> AsyncIterator[House]:
+    """Open everything; the databases are migrated, the committer runs, the REST half listens."""
+    rest = rest or Rest(world.account, api_key=KEY)
+    rest.limits = RestLimits(requests=600_000)  # real minutes: the limits have tests of their own
+    async with AsyncExitStack() as stack:
+        log = await open_log(DatabaseTarget(url=database_url), migrate=True)
+        stack.push_async_callback(log.close)
+        projection = await open_projection(DatabaseTarget(url=projection_url), migrate=True)
+        stack.push_async_callback(projection.close)
+        server = await stack.enter_async_context(RestServer(rest))
+        committer = Committer(
+            log, batch_limit=500, queue_limit=10_000, queue_limit_bytes=1 << 26, on_commit=lambda _end: None
+        )
+        consumer = Consumer(
+            Projection(projection), LogSource(EventLog(log)), RoleLock(projection, "consumer"), batch_limit=1000
+        )
+        stack.push_async_callback(consumer.close)
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(committer.run(stop))
+            try:
+                yield kind(world, rest, server.url, log, projection, committer, consumer, plan=plan, moving=moving)
+            finally:
+                stop.set()
+
+
+def truth(world: World) -> Mapping[Table, dict[str, dict[str, Any]]]:
+    """Return what the vendor's account holds, in the columns of the projection that REST can tell."""
+    account = world.account
+    contacts = {
+        str(one.id): {"name": one.name, "number": one.number, "email": one.email, "is_group": one.is_group}
+        for one in account.contacts.values()
+    }
+    tickets = {
+        str(one.id): {
+            "status": one.status,
+            "channel": one.channel,
+            "contact_id": str(one.contact.id),
+            "user_id": None if one.user is None else str(one.user.id),
+            "queue_id": None if one.queue is None else str(one.queue.id),
+        }
+        for one in account.tickets.values()
+    }
+    campaigns = {
+        str(one.id): {
+            "name": one.name,
+            "status": one.status,
+            "sent_count": one.sent_count,
+            "failed_count": one.failed_count,
+        }
+        for one in account.campaigns.values()
+    }
+    return {"contact": contacts, "ticket": tickets, "campaign": campaigns}
+
+
+def true_messages(world: World) -> dict[str, dict[str, Any]]:
+    """Return the messages that stand in a ticket's list, in the columns that REST can tell."""
+    return {
+        str(one.id): {
+            "body": one.body,
+            "from_me": one.from_me,
+            "media_type": one.media_type,
+            "ticket_id": str(one.ticket.id),
+        }
+        for one in world.account.messages.values()
+        if one.ticket is not None
+    }
+
+
+def differences(
+    held: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, tuple[Any, Any]]]:
+    """Return per id the columns that differ, held and wanted; nothing, empty and false are the same."""
+    found: dict[str, dict[str, tuple[Any, Any]]] = {}
+    for one, columns in wanted.items():
+        row = held.get(one)
+        if row is None or not row["known"]:
+            found[one] = {"known": (False, True)}
+            continue
+        different = {
+            name: (row[name], value) for name, value in columns.items() if (row[name] or None) != (value or None)
+        }
+        if different:
+            found[one] = different
+    return found
+
+
+def with_plan(plan: Plan, **changes: Any) -> Plan:
+    """Return the plan with these values."""
+    return replace(plan, **changes)

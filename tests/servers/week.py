@@ -1,0 +1,241 @@
+"""A week at a twin's account, sent over HTTP on bad days; and what then differs from what is held, by plain comparison.
+
+Nothing here asks `domain/drift.py`: entities of the account and rows of the projection are compared name by name.
+"""
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from servers.reconciling import SLUG, House
+from whatsms_events.domain.events import to_micros
+from whatsms_events.storage import tables
+from whatsms_events.storage.database import Database
+from whatsms_events.twin.account import Account
+from whatsms_events.twin.entities import Campaign, Contact, Message, Ticket
+from whatsms_events.twin.faults import Faults
+from whatsms_events.twin.ledger import Ledger
+from whatsms_events.twin.sender import Sender
+from whatsms_events.twin.world import World
+from whatsms_events.web.app import Listener, public_app
+from whatsms_events.web.receiver import Receiver, Tenant
+
+SECRET: Final = b"whsec-tests-only-week"
+WEEK: Final = timedelta(days=7)
+SILENCE: Final = (0.43, 0.48)
+"""Shares of the time between which nothing at all is sent: the line to us is down."""
+
+AFTER: Final = timedelta(days=1)
+"""From the last event of life to the reconcile: what is sent late has been sent, and no version is as new as a page."""
+
+BAD_DAYS: Final = Faults(drop=0.12, redeliver=0.1, reorder=0.15, reorder_window=30, delay=0.1, delay_s=0.3)
+
+Name = tuple[str, str]
+"""Entity and id."""
+
+Rows = Mapping[str, Mapping[str, Any]]
+"""Rows of one table by id."""
+
+
+@asynccontextmanager
+async def door(here: House) -> AsyncIterator[str]:
+    """Open the real receiver on the house's log and clock; its URL."""
+    receiver = Receiver(
+        {SLUG: Tenant(SLUG, here.tenant, {"current": SECRET})},
+        here.committer,
+        body_limit_bytes=1 << 20,
+        in_flight_limit_bytes=1 << 26,
+        deadline_s=10,
+        now=here.now,
+    )
+    listener = Listener(public_app(receiver))
+    url = await listener.start("127.0.0.1", 0)
+    try:
+        yield f"{url}/webhooks/{SLUG}"
+    finally:
+        await listener.stop(1)
+
+
+async def live_a_week(
+    world: World, url: str, *, seed: int, real_s: float, secret: bytes = SECRET, length: timedelta = WEEK
+) -> Ledger:
+    """Let people live for a week that takes `real_s`, their webhooks sent with faults; then life stands still."""
+    sender = Sender(url, secret, Ledger(), faults=replace(BAD_DAYS, seed=seed), connections=16, tries=50)
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    began, start = loop.time(), world.now
+
+    def clock() -> datetime:
+        lived = (loop.time() - began) / real_s
+        silent = SILENCE[0] <= lived < SILENCE[1]
+        sender.faults = replace(sender.faults, drop=1.0 if silent else BAD_DAYS.drop)
+        if lived < 1:
+            return start + length * lived
+        world.pause()
+        stop.set()
+        return start + length + AFTER
+
+    return await sender.run(world, stop, clock=clock)
+
+
+async def live_on(world: World, url: str, stop: asyncio.Event, *, seed: int) -> Ledger:
+    """Send what the world says while somebody else moves its clock, with faults; what is unsaid at `stop` is lost."""
+    sender = Sender(url, SECRET, Ledger(), faults=replace(BAD_DAYS, seed=seed), connections=16, tries=50)
+    return await sender.run(world, stop, clock=lambda: world.now)
+
+
+# What is held.
+
+
+async def rows_of(database: Database, name: str) -> dict[str, dict[str, Any]]:
+    """Return the rows of an entity's table by id."""
+    async with database.read() as connection:
+        rows = (await connection.execute(getattr(tables, name).select())).mappings().all()
+    return {row["id"]: dict(row) for row in rows}
+
+
+async def wordings_of(database: Database) -> dict[str, list[str]]:
+    """Return every body that each message had."""
+    found: dict[str, list[str]] = defaultdict(list)
+    table = tables.message_revision
+    async with database.read() as connection:
+        for row in (await connection.execute(table.select())).mappings():
+            if body := json.loads(row["content"]).get("body"):
+                found[row["message_id"]].append(body)
+    return found
+
+
+async def held_by(database: Database) -> dict[str, Any]:
+    """Return all that is compared here."""
+    names = ("contact", "ticket", "campaign", "message")
+    return {name: await rows_of(database, name) for name in names} | {"wordings": await wordings_of(database)}
+
+
+# What differs.
+
+
+def differing(account: Account, held: Mapping[str, Any], *, messages: bool) -> dict[Name, str]:
+    """Return by entity and id what a report has to name, and why: missed, extra, doubtful, or the differing columns."""
+    last_words = _last_words(held)
+    told: dict[str, dict[str, Callable[[Mapping[str, Any]], Iterator[str]]]] = {
+        "contact": {str(one.id): _of_contact(one) for one in account.contacts.values()},
+        "ticket": {str(one.id): _of_ticket(one, last_words[str(one.id)]) for one in account.tickets.values()},
+        "campaign": {str(one.id): _of_campaign(one) for one in account.campaigns.values()},
+    }
+    if messages:  # those of campaigns are in no ticket, so in no list
+        listed = [one for ticket in account.tickets.values() for one in ticket.messages]
+        told["message"] = {str(one.id): _of_message(one) for one in listed}
+    found: dict[Name, str] = {}
+    for entity, wanted in told.items():
+        rows: Rows = held[entity]
+        for one, columns in wanted.items():
+            row = rows.get(one)
+            if row is None or not row["known"]:
+                found[entity, one] = "missed"
+            elif different := " ".join(columns(row)):
+                found[entity, one] = different
+            elif row["doubtful"]:
+                found[entity, one] = "doubtful"
+        if entity != "message":
+            gone = {one for one, row in rows.items() if one not in wanted and not row["gone"]}
+            found |= dict.fromkeys(((entity, one) for one in gone), "extra")
+    return found
+
+
+def _differ(row: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    """List the columns that differ; null, empty, false and nought are the same."""
+    return (name for name, value in wanted.items() if (row[name] or None) != (value or None))
+
+
+def _of_contact(one: Contact) -> Callable[[Mapping[str, Any]], Iterator[str]]:
+    def columns(row: Mapping[str, Any]) -> Iterator[str]:
+        yield from _differ(
+            row,
+            {"gone": False, "name": one.name, "number": one.number, "email": one.email, "is_group": one.is_group},
+        )
+        if json.loads(row["extra_info"] or "[]") != one.extra_info:
+            yield "extra_info"
+
+    return columns
+
+
+def _of_ticket(one: Ticket, words: list[str]) -> Callable[[Mapping[str, Any]], Iterator[str]]:
+    def columns(row: Mapping[str, Any]) -> Iterator[str]:
+        wanted = {"gone": False, "status": one.status, "channel": one.channel, "contact_id": str(one.contact.id)}
+        if one.ai_agent_id is not None:  # else the vendor shows nothing
+            wanted["ai_agent_id"] = str(one.ai_agent_id)
+        yield from _differ(row, wanted)
+        for name, who in (("user", one.user), ("queue", one.queue)):
+            if row[f"{name}_id"] != (who and str(who.id)):
+                yield name
+            elif who is not None and row[f"{name}_name"] not in (None, who.name):  # some webhooks tell no name
+                yield f"{name}_name"
+        if one.last_message and not _is_told(one.last_message, [row["last_message"] or "", *words]):
+            yield "last_message"
+
+    return columns
+
+
+def _is_told(last: str, words: list[str]) -> bool:
+    """Tell whether a ticket's last message, which is cut at 255 UTF-16 units, is one of these."""
+    cut = len(last.encode("utf-16-le", "surrogatepass")) >= 2 * 250
+    start = last.removesuffix("\ufffd")
+    return any(last == word or (cut and word.startswith(start)) for word in words)
+
+
+def _last_words(held: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return by ticket what its messages said, in every wording."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in held["message"].values():
+        if row["ticket_id"] is not None and row["body"] is not None:
+            found[row["ticket_id"]] += [row["body"], *held["wordings"].get(row["id"], ())]
+    return found
+
+
+def _of_campaign(one: Campaign) -> Callable[[Mapping[str, Any]], Iterator[str]]:
+    # Milliseconds at most are written.
+    at = one.scheduled_at and to_micros(one.scheduled_at)
+    columns = {
+        "gone": False,
+        "name": one.name,
+        "status": one.status,
+        "sent_count": one.sent_count,
+        "failed_count": one.failed_count,
+    }
+
+    def differ(row: Mapping[str, Any]) -> Iterator[str]:
+        yield from _differ(row, columns)
+        if (at is None) != (row["scheduled_at"] is None) or (at and abs(at - row["scheduled_at"]) >= 1_000_000):
+            yield "scheduled_at"
+
+    return differ
+
+
+def _of_message(one: Message) -> Callable[[Mapping[str, Any]], Iterator[str]]:
+    def columns(row: Mapping[str, Any]) -> Iterator[str]:
+        quoted = None if one.quoted is None else str(one.quoted)
+        wanted = {"gone": False, "body": one.body, "from_me": one.from_me, "media_type": one.media_type}
+        yield from _differ(row, wanted | {"deleted": one.deleted, "quoted_message_id": quoted})
+        if row["ticket_id"] != str(one.ticket and one.ticket.id):
+            yield "ticket_id"
+        # An ack of 0 says nothing in a list, and what was lower before is no news.
+        if one.from_me and one.ack > (row["ack"] or 0):
+            yield "ack"
+
+    return columns
+
+
+def acks_differing(account: Account, held: Mapping[str, Any]) -> dict[str, tuple[int | None, int]]:
+    """Return of each message of ours in a ticket the ack that is held and the vendor's, where they are not the same."""
+    listed = [one for ticket in account.tickets.values() for one in ticket.messages if one.from_me and one.ack > 0]
+    rows: Rows = held["message"]
+    return {str(one.id): (rows[str(one.id)]["ack"], one.ack) for one in listed if rows[str(one.id)]["ack"] != one.ack}
+
+
+def week_ago(now: datetime | None = None) -> datetime:
+    """Return when a week and its aftermath have to begin that end now."""
+    return (now or datetime.now(UTC)) - WEEK - AFTER
