@@ -274,6 +274,19 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
         ("kafka.topic_prefix", "a/b", "should be up to 200"),
         ("kafka.security_protocol", "TLS", "should be 'PLAINTEXT', 'SSL', 'SASL_PLAINTEXT' or 'SASL_SSL'"),
         ("kafka.retention_ms", 1000, "should be -1 (for ever) or at least an hour"),
+        ("whatsms.base_url", f"https://{CANARY}:x@api.example/v2", "holds a user or a password"),
+        ("whatsms.base_url", f"https://api.example/v2?key={CANARY}", "should have no query"),
+        ("whatsms.base_url", f"https://api.example:{CANARY}/v2", "is not a URL"),
+        ("whatsms.base_url", "ftp://api.example/v2", "should have the form https://host/api/v2"),
+        ("whatsms.base_url", "api.example/v2", "should have the form https://host/api/v2"),
+        ("whatsms.base_url", "https:///v2", "should have the form https://host/api/v2"),
+        ("whatsms.base_url", "https://api.example/a b", "should have the form https://host/api/v2"),
+        ("whatsms.page_parameter", "page=1&x", "should be the name of a query parameter"),
+        ("whatsms.update_method", "POST", "should be 'PUT' or 'PATCH'"),
+        ("backfill.requests_per_minute", 301, "should be whatsms.requests_per_minute or fewer"),
+        ("backfill.page_size", 101, "should be less than or equal to 100"),
+        ("backfill.messages", "all", "should be 'off', 'narrow' or 'full'"),
+        ("backfill.interval_s", -1, "should be greater than or equal to 0"),
         ("logs.level", "INFO", "should be 'debug', 'info', 'warning' or 'error'"),
         ("database.tls", "perhaps", "should be a valid boolean"),
         ("database.password", CANARY, "is for PostgreSQL only"),
@@ -410,15 +423,40 @@ def test_kafka_security_fits_together(flags: dict[str, object], says: str) -> No
     assert problem.startswith(f"kafka.{says}")
 
 
+def test_an_api_key_goes_over_the_network_only_encrypted() -> None:
+    """Plain HTTP to another machine is refused where any tenant has a key; to this machine it is a twin's."""
+    keyed = TENANT | {E + "TENANTS__ACME__API_KEY": CANARY}
+    clear = {"whatsms.base_url": "http://api.example/api/v2"}
+    (problem,) = problems(environ=keyed, flags=clear)
+    assert problem.startswith("whatsms.base_url: should begin with https://")
+    load(environ=TENANT, flags=clear)
+    for host in ("127.0.0.1:9000", "[::1]:9000", "localhost:9000"):
+        load(environ=keyed, flags={"whatsms.base_url": f"http://{host}/api/v2"})
+
+
+def test_the_budget_of_backfills_is_part_of_the_keys() -> None:
+    """A smaller limit of the key needs a smaller budget; both at one figure load."""
+    (problem,) = problems(flags={"whatsms.requests_per_minute": 100})
+    assert problem.startswith("backfill.requests_per_minute: should be whatsms.requests_per_minute or fewer")
+    load(environ={}, flags={"whatsms.requests_per_minute": 100, "backfill.requests_per_minute": 100})
+
+
 def test_check_of_something_wrong_already_is_left_out() -> None:
     """A token that is too short is one problem, not also a missing token."""
     assert len(problems(flags={"private.host": "0.0.0.0", "private.token": "short"})) == 1
 
 
 def test_advice_names_what_is_allowed_but_doubtful() -> None:
-    """No tenants, a password in the clear and a database without TLS load, and `config check` warns of them."""
+    """No tenants, no API key, receipts for who wrote, a password in the clear and a database without TLS load, and
+    `config check` warns of them.
+    """
     assert advice(load(environ={})) == [NO_TENANTS]
-    assert advice(load(environ=TENANT)) == []
+    keyed = TENANT | {E + "TENANTS__ACME__API_KEY": CANARY}
+    assert advice(load(environ=keyed)) == []
+    (line,) = advice(load(environ=TENANT))
+    assert "none has an api_key" in line
+    (line,) = advice(load(environ=keyed, flags={"backfill.messages": "narrow"}))
+    assert "read receipts" in line
     flags = {
         "database.url": "postgresql://u@db/n",
         "kafka.security_protocol": "SASL_PLAINTEXT",
@@ -426,7 +464,7 @@ def test_advice_names_what_is_allowed_but_doubtful() -> None:
         "kafka.username": "u",
         "kafka.password": "p",
     }
-    lines = advice(load(environ=TENANT, flags=flags))
+    lines = advice(load(environ=keyed, flags=flags))
     assert [line.split(":")[0] for line in lines] == ["kafka.sasl_mechanism", "database.tls"]
 
 

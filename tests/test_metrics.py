@@ -2,8 +2,10 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 from uuid import uuid4
 
 import aiohttp
@@ -12,11 +14,14 @@ from prometheus_client import Counter, Gauge, Histogram, Info
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import select
 
-from servers.compare import opened, whole_log
+from servers.compare import opened, until, whole_log
 from servers.kafka import Broker, RunningKafka
 from servers.service import SLUG, Service, command
+from servers.upstream import account, sections
 from test_journey import delivery, get, post, told
 from whatsms_events import __version__, metrics
+from whatsms_events.domain.drift import KINDS as KINDS_OF_DRIFT
+from whatsms_events.domain.events import Entity
 from whatsms_events.domain.records import TOPICS, to_record
 from whatsms_events.domain.signature import HEADER, sign
 from whatsms_events.storage.event_log import EventLog
@@ -85,7 +90,38 @@ ON_SQLITE: Mapping[Sample, float] = {
     sample("log_end_position"): 6,
     sample("applied_through_position"): 6,
     sample("consumer_skipped_total"): 0,
+    sample("role_state", role=f"watchdog.{SLUG}"): 1,
+    sample("silent", tenant=SLUG): 0,
 }
+
+
+def repaired(*, tickets: int, contacts: int, finished: int, running: int, requests: int) -> dict[Sample, float]:
+    """Return what a service shows after the first reconcile of an account that it had never heard of.
+
+    Of a campaign only the end is announced.
+    """
+    found = {("ticket", "missed"): tickets, ("contact", "missed"): contacts}
+    found |= {("campaign", "missed"): finished, ("campaign", "unannounced"): running}
+    return {
+        sample("role_state", role=f"backfill.{SLUG}"): 0,
+        sample("upstream_requests_total", outcome="ok"): requests,
+        sample("backfill_state", tenant=SLUG): 0,
+        sample("backfill_remaining_items", tenant=SLUG): 0,
+        **{
+            sample("backfill_observed_total", entity=entity, kind=kind): count
+            for (entity, kind), count in found.items()
+            if count
+        },
+        **{
+            sample("drift", entity=entity, kind=kind): found.get((entity, kind), 0)
+            for entity in get_args(Entity)
+            for kind in KINDS_OF_DRIFT
+        },
+        sample("appended_total", type="ticket.observed"): tickets,
+        sample("appended_total", type="contact.observed"): contacts,
+        sample("appended_total", type="campaign.observed"): finished + running,
+    }
+
 
 # With Kafka two events more, for the other two topics; every process shows how far the whole is.
 EVERYWHERE: Mapping[Sample, float] = {
@@ -130,6 +166,13 @@ CONSUMER: Mapping[Sample, float] = {
 
 AT_LEAST_ONE = {"apply_duration_seconds_count", "relay_transaction_duration_seconds_count"}
 """How often depends on how many events came in one batch."""
+
+TIMES = {
+    "upstream_wait_seconds_total",
+    "backfill_last_success_timestamp_seconds",
+    "last_accepted_timestamp_seconds",
+}
+"""Times and durations of real processes: the test knows bounds only."""
 
 
 async def scrape(session: aiohttp.ClientSession, service: Service) -> dict[Sample, float]:
@@ -195,8 +238,9 @@ def produce(bootstrap: str, topic: str, value: bytes, headers: list[tuple[str, b
 
 def test_no_metric_is_left_untested() -> None:
     """Every metric of the module has a sample in the tables that the tests below hold real processes to."""
-    tables = (ON_SQLITE, RECEIVER, KILLED_RELAY, RELAY, CONSUMER)
-    tested = {name for table in tables for name, _labels in table} | AT_LEAST_ONE
+    once = repaired(tickets=1, contacts=1, finished=1, running=1, requests=1)
+    tables = (ON_SQLITE, RECEIVER, KILLED_RELAY, RELAY, CONSUMER, once)
+    tested = {name for table in tables for name, _labels in table} | AT_LEAST_ONE | TIMES
     names = {one._name.removeprefix("whatsms_events_") for one in vars(metrics).values() if isinstance(one, KINDS)}
     assert len(names) >= 28
     untested = {
@@ -236,6 +280,43 @@ async def test_the_metrics_of_one_process_on_sqlite(tmp_path: Path) -> None:
     ]
     # Each came a second time a moment later.
     assert math.isclose(found[sample("delivery_delay_seconds_sum")], 2 * sum(delays), abs_tol=60)
+
+
+async def test_the_metrics_of_a_first_reconcile(tmp_path: Path) -> None:
+    """What the vendor shows and no webhook told is counted by entity and kind, with the requests that it took."""
+    async with account() as there:
+        began = time.time()
+        settings = sections(there.url, backfill={"repair_interval_s": 0})
+        service = Service(tmp_path / "service", roles="receiver,consumer,backfill", settings=settings)
+        await service.start()
+        async with aiohttp.ClientSession() as session:
+            key = sample("backfill_last_success_timestamp_seconds", tenant=SLUG)
+
+            async def reconciled() -> bool:
+                return (await scrape(session, service)).get(key, 0) > 0
+
+            await until(reconciled, DEADLINE_S, "the first reconcile")
+            await told(session, service)
+            held = there.world.account
+            running = len([one for one in held.campaigns.values() if one.status != "finished"])
+            expected = repaired(
+                tickets=len(held.tickets),
+                contacts=len(held.contacts),
+                finished=len(held.campaigns) - running,
+                running=running,
+                requests=there.rest.counts.total(),
+            )
+            await shows(session, service, expected)
+            accepted = sample("last_accepted_timestamp_seconds", tenant=SLUG)
+
+            async def heard() -> bool:
+                return (await scrape(session, service)).get(accepted, 0) > 0
+
+            await until(heard, DEADLINE_S, "the watchdog")
+            found = await scrape(session, service)
+        await service.stop()
+    assert began <= found[key] <= found[accepted] <= time.time()
+    assert 0 <= found[sample("upstream_wait_seconds_total")] < time.time() - began
 
 
 async def test_the_metrics_of_three_processes_on_postgresql_and_kafka(

@@ -10,17 +10,20 @@ from pathlib import Path
 from uuid import uuid4
 
 import aiohttp
+from yarl import URL
 
 from servers.compare import assert_kept, opened, until, whole_log
 from servers.kafka import Broker, RunningKafka
 from servers.ports import HOST, free_port
 from servers.service import SECRET, SLUG, TENANT, Service, command
+from servers.upstream import KEY, account, sections
 from test_journey import delivery, get, post, see, told
 from test_metrics import on_kafka, produce, sample, shows
 from whatsms_events.domain.records import to_record
 from whatsms_events.domain.signature import HEADER, sign
 from whatsms_events.twin.faults import Delivery, Faults
 from whatsms_events.twin.ledger import Ledger
+from whatsms_events.twin.rest_faults import RestFault
 from whatsms_events.twin.sender import Sender
 from whatsms_events.twin.world import World
 
@@ -34,9 +37,9 @@ class Watched(Sender):
     answers: set[tuple[int, bool]]
 
     async def _post(
-        self, session: aiohttp.ClientSession, delivery: Delivery, body: bytes
+        self, session: aiohttp.ClientSession, url: URL, delivery: Delivery, body: bytes
     ) -> tuple[int, float | None, bytes]:
-        status, retry_after, answer = await super()._post(session, delivery, body)
+        status, retry_after, answer = await super()._post(session, url, delivery, body)
         self.answers.add((status, retry_after is not None))
         return status, retry_after, answer
 
@@ -290,3 +293,107 @@ async def test_a_consumer_of_another_log_ends_with_status_1(tmp_path: Path) -> N
     halted = [line for line in consumer.lines() if line["event"] == "role.halted"]
     assert [line["role"] for line in halted] == ["consumer"]
     assert consumer.lines()[-1]["event"] == "service.stopped"
+
+
+def backfilling(folder: Path, url: str, *, key: str = KEY, roles: str = "receiver,consumer,backfill") -> Service:
+    """Return a service that reads this REST API, with the first reconcile due at once."""
+    settings = sections(url, key=key, backfill={"repair_interval_s": 0})
+    settings["watchdog"] = {"floor_s": 1}
+    return Service(folder, roles=roles, settings=settings)
+
+
+async def detail(session: aiohttp.ClientSession, service: Service, role: str) -> dict[str, object]:
+    """Return what /readyz says of a role."""
+    status, body = await readiness(session, service)
+    assert status == 200
+    found = body["details"].get(role, {})
+    assert isinstance(found, dict)
+    return found
+
+
+async def test_a_backfill_that_the_vendor_refuses_stops_nothing_else(tmp_path: Path) -> None:
+    """With a wrong key the tenant's backfill halts and says why; the process goes on, is ready and takes deliveries,
+    and a process that has no other role goes on too.
+    """
+    wrong, role = "sk_test_of_somebody_else", f"backfill.{SLUG}"
+    async with account() as there, aiohttp.ClientSession() as session:
+        whole = backfilling(tmp_path / "whole", there.url, key=wrong)
+        alone = backfilling(tmp_path / "alone", there.url, key=wrong, roles="backfill")
+        for service in (whole, alone):
+            await service.start()
+
+            async def halted(service: Service = service) -> bool:
+                return (await detail(session, service, role)).get("state") == "halted"
+
+            await until(halted, 30, "the backfill has halted")
+            assert "401" in str((await detail(session, service, role))["why"])
+            stopped = {
+                sample("backfill_state", tenant=SLUG): 2.0,
+                sample("role_state", role=role): 2.0,
+                sample("upstream_requests_total", outcome="refused"): 1.0,
+            }
+            await shows(session, service, stopped)
+        await told(session, whole)
+        await see(session, whole)
+        for service in (whole, alone):
+            await service.stop()
+            (line,) = [one for one in service.lines() if one["event"] == "role.halted"]
+            assert (line["role"], line["level"]) == (role, "error")
+            assert "sk_test" not in (service.folder / "output.log").read_text()
+    assert there.rest.counts.total() == 2
+
+
+async def test_a_stop_does_not_wait_for_a_pause_of_the_vendors(tmp_path: Path) -> None:
+    """While every request waits out a 429 of two minutes, SIGTERM still ends the process in a few seconds."""
+    async with account() as there, aiohttp.ClientSession() as session:
+        there.rest.faults.retry_after_s = 120
+        there.rest.demand(RestFault.LIMITED, 1_000)
+        service = backfilling(tmp_path / "service", there.url)
+        await service.start()
+        await shows(session, service, {sample("upstream_requests_total", outcome="limited"): 1.0})
+        service.signal(signal.SIGTERM)
+        assert await ended(service, DRAIN_S) == 0
+
+
+async def test_a_tenant_without_a_key_has_no_backfill_and_the_rest_runs(tmp_path: Path) -> None:
+    """The role is left out with a line that says why; a process that has no other does not start."""
+    service = Service(tmp_path / "service", roles="receiver,consumer,backfill")
+    await service.start()
+    (ready,) = [line for line in service.lines() if line["event"] == "service.ready"]
+    assert ready["roles"] == ["consumer", "receiver"]
+    (off,) = [line for line in service.lines() if line["event"] == "backfill.off"]
+    assert (off["slug"], off["reason"]) == (SLUG, "the tenant has no api_key")
+    await service.stop()
+    alone = Service(tmp_path / "alone", roles="backfill")
+    alone._spawn()
+    assert await ended(alone, 30) == 2
+    assert "roles: a backfill needs tenants.<slug>.api_key" in (alone.folder / "output.log").read_text()
+
+
+async def test_silence_is_told_and_what_was_missed_is_fetched(tmp_path: Path) -> None:
+    """Signatures that are refused while nothing is accepted: an error line, the metric, the readiness detail, and a
+    reconcile at once; another one when webhooks are accepted again.
+    """
+    async with account() as there, aiohttp.ClientSession() as session:
+        service = backfilling(tmp_path / "service", there.url)
+        await service.start()
+        body = delivery("ticket.closed", "2026-01-15T10:40:00Z", ticket={"id": "t-1"})
+        for _ in range(3):
+            wrong = {HEADER: sign(body, b"another secret")}
+            async with session.post(service.webhook_url, data=body, headers=wrong) as answer:
+                assert answer.status == 401
+
+        async def fetched(cause: str) -> bool:
+            runs = (await get(session, service, f"/api/v1/{SLUG}/backfill"))["runs"]
+            return cause in [one["cause"] for one in runs if one["finished_at"] is not None]
+
+        await shows(session, service, {sample("silent", tenant=SLUG): 1.0})
+        said = await detail(session, service, f"watchdog.{SLUG}")
+        assert (said["state"], said["cause"], said["rejects"]) == ("silent", "rejects", 3)
+        (line,) = [one for one in service.lines() if one["event"] == "webhooks.silent"]
+        assert (line["level"], line["tenant"]) == ("error", SLUG)
+        await until(lambda: fetched("silence"), 40, "what was missed is fetched")
+        assert (await post(session, service, body))["status"] == 200
+        await shows(session, service, {sample("silent", tenant=SLUG): 0.0})
+        await until(lambda: fetched("heard"), 40, "the rest of it is fetched")
+        await service.stop()

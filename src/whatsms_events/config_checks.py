@@ -39,6 +39,10 @@ def advice(settings: Settings) -> list[str]:
     url = settings.database.url
     if url is not None and url.startswith("postgresql:") and not settings.database.tls:
         lines.append("database.tls: is off, so events go to PostgreSQL in the clear; turn it on unless it is local")
+    if settings.tenants and not any(tenant.api_key for tenant in settings.tenants.values()):
+        lines.append("tenants: none has an api_key, so nothing that the webhook misses is found")
+    if settings.backfill.messages != "off":
+        lines.append("backfill.messages: listing messages may send read receipts to the people who wrote them")
     return lines
 
 
@@ -144,6 +148,32 @@ def _tenant_ids(settings: Settings) -> Iterator[Fault]:
             yield ("tenants", slug, "tenant_id"), f"is that of tenants.{other} too; one account has one slug"
 
 
+def _upstream_url(settings: Settings) -> Iterator[Fault]:
+    name = ("whatsms", "base_url")
+    try:
+        parts = urlsplit(settings.whatsms.base_url)
+        parts.port  # noqa: B018 - reading it checks it
+    except ValueError:
+        yield name, "is not a URL"
+        return
+    rules = {
+        "should have the form https://host/api/v2": parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or re.fullmatch(r"[\x21-\x7e]+", settings.whatsms.base_url) is None,
+        "holds a user or a password, and urls are printed; the key is tenants.<slug>.api_key": "@" in parts.netloc,
+        "should have no query and no fragment": parts.query or parts.fragment,
+        "should begin with https://, or every api_key would go over the network in the clear": parts.scheme == "http"
+        and not loopback(parts.hostname or "")
+        and any(tenant.api_key for tenant in settings.tenants.values()),
+    }
+    yield from ((name, problem) for problem, broken in rules.items() if broken)
+
+
+def _budget(settings: Settings) -> Iterator[Fault]:
+    if settings.backfill.requests_per_minute > settings.whatsms.requests_per_minute:
+        yield ("backfill", "requests_per_minute"), "should be whatsms.requests_per_minute or fewer"
+
+
 def _folder(settings: Settings) -> Iterator[Fault]:
     path = settings.data_dir.absolute()
     there = next((one for one in (path, *path.parents) if one.exists()), path)
@@ -219,6 +249,8 @@ _CHECKS: Final[dict[Callable[[Settings], Iterator[Fault]], tuple[str, ...]]] = {
     _kafka_tls: ("kafka.security_protocol", "kafka.ca_file", "kafka.cert_file", "kafka.key_file"),
     _retention: ("kafka.retention_ms",),
     _tenant_ids: (),  # tenants that are wrong are not in the settings
+    _upstream_url: ("whatsms.base_url",),
+    _budget: ("backfill.requests_per_minute", "whatsms.requests_per_minute"),
     _folder: ("data_dir",),
     _files("database", "tls_ca_file"): ("database.tls_ca_file",),
     _authorities("database", "tls_ca_file"): ("database.tls", "database.tls_ca_file"),

@@ -58,6 +58,8 @@ Password = Annotated[SecretStr, _secret(1)]
 Token = Annotated[SecretStr, _secret(TOKEN_MINIMUM, header=True)]
 WebhookSecret = Annotated[SecretStr, _secret(SECRET_MINIMUM)]
 Interval = Annotated[float, Field(ge=0.01, le=60)]
+Days = Annotated[float, Field(ge=0, le=31_622_400)]
+Parameter = Annotated[str, _form(r"[A-Za-z0-9_.\[\]-]{1,64}", "should be the name of a query parameter")]
 
 
 class _Section(BaseModel):
@@ -143,6 +145,43 @@ class Consumer(_Section):
     poll_interval_s: Interval = 0.1
 
 
+class Whatsms(_Section):
+    """How the vendor's REST API is spoken to, where a tenant has a key for it."""
+
+    base_url: Annotated[str, Field(min_length=1, max_length=2000)] = "https://api.whatsms.pt/api/v2"
+    requests_per_minute: int = Field(default=300, ge=1, le=60_000)
+    timeout_s: float = Field(default=30.0, ge=1, le=300)
+    # The vendor's page names none of these; what it ignores shows as UpstreamPagingError, which names the setting.
+    page_parameter: Parameter = "page"
+    limit_parameter: Parameter = "limit"
+    status_parameter: Parameter = "status"
+    contact_parameter: Parameter = "contactId"
+    search_parameter: Parameter = "search"
+    update_method: Literal["PUT", "PATCH"] = "PUT"
+
+
+class Backfill(_Section):
+    """What is read from the REST API to repair what the webhooks missed, how fast and when."""
+
+    requests_per_minute: int = Field(default=120, ge=1, le=60_000)
+    page_size: int = Field(default=100, ge=1, le=100)
+    details: Literal["all", "changed"] = "all"
+    messages: Literal["off", "narrow", "full"] = "off"
+    interval_s: Days = 86_400.0
+    outage_s: Days = 300.0
+    repair_interval_s: Days = 300.0
+    settle_s: float = Field(default=10.0, ge=0, le=3600)
+    absence_s: float = Field(default=60.0, ge=0, le=86_400)
+
+
+class Watchdog(_Section):
+    """When silence at the door is a fault."""
+
+    gaps: float = Field(default=20.0, ge=1, le=10_000)
+    floor_s: float = Field(default=600.0, ge=1, le=604_800)
+    probe_interval_s: float = Field(default=300.0, ge=1, le=86_400)
+
+
 class Logs(_Section):
     """What is logged."""
 
@@ -170,6 +209,9 @@ class Settings(BaseSettings):
     kafka: Kafka = Kafka()
     relay: Relay = Relay()
     consumer: Consumer = Consumer()
+    whatsms: Whatsms = Whatsms()
+    backfill: Backfill = Backfill()
+    watchdog: Watchdog = Watchdog()
     logs: Logs = Logs()
     tenants: dict[Slug, Tenant] = {}
 

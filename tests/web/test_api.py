@@ -19,6 +19,7 @@ from whatsms_events.errors import ConfigError
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.queries import Queries
+from whatsms_events.storage.reports import Reports
 from whatsms_events.web.api import Api
 from whatsms_events.web.app import private_app
 from whatsms_events.web.health import Health
@@ -44,7 +45,7 @@ async def databases(database_url: str) -> AsyncIterator[tuple[Database, Database
 def private(databases: tuple[Database, Database], token: str | None) -> web.Application:
     """Make the private listener's application."""
     health = Health(checks={}, details=dict, draining=bool)
-    return private_app(Api(Queries(*databases), TENANTS, token), health)
+    return private_app(Api(Queries(*databases), TENANTS, token, Reports(databases[0])), health)
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ async def test_without_a_configured_token_nobody_is_asked(
     assert await fetch(server, "/api/v1/shop/tickets") == {"tickets": [], "next": None}
     for empty in ("", "  "):
         with pytest.raises(ConfigError, match="token"):
-            Api(Queries(*databases), TENANTS, empty)
+            Api(Queries(*databases), TENANTS, empty, Reports(databases[0]))
 
 
 RESOURCES = {"tickets": tables.ticket, "contacts": tables.contact, "campaigns": tables.campaign}
@@ -244,6 +245,20 @@ async def test_another_tenants_things_are_not_there(client: Client, put: Any) ->
     await refused(client, "/api/v1/bank/tickets/x/messages", 404)
 
 
+async def test_what_the_vendor_no_longer_has_is_shown_and_marked(client: Client, put: Any) -> None:
+    """A thing that is gone is listed and found by id like any other, `gone` true; false where it came back."""
+    for kind, table in {**RESOURCES, "messages": tables.message}.items():
+        await put(table, *({"tenant": "tenant-1", "id": str(gone), "gone": gone} for gone in (True, False, None)))
+        for gone in (True, False, None):
+            assert (await fetch(client, f"/api/v1/shop/{kind}/{gone}"))["gone"] is gone
+    for kind in RESOURCES:
+        assert {row["id"]: row["gone"] for row in await walk(client, f"/api/v1/shop/{kind}", kind)} == {
+            "True": True,
+            "False": False,
+            "None": None,
+        }
+
+
 async def test_one_message_shows_acks_and_revisions(client: Client, put: Any) -> None:
     """A message shows its highest ack by number and name, the time of each level, its revisions and its doubt."""
     await put(
@@ -291,6 +306,7 @@ async def test_one_message_shows_acks_and_revisions(client: Client, put: Any) ->
             "played_at": None,
             "failed_at": None,
         },
+        "gone": None,
         "known": True,
         "doubtful": ["body"],
         "revisions": [{"number": 1, "first_at": "2025-10-09T08:53:20Z", "body": "ola", "media_url": None}],

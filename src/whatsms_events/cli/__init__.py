@@ -31,7 +31,8 @@ config_app: Final = App(name="config", help="Look at the configuration.")
 db_app: Final = App(name="db", help="Look after the database.")
 topics_app: Final = App(name="topics", help="Look after the Kafka topics.")
 parked_app: Final = App(name="parked", help="See to deliveries that were signed but could not be understood.")
-for _sub in (config_app, db_app, topics_app, parked_app):
+backfill_app: Final = App(name="backfill", help="Find and repair what the webhook missed.")
+for _sub in (config_app, db_app, topics_app, parked_app, backfill_app):
     app.command(_sub)
 for _name, _help in {
     "list": "List parked deliveries, oldest first: id, when, tenant, reason, detail, how often, bytes.",
@@ -41,6 +42,13 @@ for _name, _help in {
 }.items():
     # By name, since the module is heavy: it is imported when it is asked for.
     parked_app.command(f"whatsms_events.cli.parked:{_name}_", name=_name, help=_help)
+for _name, _help in {
+    "run": "Compare everything with the vendor's REST API now, repair what differs, and say what it was.",
+    "status": "Say how the last backfills went and how far the one is that has not finished; asks the database alone.",
+}.items():
+    backfill_app.command(f"whatsms_events.cli.backfill:{_name}_", name=_name, help=_help)
+_help = "Run a WhatSMS that lives offline: signed webhooks and the REST API, with faults on demand."
+app.command("whatsms_events.cli.twin:run_twin", name="twin", help=_help)
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -76,13 +84,14 @@ DEFAULTS: Final = Options()
 
 
 @app.command
-def serve(*, roles: str = "receiver,relay,consumer", options: Options = DEFAULTS) -> int:
+def serve(*, roles: str = "receiver,relay,consumer,backfill", options: Options = DEFAULTS) -> int:
     """Run the service until SIGTERM or SIGINT.
 
     Parameters
     ----------
     roles
-        Which of receiver, relay and consumer this process has, with commas. The relay needs a Kafka.
+        Which of receiver, relay, consumer and backfill this process has, with commas. The relay needs a Kafka, a
+        backfill an API key.
     """
     settings = options.load()
     from whatsms_events.serve import ROLES, Addresses, Service  # noqa: PLC0415 - heavy: mistakes are said first

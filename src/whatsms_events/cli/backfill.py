@@ -1,0 +1,113 @@
+"""Backfills as commands: compare everything with the vendor's REST API now, and say how the last runs went."""
+
+import sys
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from whatsms_events import logs
+from whatsms_events.cli import DEFAULTS, Options, run
+from whatsms_events.cli.backfill_view import RECEIPTS, View, print_json, print_report, report_shown, status_line
+from whatsms_events.cli.foreground import Foreground
+from whatsms_events.config import Settings
+from whatsms_events.errors import ConfigError
+from whatsms_events.serve_backfill import keyed
+from whatsms_events.serve_parts import log_target
+from whatsms_events.storage import reports
+from whatsms_events.storage.database import open_log
+from whatsms_events.storage.reports import Reports, RunInfo
+from whatsms_events.web.api import shown_run
+
+SHOWN: Final = 10
+
+
+def run_(
+    *,
+    tenant: str,
+    details: Literal["all", "changed"] | None = None,
+    messages: Literal["off", "narrow", "full"] | None = None,
+    json: bool = False,
+    options: Options = DEFAULTS,
+) -> int:
+    """Compare everything with the vendor's REST API now, repair what differs, and say what it was.
+
+    It runs beside a `serve` or alone. Ctrl-C stops it; the next run, or a `serve`, goes on from its checkpoint.
+
+    Parameters
+    ----------
+    tenant
+        The tenant's slug.
+    details
+        Which tickets and contacts are also read by id: all, or those that changed; else `backfill.details`.
+    messages
+        Whose messages are read: off, narrow (tickets with a known gap) or full; else `backfill.messages`. Careful:
+        reading them may send read receipts to the people who wrote them.
+    json
+        Print the report as JSON, alone on standard output.
+    """
+    settings = options.load()
+    _known(settings, tenant)
+    if tenant not in keyed(settings):
+        raise ConfigError(f"tenants.{tenant}.api_key: is not set, and without it nothing can be read")
+    usual = settings.backfill
+    wanted = reports.Options(details=details or usual.details, messages=messages or usual.messages)
+    return _reported(settings, tenant, wanted, json=json)
+
+
+def _reported(settings: Settings, slug: str, wanted: reports.Options, *, json: bool) -> int:
+    """Run it in the foreground, print what it found, and return the exit status."""
+    with View(slug) as view:
+        # A terminal shows the bar; lines of what goes well would only push it down.
+        quiet = view.lines is not None and settings.logs.level in ("debug", "info")
+        logs.configure("warning" if quiet else settings.logs.level, view.lines)
+        if wanted.messages != "off":
+            view.say(f"warning: {RECEIPTS} (--messages {wanted.messages})")
+        done = run(Foreground(settings, slug, wanted, view).run())
+    if isinstance(done, str):
+        print(done, file=sys.stderr)
+        return 1
+    names, more = done.names.rows, done.names.next is not None
+    if json:
+        print_json(report_shown(done.info, names, more=more))
+    else:
+        print_report(done.info, names, more=more)
+    return 0
+
+
+def status_(*, tenant: str | None = None, json: bool = False, options: Options = DEFAULTS) -> int:
+    """Say how the last backfills went and how far the one is that is not finished; asks the database alone.
+
+    Parameters
+    ----------
+    tenant
+        The tenant's slug; without it, every tenant.
+    json
+        Print JSON.
+    """
+    settings = options.load()
+    if tenant is not None:
+        _known(settings, tenant)
+    slugs = list(settings.tenants) if tenant is None else [tenant]
+    found = run(_runs(settings, slugs))
+    if json:
+        print_json({slug: [shown_run(one) for one in runs] for slug, runs in found.items()})
+        return 0
+    for slug, runs in found.items():
+        for one in runs:
+            print(status_line(slug, one))
+        if not runs:
+            print(f"{slug}  never ran" + ("" if slug in keyed(settings) else ": it has no api_key"))
+    return 0
+
+
+def _known(settings: Settings, slug: str) -> None:
+    if slug not in settings.tenants:
+        raise ConfigError(f"--tenant: unknown {slug}; there are {', '.join(settings.tenants) or 'none'}")
+
+
+async def _runs(settings: Settings, slugs: list[str]) -> Mapping[str, list[RunInfo]]:
+    database = await open_log(log_target(settings), migrate=False)
+    try:
+        asked = Reports(database)
+        return {slug: await asked.runs(settings.tenants[slug].tenant_id, SHOWN) for slug in slugs}
+    finally:
+        await database.close()

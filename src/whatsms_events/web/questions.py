@@ -1,0 +1,153 @@
+"""A request's token and parameters in, checked values out; and rows in, the read API's answers out.
+
+What cannot be read is 400 and names the parameter; errors are problem+json (RFC 9457).
+"""
+
+import base64
+import hmac
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+
+import msgspec
+from aiohttp import hdrs, web
+
+from whatsms_events.storage.queries import PAGE_LIMIT, Key, Page, Shown
+
+DEFAULT_LIMIT: Final = 50
+TOP: Final = 2**63 - 1
+"""The highest position that a database can hold."""
+
+T = TypeVar("T")
+
+_encoder = msgspec.json.Encoder()
+_DIGITS: Final = re.compile(r"[0-9]{1,19}")
+_HEADERS: Final[Mapping[str, str]] = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+"""Answers hold what people wrote: no cache may keep them, no browser may take them for a page."""
+
+
+def authenticate(request: web.Request, token: bytes) -> None:
+    """Check the bearer token, in constant time; raise 401."""
+    given = request.headers.getall(hdrs.AUTHORIZATION, [])
+    scheme, _, credentials = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    # Bytes: compare_digest refuses text beyond ASCII, and aiohttp hands undecodable header bytes on as surrogates.
+    presented = credentials.strip().encode("utf-8", "surrogateescape")
+    if not hmac.compare_digest(presented, token) or scheme.lower() != "bearer":
+        challenge = {**_HEADERS, "WWW-Authenticate": 'Bearer realm="whatsms-events"'}
+        raise _problem(web.HTTPUnauthorized, "a bearer token is needed", headers=challenge)
+
+
+def parameters(request: web.Request, *allowed: str) -> dict[str, str]:
+    """Return the query by name; 400 for one we do not know (a misspelt filter must not show everything) or doubled."""
+    asked: dict[str, str] = {}
+    for name, value in request.query.items():
+        if name not in allowed:
+            raise bad(ascii(name)[1:-1][:64], "is not known here")
+        if name in asked:
+            raise bad(name, "is given twice")
+        if not _storable(value):
+            raise bad(name, "is not text")
+        asked[name] = value
+    return asked
+
+
+def entity_id(request: web.Request) -> str:
+    """Return the id in the path; raise 404 for what no database could hold."""
+    value = request.match_info["id"]
+    if not _storable(value):
+        raise not_found()
+    return value
+
+
+def position(request: web.Request) -> int:
+    """Return the position in the path; raise 404 for one that no log could have."""
+    digits = request.match_info["position"]
+    if not _DIGITS.fullmatch(digits) or int(digits) > TOP:
+        raise not_found()
+    return int(digits)
+
+
+def _storable(value: str) -> bool:
+    """Tell whether a database can hold the text: PostgreSQL takes no NUL, neither takes half of a surrogate pair."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\x00" not in value
+
+
+def page_limit(asked: Mapping[str, str]) -> int:
+    """Return how long a page may be; raise 400."""
+    return number(asked, "limit", DEFAULT_LIMIT, 1, PAGE_LIMIT)
+
+
+def number(asked: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    """Return a number within its bounds; raise 400."""
+    text = asked.get(name, str(default))
+    if not _DIGITS.fullmatch(text) or not low <= int(text) <= high:
+        raise bad(name, f"must be a whole number from {low} to {high}")
+    return int(text)
+
+
+def one_of(asked: Mapping[str, str], name: str, values: Mapping[str, T]) -> T | None:
+    """Return what stands for the value, None where none is given; raise 400 for one outside of the set."""
+    if name not in asked:
+        return None
+    if asked[name] not in values:
+        raise bad(name, f"must be one of {', '.join(values)}")
+    return values[asked[name]]
+
+
+def key_after(asked: Mapping[str, str], key: msgspec.json.Decoder[Any]) -> Key | None:
+    """Return the key in the `next` of an earlier page, None on the first; raise 400."""
+    text = asked.get("after")
+    if text is None:
+        return None
+    try:
+        found: Key = key.decode(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
+    except (ValueError, msgspec.MsgspecError) as exc:
+        raise bad("after", "is not the `next` of such a list") from exc
+    if not all(_storable(part) for part in found if isinstance(part, str)):
+        raise bad("after", "is not the `next` of such a list")
+    return found
+
+
+def page_answer(plural: str, page: Page, **more: object) -> web.Response:
+    """Return a page of rows with the opaque `next` to go on after."""
+    following = None if page.next is None else base64.urlsafe_b64encode(_encoder.encode(page.next)).decode().rstrip("=")
+    return json_answer({**more, plural: page.rows, "next": following})
+
+
+def one_answer(found: Shown | None) -> web.Response:
+    """Return one row; raise 404 where there is none."""
+    if found is None:
+        raise not_found()
+    return json_answer(found)
+
+
+def json_answer(value: object) -> web.Response:
+    """Return the value as JSON that nobody caches."""
+    return web.Response(body=_encoder.encode(value), content_type="application/json", headers=_HEADERS)
+
+
+def bad(name: str, what: str) -> web.HTTPException:
+    """Return 400 for a parameter."""
+    return _problem(web.HTTPBadRequest, f"{name} {what}", parameter=name)
+
+
+def not_found() -> web.HTTPException:
+    """Return 404."""
+    return _problem(web.HTTPNotFound, "there is nothing here by that name")
+
+
+def _problem(
+    kind: type[web.HTTPException], detail: str, *, headers: Mapping[str, str] = _HEADERS, **more: str
+) -> web.HTTPException:
+    status = HTTPStatus(kind.status_code)
+    body = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail, **more}
+    return kind(
+        text=_encoder.encode(body).decode(),
+        content_type="application/problem+json",
+        headers=headers,
+    )
