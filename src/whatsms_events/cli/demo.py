@@ -1,19 +1,18 @@
 """The service and a WhatSMS that runs offline, in one process, talking over real HTTP; a live view, then the proof.
 
+The twin drops some webhooks on purpose. When its sending has stopped, a reconcile reads its REST API and repairs that.
+
 The proof is not the service's own word: the twin's ledger of what got a 2xx is compared by hash with the rows of the
-log, read afresh from its file after the service has stopped.
+log, and the twin's account with those of the projection, read afresh from their files after the service has stopped.
 """
 
 import asyncio
-import fcntl
-import secrets
-import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Final
 
 import msgspec
@@ -21,82 +20,51 @@ from rich.console import Console
 from rich.live import Live
 
 from whatsms_events.cli import view
+from whatsms_events.cli.demo_repair import Repair
+from whatsms_events.cli.demo_settings import REQUESTS_PER_MINUTE, SLUG, prepared
+from whatsms_events.cli.demo_truth import differing
 from whatsms_events.cli.view import Summary
-from whatsms_events.errors import ConfigError
-from whatsms_events.serve import Addresses, Service, kafka_target, log_target, now, projection_target
-from whatsms_events.settings import DatabaseSettings, Settings, Tenant
+from whatsms_events.serve import ROLES, Addresses, Service, kafka_target, log_target, now, projection_target
+from whatsms_events.settings import Settings, Whatsms
 from whatsms_events.storage import audit
 from whatsms_events.storage.database import Database, open_log, open_projection
 from whatsms_events.storage.event_log import EventLog
 from whatsms_events.storage.projection import Projection
 from whatsms_events.twin.faults import Demand, Faults
 from whatsms_events.twin.ledger import Ledger
+from whatsms_events.twin.rest import API_KEY, Rest, RestServer
+from whatsms_events.twin.rest_limits import RestLimits
 from whatsms_events.twin.sender import Sender
 from whatsms_events.twin.world import World
 from whatsms_events.workers.kafka_topics import create_topics
 
-SLUG: Final = "demo"
+__all__ = ["Stage", "play", "prepared", "run", "summarize"]
+
 CATCH_UP_S: Final = 60.0
 VIEW_S: Final = 0.5
 PLAIN_VIEW_S: Final = 5.0
 BURST_S: Final = 8.0
 """How often the twin misbehaves on purpose: some wrong signatures, some signed garbage."""
 
-
-@contextmanager
-def prepared(settings: Settings) -> Iterator[Settings]:
-    """Give settings for one run: fresh SQLite files, loopback, one tenant with a secret of its own.
-
-    Raises ConfigError where there is no room for the files, or where another demo uses them.
-    """
-    folder = settings.data_dir / "demo"
-    lock = folder / "demo.lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()) and not lock.exists():
-            raise ConfigError(f"data_dir: {folder} holds something that is not the demo's, choose another data_dir")
-        file = lock.open("w")
-    except OSError as exc:
-        raise ConfigError(f"data_dir: cannot make the folder {folder}: {(exc.strerror or '').lower()}") from exc
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"data_dir: another demo runs in {folder}, give this one --set data_dir=FOLDER") from None
-        for path in folder.iterdir():
-            if path != lock:
-                path.unlink()
-        yield _demo_settings(settings, folder)
+DROPPED: Final = 0.02
+"""The share of webhooks that the twin never sends."""
 
 
-def _demo_settings(settings: Settings, folder: Path) -> Settings:
-    tenant = Tenant.model_validate(
-        {"tenant_id": f"demo-{secrets.token_hex(4)}", "webhook_secrets": {"current": secrets.token_hex(32)}}
-    )
-    # One topic prefix belongs to one log, and this log is new.
-    prefix = f"{settings.kafka.topic_prefix}-demo-{secrets.token_hex(4)}"
-    return settings.model_copy(
-        update={
-            "data_dir": folder,
-            "database": DatabaseSettings(),
-            "kafka": settings.kafka.model_copy(update={"topic_prefix": prefix}),
-            "public": settings.public.model_copy(update={"host": "127.0.0.1", "port": _free(settings.public.port)}),
-            "private": settings.private.model_copy(update={"host": "127.0.0.1", "port": _free(settings.private.port)}),
-            "tenants": {SLUG: tenant},
-        }
-    )
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a run is made of: what the twin has and sent, where it can be asked, and what repairs."""
 
-
-def _free(port: int) -> int:
-    """Return the port if nobody listens there, else 0, which lets the system choose."""
-    with socket.socket() as probe:
-        return 0 if probe.connect_ex(("127.0.0.1", port)) == 0 else port
+    world: World
+    rest: Rest
+    api_url: str
+    ledger: Ledger
+    repair: Repair
 
 
 async def run(
     settings: Settings, stop: asyncio.Event, *, seconds: float | None, rate: float, seed: int, as_json: bool
 ) -> bool:
-    """Run until `stop` or `seconds`; print the summary; return whether everything accepted is in the log and applied.
+    """Run until `stop` or `seconds`, repair, print the summary; return whether it proved what it is to prove.
 
     `settings` come from `prepared`. Raises what the service raises when it cannot start.
     """
@@ -110,11 +78,10 @@ async def run(
             replication_factor=kafka.replication_factor,
             retention_ms=kafka.retention_ms,
         )
-    console = Console(stderr=True)
     began = asyncio.get_running_loop().time()
-    ledger = await _run_both(settings, stop, console, seconds=seconds, rate=rate, seed=seed)
+    stage = await play(settings, stop, seconds=seconds, rate=rate, seed=seed)
     took_s = asyncio.get_running_loop().time() - began
-    summary = await summarize(settings, ledger, took_s, kafka=target is not None)
+    summary = await summarize(settings, stage, took_s, kafka=target is not None)
     if as_json:
         sys.stdout.write(msgspec.json.encode(asdict(summary)).decode() + "\n")
     else:
@@ -122,39 +89,84 @@ async def run(
     return summary.ok
 
 
+async def play(settings: Settings, stop: asyncio.Event, *, seconds: float | None, rate: float, seed: int) -> Stage:
+    """Run service and twin until `stop` or `seconds`, then the repair; return what there is to compare.
+
+    A `stop` that comes later ends the repair.
+    """
+    world = World(seed, start=now(), tenant_id=settings.tenants[SLUG].tenant_id, pace=rate)
+    rest = Rest(world.account, limits=RestLimits(requests=REQUESTS_PER_MINUTE))
+    async with RestServer(rest) as server:
+        whatsms = Whatsms(base_url=server.url, requests_per_minute=REQUESTS_PER_MINUTE)
+        settings = settings.model_copy(update={"whatsms": whatsms})
+        stage = Stage(world, rest, server.url, Ledger(), Repair(settings, SLUG))
+        await _run_both(settings, stage, stop, Console(stderr=True), seconds=seconds, rate=rate, seed=seed)
+    return stage
+
+
 async def _run_both(
-    settings: Settings, stop: asyncio.Event, console: Console, *, seconds: float | None, rate: float, seed: int
-) -> Ledger:
-    """Run the service, and the twin against it; stop the service once everything is applied."""
+    settings: Settings,
+    stage: Stage,
+    stop: asyncio.Event,
+    console: Console,
+    *,
+    seconds: float | None,
+    rate: float,
+    seed: int,
+) -> None:
+    """Run the service, and the twin against it; repair, and stop the service once everything is applied."""
     service_stop = asyncio.Event()
     ready: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
+    # Its own backfill would begin when it likes; the stage's is the same, begun when the sending has stopped.
+    service = Service(settings, frozenset(ROLES) - {"backfill"})
     async with asyncio.TaskGroup() as tasks:
-        serving = tasks.create_task(Service(settings).run(service_stop, on_ready=ready.set_result))
+        serving = tasks.create_task(service.run(service_stop, on_ready=ready.set_result))
         addresses = await ready  # where the service cannot start, the task group cancels this
-        console.print(f"webhooks   {addresses.public}/webhooks/{SLUG}")
-        console.print(f"read API   {addresses.private}/api/v1/{SLUG}/tickets")
-        console.print(f"metrics    {addresses.private}/metrics    ready {addresses.private}/readyz")
-        console.print(f"files      {settings.data_dir}    log lines {settings.data_dir / 'service.log'}\n")
-        tenant = settings.tenants[SLUG]
-        world = World(seed, start=now(), tenant_id=tenant.tenant_id, pace=rate)
-        faults = Faults(seed=seed, redeliver=0.04, reorder=0.05, delay=0.02)
-        with Ledger() as ledger:
-            sender = Sender(
-                f"{addresses.public}/webhooks/{SLUG}",
-                tenant.webhook_secrets["current"].get_secret_value().encode(),
-                ledger,
-                faults=faults,
-                rate=rate,
-            )
-            async with _databases(settings) as (log, projection), asyncio.TaskGroup() as beside:
-                over = asyncio.Event()
-                beside.create_task(_view(console, ledger, log, projection, over))
-                beside.create_task(_misbehave(sender, over))
-                await sender.run(world, stop, seconds=seconds)
+        _introduce(console, settings, addresses, stage.api_url)
+        secret = settings.tenants[SLUG].webhook_secrets["current"].get_secret_value().encode()
+        faults = Faults(seed=seed, redeliver=0.04, reorder=0.05, delay=0.02, drop=DROPPED)
+        sender = Sender(f"{addresses.public}/webhooks/{SLUG}", secret, stage.ledger, faults=faults, rate=rate)
+        async with _databases(settings) as (log, projection), asyncio.TaskGroup() as beside:
+            over = asyncio.Event()
+            beside.create_task(_view(console, stage, log, projection, over))
+            sending_over = asyncio.Event()
+            beside.create_task(_misbehave(sender, sending_over))
+            await sender.run(stage.world, stop, seconds=seconds)
+            sending_over.set()
+            await _caught_up(log, projection, serving)
+            if not serving.done():
+                console.print("        the sending has stopped: a reconcile reads the twin's REST API", soft_wrap=True)
+                await _repair(stage, log, projection, stop)
                 await _caught_up(log, projection, serving)
-                over.set()
+            over.set()
         service_stop.set()
-    return ledger
+
+
+def _introduce(console: Console, settings: Settings, addresses: Addresses, api_url: str) -> None:
+    """Say where everything is."""
+    lines = {
+        "webhooks": f"{addresses.public}/webhooks/{SLUG}",
+        "read API": f"{addresses.private}/api/v1/{SLUG}/tickets",
+        "metrics": f"{addresses.private}/metrics    ready {addresses.private}/readyz",
+        "REST API": f"{api_url}/tickets    key {API_KEY}    (the twin's)",
+        "files": f"{settings.data_dir}    log lines {settings.data_dir / 'service.log'}\n",
+    }
+    for name, words in lines.items():
+        console.print(f"{name:10} {words}", soft_wrap=True)
+
+
+async def _repair(stage: Stage, log: Database, projection: Database, stop: asyncio.Event) -> None:
+    """Reconcile, with the account's clock going on, though nobody lives there any more."""
+    account = stage.world.account
+    # Answers tell whole seconds, so it starts two later: then all that was announced is older than any answer.
+    ahead = account.now - now() + timedelta(seconds=2)
+
+    def tick() -> None:
+        account.now = now() + ahead
+
+    stage.rest.on_request = tick
+    # A Ctrl-C that ended the sending does not end the repair too.
+    await stage.repair.run(log, projection, asyncio.Event() if stop.is_set() else stop)
 
 
 @asynccontextmanager
@@ -191,54 +203,62 @@ async def _caught_up(log: Database, projection: Database, serving: asyncio.Task[
         return
 
 
-async def _view(console: Console, ledger: Ledger, log: Database, projection: Database, over: asyncio.Event) -> None:
-    """Show what is going on: a table on a terminal, a line now and then elsewhere."""
+async def _view(console: Console, stage: Stage, log: Database, projection: Database, over: asyncio.Event) -> None:
+    """Show what is going on: a table on a terminal, a line now and then elsewhere, and one of the repair's end."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        while not over.is_set():
+        while True:
             end = await EventLog(log).end()
             lag = end - (await Projection(projection).state()).applied_through
-            took_s = max(loop.time() - began, 0.001)
+            shown = (stage.ledger, end, lag, max(loop.time() - began, 0.001), stage.repair.progress)
             if console.is_terminal:
-                live.update(view.table(ledger, end, lag, took_s), refresh=True)
+                live.update(view.table(*shown), refresh=True)
             else:
-                console.print(view.line(ledger, end, lag, took_s), soft_wrap=True)
+                console.print(view.line(*shown), soft_wrap=True)
+            if over.is_set():
+                return
             await _within(over, VIEW_S if console.is_terminal else PLAIN_VIEW_S)
 
 
-async def summarize(settings: Settings, ledger: Ledger, took_s: float, *, kafka: bool) -> Summary:
-    """Compare the ledger with the files, opened anew. Raises what opening them raises."""
+async def summarize(settings: Settings, stage: Stage, took_s: float, *, kafka: bool) -> Summary:
+    """Compare ledger and account with the files, opened anew. Raises what opening them raises."""
+    ledger = stage.ledger
     async with _databases(settings) as (log, projection):
         events, parked = Counter(await audit.hashes(log)), Counter(await audit.parked_hashes(log))
-        state, totals, end = (
-            await Projection(projection).state(),
-            await audit.totals(projection),
-            await EventLog(log).end(),
-        )
+        observed, end = await audit.observed(log), await EventLog(log).end()
+        state, totals = await Projection(projection).state(), await audit.totals(projection)
+        different = await differing(stage.world.account, projection)
     expected = Counter(ledger.accepted) + Counter(ledger.parked)
     # What never got its answer may be there or not: it was promised to nobody.
-    unanswered = Counter(ledger.given_up)
     missing = expected - (events + parked)
-    unexpected = (events + parked) - expected - unanswered
+    unexpected = (events + parked) - expected - Counter(ledger.given_up)
     outcomes = ledger.by_outcome
     return Summary(
         # Where all that was sent was refused, nothing was proved.
         ok=not missing
         and not unexpected
         and state.applied_through == end
-        and bool(outcomes["accepted"] or not ledger.sent),
+        and bool(outcomes["accepted"] or not ledger.sent)
+        and stage.repair.finished
+        and not different.total(),
         seconds=round(took_s, 1),
         sent=ledger.sent,
         accepted=outcomes["accepted"],
         duplicates=outcomes["duplicate"],
         rejected=outcomes["rejected"],
         parked=outcomes["parked"],
-        log_events=events.total(),
+        dropped=outcomes["dropped"],
+        log_events=events.total() + observed,
+        observed=observed,
         applied=state.applied,
         **asdict(totals),
         missing=missing.total(),
         unexpected=unexpected.total(),
+        repaired=sum(sum(kinds.values()) for kinds in stage.repair.drift.values()),
+        drift=stage.repair.drift,
+        differing=different.total(),
+        trouble=stage.repair.trouble,
         kafka=kafka,
     )
 
