@@ -42,6 +42,8 @@ OWNERS = {
     "pydantic": {"config"},
     "pydantic_settings": {"config"},
     "cyclopts": {"cli"},
+    "stamina": {"whatsms"},
+    "aiolimiter": {"whatsms"},
 }
 """Who may import a library: a package or a file."""
 
@@ -68,8 +70,10 @@ MODULES = list(_modules())
 
 
 def room(path: Path) -> str:
-    """Return the package, or the module at top level; what `config` was split into counts as `config`."""
+    """Return the package, or the module at top level; what `config` and `serve` were split into counts as theirs."""
     name = path.parts[0] if len(path.parts) > 1 else path.stem
+    if name.startswith("serve_"):
+        return "serve"
     return "config" if name.startswith("config_") or name == "settings" else name
 
 

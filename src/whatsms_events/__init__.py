@@ -10,25 +10,40 @@ The map, from the bottom up; imports go down only:
         bodies, fields, normalize     raw body -> JSON -> resources -> event
         records, resume               event <-> Kafka record; what each partition still needs
         rows, fold                    registers; event -> changed rows
+        drift, silence                what REST shows against what we hold; whether silence is a fault
     storage/            all SQL
         engines, database, schema, tables, migrations/    connect, open, check, migrate
         appends, commit, committer               group commit: statements, one batch, the queue
         event_log, parked, relay_row, role_lock  the log's other verbs, and who is active
         projection, projection_rows              rows, offsets and checkpoint, in one transaction
+        checkpoints, looks, reports              a backfill's progress, and what it found
+        holdings, arrivals                       what a backfill and the watchdog ask of projection and log
         queries, audit                           what the read API asks; what the demo compares
-    web/                HTTP in: app (listeners, errors -> statuses), receiver, api, health
+    whatsms/            the vendor's REST API as a typed client, usable by itself
+        limits, pages, resources, answers        rates as data; guards; JSON -> structs; reply -> value or error
+        transport, endpoint, endpoints, client   one session, retries; the API as methods
+    web/                HTTP in: app (listeners, errors -> statuses), receiver, api with its questions, health
     workers/            loops
         loop                            repeats a piece, backs off, halts
         kafka, kafka_producer, kafka_topics   the wrapper around aiokafka
         visible                         what a reader can see
         relay                           event log -> Kafka
         sources, consumer               Kafka or event log -> projection
+        backfill                        REST API -> event log: begins a run and repeats its pieces
+        backfill_schedule               which run is due
+        backfill_run                    where a run stands, and its report
+        backfill_lists, backfill_details, backfill_messages    lists; one by id; the second phase
+        backfill_compare                answers against the projection -> observations
+        watchdog, observer              silence -> alarm; tables -> gauges
     twin/               a WhatSMS that runs offline
-        texts, entities, dialects, account, life, world   the story and its truth
-        faults, sender, ledger                            how it is sent, and what was answered
+        texts, entities, shapes, dialects, account, life, world   the story and its truth
+        faults, sender, ledger                                    how it is sent, and what was answered
+        rest, rest_reads, rest_writes, rest_answers, rest_limits, rest_faults     its REST API
+        control                                                   faults while it runs
     settings, config    settings (with config_sources, config_checks): files, secrets, environment, flags
-    serve               the roles of one process
-    cli/                commands; demo (with its view) and parked are the longer ones
+    serve               the roles of one process (with serve_parts, serve_backfill)
+    cli/                commands; the longer ones: parked, twin, backfill (with foreground, backfill_view),
+                        demo (with demo_settings, demo_truth, demo_repair, view)
 """
 
 __version__ = "0.1.0"
