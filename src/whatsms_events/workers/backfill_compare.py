@@ -104,7 +104,8 @@ class Comparison:
 
     async def _take_aim(self) -> Aim | None:
         now = self._parts.now()
-        if self._aim is None and now >= self._look_at:
+        wait_s = (self._look_at - now).total_seconds()
+        if self._aim is None and not 0 < wait_s <= LOOK_S:  # longer: the clock was set back
             self._look_at = now + timedelta(seconds=LOOK_S)
             if await self._parts.checkpoints.due(self._course.run, ("listed", "read"), now, 1):
                 self._aim = Aim(await self._parts.event_log.end(), now)

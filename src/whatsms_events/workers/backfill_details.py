@@ -26,8 +26,6 @@ from whatsms_events.whatsms.resources import Observed
 from whatsms_events.workers.backfill_run import ROUNDS, Course, Shown, Standing, pack, seen_at, shown_payload, unpack
 
 SCAN: Final = 500
-QUEUE: Final = 50
-"""Items taken from the database at a time: nothing but reading them changes what is wanted."""
 AHEAD: Final = 100
 """Items that are fetched at once to be looked at: asking for each by itself takes as long as looking at it."""
 

@@ -175,7 +175,6 @@ class Course:
         self.parts = parts
         self.run = run
         self.messages = messages
-        self.queue: deque[Item] = deque()  # due to be read by id; the database has them all the same
         # A repair has no lists and looks for nothing that is absent: details are all of it.
         first = Standing(phase="contacts" if run.kind == "reconcile" else PHASES[-1])
         try:
