@@ -181,9 +181,12 @@ def _of_ticket(one: Ticket, words: list[str]) -> Callable[[Mapping[str, Any]], I
 
 
 def _is_told(last: str, words: list[str]) -> bool:
-    """Tell whether a ticket's last message, which is cut at 255 UTF-16 units, is one of these."""
+    """Tell whether a ticket's last message, which is cut at 255 UTF-16 units, is one of these.
+
+    The account keeps half an emoji at the cut as half a surrogate pair; what was read of it has U+FFFD there.
+    """
     cut = len(last.encode("utf-16-le", "surrogatepass")) >= 2 * 250
-    start = last.removesuffix("\ufffd")
+    start = last.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore").removesuffix("\ufffd")
     return any(last == word or (cut and word.startswith(start)) for word in words)
 
 
