@@ -36,7 +36,7 @@ OWN_OPTIONS = {
     "twin": {
         *("--target", "--secret-file", "--host", "--port", "--api-key", "--tenant-id", "--seed", "--rate", "--dialect"),
         *("--past", "--seconds", "--paused", "--drop", "--redeliver", "--reorder", "--delay"),
-        *("--api-errors", "--api-limited", "--api-slow", "--requests-per-minute"),
+        *("--api-fault", "--requests-per-minute"),
     },
 }
 UNCONFIGURED = {"twin"}

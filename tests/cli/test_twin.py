@@ -19,6 +19,7 @@ from aiohttp import web
 from cli.commands import run
 from whatsms_events.domain import signature
 from whatsms_events.errors import SignatureError
+from whatsms_events.twin.rest_faults import RestFault
 
 DEADLINE_S = 20.0
 
@@ -203,6 +204,17 @@ async def test_without_a_target_it_counts_and_a_past_is_there_to_be_read(tmp_pat
     assert re.search(r"webhooks +unsent \d+", out.decode())
 
 
+async def test_every_fault_of_the_api_has_a_flag(tmp_path: Path) -> None:
+    """What the control endpoint sets later is set from the start: shares, and how they are told."""
+    names = [fault.value for fault in RestFault]
+    shares = [word for number, name in enumerate(names) for word in ("--api-fault", f"{name}=0.0{number + 1:02}")]
+    words = ["--api-fault", "slow_s=0.5", "--api-fault", "retry_after=date", "--api-fault", "retry_after_s=9"]
+    async with twin(tmp_path, "--paused", *shares, *words) as one:
+        faults = (await one.control())["faults"]["api"]
+    assert [faults[name] for name in names] == [float(f"0.0{number + 1:02}") for number in range(len(names))]
+    assert (faults["slow_s"], faults["retry_after"], faults["retry_after_s"]) == (0.5, "date", 9)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -211,6 +223,12 @@ async def test_without_a_target_it_counts_and_a_past_is_there_to_be_read(tmp_pat
         (["--dialect", "klingon"], "--dialect klingon: unknown; there are documented, seconds"),
         (["--secret-file", "nowhere"], "--secret-file nowhere: no such file"),
         (["--secret-file", "empty"], "--secret-file empty: is empty"),
+        (["--api-fault", "html=1"], "--api-fault html: unknown; there are page_ignored, has_more, count_null"),
+        (["--api-fault", "seed=1"], "--api-fault seed: unknown"),
+        (["--api-fault", "cut"], "--api-fault cut: write it as NAME=VALUE"),
+        (["--api-fault", "cut=1.5"], "--api-fault cut=1.5: expected `float` <= 1.0"),
+        (["--api-fault", "cut=much"], "--api-fault cut=much: expected `float`"),
+        (["--api-fault", "retry_after=soon"], "--api-fault retry_after=soon: invalid"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_line(tmp_path: Path, words: list[str], said: str) -> None:

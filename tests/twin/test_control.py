@@ -121,6 +121,11 @@ async def test_faults_of_both_halves_are_set_at_run_time(desk: Desk) -> None:
         (b'{"demand": {"api": {"html_502": 10001}}}', "demand.api.html_502"),
         (b'{"demand": {"api": {"html_502": true}}}', "demand.api.html_502"),
         (b'{"demand": {"api": {"html": 1}}}', "'html'"),
+        (b'{"demand": {"api": {"html_502": {"count": 0}}}}', "demand.api.html_502.count"),
+        (b'{"demand": {"api": {"html_502": {"after": -1}}}}', "demand.api.html_502.after"),
+        (b'{"demand": {"api": {"html_502": {"after": 1.5}}}}', "demand.api.html_502.after"),
+        (b'{"demand": {"api": {"html_502": {"behind": 1}}}}', "'behind'"),
+        (b'{"demand": {"webhooks": {"garbage": {"count": 1}}}}', "demand.webhooks.garbage"),
         (b'{"demand": {"webhooks": {"bang": 1}}}', "'bang'"),
         (b'{"demand": {"garbage": 1}}', "'garbage'"),
         (b'{"webhooks": {"drop": 1}, "api": {"cut": 2}}', "api.cut"),
@@ -133,6 +138,16 @@ async def test_what_cannot_be_set_is_refused_by_name_and_nothing_is_set(desk: De
     assert (status, body.keys()) == (400, {"error"})
     assert named in body["error"]
     assert (await desk.get())["faults"] == before
+
+
+async def test_a_fault_comes_after_so_many_requests(desk: Desk) -> None:
+    """A 401 in the middle of a walk: so many requests are answered first, then so many fail, then all is well again."""
+    status, faults = await desk.post("faults", json={"demand": {"api": {"unauthorized": {"count": 2, "after": 3}}}})
+    assert (status, faults["demanded"]["api"]) == (200, {"unauthorized": 2})
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with RestServer(desk.rest) as server, aiohttp.ClientSession(headers=headers) as session:
+        statuses = [(await session.get(f"{server.url}/contacts")).status for _ in range(7)]
+    assert statuses == [200, 200, 200, 401, 401, 200, 200]
 
 
 async def test_life_is_paused_and_goes_on(desk: Desk) -> None:

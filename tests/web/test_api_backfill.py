@@ -70,6 +70,7 @@ async def test_runs_are_listed_with_how_far_they_are(client: Client, databases: 
         "started_at": "2026-05-01T12:05:00Z",
         "updated_at": "2026-05-01T12:05:00Z",
         "finished_at": None,
+        "remaining": 0,
         "progress": {"phase": "tickets"},
         "report": None,
     }

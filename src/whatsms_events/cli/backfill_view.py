@@ -161,6 +161,6 @@ def status_line(slug: str, info: RunInfo) -> str:
         return f"{begun}  finished after {took_s:.0f} s  {report.requests} requests  {_verdict(report)}"
     standing = _standings.decode(run.progress or b"{}")
     found = sum(standing.found.values())
-    line = f"{begun}  not finished: {standing.phase}, {standing.requests} requests, {found} differences so far"
-    line += f", last piece {info.updated_at.isoformat(timespec='seconds')}"
+    line = f"{begun}  not finished: {standing.phase}, {info.remaining} items left, {standing.requests} requests"
+    line += f", {found} differences so far, last piece {info.updated_at.isoformat(timespec='seconds')}"
     return line + (f"  STOPPED: {standing.stopped}" if standing.stopped else "")

@@ -3,12 +3,13 @@
 import asyncio
 import os
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
+import msgspec
 from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
@@ -30,6 +31,9 @@ DEFAULT_SECRET: Final = "whsec_test_twin"  # noqa: S105 - for tests, and printed
 LINE_S: Final = 5.0
 DRAIN_S: Final = 5.0
 """For what is under way when it is told to end."""
+
+
+API_FAULTS: Final = tuple(field.name for field in fields(RestFaults) if field.name != "seed")
 
 
 def _share(text: str) -> Parameter:
@@ -69,9 +73,14 @@ class Twin:
     redeliver: Annotated[float, _share("Share of webhooks that are sent again.")] = 0.0
     reorder: Annotated[float, _share("Share of webhooks that are held back behind later ones.")] = 0.0
     delay: Annotated[float, _share("Share of webhooks that are sent up to a second late.")] = 0.0
-    api_errors: Annotated[float, _share("Share of API requests that fail: a 500, a proxy's 502, or cut off.")] = 0.0
-    api_limited: Annotated[float, _share("Share of API requests that get a 429.")] = 0.0
-    api_slow: Annotated[float, _share("Share of API requests that are answered two seconds late.")] = 0.0
+    api_fault: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="A fault of the API by its share of requests, as in --api-fault html_502=0.1; as often as needed. "
+            f"There are {', '.join(API_FAULTS)}.",
+            show_default=False,
+        ),
+    ] = ()
     requests_per_minute: Annotated[
         int, Parameter(help="Requests that the API answers in any minute.", validator=Number(gte=1))
     ] = RestLimits().requests
@@ -86,10 +95,11 @@ def run_twin(*, twin: Twin = DEFAULTS) -> int:
         raise ConfigError(f"--dialect {twin.dialect}: unknown; there are {', '.join(DIALECTS)}")
     if twin.target is not None:
         _check(twin.target)
+    faults = _rest_faults(twin)
     secret, source = _secret(twin)
 
     async def main() -> None:
-        await _run(twin, secret, source, _stop_on_signals())
+        await _run(twin, faults, secret, source, _stop_on_signals())
 
     run(main())
     return 0
@@ -121,15 +131,11 @@ def _secret(twin: Twin) -> tuple[bytes, str]:
     return DEFAULT_SECRET.encode(), f"{DEFAULT_SECRET} (for tests; or --secret-file, or {SECRET_VARIABLE})"
 
 
-async def _run(twin: Twin, secret: bytes, source: str, stop: asyncio.Event) -> None:
+async def _run(twin: Twin, rest_faults: RestFaults, secret: bytes, source: str, stop: asyncio.Event) -> None:
     """Serve and send until `stop`."""
     world = _world(twin)
-    rest = Rest(
-        world.account,
-        api_key=twin.api_key,
-        limits=RestLimits(requests=twin.requests_per_minute),
-        faults=_rest_faults(twin),
-    )
+    limits = RestLimits(requests=twin.requests_per_minute)
+    rest = Rest(world.account, api_key=twin.api_key, limits=limits, faults=rest_faults)
     faults = Faults(seed=twin.seed, drop=twin.drop, redeliver=twin.redeliver, reorder=twin.reorder, delay=twin.delay)
     sender = Sender(twin.target, secret, Ledger(counts_only=True), faults=faults, drain_s=DRAIN_S)
     control = Control(world, rest, sender)
@@ -173,16 +179,19 @@ def _world(twin: Twin) -> World:
 
 
 def _rest_faults(twin: Twin) -> RestFaults:
-    third = twin.api_errors / 3
-    return RestFaults(
-        seed=twin.seed,
-        limited=twin.api_limited,
-        slow=twin.api_slow,
-        # Each is drawn where the one before did not befall: so each gets a third, and all together the whole.
-        error=third,
-        html_502=third / (1 - third),
-        cut=third / (1 - 2 * third),
-    )
+    """Return what befalls requests; raise ConfigError where a fault is unknown or its value out of range."""
+    faults = RestFaults(seed=twin.seed)
+    for given in twin.api_fault:
+        name, equals, value = given.partition("=")
+        if name not in API_FAULTS:
+            raise ConfigError(f"--api-fault {name}: unknown; there are {', '.join(API_FAULTS)}")
+        if not equals:
+            raise ConfigError(f"--api-fault {name}: write it as NAME=VALUE")
+        try:
+            faults = msgspec.convert(asdict(faults) | {name: value}, RestFaults, strict=False)
+        except msgspec.ValidationError as exc:
+            raise ConfigError(f"--api-fault {given}: {str(exc).partition(' - at ')[0].lower()}") from exc
+    return faults
 
 
 def _introduce(console: Console, twin: Twin, server: RestServer, source: str) -> None:

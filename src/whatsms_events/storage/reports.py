@@ -51,11 +51,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A run, whether it is over, and what it reported (the worker's own JSON)."""
+    """A run, whether it is over, and what it reported (the worker's own JSON). `remaining`: items that are not done."""
 
     run: Run
     updated_at: datetime
     finished_at: datetime | None
+    remaining: int
     report: bytes | None
 
 
@@ -84,6 +85,13 @@ RUN: Final = (
     backfill_run.c.progress,
 )
 """The columns that `read_run` reads."""
+
+_REMAINING: Final = (
+    select(func.count())
+    .where(backfill_item.c.run == backfill_run.c.run, backfill_item.c.state != "done")
+    .scalar_subquery()
+)
+"""Items of a run that are not done; a finished one keeps none."""
 
 _options = msgspec.json.Decoder(Options)
 _fields = msgspec.json.Decoder(list[str])
@@ -116,7 +124,10 @@ class Reports:
 
     async def runs(self, tenant: str, limit: int, *, kind: Kind | None = None) -> list[RunInfo]:
         """Return the tenant's runs, newest first: the one under way, and the finished ones that are kept."""
-        query = select(*RUN, backfill_run.c.updated_at, backfill_run.c.finished_at, backfill_run.c.report)
+        query = select(
+            *(*RUN, backfill_run.c.updated_at, backfill_run.c.finished_at, backfill_run.c.report),
+            _REMAINING.label("remaining"),
+        )
         query = query.where(backfill_run.c.tenant == tenant)
         if kind is not None:
             query = query.where(backfill_run.c.kind == kind)
@@ -158,11 +169,10 @@ class Reports:
 
     async def overview(self) -> list[Overview]:
         """Return how each tenant stands that ever had a run, in two questions: for metrics and health."""
-        runs, items, drift = backfill_run.c, backfill_item.c, backfill_drift.c
+        runs, drift = backfill_run.c, backfill_drift.c
         finished = runs.finished_at.is_not(None)
         latest = select(func.max(runs.run)).where(runs.kind == "reconcile", finished).group_by(runs.tenant)
-        left = select(func.count()).where(items.run == runs.run, items.state != "done").scalar_subquery()
-        standing = select(runs.run, runs.tenant, runs.kind, runs.finished_at, left.label("remaining"))
+        standing = select(runs.run, runs.tenant, runs.kind, runs.finished_at, _REMAINING.label("remaining"))
         standing = standing.where(or_(~finished, runs.run.in_(latest))).order_by(runs.tenant, runs.run)
         counting = select(drift.run, drift.entity, drift.kind, func.count()).group_by(
             drift.run, drift.entity, drift.kind
@@ -191,5 +201,6 @@ def _info(row: RowMapping) -> RunInfo:
         run=read_run(row),
         updated_at=from_micros(row["updated_at"]),
         finished_at=None if finished_at is None else from_micros(finished_at),
+        remaining=row["remaining"],
         report=None if report is None else report.encode(),
     )

@@ -92,12 +92,12 @@ class Control:
         webhooks = _merged(self._sender.faults, given.get("webhooks", {}), "webhooks")
         api = _merged(self._rest.faults, given.get("api", {}), "api")
         of_webhooks = _counts(demands.get("webhooks", {}), "demand.webhooks", [kind.value for kind in Demand])
-        of_api = _counts(demands.get("api", {}), "demand.api", [fault.value for fault in RestFault])
+        of_api = _demands(demands.get("api", {}), "demand.api", [fault.value for fault in RestFault])
         self._sender.faults, self._rest.faults = webhooks, api
         for name, count in of_webhooks.items():
             self._sender.demand(Demand(name), count)
-        for name, count in of_api.items():
-            self._rest.demand(RestFault(name), count)
+        for name, (count, after) in of_api.items():
+            self._rest.demand(RestFault(name), count, after=after)
         return _answer(self.state()["faults"])
 
 
@@ -133,7 +133,24 @@ def _merged(faults: Shares, given: object, place: str) -> Shares:
 def _counts(given: object, place: str, known: list[str]) -> Mapping[str, int]:
     """Return how often each fault is demanded."""
     counts = _section(given, place, set(known))
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= DEMAND_LIMIT:
-            _refuse(f"{place}.{name}: has to be a whole number from 1 to {DEMAND_LIMIT}")
-    return counts
+    return {name: _whole(count, f"{place}.{name}", 1) for name, count in counts.items()}
+
+
+def _demands(given: object, place: str, known: list[str]) -> Mapping[str, tuple[int, int]]:
+    """Return how often each fault of the API is demanded, and after how many requests more that it could befall."""
+    found = {}
+    for name, wanted in _section(given, place, set(known)).items():
+        asked = wanted if isinstance(wanted, dict) else {"count": wanted}
+        here = f"{place}.{name}"
+        _section(asked, here, {"count", "after"})
+        found[name] = (
+            _whole(asked.get("count", 1), here if asked is not wanted else f"{here}.count", 1),
+            _whole(asked.get("after", 0), f"{here}.after", 0),
+        )
+    return found
+
+
+def _whole(value: object, place: str, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= DEMAND_LIMIT:
+        _refuse(f"{place}: has to be a whole number from {least} to {DEMAND_LIMIT}")
+    return value

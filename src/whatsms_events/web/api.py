@@ -186,6 +186,7 @@ def shown_run(info: RunInfo) -> Shown:
         "started_at": run.started_at,
         "updated_at": info.updated_at,
         "finished_at": info.finished_at,
+        "remaining": info.remaining,
         "progress": msgspec.Raw(run.progress or b"null"),
         "report": msgspec.Raw(info.report or b"null"),
     }
