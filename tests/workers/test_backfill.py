@@ -7,15 +7,23 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from servers.reconciling import ALL, KEY, PLAN, House, differences, house, true_messages, truth
 from whatsms_events.domain.events import EventType
-from whatsms_events.errors import FencedError, UpstreamPagingError, UpstreamUnauthorizedError
+from whatsms_events.errors import (
+    FencedError,
+    UpstreamPagingError,
+    UpstreamUnauthorizedError,
+    UpstreamUnavailableError,
+)
 from whatsms_events.storage.checkpoints import Checkpoints, Options
 from whatsms_events.twin.account import Webhook
-from whatsms_events.twin.dialects import DIALECTS
-from whatsms_events.twin.rest import Rest
+from whatsms_events.twin.dialects import DIALECTS, Json
+from whatsms_events.twin.rest import Rest, RestServer
+from whatsms_events.twin.rest_answers import Ask
 from whatsms_events.twin.rest_faults import RestFault
+from whatsms_events.twin.rest_reads import Reads
 from whatsms_events.twin.world import World
 
 START = datetime(2026, 5, 1, 8, tzinfo=UTC)
@@ -113,6 +121,50 @@ async def test_narrow_reads_only_tickets_with_a_known_gap(here: House) -> None:
     await here.reconcile(Options(details="changed", messages="narrow"))
     assert here.rest.counts[MESSAGE_LISTS] == 1
     assert any(row["body"] == "Nobody told you of this" for row in (await here.held("message")).values())
+
+
+async def test_a_gap_stays_one_until_the_message_is_here(here: House) -> None:
+    """A run without messages says what the ticket's last message is; a narrow one after it still fetches that message,
+    and the next one reads nothing.
+    """
+    await live(here, 1)
+    account = here.world.account
+    one = next(ticket for ticket in account.tickets.values() if ticket.status != "closed")
+    account.add_message(one.contact, one, "Nobody told you of this", from_me=False)
+    assert here.announced()  # and lost
+    await here.reconcile()
+    assert here.rest.counts[MESSAGE_LISTS] == 0
+    for _ in range(2):
+        await here.reconcile(Options(details="changed", messages="narrow"))
+        assert here.rest.counts[MESSAGE_LISTS] == 1
+    assert any(row["body"] == "Nobody told you of this" for row in (await here.held("message")).values())
+
+
+async def test_one_404_after_a_failure_is_not_gone(here: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Absence takes two looks that say so: a 500 before a 404 is none."""
+    await live(here, 0.5)
+    hidden = next(one for one in here.world.account.tickets.values() if one.status == "open")
+    answers = iter((web.HTTPInternalServerError, web.HTTPNotFound))
+    listed, shown = Reads.list_tickets, Reads.get_ticket
+
+    def list_tickets(reads: Reads, ask: Ask) -> Json:
+        answer = listed(reads, ask)
+        return answer | {"tickets": [one for one in answer["tickets"] if one["id"] != hidden.id]}
+
+    def get_ticket(reads: Reads, ask: Ask) -> Json:
+        if ask.id == hidden.id and (refusal := next(answers, None)) is not None:
+            raise refusal(text="no")
+        return shown(reads, ask)
+
+    monkeypatch.setattr(Reads, "list_tickets", list_tickets)
+    monkeypatch.setattr(Reads, "get_ticket", get_ticket)
+    async with RestServer(here.rest) as server:
+        here.url, here.attempts = server.url, 1
+        with pytest.raises(UpstreamUnavailableError):
+            await here.reconcile()
+        report = await here.reconcile()
+    assert [one for one in report.drift if one.kind == "extra"] == []
+    assert not (await here.held("ticket"))[str(hidden.id)]["gone"]
 
 
 async def test_a_consumer_of_message_received_never_sees_what_a_backfill_found(here: House) -> None:

@@ -5,7 +5,6 @@ every page would be the first one, for ever.
 """
 
 import hashlib
-import math
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Generic, TypeVar
@@ -102,8 +101,8 @@ def _wrong(place: Place, following: Place, count: int | None) -> str:
     if following.previous == place.previous:
         return "the same items as on the page before, and more announced"
     if count is not None:
-        # At the real size of a page, which may not be the one asked for.
-        pages = math.ceil(count * place.number / following.shown)
+        # At the real size of a page, which may not be the one asked for. No float holds any count.
+        pages = -(-count * place.number // following.shown)
         if place.number > pages + max(SLACK_PAGES, pages // 2):
             return f"{count} items announced, {following.shown} shown, and still no end"
     return f"no end after {PAGE_LIMIT} pages" if place.number >= PAGE_LIMIT else ""

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
 import msgspec
@@ -40,6 +40,9 @@ DATA_LIMIT_BYTES: Final = normalize.data_limit_bytes(5 * 1024 * 1024)
 
 BEHIND_LIMIT_S: Final = 600.0
 """A projection that is not applied up to a point after this long has no consumer."""
+
+_EVER: Final = datetime.max.replace(tzinfo=UTC)
+"""What was found waits for nothing: a clock that was set back meanwhile must not hide it."""
 
 log = structlog.get_logger()
 
@@ -87,7 +90,7 @@ class Comparison:
         """
         course, parts = self._course, self._parts
         if self._found:
-            found = await parts.checkpoints.due(course.run, ["found"], parts.now(), BATCH)
+            found = await parts.checkpoints.due(course.run, ["found"], _EVER, BATCH)
             self._found = bool(found)
             if found:
                 await self._append(found)
@@ -125,7 +128,7 @@ class Comparison:
     async def _compare(self, batch: Sequence[Item]) -> None:
         tenant = self._parts.tenant
         rows = await self._parts.holdings.rows({Key(item.entity, tenant, item.id) for item in batch})
-        bodies = await self._bodies(batch, rows)
+        bodies = await self._bodies(batch)
         outcomes = _Outcomes([], [])
         for item in batch:
             self._judge(item, rows.get(Key(item.entity, tenant, item.id)), bodies, outcomes)
@@ -136,17 +139,13 @@ class Comparison:
         for finding in outcomes.findings:
             metrics.BACKFILL_OBSERVED.labels(finding.entity, finding.kind).inc()
 
-    async def _bodies(self, batch: Sequence[Item], rows: Mapping[Key, Row]) -> dict[str, list[str]]:
+    async def _bodies(self, batch: Sequence[Item]) -> dict[str, list[str]]:
         """Return what may explain the last message of each ticket whose list showed one: a busy one needs more."""
         told = {item.id: unpack(item).last_message for item in batch if item.entity == "ticket"}
         held: dict[str, list[str]] = {}
         for per_ticket in (20, 500):
             wanted = [one for one, last in told.items() if last and not drift.explained(last, held.get(one, []))]
             held |= await self._parts.holdings.recent_bodies(self._parts.tenant, wanted, per_ticket) if wanted else {}
-        for one in told:
-            row = rows.get(Key("ticket", self._parts.tenant, one))
-            if row is not None and isinstance(last := row.values["last_message"], str):
-                held.setdefault(one, []).append(last)
         return held
 
     def _judge(self, item: Item, row: Row | None, bodies: Mapping[str, list[str]], outcomes: _Outcomes) -> None:
@@ -204,9 +203,13 @@ class Comparison:
         )
         if shown.gone or shown.last_message is None or not isinstance(payload, TicketPayload):
             return sighting, False
-        known = drift.explained(shown.last_message, bodies.get(item.id, []))
+        held = bodies.get(item.id, [])
+        # That the ticket says so too, from an earlier observation, is no difference; its message is missing still.
+        gap = not drift.explained(shown.last_message, held)
+        told = None if row is None else row.values["last_message"]
+        known = not gap or (isinstance(told, str) and drift.explained(shown.last_message, [*held, told]))
         if known and not _in_doubt(row, "last_message"):
-            return sighting, False
+            return sighting, gap
         # Only the list tells the last message, so all of it is as old as the list.
         ticket = msgspec.structs.replace(payload.ticket, last_message=shown.last_message)
         return (
@@ -216,7 +219,7 @@ class Comparison:
                 as_of=sighting.as_of if shown.listed_as_of is None else shown.listed_as_of - self._lag,
                 log_end=shown.listed_log_end,
             ),
-            not known,
+            gap,
         )
 
     async def _append(self, found: Sequence[Item]) -> None:

@@ -81,8 +81,8 @@ async def _observe(course: Course, item: Item) -> Observed[Payload]:
     match item.entity:
         case "ticket":
             ticket = await client.tickets.observe(item.id)
-            # The answer is about what was asked for, whatever id it shows.
-            named = msgspec.structs.replace(ticket.value, id=item.id)
+            # The answer is about what was asked for, whatever id it shows. Its last message the list tells.
+            named = msgspec.structs.replace(ticket.value, id=item.id, last_message=UNSET)
             return Observed(value=TicketPayload(ticket=named), as_of=ticket.as_of)
         case "contact":
             contact = await client.contacts.observe(item.id)
@@ -126,7 +126,8 @@ def _not_found(course: Course, item: Item, log_end: int) -> Item:
     now = course.parts.now()
     if item.payload is not None and item.rounds:
         return _given_up(item)  # pages and details disagree: neither proves anything
-    if item.state == "absent" and item.rounds:
+    # Only an answer that there is none leaves a time: rounds count failures too.
+    if item.state == "absent" and item.as_of is not None:
         return gone(course, replace(item, as_of=now, log_end=log_end))
     again_at = now + timedelta(seconds=course.parts.plan.absence_s)
     state: State = "absent" if item.payload is None else "wanted"

@@ -58,6 +58,8 @@ class Schedule:
 
         One that was resumed is it for a command, which says so; not for who knows of something that came since.
         """
+        if begun.kind == "reconcile" and not resumed:
+            self._away = False
         asked = self.asked
         if asked is not None and (asked.kind, asked.options) == (begun.kind, begun.options):
             self.asked = asked if resumed and asked.cause != "command" else None
@@ -74,7 +76,6 @@ class Schedule:
         parts, plan = self._parts, self._parts.plan
         reconcile = await parts.checkpoints.last(parts.tenant, "reconcile")
         if self._away and reconcile is not None:
-            self._away = False
             return Asked("reconcile", "outage", plan.options)
         if plan.interval_s and _passed(reconcile, now, plan.interval_s):
             return Asked("reconcile", "initial" if reconcile is None else "schedule", plan.options)
