@@ -4,6 +4,7 @@ reconcile later the projection is the vendor's truth, and the report names what 
 
 import asyncio
 import json
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -37,8 +38,10 @@ EVERYTHING = Options(details="all", messages="full")
 MOVED_S = 60.0
 """How far the world moves at each request, where it moves."""
 
-RUNS = [("documented", 1, 0.006), ("documented", 2, 0.006), ("documented", 3, 0.006)]
-RUNS += [(dialect, 10 + n, 0.004) for n, dialect in enumerate(sorted(DIALECTS.keys() - {"documented"}))]
+RUNS = [("documented", 1), ("documented", 2), ("documented", 3)]
+RUNS += [
+    (dialect, seed) for n, dialect in enumerate(sorted(DIALECTS.keys() - {"documented"})) for seed in (10 + n, 30 + n)
+]
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
@@ -61,7 +64,7 @@ def troubled(account: Account, seed: int) -> Rest:
 
 @asynccontextmanager
 async def lived(
-    folder: Path, dialect: str, seed: int, pace: float, length: timedelta = WEEK
+    folder: Path, dialect: str, seed: int, pace: float = 0.003, length: timedelta = WEEK
 ) -> AsyncIterator[tuple[House, str]]:
     """Give a house whose world lived a week, or so long, that came over HTTP with faults; and the door."""
     world = World(seed, start=START, tenant_id=TENANT, dialect=DIALECTS[dialect], pace=pace)
@@ -71,10 +74,27 @@ async def lived(
         async with door(here) as url:
             ledger = await live_a_week(world, url, seed=seed, real_s=1.5, length=length)
             counts = ledger.by_outcome
-            assert min(counts["accepted"], counts["duplicate"], counts["dropped"]) > 100, counts
+            assert min(counts["accepted"], counts["duplicate"], counts["dropped"]) > 50, counts
             assert not ledger.given_up
             await here.apply()
             yield here, url
+
+
+def restless(here: House, seed: int) -> Counter[str]:
+    """Let a ticket move to the front of the list at each request, as what a person looks at does; how often each did.
+
+    Nothing else of it changes, so that there is a truth to compare with while pages shift under the reader.
+    """
+    touched: Counter[str] = Counter()
+    draw, account = random.Random(seed), here.world.account
+
+    def touch() -> None:
+        ticket = draw.choice(list(account.tickets.values()))
+        ticket.updated_at = here.now()
+        touched[str(ticket.id)] += 1
+
+    here.rest.on_request = touch
+    return touched
 
 
 def forget_some(account: Account) -> None:
@@ -134,18 +154,19 @@ async def assert_mends_exactly(here: House, options: Options = EVERYTHING) -> No
 
 
 @pytest.mark.usefixtures("_impatient")
-@pytest.mark.parametrize(("dialect", "seed", "pace"), RUNS)
-async def test_after_one_reconcile_all_is_as_the_vendor_has_it(
-    tmp_path: Path, dialect: str, seed: int, pace: float
-) -> None:
-    """After a bad week one reconcile, of an API that fails, makes tickets, contacts, campaigns, messages and acks the
-    vendor's; the report names exactly the entities whose state differed; another run finds nothing and appends nothing.
+@pytest.mark.parametrize(("dialect", "seed"), RUNS)
+async def test_after_one_reconcile_all_is_as_the_vendor_has_it(tmp_path: Path, dialect: str, seed: int) -> None:
+    """After a bad week one reconcile, of an API that fails and whose items move between pages, makes tickets, contacts,
+    campaigns, messages and acks the vendor's; the report names exactly the entities whose state differed; another run
+    finds nothing and appends nothing.
     """
-    async with lived(tmp_path, dialect, seed, pace) as (here, _url):
+    async with lived(tmp_path, dialect, seed) as (here, _url):
         forget_some(here.world.account)
+        touched = restless(here, seed)
         wanted = differing(here.world.account, await held_by(here.projection), messages=True)
         assert {"ticket", "contact", "campaign", "message"} == {entity for entity, _ in wanted}
         await assert_mends_exactly(here)
+        assert len(touched) > 10, touched
         statuses = here.rest.statuses
         assert statuses[429], statuses
         assert statuses[502], statuses
@@ -154,7 +175,7 @@ async def test_after_one_reconcile_all_is_as_the_vendor_has_it(
 @pytest.mark.usefixtures("_impatient")
 async def test_with_default_settings_no_list_of_messages_is_read(tmp_path: Path) -> None:
     """Reading them may send read receipts: the week is mended but for messages, and the twin counts no such read."""
-    async with lived(tmp_path, "documented", 4, 0.004) as (here, _url):
+    async with lived(tmp_path, "documented", 4) as (here, _url):
         assert Options() == ALL
         await assert_mends_exactly(here, Options())
         assert here.rest.message_list_reads == 0
