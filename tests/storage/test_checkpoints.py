@@ -20,7 +20,7 @@ from whatsms_events.errors import FencedError, UnstorableError
 from whatsms_events.storage import tables
 from whatsms_events.storage.checkpoints import RUNS_KEPT, Checkpoints, Item, Options, Run, State
 from whatsms_events.storage.database import CHUNK, Database, DatabaseTarget, open_log
-from whatsms_events.storage.looks import KEPT, Look
+from whatsms_events.storage.looks import KEPT, Doubt, Look
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 OPTIONS = Options(details="changed", messages="narrow")
@@ -62,6 +62,11 @@ def item(number: int, *, entity: Entity = "ticket", state: State = "listed", due
         log_end=7,
         payload=b"\x00shown",
     )
+
+
+def doubt(number: int, position: int = 5) -> Doubt:
+    """Return a ticket to be looked at as it stands at a position."""
+    return Doubt("ticket", f"k{number:05}", position)
 
 
 async def everything(checkpoints: Checkpoints, run: Run) -> dict[str, Item]:
@@ -159,7 +164,7 @@ async def test_a_process_that_froze_writes_nothing_any_more(database: Database, 
     finding = Finding(entity="ticket", id="k1", kind="stale", fields=("status",), age_s=1.0)
     changed = item(1, state="done")
     verbs: list[Callable[[], Awaitable[object]]] = [
-        lambda: checkpoints.save(older, b"1", now=at(9), items=[changed, item(2)], drift=[finding], looks=[changed]),
+        lambda: checkpoints.save(older, b"1", now=at(9), items=[changed, item(2)], drift=[finding], looks=[doubt(1)]),
         lambda: checkpoints.list_items(older, [replace(item(1), log_end=99), item(2)], b"1", now=at(9)),
         lambda: checkpoints.finish(older, b"{}", at(9)),
     ]
@@ -206,7 +211,7 @@ async def test_tenants_have_a_run_each(checkpoints: Checkpoints) -> None:
     """Two tenants' runs go on beside each other, with items and looks of their own."""
     mine, theirs = await begin(checkpoints), await begin(checkpoints, "t2")
     assert mine.number != theirs.number
-    await checkpoints.save(mine, b"1", now=NOW, items=[item(1)], looks=[item(1)])
+    await checkpoints.save(mine, b"1", now=NOW, items=[item(1)], looks=[doubt(1)])
     assert await checkpoints.list_items(theirs, [item(1), item(2)], b"1", now=NOW) == 2
     assert await checkpoints.count(mine) == {("ticket", "listed"): 1}
     assert await checkpoints.looks("t2", "ticket", ["k00001"]) == {}
@@ -287,13 +292,17 @@ async def test_looks_at_the_same_position_are_counted(checkpoints: Checkpoints) 
     """Looks are counted while the entity stands at one position, from one again at another; old ones are forgotten."""
     run = await begin(checkpoints)
     for second, position in ((0, 5), (10, 5), (20, 6)):
-        seen = [replace(item(1), log_end=position), replace(item(2), log_end=5)]
-        await checkpoints.save(run, b"1", now=at(second), looks=seen)
-    await checkpoints.save(run, b"1", now=at(30), looks=[item(1, entity="contact")])
+        await checkpoints.save(run, b"1", now=at(second), looks=[doubt(1, position), doubt(2)])
+    await checkpoints.save(run, b"1", now=at(30), looks=[Doubt("contact", "k00001", 5)])
     assert await checkpoints.looks("t1", "ticket", ["k00001", "k00002", "k00003"]) == {
         "k00001": Look(position=6, first_at=at(20), last_at=at(20), looks=1),
         "k00002": Look(position=5, first_at=at(0), last_at=at(20), looks=3),
     }
+    asked = [doubt(1, 6), doubt(2), doubt(3), Doubt("last_message", "k00002", 5)]
+    assert sorted(await checkpoints.not_looked_at("t1", asked)) == sorted(asked[2:])
+    assert sorted(await checkpoints.not_looked_at("t1", asked, 2)) == sorted([asked[0], *asked[2:]])
+    assert await checkpoints.not_looked_at("t1", [doubt(2, 4)], 1) == [doubt(2, 4)]
+    assert await checkpoints.not_looked_at("t2", [doubt(2)], 1) == [doubt(2)]
     await checkpoints.finish(run, b"{}", at(25) + KEPT)
     assert await checkpoints.looks("t1", "ticket", ["k00001", "k00002"]) == {}
     assert (await checkpoints.looks("t1", "contact", ["k00001"])).keys() == {"k00001"}
@@ -339,7 +348,9 @@ async def test_each_verb_is_one_commit(database: Database, checkpoints: Checkpoi
     finding = Finding(entity="ticket", id="k1", kind="stale", fields=(), age_s=None)
     items = [item(number) for number in range(300)]
     await checkpoints.list_items(run, items, b"1", now=NOW)
-    await checkpoints.save(run, b"2", now=NOW, items=items, drift=[finding], looks=items)
+    await checkpoints.save(
+        run, b"2", now=NOW, items=items, drift=[finding], looks=[doubt(number) for number in range(300)]
+    )
     await checkpoints.finish(run, b"{}", NOW)
     assert len(commits) == 4
 

@@ -30,7 +30,8 @@ from whatsms_events.domain.normalize import ids
 from whatsms_events.domain.rows import Key
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_projection
-from whatsms_events.storage.holdings import BODY_LIMIT, Holdings, Unsure
+from whatsms_events.storage.holdings import BODY_LIMIT, Holdings
+from whatsms_events.storage.looks import Doubt
 from whatsms_events.storage.projection import Item, Projection
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -150,7 +151,7 @@ async def test_what_is_in_doubt_or_only_named_is_unsure(database: Database) -> N
         ),
     )
     holdings = Holdings(database)
-    expected = [Unsure("contact", "p2", 22), Unsure("ticket", "k2", 3), Unsure("ticket", "k3", 0)]
+    expected = [Doubt("contact", "p2", 22), Doubt("ticket", "k2", 3), Doubt("ticket", "k3", 0)]
     assert await holdings.unsure("t1", 10) == expected
     held = await holdings.rows({Key("contact", "t1", "p2"), Key("ticket", "t1", "k2"), Key("ticket", "t1", "k3")})
     assert {(key.table, key.id, position(row)) for key, row in held.items()} == set(expected)
@@ -160,21 +161,63 @@ async def test_what_is_in_doubt_or_only_named_is_unsure(database: Database) -> N
     assert await holdings.unsure("t2", 10) == []
 
 
-async def test_the_unsure_are_found_by_index(database: Database) -> None:
-    """However many tickets there are, nobody reads through them for the few in doubt."""
-    plain = {"tenant": "t1", "known": True, "doubtful": False, "versions": "{}"}
-    rows = [{**plain, "id": f"k{number:06}"} for number in range(5000)]
-    async with database.write() as connection:
-        await connection.execute(insert(tables.ticket), rows)
-        await connection.execute(text("ANALYZE"))
-    query = (
-        f"SELECT id FROM ticket WHERE tenant = 't1' AND {tables.UNSURE} AND gone IS NOT TRUE AND id > '' ORDER BY id"
+async def test_unsure_messages_come_with_their_tickets(database: Database) -> None:
+    """Messages in doubt or known by an ack only, in the order of tickets; no gone one, and none of no ticket."""
+
+    def ack(position: int, message_id: str, ticket_id: str | None) -> Item:
+        told = Message(id=message_id, ack=2, ticket_id=UNSET if ticket_id is None else ticket_id)
+        return happened(position, EventType.MESSAGE_ACK, MessagePayload(message=told))
+
+    await apply(
+        database,
+        ack(1, "m1", "k2"),
+        ack(2, "m2", "k1"),
+        ack(3, "m3", None),
+        message(4, "m4", "k3", "hi"),
+        message(5, "m5", "k1", "one"),
+        message(6, "m5", "k1", "another"),
+        ack(7, "m6", "k1"),
+        happened(8, EventType.MESSAGE_OBSERVED, MessagePayload(message=Message(id="m6", gone=True))),
+        happened(9, EventType.CAMPAIGN_FINISHED, CampaignPayload(campaign=Campaign(id="c1", sent_count=1))),
+        happened(10, EventType.CAMPAIGN_FINISHED, CampaignPayload(campaign=Campaign(id="c1", sent_count=2))),
     )
-    async with database.read() as connection:
-        explain = "EXPLAIN" if database.dialect == "postgresql" else "EXPLAIN QUERY PLAN"
-        plan = " ".join(str(tuple(row)) for row in await connection.execute(text(f"{explain} {query}")))
-    assert "ticket_unsure" in plan
+    holdings = Holdings(database)
+    expected = [
+        ("k1", Doubt("message", "m2", 2)),
+        ("k1", Doubt("message", "m5", 6)),
+        ("k2", Doubt("message", "m1", 1)),
+    ]
+    assert await holdings.unsure_messages("t1", 10) == expected
+    assert await holdings.unsure_messages("t1", 1, ("k1", "m2")) == expected[1:2]
+    assert await holdings.unsure_messages("t1", 10, ("k1", "m5")) == expected[2:]
+    assert await holdings.unsure_messages("t1", 10, ticket_ids=["k2", "k3"]) == expected[2:]
+    assert await holdings.unsure_messages("t1", 10, ("k1", "m2"), ["k1"]) == expected[1:2]
+    assert await holdings.unsure_messages("t2", 10) == []
+    assert await holdings.unsure("t1", 1) == [Doubt("campaign", "c1", 10)]
+
+
+async def test_the_unsure_are_found_by_index(database: Database) -> None:
+    """However many tickets and messages there are, nobody reads through them for the few in doubt."""
+    plain = {"tenant": "t1", "known": True, "doubtful": False, "versions": "{}"}
+    tickets = [{**plain, "id": f"k{number:06}"} for number in range(5000)]
+    messages = [{**plain, "id": f"m{number:06}", "ticket_id": f"k{number // 9:06}"} for number in range(5000)]
+    async with database.write() as connection:
+        await connection.execute(insert(tables.ticket), tickets)
+        await connection.execute(insert(tables.message), messages)
+        await connection.execute(text("ANALYZE"))
+    of_all = f"tenant = 't1' AND {tables.UNSURE} AND gone IS NOT TRUE"
+    explain = "EXPLAIN" if database.dialect == "postgresql" else "EXPLAIN QUERY PLAN"
+    for table, query in (
+        ("ticket", "id > '' ORDER BY id"),
+        ("message", "(ticket_id, id) > ('', '') ORDER BY ticket_id, id"),
+        ("message", "(ticket_id, id) > ('', '') AND ticket_id IN ('k000001', 'k000002') ORDER BY ticket_id, id"),
+    ):
+        async with database.read() as connection:
+            rows = await connection.execute(text(f"{explain} SELECT id FROM {table} WHERE {of_all} AND {query}"))
+            plan = " ".join(str(tuple(row)) for row in rows)
+        assert f"{table}_unsure" in plan, plan
     assert await Holdings(database).unsure("t1", 10) == []
+    assert await Holdings(database).unsure_messages("t1", 10, ticket_ids=["k000001"]) == []
 
 
 async def test_recent_bodies_are_the_newest_with_all_their_wordings(database: Database) -> None:

@@ -17,7 +17,8 @@ from whatsms_events.storage import schema, tables
 from whatsms_events.storage.checkpoints import Checkpoints, Options
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection, upgrade
 from whatsms_events.storage.event_log import EventLog
-from whatsms_events.storage.holdings import Holdings, Unsure
+from whatsms_events.storage.holdings import Holdings
+from whatsms_events.storage.looks import Doubt
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 ID, BYTES = UUID(int=5), b"\x00\xff"
@@ -102,13 +103,13 @@ async def test_a_projection_of_the_first_release_is_taken_over(database_url: str
     rows = await holdings.rows({Key(table, "t1", "k1") for table in ("ticket", "contact")})
     assert rows[Key("ticket", "t1", "k1")].values["gone"] is None
     assert await holdings.ids("message", "t1", "", 9) == [("m1", False)]
-    assert await holdings.unsure("t1", 9) == [Unsure("contact", "p1", 0), Unsure("ticket", "k1", 41)]
+    assert await holdings.unsure("t1", 9) == [Doubt("contact", "p1", 0), Doubt("ticket", "k1", 41)]
     await projection.close()
 
 
 @pytest.mark.parametrize("part", ["log", "projection"])
 async def test_every_migration_can_be_taken_back(database_url: str, part: schema.Part) -> None:
-    """One step down gives the first release's tables again, with their rows; the last step leaves none."""
+    """Down to the first release gives its tables again, with their rows; the last step leaves none."""
     rows = LOG if part == "log" else PROJECTION
     await make_first(part, database_url, rows)
 
@@ -120,8 +121,8 @@ async def test_every_migration_can_be_taken_back(database_url: str, part: schema
         columns = {name: sorted(column.name for column in seen.tables[name].c) for name in names}
         return columns | {name: sorted(str(one["name"]) for one in found) for name, found in indexes.items()}
 
-    def down(connection: Connection) -> None:
-        command.downgrade(schema._config(part, connection), "-1")
+    def down(connection: Connection, to: str) -> None:
+        command.downgrade(schema._config(part, connection), to)
 
     database = databases._connect(part, DatabaseTarget(database_url))
     async with database.write() as connection:
@@ -129,10 +130,10 @@ async def test_every_migration_can_be_taken_back(database_url: str, part: schema
     await upgrade(part, DatabaseTarget(database_url))
     async with database.write() as connection:
         assert await connection.run_sync(shape) != first
-        await connection.run_sync(down)
+        await connection.run_sync(down, f"0001_{part}")
         assert await connection.run_sync(shape) == first
     await holds(database, rows)
     async with database.write() as connection:
-        await connection.run_sync(down)
+        await connection.run_sync(down, "base")
         assert await connection.run_sync(shape) == {}
     await database.close()

@@ -19,11 +19,11 @@ from whatsms_events.domain.events import Entity, from_micros, to_micros
 from whatsms_events.errors import FencedError, StorageUnavailableError
 from whatsms_events.storage import looks as look_rows
 from whatsms_events.storage.database import CHUNK, among, insert
-from whatsms_events.storage.looks import Look
+from whatsms_events.storage.looks import Doubt, Look, Subject
 from whatsms_events.storage.reports import RUN, Kind, Options, Overview, Reports, Run, RunInfo, read_run
 from whatsms_events.storage.tables import UNFINISHED, WANTED, backfill_drift, backfill_item, backfill_run
 
-__all__ = ["Checkpoints", "Item", "Kind", "Look", "Options", "Overview", "Run", "RunInfo", "State"]
+__all__ = ["Checkpoints", "Doubt", "Item", "Kind", "Look", "Options", "Overview", "Run", "RunInfo", "State"]
 
 State = Literal["listed", "wanted", "read", "found", "absent", "done"]
 """Shown by a list; to be read by id; read; differs, its observation made but not surely appended; not shown; closed."""
@@ -102,18 +102,17 @@ class Checkpoints(Reports):
         now: datetime,
         items: Sequence[Item] = (),
         drift: Sequence[Finding] = (),
-        looks: Sequence[Item] = (),
+        looks: Sequence[Doubt] = (),
     ) -> None:
         """Save the run's progress with whole items, what was found, and what was looked at, or nothing.
 
-        A look is of the entity as it stands at `log_end`; another look at the same position is counted. Raises
-        FencedError, UnstorableError, StorageUnavailableError.
+        Another look at the same position is counted. Raises FencedError, UnstorableError, StorageUnavailableError.
         """
         async with self._database.write() as connection:
             await _move(connection, run, now, progress=progress.decode())
             await _write_items(connection, run, items)
             await _write_drift(connection, run, drift, now)
-            await look_rows.write(connection, run.tenant, [(one.entity, one.id, one.log_end) for one in looks], now)
+            await look_rows.write(connection, run.tenant, looks, now)
 
     async def list_items(self, run: Run, items: Sequence[Item], progress: bytes, *, now: datetime) -> int:
         """Save what a page showed and return how many ids the run had not seen.
@@ -198,10 +197,15 @@ class Checkpoints(Reports):
             rows = await connection.execute(query.limit(min(limit, CHUNK)))
             return [_item(row) for row in rows.mappings()]
 
-    async def looks(self, tenant: str, entity: Entity, ids: Sequence[str]) -> dict[str, Look]:
-        """Return by id how those of the entities were looked at that ever were."""
+    async def looks(self, tenant: str, subject: Subject, ids: Sequence[str]) -> dict[str, Look]:
+        """Return by id how those of the subjects were looked at that ever were."""
         async with self._database.read() as connection:
-            return await look_rows.load(connection, tenant, entity, ids)
+            return await look_rows.load(connection, tenant, subject, ids)
+
+    async def not_looked_at(self, tenant: str, doubts: Sequence[Doubt], times: int = 1) -> list[Doubt]:
+        """Return those that were looked at fewer times as they stand."""
+        async with self._database.read() as connection:
+            return await look_rows.not_looked_at(connection, tenant, doubts, times)
 
 
 async def _move(connection: AsyncConnection, run: Run, now: datetime, **changes: object) -> None:

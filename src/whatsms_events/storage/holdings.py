@@ -1,16 +1,17 @@
 """What the projection holds, as a backfill asks for it: rows to compare, ids to miss, entities in doubt."""
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import msgspec
-from sqlalchemy import Select, false, func, select, union_all
+from sqlalchemy import Select, false, func, select, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.events import Entity
 from whatsms_events.domain.rows import Key, Row, Version
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import CHUNK, Database, among
+from whatsms_events.storage.looks import Doubt
 from whatsms_events.storage.projection_rows import load
 
 PAGE_LIMIT: Final = 1000
@@ -24,18 +25,10 @@ _TABLES: Final = {
     "contact": tables.contact,
     "campaign": tables.campaign,
 }
-_UNSURE: Final[tuple[Literal["ticket", "contact"], ...]] = ("contact", "ticket")
+_UNSURE: Final[tuple[Literal["campaign", "contact", "ticket"], ...]] = ("campaign", "contact", "ticket")
 
 _versions = msgspec.json.Decoder(dict[str, Version])
 _contents = msgspec.json.Decoder(dict[str, Any])
-
-
-class Unsure(NamedTuple):
-    """A doubtful entity or a stub, and its highest position (`drift.position`): at another it is worth another look."""
-
-    entity: Entity
-    id: str
-    position: int
 
 
 class Holdings:
@@ -63,12 +56,12 @@ class Holdings:
         async with self._database.read() as connection:
             return [(one, bool(gone)) for one, gone in await connection.execute(query)]
 
-    async def unsure(self, tenant: str, limit: int, after: tuple[Entity, str] = ("contact", "")) -> list[Unsure]:
-        """Return contacts, then tickets, that are doubtful or only named by others, in the order of ids.
+    async def unsure(self, tenant: str, limit: int, after: tuple[str, str] = ("", "")) -> list[Doubt]:
+        """Return campaigns, then contacts, then tickets that are doubtful or only named by others, in the order of ids.
 
         Those marked as gone are left out: the vendor has no more to say about them.
         """
-        found: list[Unsure] = []
+        found: list[Doubt] = []
         async with self._database.read() as connection:
             for entity in _UNSURE:
                 if entity < after[0] or len(found) >= limit:
@@ -77,8 +70,29 @@ class Holdings:
                 query = select(table.id, table.versions).where(table.tenant == tenant, tables.UNSURE)
                 query = query.where(table.gone.is_not(True), table.id > (after[1] if entity == after[0] else ""))
                 rows = await connection.execute(query.order_by(table.id).limit(min(limit, PAGE_LIMIT) - len(found)))
-                found += [Unsure(entity, one, _position(versions)) for one, versions in rows]
+                found += [Doubt(entity, one, _position(versions)) for one, versions in rows]
         return found
+
+    async def unsure_messages(
+        self,
+        tenant: str,
+        limit: int,
+        after: tuple[str, str] = ("", ""),
+        ticket_ids: Sequence[str] | None = None,
+    ) -> list[tuple[str, Doubt]]:
+        """Return messages that are doubtful or known by an ack only, each with its ticket, in the order of both ids.
+
+        Of all tickets, or of at most CHUNK. Those marked as gone, and those of no ticket, no list can tell of.
+        """
+        table = tables.message.c
+        query = select(table.ticket_id, table.id, table.versions).where(table.tenant == tenant, tables.UNSURE)
+        query = query.where(table.gone.is_not(True), tuple_(table.ticket_id, table.id) > tuple_(*after))
+        query = query.order_by(table.ticket_id, table.id).limit(min(limit, PAGE_LIMIT))
+        async with self._database.read() as connection:
+            if ticket_ids is not None:
+                query = query.where(among(connection, table.ticket_id, ticket_ids))
+            rows = await connection.execute(query)
+            return [(of, Doubt("message", one, _position(versions))) for of, one, versions in rows]
 
     async def recent_bodies(self, tenant: str, ticket_ids: Sequence[str], per_ticket: int = 20) -> dict[str, list[str]]:
         """Return the bodies of each ticket's last messages, newest first, cut to BODY_LIMIT characters.

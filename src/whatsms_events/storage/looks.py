@@ -1,11 +1,11 @@
-"""The table `backfill_look`: how often an entity was looked at while it stood at one position, and when.
+"""The table `backfill_look`: how often what is in doubt was looked at while it stood at one position, and when.
 
 So that what cannot be mended by looking is not looked at for ever, and what is absent once is told from absent twice.
 """
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from sqlalchemy import case, delete, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,8 +18,23 @@ KEPT: Final = timedelta(days=30)
 """What was last looked at longer ago counts as never looked at."""
 
 
+Subject = Entity | Literal["last_message"]
+
+
+class Doubt(NamedTuple):
+    """What is worth a look as it stands at `position`.
+
+    An entity that is doubtful or a stub, at its highest position (`drift.position`); or a ticket's last message that
+    none of its messages explains, at a number made of its text.
+    """
+
+    subject: Subject
+    id: str
+    position: int
+
+
 class Look(NamedTuple):
-    """How often an entity was looked at while it stood at `position`, and when first and last."""
+    """How often a subject was looked at while it stood at `position`, and when first and last."""
 
     position: int
     first_at: datetime
@@ -27,11 +42,11 @@ class Look(NamedTuple):
     looks: int
 
 
-async def load(connection: AsyncConnection, tenant: str, entity: Entity, ids: Sequence[str]) -> dict[str, Look]:
-    """Return by id how those of the entities were looked at that ever were."""
+async def load(connection: AsyncConnection, tenant: str, subject: Subject, ids: Sequence[str]) -> dict[str, Look]:
+    """Return by id how those of the subjects were looked at that ever were."""
     table = backfill_look.c
     query = select(table.id, table.position, table.first_at, table.last_at, table.looks)
-    query = query.where(table.tenant == tenant, table.entity == entity)
+    query = query.where(table.tenant == tenant, table.entity == subject)
     found: dict[str, Look] = {}
     for start in range(0, len(ids), CHUNK):
         some = among(connection, table.id, ids[start : start + CHUNK])
@@ -40,11 +55,22 @@ async def load(connection: AsyncConnection, tenant: str, entity: Entity, ids: Se
     return found
 
 
-async def write(
-    connection: AsyncConnection, tenant: str, seen: Collection[tuple[Entity, str, int]], now: datetime
-) -> None:
-    """Count one more look at each (entity, id, position), from one again where it stands at another position."""
-    if not seen:
+async def not_looked_at(connection: AsyncConnection, tenant: str, doubts: Sequence[Doubt], times: int) -> list[Doubt]:
+    """Return those that were looked at fewer times as they stand."""
+    found: list[Doubt] = []
+    for subject in sorted({doubt.subject for doubt in doubts}):
+        mine = [doubt for doubt in doubts if doubt.subject == subject]
+        looks = await load(connection, tenant, subject, [doubt.id for doubt in mine])
+        for doubt in mine:
+            look = looks.get(doubt.id)
+            if look is None or look.position != doubt.position or look.looks < times:
+                found.append(doubt)
+    return found
+
+
+async def write(connection: AsyncConnection, tenant: str, doubts: Collection[Doubt], now: datetime) -> None:
+    """Count one more look at each, from one again where it stands at another position."""
+    if not doubts:
         return
     writing, held = insert(connection, backfill_look), backfill_look.c
     again = held.position == writing.excluded.position
@@ -57,7 +83,7 @@ async def write(
     upsert = writing.on_conflict_do_update(index_elements=["tenant", "entity", "id"], set_=changes)
     at = {"tenant": tenant, "first_at": to_micros(now), "last_at": to_micros(now), "looks": 1}
     await connection.execute(
-        upsert, [{**at, "entity": entity, "id": one, "position": position} for entity, one, position in seen]
+        upsert, [{**at, "entity": subject, "id": one, "position": position} for subject, one, position in doubts]
     )
 
 

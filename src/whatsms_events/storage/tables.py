@@ -266,8 +266,13 @@ campaign = _row(
     Column("updated_at", BigInteger),
 )
 
-for _table in (ticket, contact):
-    Index(f"{_table.name}_unsure", _table.c.tenant, _table.c.id, postgresql_where=UNSURE, sqlite_where=UNSURE)
+for _table, *_columns in (
+    (ticket, ticket.c.id),
+    (contact, contact.c.id),
+    (campaign, campaign.c.id),
+    (message, message.c.ticket_id, message.c.id),
+):
+    Index(f"{_table.name}_unsure", _table.c.tenant, *_columns, postgresql_where=UNSURE, sqlite_where=UNSURE)
 
 parked_event = Table(
     "parked_event",

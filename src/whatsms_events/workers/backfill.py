@@ -138,15 +138,17 @@ class Backfill:
         due = await self._schedule.due(now)
         if due is None:
             return False
-        asked, unsure = due
+        asked, doubts = due
         await parts.client.open()
         run = await parts.checkpoints.begin(parts.tenant, asked.kind, asked.cause, asked.options, now)
         course = Course(parts, run, self._schedule.messages(run))
         self._schedule.taken(Asked(run.kind, run.cause, run.options), resumed=run.resumed)
-        if unsure and not run.resumed:
+        if doubts.looks and not run.resumed:
             # Looked at once as they stand, whatever comes of it.
-            standing = msgspec.structs.replace(course.standing, expected=len(unsure))
-            await course.save(standing, items=unsure, looks=unsure)
+            standing = msgspec.structs.replace(course.standing, expected=len(doubts.looks))
+            if doubts.campaigns:
+                standing = msgspec.structs.replace(standing, phase="again", missing=tuple(doubts.campaigns))
+            await course.save(standing, items=list(doubts.items.values()), looks=doubts.looks)
         self._course, self._comparison = course, Comparison(course)
         metrics.BACKFILL_STATE.labels(parts.slug).set(1)
         log.info("backfill.begun", tenant=parts.slug, kind=run.kind, cause=run.cause, resumed=run.resumed)

@@ -8,9 +8,9 @@ the log takes them once.
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 import structlog
@@ -22,7 +22,8 @@ from whatsms_events.domain.events import Event, TicketPayload
 from whatsms_events.domain.rows import Key, Row
 from whatsms_events.errors import InvalidEventError, TransientError
 from whatsms_events.storage.appends import Append
-from whatsms_events.storage.checkpoints import Item
+from whatsms_events.storage.checkpoints import Doubt, Item
+from whatsms_events.workers.backfill_gaps import Bodies, find_gaps
 from whatsms_events.workers.backfill_run import ROUNDS, Course, shown_payload, unpack
 
 BATCH: Final = 100
@@ -62,8 +63,9 @@ class Aim:
 class _Outcomes:
     """What a batch came to."""
 
-    items: list[Item]
-    findings: list[Finding]
+    items: list[Item] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    looks: list[Doubt] = field(default_factory=list)
     unsettled: int = 0
 
     def give_up(self, item: Item) -> None:
@@ -129,12 +131,14 @@ class Comparison:
         tenant = self._parts.tenant
         rows = await self._parts.holdings.rows({Key(item.entity, tenant, item.id) for item in batch})
         bodies = await self._bodies(batch)
-        outcomes = _Outcomes([], [])
+        gaps = await find_gaps(self._parts, batch, rows, bodies) if self._course.messages == "narrow" else {}
+        outcomes = _Outcomes()
         for item in batch:
-            self._judge(item, rows.get(Key(item.entity, tenant, item.id)), bodies, outcomes)
+            wanted = self._with_messages(item, gaps, outcomes)
+            self._judge(wanted, rows.get(Key(item.entity, tenant, item.id)), bodies, outcomes)
         standing = self._course.standing
         standing = msgspec.structs.replace(standing, unsettled=standing.unsettled + outcomes.unsettled)
-        await self._course.save(standing, items=outcomes.items, drift=outcomes.findings)
+        await self._course.save(standing, items=outcomes.items, drift=outcomes.findings, looks=outcomes.looks)
         self._found = bool(outcomes.findings)
         for finding in outcomes.findings:
             metrics.BACKFILL_OBSERVED.labels(finding.entity, finding.kind).inc()
@@ -148,19 +152,27 @@ class Comparison:
             held |= await self._parts.holdings.recent_bodies(self._parts.tenant, wanted, per_ticket) if wanted else {}
         return held
 
-    def _judge(self, item: Item, row: Row | None, bodies: Mapping[str, list[str]], outcomes: _Outcomes) -> None:
+    def _with_messages(self, item: Item, gaps: Mapping[str, Sequence[Doubt]], outcomes: _Outcomes) -> Item:
+        """Return a ticket's item with whether its messages are to be read: on request only, it may send receipts."""
+        if item.entity != "ticket":
+            return item
+        if unpack(item).gone:  # it has no list
+            return replace(item, messages="none")
+        if item.messages != "none" or not (self._course.messages == "full" or item.id in gaps):
+            return item
+        if self._course.run.kind == "reconcile":  # a repair's were counted when it began
+            outcomes.looks += gaps.get(item.id, ())
+        return replace(item, messages="wanted")
+
+    def _judge(self, item: Item, row: Row | None, bodies: Bodies, outcomes: _Outcomes) -> None:
         """Add to `outcomes` what becomes of an item."""
         try:
-            sighting, gap = self._sighting(item, row, bodies)
+            sighting = self._sighting(item, row, bodies)
             verdict = drift.compare(self._parts.tenant, sighting, row)
         except InvalidEventError as exc:  # an answer about something else than what was asked for
             log.warning("observation.refused", entity=item.entity, reason=exc.reason)
             outcomes.give_up(item)
             return
-        if item.entity == "ticket":
-            gap = gap or row is None or not row.known
-            # A ticket that is gone has no list to read.
-            item = replace(item, messages="none" if unpack(item).gone else self._messages(item, gap=gap))
         if verdict == "same":
             outcomes.items.append(_done(item))
         elif item.state == "listed" and item.entity != "campaign":
@@ -180,15 +192,8 @@ class Comparison:
         else:
             outcomes.give_up(item)
 
-    def _messages(self, item: Item, *, gap: bool) -> Literal["none", "wanted", "done"]:
-        """Tell whether the ticket's messages are to be read: on request only, it may send read receipts."""
-        if item.messages != "none":
-            return item.messages
-        mode = self._course.messages
-        return "wanted" if mode == "full" or (mode == "narrow" and gap) else "none"
-
-    def _sighting(self, item: Item, row: Row | None, bodies: Mapping[str, list[str]]) -> tuple[Sighting, bool]:
-        """Return what was seen, and whether the ticket's last message is one that nobody here knows."""
+    def _sighting(self, item: Item, row: Row | None, bodies: Bodies) -> Sighting:
+        """Return what was seen, with the ticket's last message where nobody here knows it."""
         now = self._parts.now()
         shown = unpack(item)
         payload = shown_payload(item.entity, shown)
@@ -202,24 +207,19 @@ class Comparison:
             ticket_id=item.ticket_id,
         )
         if shown.gone or shown.last_message is None or not isinstance(payload, TicketPayload):
-            return sighting, False
-        held = bodies.get(item.id, [])
-        # That the ticket says so too, from an earlier observation, is no difference; its message is missing still.
-        gap = not drift.explained(shown.last_message, held)
+            return sighting
+        # Of its messages or, from an earlier observation, by the ticket itself.
         told = None if row is None else row.values["last_message"]
-        known = not gap or (isinstance(told, str) and drift.explained(shown.last_message, [*held, told]))
-        if known and not _in_doubt(row, "last_message"):
-            return sighting, gap
+        held = [*bodies.get(item.id, ()), *([told] if isinstance(told, str) else [])]
+        if drift.explained(shown.last_message, held) and not _in_doubt(row, "last_message"):
+            return sighting
         # Only the list tells the last message, so all of it is as old as the list.
         ticket = msgspec.structs.replace(payload.ticket, last_message=shown.last_message)
-        return (
-            replace(
-                sighting,
-                payload=msgspec.structs.replace(payload, ticket=ticket),
-                as_of=sighting.as_of if shown.listed_as_of is None else shown.listed_as_of - self._lag,
-                log_end=shown.listed_log_end,
-            ),
-            gap,
+        return replace(
+            sighting,
+            payload=msgspec.structs.replace(payload, ticket=ticket),
+            as_of=sighting.as_of if shown.listed_as_of is None else shown.listed_as_of - self._lag,
+            log_end=shown.listed_log_end,
         )
 
     async def _append(self, found: Sequence[Item]) -> None:

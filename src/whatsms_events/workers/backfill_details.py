@@ -171,10 +171,17 @@ def _next_entity(course: Course, standing: Standing) -> Standing:
 
 
 async def close_missing(course: Course) -> None:
-    """Take the campaigns that the second walk did not show either for gone, and go on to the next phase."""
-    now, log_end = course.parts.now(), course.standing.log_end
+    """Take the campaigns that the second walk did not show either for gone, and go on to the next phase.
+
+    A repair walks once: what it did not see it leaves to the next reconcile.
+    """
+    now, standing = course.parts.now(), course.standing
+    following = msgspec.structs.replace(standing, phase="messages", missing=())
+    if course.run.kind == "repair":
+        await course.save(msgspec.structs.replace(following, unsettled=standing.unsettled + len(standing.missing)))
+        return
     items = [
-        gone(course, Item(entity="campaign", id=one, state="absent", due_at=now, as_of=now, log_end=log_end))
-        for one in course.standing.missing
+        gone(course, Item(entity="campaign", id=one, state="absent", due_at=now, as_of=now, log_end=standing.log_end))
+        for one in standing.missing
     ]
-    await course.save(msgspec.structs.replace(course.standing, phase="messages", missing=()), items=items)
+    await course.save(following, items=items)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from whatsms_events.domain.drift import Finding, age_bucket
 from whatsms_events.domain.events import SHAPES, Entity, Payload
 from whatsms_events.storage.appends import Append
-from whatsms_events.storage.checkpoints import Checkpoints, Item, Options, Run
+from whatsms_events.storage.checkpoints import Checkpoints, Doubt, Item, Options, Run
 from whatsms_events.storage.committer import Outcome
 from whatsms_events.storage.event_log import EventLog
 from whatsms_events.storage.holdings import Holdings
@@ -190,7 +190,7 @@ class Course:
         *,
         items: Sequence[Item] = (),
         drift: Sequence[Finding] = (),
-        looks: Sequence[Item] = (),
+        looks: Sequence[Doubt] = (),
     ) -> None:
         """Save; raise FencedError where another process goes on with this run."""
         now = self.parts.now()

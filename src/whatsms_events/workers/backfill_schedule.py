@@ -1,11 +1,12 @@
 """The clock, the checkpoints and what was asked for in; which run of a tenant is due out, and what it begins with."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from whatsms_events.storage.checkpoints import Item, Kind, Options, Run, RunInfo
+from whatsms_events.domain.events import Entity
+from whatsms_events.storage.checkpoints import Doubt, Item, Kind, Options, Run, RunInfo
 from whatsms_events.workers.backfill_run import MODES, Mode, Parts
 
 REPAIR_LIMIT: Final = 200
@@ -19,6 +20,29 @@ class Asked:
     kind: Kind
     cause: str
     options: Options
+
+
+@dataclass(slots=True)
+class Doubts:
+    """What a repair is about: items to read by id, campaigns to find in their list, and all of it as it stands."""
+
+    items: dict[tuple[Entity, str], Item] = field(default_factory=dict)
+    campaigns: list[str] = field(default_factory=list)
+    looks: list[Doubt] = field(default_factory=list)
+
+    def add(self, doubt: Doubt, ticket: str | None, now: datetime) -> None:
+        """Add one; `ticket` is a message's, whose gap is known once it is compared."""
+        self.looks.append(doubt)
+        match doubt.subject:
+            case "campaign":
+                self.campaigns.append(doubt.id)
+            case "contact" | "ticket":
+                self._read(doubt.subject, doubt.id, now)
+            case "message" if ticket is not None:
+                self._read("ticket", ticket, now)
+
+    def _read(self, entity: Entity, one: str, now: datetime) -> None:
+        self.items[entity, one] = Item(entity=entity, id=one, state="wanted", due_at=now, as_of=None, log_end=0)
 
 
 class Schedule:
@@ -37,21 +61,21 @@ class Schedule:
         self.asked = asked
         self._allowed = max(self._allowed, asked.options.messages, key=MODES.index)
 
-    async def due(self, now: datetime) -> tuple[Asked, list[Item]] | None:
-        """Return the run to begin or to go on with, and the items that a new repair begins with; None where none is."""
+    async def due(self, now: datetime) -> tuple[Asked, Doubts] | None:
+        """Return the run to begin or to go on with, and what a new repair is about; None where none is."""
         if self._away is None:
             self._away = await self._was_away(now)
         last = await self._parts.checkpoints.last(self._parts.tenant)
         if last is not None and last.finished_at is None:
-            return Asked(last.run.kind, last.run.cause, last.run.options), []
+            return Asked(last.run.kind, last.run.cause, last.run.options), Doubts()
         asked = self.asked or await self._by_itself(now)
         if asked is None or asked.kind == "reconcile":
-            return None if asked is None else (asked, [])
-        unsure = await self._unsure(now)
-        if not unsure:
+            return None if asked is None else (asked, Doubts())
+        doubts = await self._doubts(asked, now)
+        if not doubts.looks:
             self.taken(asked, resumed=False)
             return None
-        return asked, unsure
+        return asked, doubts
 
     def taken(self, begun: Asked, *, resumed: bool) -> None:
         """Forget what was asked for where the run that was begun is that very one.
@@ -93,22 +117,28 @@ class Schedule:
             return False
         return accepted < silent_from and reconcile.run.started_at < silent_from
 
-    async def _unsure(self, now: datetime) -> list[Item]:
-        """Return doubtful entities and stubs as items, but for those that were looked at as they stand."""
-        parts = self._parts
-        items: list[Item] = []
-        held = await parts.holdings.unsure(parts.tenant, REPAIR_LIMIT)
-        while held and len(items) < REPAIR_LIMIT:
-            for entity in {one.entity for one in held}:
-                mine = {one.id: one.position for one in held if one.entity == entity}
-                looks = await parts.checkpoints.looks(parts.tenant, entity, list(mine))
-                items += [
-                    Item(entity=entity, id=one, state="wanted", due_at=now, as_of=None, log_end=position)
-                    for one, position in mine.items()
-                    if one not in looks or looks[one].position != position
-                ]
-            held = await parts.holdings.unsure(parts.tenant, REPAIR_LIMIT, (held[-1].entity, held[-1].id))
-        return items
+    async def _doubts(self, asked: Asked, now: datetime) -> Doubts:
+        """Return doubtful entities and stubs, but for those that were looked at as they stand."""
+        parts, doubts = self._parts, Doubts()
+        async for page in self._unsure(messages=asked.options.messages != "off"):
+            tickets = dict(page)
+            for doubt in await parts.checkpoints.not_looked_at(parts.tenant, list(tickets)):
+                doubts.add(doubt, tickets[doubt], now)
+            if len(doubts.looks) >= REPAIR_LIMIT:
+                break
+        return doubts
+
+    async def _unsure(self, *, messages: bool) -> AsyncIterator[list[tuple[Doubt, str | None]]]:
+        """Give pages of what is unsure; where messages may be read these too, with the ticket each is read from."""
+        holdings, tenant = self._parts.holdings, self._parts.tenant
+        after = ("", "")
+        while held := await holdings.unsure(tenant, REPAIR_LIMIT, after):
+            yield [(doubt, None) for doubt in held]
+            after = (held[-1].subject, held[-1].id)
+        after = ("", "")
+        while messages and (told := await holdings.unsure_messages(tenant, REPAIR_LIMIT, after)):
+            yield [(doubt, ticket) for ticket, doubt in told]
+            after = (told[-1][0], told[-1][1].id)
 
 
 def _passed(last: RunInfo | None, now: datetime, interval_s: float) -> bool:
