@@ -10,7 +10,7 @@ The map, from the bottom up; imports go down only:
         bodies, fields, normalize     raw body -> JSON -> resources -> event
         records, resume               event <-> Kafka record; what each partition still needs
         rows, fold                    registers; event -> changed rows
-        drift, silence                what REST shows against what we hold; whether silence is a fault
+        drift, last_message, silence  what REST shows against what we hold; whether silence is a fault
     storage/            all SQL
         engines, database, schema, tables, migrations/    connect, open, check, migrate
         appends, commit, committer               group commit: statements, one batch, the queue
@@ -33,7 +33,7 @@ The map, from the bottom up; imports go down only:
         backfill_schedule               which run is due
         backfill_run                    where a run stands, and its report
         backfill_lists, backfill_details, backfill_messages    lists; one by id; the second phase
-        backfill_compare                answers against the projection -> observations
+        backfill_compare, backfill_gaps answers against the projection -> observations, messages to be read
         watchdog, observer              silence -> alarm; tables -> gauges
     twin/               a WhatSMS that runs offline
         texts, entities, shapes, dialects, account, life, world   the story and its truth

@@ -18,7 +18,7 @@ from whatsms_events.storage.holdings import Holdings
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.whatsms.client import Client
 from whatsms_events.whatsms.endpoint import Parameters
-from whatsms_events.whatsms.limits import Limits
+from whatsms_events.whatsms.limits import Budget, Limits
 from whatsms_events.whatsms.transport import announce_retries
 from whatsms_events.workers.backfill import Backfill
 from whatsms_events.workers.backfill_run import Plan
@@ -63,16 +63,20 @@ def plan_of(settings: Settings) -> Plan:
 
 
 class Upstream:
-    """Makes what speaks to the vendor's API. All clients that have one key share its limits and its pauses."""
+    """Makes what speaks to the vendor's API.
+
+    All clients that have one key share its limits and its pauses; those of one tenant share the backfill's budget.
+    """
 
     def __init__(self, settings: Settings, log: Database, projection: Database) -> None:
         self._settings = settings
         self._log = log
         self._projection = projection
         self._limits: dict[str, Limits] = {}
+        self._budgets: dict[str, Budget] = {}
         announce_retries()
 
-    def client(self, slug: str, *, budget_per_minute: int | None = None) -> Client:
+    def client(self, slug: str) -> Client:
         """Return a client with the tenant's key, which it must have."""
         whatsms, key = self._settings.whatsms, keyed(self._settings)[slug].api_key
         assert key is not None  # noqa: S101 - keyed
@@ -92,13 +96,13 @@ class Upstream:
                 update_method=whatsms.update_method,
             ),
             timeout_s=whatsms.timeout_s,
-            budget_per_minute=budget_per_minute,
+            budget_per_minute=self._budgets.setdefault(slug, Budget(self._settings.backfill.requests_per_minute)),
             now=now,
         )
 
     async def backfill(self, slug: str, committer: Committer, lock: RoleLock, plan: Plan) -> Backfill:
         """Return a tenant's backfill. Made before the door opens: what was accepted until then shows an outage."""
-        tenant, budget = self._settings.tenants[slug].tenant_id, self._settings.backfill.requests_per_minute
+        tenant = self._settings.tenants[slug].tenant_id
         accepted = (await Arrivals(self._log, tenant).latest()).last
 
         async def last_accepted() -> datetime | None:
@@ -110,7 +114,7 @@ class Upstream:
         return Backfill(
             slug,
             tenant,
-            client=self.client(slug, budget_per_minute=budget),
+            client=self.client(slug),
             checkpoints=Checkpoints(self._log),
             holdings=Holdings(self._projection),
             event_log=EventLog(self._log),

@@ -242,6 +242,10 @@ def test_a_tenant_that_cannot_be_read_is_a_wrong_call(tmp_path: Path) -> None:
 
 async def test_status_asks_the_database_alone(there: Account, tmp_path: Path) -> None:
     """It shows the last runs as lines and as JSON, and that a tenant never had one, without a single request."""
+    for _ in range(2):
+        assert run(tmp_path, "backfill", "status", config=there.config).out == [f"{SLUG}  never ran"]
+        assert not (tmp_path / "var").exists()
+    assert json.loads(run(tmp_path, "backfill", "status", "--json", config=there.config).out[0]) == {SLUG: []}
     assert run(tmp_path, "db", "upgrade", config=there.config).status == 0
     assert run(tmp_path, "backfill", "status", config=there.config).out == [f"{SLUG}  never ran"]
     await ran(tmp_path, *RUN, config=there.config)

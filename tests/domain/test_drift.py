@@ -36,7 +36,7 @@ from domain.histories import (
     settled,
     ticket,
 )
-from whatsms_events.domain import bodies, drift, fields, fold
+from whatsms_events.domain import drift, fields, fold
 from whatsms_events.domain.acks import LEVELS
 from whatsms_events.domain.drift import COMPARED, KINDS, Finding, Kind, Sighting, compare
 from whatsms_events.domain.events import (
@@ -60,8 +60,6 @@ from whatsms_events.domain.events import (
 )
 from whatsms_events.domain.rows import COLUMNS, GROUPS, Key, Row, Version
 from whatsms_events.errors import InvalidEventError
-from whatsms_events.twin import texts
-from whatsms_events.twin.dialects import write
 
 T = EventType
 CAMPAIGN = Key("campaign", "t1", "p1")
@@ -875,39 +873,3 @@ def test_a_webhook_during_the_backfill_wins_over_the_older_page() -> None:
 
 
 # The last message.
-
-
-@pytest.mark.parametrize(
-    ("last_message", "held", "known"),
-    [
-        (None, [], True),
-        ("", [], True),
-        ("Olá", [], False),
-        ("Olá", ["Adeus", "Olá"], True),
-        ("ok", ["ok, até logo"], False),
-        ("ok, até logo", ["ok"], False),
-        ("x" * 99, ["x" * 100], False),
-        ("x" * 100, ["x" * 100 + "y"], True),
-        ("😀" * 50, ["😀" * 51], True),
-        ("x" * 254 + "\ufffd", ["x" * 254 + "😀 E foi assim."], True),
-        ("x" * 254 + "\ufffd", ["x" * 253 + "😀 E foi assim."], False),
-        ("x" * 255, ["y" * 300], False),
-        ("voz-1234.ogg", ["", "Olá"], True),
-        ("🎤 Áudio", [""], True),
-        ("Preciso de ajuda urgente", ["", "Bom dia"], False),
-        ("voz-1234.ogg", ["Olá", ""], False),
-    ],
-)
-def test_a_last_message_is_explained_by_a_message_or_its_beginning(
-    last_message: str | None, held: list[str], *, known: bool
-) -> None:
-    """The same text, one so long that the vendor may have cut it, or a name where the newest is media; or no text."""
-    assert drift.explained(last_message, held) is known
-
-
-@given(text=st.text(st.characters(), max_size=400) | st.builds(texts.long_text, st.integers(0, 1)))
-def test_a_cut_text_is_explained_whatever_it_is(text: str) -> None:
-    """As the vendor cuts it at 255 UTF-16 units, half an emoji and all, and as it comes through our reader."""
-    whole = bodies.decode(write({"body": text}))["body"]
-    cut = bodies.decode(write({"lastMessage": texts.cut(text)}))["lastMessage"]
-    assert drift.explained(cut, ["another", whole])

@@ -26,11 +26,12 @@ from whatsms_events.domain.events import (
     TicketPayload,
     encode,
 )
+from whatsms_events.domain.last_message import BODY_LIMIT
 from whatsms_events.domain.normalize import ids
 from whatsms_events.domain.rows import Key
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_projection
-from whatsms_events.storage.holdings import BODY_LIMIT, Holdings
+from whatsms_events.storage.holdings import Holdings
 from whatsms_events.storage.looks import Doubt
 from whatsms_events.storage.projection import Item, Projection
 

@@ -316,11 +316,16 @@ async def test_a_page_parameter_that_is_ignored_stops_the_run_and_names_the_sett
 async def test_a_key_that_is_refused_stops_the_run_at_once(here: House) -> None:
     """401 in the middle: no further request, and the run goes on from there when the key is right."""
     await live(here, 0.5, drop=(EventType.TICKET_UPDATED,))
-    here.rest.demand(RestFault.UNAUTHORIZED)
+    here.rest.demand(RestFault.UNAUTHORIZED, after=15)
     with pytest.raises(UpstreamUnauthorizedError):
         await here.reconcile()
-    assert len(here.rest.requests) == 1
+    assert here.rest.counts.total() == 16
+    lists = {name: count for name, count in here.rest.counts.items() if "{id}" not in name[1]}
+    last = await Checkpoints(here.log).last(here.tenant)
+    assert last is not None
+    assert (last.finished_at, last.remaining > 0) == (None, True)
     await here.reconcile()
+    assert {name: here.rest.counts[name] for name in lists} == lists, "it began anew"
     await assert_equal(here)
 
 

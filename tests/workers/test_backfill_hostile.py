@@ -220,7 +220,7 @@ async def test_what_was_asked_for_outlives_a_transient_error(here: House, monkey
         await here.tick(1)
         backfill.ask("reconcile", "heard", ALL)
 
-        async def away(*_: object) -> NoReturn:
+        async def away(*_: object, **_named: object) -> NoReturn:
             raise StorageUnavailableError("hiccup")
 
         with monkeypatch.context() as hiccup:
@@ -479,14 +479,16 @@ async def test_what_is_told_of_again_is_no_longer_gone(here: House) -> None:
     assert await shown_gone() is False
 
 
-async def test_an_absurd_count_stops_nothing(here: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A `count` beyond 64 bits is a number that nobody believes: the run ends with everything repaired."""
+@pytest.mark.parametrize("digits", [31, 400])
+async def test_an_absurd_count_stops_nothing(here: House, monkeypatch: pytest.MonkeyPatch, digits: int) -> None:
+    """A `count` beyond 64 bits, or any float, is a number that nobody believes: the run ends with all repaired."""
     usual = Reads._page
 
     def page(*args: object, **turn: object) -> Json:
-        return usual(*args, **turn) | {"count": 10**30}  # type: ignore[arg-type]
+        return usual(*args, **turn) | {"count": int("9" * digits)}  # type: ignore[arg-type]
 
     monkeypatch.setattr(Reads, "_page", page)
+    here.plan = with_plan(PLAN, page_size=5)
     here.world.advance(here.world.now + timedelta(hours=0.2))  # nobody told us
     await here.reconcile()
     for name, wanted in truth(here.world).items():

@@ -12,7 +12,12 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from servers.reconciling import KEY, SLUG, House, house
-from whatsms_events.errors import StorageUnavailableError, UpstreamUnauthorizedError, UpstreamUnavailableError
+from whatsms_events.errors import (
+    StorageUnavailableError,
+    UpstreamForbiddenError,
+    UpstreamUnauthorizedError,
+    UpstreamUnavailableError,
+)
 from whatsms_events.storage.arrivals import Arrivals
 from whatsms_events.storage.holdings import Holdings
 from whatsms_events.twin.dialects import DIALECTS
@@ -179,9 +184,9 @@ async def test_a_webhook_that_is_only_late_is_no_alarm(watch: Watch) -> None:
 
 
 async def test_a_look_that_says_nothing_neither_counts_nor_breaks_the_row(watch: Watch) -> None:
-    """While the projection is behind, or the API is away or refuses, looks say nothing; the watch goes on."""
+    """While the projection is behind, or the API is away, looks say nothing; the watch goes on."""
     away = UpstreamUnavailableError("GET /tickets: 502", status=502)
-    watch.answers = [None, True, away, UpstreamUnauthorizedError("GET /tickets: 401", status=401), None, True]
+    watch.answers = [None, True, away, away, None, True]
     dog = watch.dog()
     await watch.usual(dog)
     with capture_logs() as logs:
@@ -194,6 +199,31 @@ async def test_a_look_that_says_nothing_neither_counts_nor_breaks_the_row(watch:
         ("webhooks.silent", "error"),
     ]
     assert logs[0]["reason"] == "GET /tickets: 502"
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        UpstreamUnauthorizedError("GET /tickets: 401", status=401),
+        UpstreamForbiddenError("GET /tickets: 403", status=403),
+    ],
+)
+async def test_a_key_that_is_refused_is_not_tried_again_in_this_silence(watch: Watch, refusal: Exception) -> None:
+    """401 and 403 stop the looks at once; refused signatures still make an alarm, and the next silence is probed."""
+    watch.answers = [refusal, True]
+    dog = watch.dog()
+    await watch.usual(dog)
+    with capture_logs() as logs:
+        await watch.wait(dog, 1200 + 10 * INTERVAL_S)
+    assert len(watch.looks) == 1
+    assert [line["event"] for line in logs] == ["webhooks.unprobed"]
+    assert (dog.detail["state"], dog.detail["probe"]) == ("quiet", str(refusal))
+    watch.refused = 3
+    await watch.wait(dog, 10)
+    assert watch.said == ["rejects"]
+    await watch.usual(dog)
+    await watch.wait(dog, 1200 + 10 * INTERVAL_S)
+    assert watch.said == ["rejects", "heard", "activity"]
 
 
 @pytest.mark.parametrize("keyless", [True, False])

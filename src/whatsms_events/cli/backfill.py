@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, Literal
 
 from whatsms_events import logs
@@ -87,7 +88,9 @@ def status_(*, tenant: str | None = None, json: bool = False, options: Options =
     if tenant is not None:
         _known(settings, tenant)
     slugs = list(settings.tenants) if tenant is None else [tenant]
-    found = run(_runs(settings, slugs))
+    found: Mapping[str, list[RunInfo]] = {slug: [] for slug in slugs}
+    if _is_there(settings):
+        found = run(_runs(settings, slugs))
     if json:
         print_json({slug: [shown_run(one) for one in runs] for slug, runs in found.items()})
         return 0
@@ -102,6 +105,12 @@ def status_(*, tenant: str | None = None, json: bool = False, options: Options =
 def _known(settings: Settings, slug: str) -> None:
     if slug not in settings.tenants:
         raise ConfigError(f"--tenant: unknown {slug}; there are {', '.join(settings.tenants) or 'none'}")
+
+
+def _is_there(settings: Settings) -> bool:
+    """Tell whether there is a log to ask: before the first start there is no file, and a question makes none."""
+    url = log_target(settings).url
+    return not url.startswith("sqlite") or Path(url.removeprefix("sqlite:///")).exists()
 
 
 async def _runs(settings: Settings, slugs: list[str]) -> Mapping[str, list[RunInfo]]:

@@ -16,7 +16,7 @@ from whatsms_events.cli.backfill_view import NAMES, View
 from whatsms_events.config import Settings
 from whatsms_events.errors import TransientError
 from whatsms_events.serve_backfill import GRACE_S, Upstream, lock_of, plan_of, role_of
-from whatsms_events.serve_parts import log_target, make_committer, make_consumer, now, projection_target
+from whatsms_events.serve_parts import log_target, make_committer, make_consumer, projection_target
 from whatsms_events.storage.database import Database, open_log, open_projection
 from whatsms_events.storage.event_log import EventLog
 from whatsms_events.storage.projection import Projection
@@ -56,7 +56,7 @@ class Foreground:
         self._view = view
         self._reading, self._repairing = Bell(), Bell()
         self._states: dict[str, tuple[RoleState, str]] = {}
-        self._began = now()
+        self._before = 0  # the last reconcile that had finished when this one was asked for
 
     async def run(self) -> Done | str:
         """Run to the end; return what was found, or why it stopped."""
@@ -67,6 +67,8 @@ class Foreground:
             stack.push_async_callback(lock.release)
             if not await _taken(lock, stop):
                 return await self._holder(log)
+            last = await self._last(Reports(log))
+            self._before = last.run.number if last is not None and last.finished_at is not None else 0
             committer = make_committer(settings, log, lambda _end: self._reading.ring())
             # Nothing is due by itself: this process has one thing to do.
             plan = replace(plan_of(settings), interval_s=0, outage_s=0, repair_interval_s=0)
@@ -139,10 +141,13 @@ class Foreground:
 
     async def _finished(self, reports: Reports) -> RunInfo | None:
         """Return the run that was asked for once it has finished; an older one may have had to be finished before."""
-        last = await reports.last(self._settings.tenants[self._slug].tenant_id, "reconcile")
-        if last is None or last.finished_at is None or last.finished_at < self._began:
+        last = await self._last(reports)
+        if last is None or last.finished_at is None or last.run.number <= self._before:
             return None
         return last if last.run.options == self._wanted else None
+
+    async def _last(self, reports: Reports) -> RunInfo | None:
+        return await reports.last(self._settings.tenants[self._slug].tenant_id, "reconcile")
 
 
 class Patience:

@@ -58,10 +58,6 @@ COMPARED: Final[Mapping[Table, tuple[str, ...]]] = {
 """The registers that make a difference, beside the ack of a message of ours. The rest is stored with an observation:
 URLs are signed anew on each read, times and the ticket of a message are no state of it."""
 
-CUT_FROM: Final = 100
-"""UTF-16 units from which a text may be a longer one's beginning: nobody cuts shorter, and "ok" explains no "ok then".
-The vendor's relatives cut at 255."""
-
 _json: Final = msgspec.json.Encoder()
 _canonical: Final = msgspec.json.Encoder(order="deterministic")
 _NOBODY: Final = UUID(int=0)
@@ -155,22 +151,6 @@ _GONE: Final[Mapping[Entity, Callable[[str], Payload]]] = {
     "contact": lambda one: ContactPayload(contact=Contact(id=one, gone=True)),
     "campaign": lambda one: CampaignPayload(campaign=Campaign(id=one, gone=True)),
 }
-
-
-def explained(last_message: str | None, held: Sequence[str]) -> bool:
-    """Tell whether a ticket's last message is one of those held (newest first): the same text, or the beginning of one.
-
-    Vendors cut it, and half an emoji at the cut is read as U+FFFD. A newest one without text is media, for which they
-    show a file's name or a word of their own.
-    """
-    if not last_message or last_message in held:
-        return True
-    if held and not held[0] and len(last_message.split()) <= 2:  # "🎤 Áudio", or a file's name: more is somebody's text
-        return True
-    if len(last_message.encode("utf-16-le", "surrogatepass")) // 2 < CUT_FROM:
-        return False
-    start = last_message.removesuffix("\ufffd")
-    return any(text.startswith(start) for text in held)
 
 
 def position(row: Row | None) -> int:

@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from itertools import product
 from typing import Any, Final, Literal, get_args
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, delete, exists, func, select, tuple_, union_all, update
+from sqlalchemy import ColumnElement, RowMapping, delete, func, select, tuple_, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.drift import Finding
@@ -59,7 +60,6 @@ class Item:
 
 _KEY: Final = ("run", "entity", "id")
 _ITEM: Final = [backfill_item.c[field.name] for field in fields(Item)]
-_OVER: Final = backfill_item.c.run.not_in(select(backfill_run.c.run).where(UNFINISHED))
 _UNDONE: Final = [state for state in get_args(State) if state != "done"]
 
 
@@ -148,21 +148,27 @@ class Checkpoints(Reports):
     async def sweep(self) -> int:
         """Remove items of finished runs and return how many: at most SWEEP, since SQLite's door is shut meanwhile."""
         async with self._database.read() as connection:
-            if not (await connection.execute(select(exists().where(_OVER)))).scalar_one():
+            if not await _over(connection):
                 return 0
         async with self._database.write() as connection:
             return await _sweep(connection)
 
-    async def due(self, run: Run, states: Sequence[State], now: datetime, limit: int) -> list[Item]:
-        """Return at most `limit` items in these states whose time has come, the longest due first."""
+    async def due(
+        self, run: Run, states: Sequence[State], now: datetime, limit: int, *, beyond: datetime | None = None
+    ) -> list[Item]:
+        """Return at most `limit` items in these states whose time has come, the longest due first.
+
+        Those due after `beyond` come too: nothing waits so long, so the clock was set back since.
+        """
         table = backfill_item.c
         order = (table.due_at, table.entity, table.id)
+        times = [table.due_at <= to_micros(now), *([table.due_at > to_micros(beyond)] if beyond is not None else [])]
         found: list[Item] = []
         async with self._database.read() as connection:
-            for state in states:  # each by the index; of all at once the database would have to sort every one
-                there = table.run == run.number, table.state == state, table.due_at <= to_micros(now)
-                query = select(*_ITEM).where(*there).order_by(*order).limit(min(limit, CHUNK))
-                found += [_item(row) for row in (await connection.execute(query)).mappings()]
+            for state, time in product(states, times):  # each by the index: of all at once every one would be sorted
+                query = select(*_ITEM).where(table.run == run.number, table.state == state, time).order_by(*order)
+                rows = await connection.execute(query.limit(min(limit, CHUNK)))
+                found += [_item(row) for row in rows.mappings()]
         return sorted(found, key=lambda item: (item.due_at, item.entity, item.id))[:limit]
 
     async def next_due(self, run: Run, states: Sequence[State] = _UNDONE) -> datetime | None:
@@ -216,10 +222,22 @@ async def _move(connection: AsyncConnection, run: Run, now: datetime, **changes:
         raise FencedError(f"backfill run {run.number} is over, or another process goes on with it")
 
 
+async def _over(connection: AsyncConnection) -> list[int]:
+    """Return the runs that are over and have items left: from one run to the next by the key, whatever they hold."""
+    unfinished = set((await connection.execute(select(backfill_run.c.run).where(UNFINISHED))).scalars())
+    found, number = [], -1
+    following = select(func.min(backfill_item.c.run))
+    while (row := (await connection.execute(following.where(backfill_item.c.run > number))).scalar()) is not None:
+        number = row
+        if number not in unfinished:
+            found.append(number)
+    return found
+
+
 async def _sweep(connection: AsyncConnection) -> int:
     table = backfill_item.c
     key = (table.run, table.entity, table.id)
-    some = select(*key).where(_OVER).limit(SWEEP)
+    some = select(*key).where(table.run.in_(await _over(connection))).limit(SWEEP)
     return (await connection.execute(delete(backfill_item).where(tuple_(*key).in_(some)))).rowcount
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import Select, false, func, select, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.events import Entity
+from whatsms_events.domain.last_message import BODY_LIMIT
 from whatsms_events.domain.rows import Key, Row, Version
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import CHUNK, Database, among
@@ -15,9 +16,6 @@ from whatsms_events.storage.looks import Doubt
 from whatsms_events.storage.projection_rows import load
 
 PAGE_LIMIT: Final = 1000
-BODY_LIMIT: Final = 4096
-"""Characters of a body that are returned: the vendor shows 255 of a last message, and bodies may have 5 MiB."""
-
 _TICKETS_LIMIT: Final = 50  # each is two terms of one statement, and SQLite takes 500
 _TABLES: Final = {
     "ticket": tables.ticket,

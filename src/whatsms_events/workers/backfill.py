@@ -194,7 +194,7 @@ class Backfill:
         if not standing.missing:
             await course.save(msgspec.structs.replace(standing, phase="messages"))
             return True
-        if standing.again_at is not None and self._parts.now() < standing.again_at:
+        if standing.again_at is not None and course.waits(standing.again_at):
             return False
         await read_page(course)
         return True

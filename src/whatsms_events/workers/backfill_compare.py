@@ -19,6 +19,7 @@ from whatsms_events import metrics
 from whatsms_events.domain import drift, fold, normalize
 from whatsms_events.domain.drift import Finding, Sighting
 from whatsms_events.domain.events import Event, TicketPayload
+from whatsms_events.domain.last_message import explained
 from whatsms_events.domain.rows import Key, Row
 from whatsms_events.errors import InvalidEventError, TransientError
 from whatsms_events.storage.appends import Append
@@ -90,9 +91,9 @@ class Comparison:
 
         Raises TransientError where the projection stays behind, and what storage and committer raise.
         """
-        course, parts = self._course, self._parts
+        course = self._course
         if self._found:
-            found = await parts.checkpoints.due(course.run, ["found"], _EVER, BATCH)
+            found = await course.due(["found"], _EVER, BATCH)
             self._found = bool(found)
             if found:
                 await self._append(found)
@@ -100,7 +101,7 @@ class Comparison:
         aim = await self._take_aim()
         if aim is None or not await self._applied(aim):
             return False
-        batch = await parts.checkpoints.due(course.run, ("listed", "read"), aim.at, BATCH)
+        batch = await course.due(("listed", "read"), aim.at, BATCH)
         if len(batch) < BATCH:
             self._aim = None
         if batch:
@@ -112,7 +113,7 @@ class Comparison:
         wait_s = (self._look_at - now).total_seconds()
         if self._aim is None and not 0 < wait_s <= LOOK_S:  # longer: the clock was set back
             self._look_at = now + timedelta(seconds=LOOK_S)
-            if await self._parts.checkpoints.due(self._course.run, ("listed", "read"), now, 1):
+            if await self._course.due(("listed", "read"), now, 1):
                 self._aim = Aim(await self._parts.event_log.end(), now)
         return self._aim
 
@@ -148,7 +149,7 @@ class Comparison:
         told = {item.id: unpack(item).last_message for item in batch if item.entity == "ticket"}
         held: dict[str, list[str]] = {}
         for per_ticket in (20, 500):
-            wanted = [one for one, last in told.items() if last and not drift.explained(last, held.get(one, []))]
+            wanted = [one for one, last in told.items() if last and not explained(last, held.get(one, []))]
             held |= await self._parts.holdings.recent_bodies(self._parts.tenant, wanted, per_ticket) if wanted else {}
         return held
 
@@ -211,7 +212,7 @@ class Comparison:
         # Of its messages or, from an earlier observation, by the ticket itself.
         told = None if row is None else row.values["last_message"]
         held = [*bodies.get(item.id, ()), *([told] if isinstance(told, str) else [])]
-        if drift.explained(shown.last_message, held) and not _in_doubt(row, "last_message"):
+        if explained(shown.last_message, held) and not _in_doubt(row, "last_message"):
             return sighting
         # Only the list tells the last message, so all of it is as old as the list.
         ticket = msgspec.structs.replace(payload.ticket, last_message=shown.last_message)

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from whatsms_events.domain import drift
+from whatsms_events.domain.last_message import explained
 from whatsms_events.domain.rows import Key, Row
 from whatsms_events.storage.checkpoints import Doubt, Item
 from whatsms_events.workers.backfill_run import Parts, unpack
@@ -40,7 +40,7 @@ async def find_gaps(
 
 def _of_ticket(parts: Parts, item: Item, rows: Mapping[Key, Row], bodies: Bodies) -> list[Doubt]:
     last, row = unpack(item).last_message, rows.get(Key("ticket", parts.tenant, item.id))
-    if row is not None and row.known and drift.explained(last, bodies.get(item.id, ())):
+    if row is not None and row.known and explained(last, bodies.get(item.id, ())):
         return []
     digest = hashlib.blake2b((last or "").encode(), digest_size=8).digest()
     return [Doubt("last_message", item.id, int.from_bytes(digest, signed=True))]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 import msgspec
+import structlog
 
 from whatsms_events.domain.events import MessagePayload, encode
 from whatsms_events.errors import (
@@ -25,6 +26,8 @@ from whatsms_events.workers.backfill_run import ROUNDS, Course, Shown, Standing,
 TURNS: Final = 3
 SCAN: Final = 500
 
+log = structlog.get_logger()
+
 
 async def read_messages(course: Course) -> bool:
     """Read the next page of the next ticket whose messages are wanted; return False where there is none."""
@@ -38,8 +41,10 @@ async def read_messages(course: Course) -> bool:
         await course.save(_fresh(course.standing, ticket.id))
     try:
         await _read_page(course, ticket)
-    except (UpstreamUnauthorizedError, UpstreamForbiddenError, UpstreamPagingError, UpstreamLimitedError):
+    except (UpstreamUnauthorizedError, UpstreamForbiddenError, UpstreamLimitedError):
         raise
+    except UpstreamPagingError as exc:
+        await _begin_anew(course, ticket, exc)
     except UpstreamRefusedError:
         await _give_up(course, ticket)
     except UpstreamUnavailableError:
@@ -51,6 +56,17 @@ async def read_messages(course: Course) -> bool:
     return True
 
 
+async def _begin_anew(course: Course, ticket: Item, exc: UpstreamPagingError) -> None:
+    """Begin the ticket's list anew, once: as many messages as a page holds may just have come."""
+    standing = course.standing
+    if standing.stumbled:
+        log.warning("messages.not_read", ticket=ticket.id, reason=str(exc))
+        await _give_up(course, ticket)
+        return
+    again = msgspec.structs.replace(standing, place=Place(), stumbled=True, requests=standing.requests + 1)
+    await course.save(again)
+
+
 async def _give_up(course: Course, ticket: Item) -> None:
     standing = _fresh(course.standing, None)
     standing = msgspec.structs.replace(standing, requests=standing.requests + 1, unsettled=standing.unsettled + 1)
@@ -58,7 +74,7 @@ async def _give_up(course: Course, ticket: Item) -> None:
 
 
 def _fresh(standing: Standing, ticket: str | None) -> Standing:
-    return msgspec.structs.replace(standing, ticket=ticket, place=Place(), turn=1, fresh=0, paged=False)
+    return msgspec.structs.replace(standing, ticket=ticket, place=Place(), stumbled=False, turn=1, fresh=0, paged=False)
 
 
 async def _read_page(course: Course, ticket: Item) -> None:

@@ -99,10 +99,12 @@ class Schedule:
         """Return what nobody asked for: after an outage, by the clock, or because something is in doubt."""
         parts, plan = self._parts, self._parts.plan
         reconcile = await parts.checkpoints.last(parts.tenant, "reconcile")
-        if self._away and reconcile is not None:
+        if plan.interval_s and reconcile is None:
+            return Asked("reconcile", "initial", plan.options)
+        if self._away:
             return Asked("reconcile", "outage", plan.options)
         if plan.interval_s and _passed(reconcile, now, plan.interval_s):
-            return Asked("reconcile", "initial" if reconcile is None else "schedule", plan.options)
+            return Asked("reconcile", "schedule", plan.options)
         wait_s = (self._repair_at - now).total_seconds()
         if plan.repair_interval_s and not 0 < wait_s <= plan.repair_interval_s:  # longer: the clock was set back
             self._repair_at = now + timedelta(seconds=plan.repair_interval_s)
@@ -113,9 +115,9 @@ class Schedule:
         """Tell whether nothing was accepted for long: the process may have been away, and what came then is lost."""
         reconcile = await self._parts.checkpoints.last(self._parts.tenant, "reconcile")
         accepted, silent_from = await self._last_accepted(), now - timedelta(seconds=self._parts.plan.outage_s)
-        if not self._parts.plan.outage_s or reconcile is None or accepted is None:
+        if not self._parts.plan.outage_s or accepted is None or accepted >= silent_from:
             return False
-        return accepted < silent_from and reconcile.run.started_at < silent_from
+        return reconcile is None or reconcile.run.started_at < silent_from
 
     async def _doubts(self, asked: Asked, now: datetime) -> Doubts:
         """Return doubtful entities and stubs, but for those that were looked at as they stand."""

@@ -10,11 +10,11 @@ from typing import Final
 import structlog
 
 from whatsms_events import metrics
-from whatsms_events.domain.drift import explained
 from whatsms_events.domain.events import Ticket
+from whatsms_events.domain.last_message import explained
 from whatsms_events.domain.rows import Key, Row
 from whatsms_events.domain.silence import Verdict, patience, usual_gap, verdict
-from whatsms_events.errors import UpstreamError
+from whatsms_events.errors import UpstreamError, UpstreamForbiddenError, UpstreamUnauthorizedError
 from whatsms_events.storage.arrivals import Arrivals, Latest
 from whatsms_events.storage.holdings import Holdings
 from whatsms_events.whatsms.client import Client
@@ -79,6 +79,7 @@ class Watchdog:
         self._probes = 0
         self._probed_at: datetime | None = None
         self._probe_says = "not asked"
+        self._refused = False  # the key, in this silence: it is not tried again
         self._silent.set(0)
 
     @property
@@ -113,7 +114,7 @@ class Watchdog:
             return 0  # until a webhook comes: that a backfill fetched what was missed mends nothing
         now = self._now()
         state = self._judge(now)
-        if state == "quiet" and self._probe is not None and self._may_probe(now):
+        if state == "quiet" and self._probe is not None and not self._refused and self._may_probe(now):
             await self._look(self._probe, now)
             state = self._judge(now)
         if state in ("activity", "rejects"):
@@ -151,6 +152,7 @@ class Watchdog:
             news = await probe(since, self._latest.position)
         except UpstreamError as exc:  # the other rule goes on; what is wrong with the key the backfill says, and halts
             self._probe_says = str(exc)
+            self._refused = isinstance(exc, UpstreamUnauthorizedError | UpstreamForbiddenError)
             log.warning("webhooks.unprobed", tenant=self._slug, error=type(exc).__name__, reason=str(exc))
             return
         self._probe_says = {True: "news", False: "no news", None: "projection behind"}[news]
@@ -175,6 +177,7 @@ class Watchdog:
         self._rejects_before = self._rejects()
         self._probes = 0
         self._probed_at = None
+        self._refused = False
         self._state = "heard"
         if was in ("activity", "rejects"):
             self._silent.set(0)
