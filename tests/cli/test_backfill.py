@@ -5,11 +5,14 @@ import json
 import re
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 
 from cli.commands import Done, run
 from servers.compare import until
@@ -18,7 +21,7 @@ from servers.reconciling import differences, truth
 from servers.service import SLUG, Service
 from servers.upstream import KEY, Account, account, sections, toml
 from whatsms_events import config
-from whatsms_events.cli import foreground
+from whatsms_events.cli import backfill_view, foreground
 from whatsms_events.cli.backfill_view import View
 from whatsms_events.cli.foreground import Foreground
 from whatsms_events.domain.rows import COLUMNS, Table
@@ -27,6 +30,7 @@ from whatsms_events.storage.database import DatabaseTarget, open_log, open_proje
 from whatsms_events.storage.reports import Options
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.twin.world import World
+from whatsms_events.workers.backfill import Progress
 
 RUN = ("backfill", "run", "--tenant", SLUG)
 
@@ -181,6 +185,30 @@ async def test_a_projection_that_nobody_feeds_is_named_and_has_a_deadline(
     assert "waits for the projection, which shows events up to" in done
     assert "is a relay running" in done
     capsys.readouterr()
+
+
+def test_without_a_terminal_a_line_says_how_far_it_is_every_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody watches a bar in a log: a line with the phase, counts and what it waits for, and not one for each look."""
+    at = 0.0
+    monkeypatch.setattr(backfill_view, "time", SimpleNamespace(monotonic=lambda: at))
+    found: Counter[tuple[str, str]] = Counter({("ticket", "stale"): 2, ("contact", "missed"): 1})
+    progress = Progress(kind="reconcile", phase="tickets", requests=7, shown=40, remaining=12, found=found)
+    with View(SLUG) as view, capture_logs() as logs:
+        for step in range(25):  # as often as the command looks
+            at = step * 0.5
+            view.show(progress, "waits")
+    line = {
+        "event": "backfill.progress",
+        "log_level": "info",
+        "slug": SLUG,
+        "phase": "tickets",
+        "requests": 7,
+        "shown": 40,
+        "remaining": 12,
+        "drift": 3,
+        "reason": "waits",
+    }
+    assert logs == [line, line]
 
 
 # Beside others.

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -18,6 +19,8 @@ from servers.held_time import held, held_time, hold_databases
 from servers.reconciling import ALL, KEY, House, differences, house, truth
 from servers.virtual_time import virtual
 from whatsms_events.errors import UpstreamError
+from whatsms_events.serve_backfill import Upstream
+from whatsms_events.settings import Settings
 from whatsms_events.storage.appends import Append
 from whatsms_events.storage.committer import Outcome
 from whatsms_events.twin.rest import Rest, RestServer
@@ -231,3 +234,21 @@ def assert_gives_way(sent: Sequence[float], refused: Sequence[float], seconds: f
     for moment in refused:
         after = [one for one in sent if one > moment]
         assert not after or after[0] - moment >= seconds, f"{after[0] - moment:.1f} s after a 429"
+
+
+@virtual
+async def test_backfill_and_watchdog_of_a_tenant_share_the_budget() -> None:
+    """Both ask as fast as they may, with the clients that a service gives them: together they stay within it."""
+    rest = account_of(20)
+    nowhere: Any = None  # no database is asked
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(RestServer(rest))
+        tenant: Any = {"tenant_id": TENANT, "api_key": KEY, "webhook_secrets": {"current": "whsec-tests-only"}}
+        whatsms: Any = {"base_url": server.url}
+        upstream = Upstream(Settings(whatsms=whatsms, tenants={"acme": tenant}), nowhere, nowhere)
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(2):
+                client = await stack.enter_async_context(upstream.client("acme"))
+                tasks.create_task(read_as_a_backfill(client, ids_of(rest), 600))
+    assert most_in_a_minute(at(rest)) <= BUDGET
+    assert len(at(rest)) > 0.8 * 10 * BUDGET
