@@ -60,7 +60,7 @@ async def _begin_anew(course: Course, ticket: Item, exc: UpstreamPagingError) ->
     """Begin the ticket's list anew, once: as many messages as a page holds may just have come."""
     standing = course.standing
     if standing.stumbled:
-        log.warning("messages.not_read", ticket=ticket.id, reason=str(exc))
+        log.warning("messages.not_read", tenant=course.parts.slug, id=ticket.id, reason=str(exc))
         await _give_up(course, ticket)
         return
     again = msgspec.structs.replace(standing, place=Place(), stumbled=True, requests=standing.requests + 1)
