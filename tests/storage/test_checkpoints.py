@@ -8,19 +8,22 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import event, func, select
 from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.drift import Finding
 from whatsms_events.domain.events import Entity
 from whatsms_events.errors import FencedError, UnstorableError
+from whatsms_events.storage import checkpoints as checkpoints_module
 from whatsms_events.storage import tables
 from whatsms_events.storage.checkpoints import RUNS_KEPT, Checkpoints, Item, Options, Run, State
 from whatsms_events.storage.database import CHUNK, Database, DatabaseTarget, open_log
-from whatsms_events.storage.looks import KEPT, Doubt, Look
+from whatsms_events.storage.looks import KEPT, Doubt, Look, Subject, load
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 OPTIONS = Options(details="changed", messages="narrow")
@@ -62,6 +65,12 @@ def item(number: int, *, entity: Entity = "ticket", state: State = "listed", due
         log_end=7,
         payload=b"\x00shown",
     )
+
+
+async def looks(checkpoints: Checkpoints, tenant: str, subject: Subject, ids: Sequence[str]) -> dict[str, Look]:
+    """Return how those of the subjects were looked at that ever were."""
+    async with checkpoints._database.read() as connection:
+        return await load(connection, tenant, subject, ids)
 
 
 def doubt(number: int, position: int = 5) -> Doubt:
@@ -214,7 +223,7 @@ async def test_tenants_have_a_run_each(checkpoints: Checkpoints) -> None:
     await checkpoints.save(mine, b"1", now=NOW, items=[item(1)], looks=[doubt(1)])
     assert await checkpoints.list_items(theirs, [item(1), item(2)], b"1", now=NOW) == 2
     assert await checkpoints.count(mine) == {("ticket", "listed"): 1}
-    assert await checkpoints.looks("t2", "ticket", ["k00001"]) == {}
+    assert await looks(checkpoints, "t2", "ticket", ["k00001"]) == {}
     await checkpoints.finish(mine, b"{}", NOW)
     assert await checkpoints.count(theirs) == {("ticket", "listed"): 2}
 
@@ -294,7 +303,7 @@ async def test_looks_at_the_same_position_are_counted(checkpoints: Checkpoints) 
     for second, position in ((0, 5), (10, 5), (20, 6)):
         await checkpoints.save(run, b"1", now=at(second), looks=[doubt(1, position), doubt(2)])
     await checkpoints.save(run, b"1", now=at(30), looks=[Doubt("contact", "k00001", 5)])
-    assert await checkpoints.looks("t1", "ticket", ["k00001", "k00002", "k00003"]) == {
+    assert await looks(checkpoints, "t1", "ticket", ["k00001", "k00002", "k00003"]) == {
         "k00001": Look(position=6, first_at=at(20), last_at=at(20), looks=1),
         "k00002": Look(position=5, first_at=at(0), last_at=at(20), looks=3),
     }
@@ -304,8 +313,8 @@ async def test_looks_at_the_same_position_are_counted(checkpoints: Checkpoints) 
     assert await checkpoints.not_looked_at("t1", [doubt(2, 4)], 1) == [doubt(2, 4)]
     assert await checkpoints.not_looked_at("t2", [doubt(2)], 1) == [doubt(2)]
     await checkpoints.finish(run, b"{}", at(25) + KEPT)
-    assert await checkpoints.looks("t1", "ticket", ["k00001", "k00002"]) == {}
-    assert (await checkpoints.looks("t1", "contact", ["k00001"])).keys() == {"k00001"}
+    assert await looks(checkpoints, "t1", "ticket", ["k00001", "k00002"]) == {}
+    assert (await looks(checkpoints, "t1", "contact", ["k00001"])).keys() == {"k00001"}
 
 
 async def test_finishing_leaves_nothing_of_people(database: Database, checkpoints: Checkpoints) -> None:
@@ -385,3 +394,51 @@ async def test_ten_thousand_items_are_no_burden(checkpoints: Checkpoints) -> Non
         await checkpoints.list_items(run, items[start : start + 500], b"1", now=NOW)
     for before, after in zip(small, await pieces(), strict=True):
         assert after < 3 * before + 0.02, (small, after)
+
+
+async def test_a_sweep_spares_a_run_that_begins_meanwhile(postgres_url: str) -> None:
+    """Other tenants' runs begin while PostgreSQL is asked which are over: what they saved stays."""
+    log = await open_log(DatabaseTarget(postgres_url), migrate=True)
+    checkpoints, begun = Checkpoints(log), list[Run]()
+    old = await begin(checkpoints)
+    await checkpoints.save(old, b"1", now=NOW, items=[item(1)])
+
+    class Slow:
+        """A connection on which somebody begins a run of his own after each statement."""
+
+        def __init__(self, connection: AsyncConnection) -> None:
+            self._connection = connection
+
+        async def execute(self, statement: Any) -> Any:
+            """Execute it."""
+            result = await self._connection.execute(statement)
+            if len(begun) < 5:
+                begun.append(await begin(checkpoints, f"new{len(begun)}"))
+                await checkpoints.save(begun[-1], b"1", now=NOW, items=[item(1)])
+            return result
+
+    async with log.read() as connection:
+        slow: Any = Slow(connection)
+        assert await checkpoints_module._over(slow) == []
+    assert len(begun) > 1
+    await checkpoints.finish(old, b"{}", NOW)
+    assert await checkpoints.count(begun[0]) == {("ticket", "listed"): 1}
+    await log.close()
+
+
+async def test_what_waits_too_long_is_pulled_in(checkpoints: Checkpoints) -> None:
+    """Open items of that run that are due after the latest time are due then; all others stay as they are."""
+    run, other = await begin(checkpoints), await begin(checkpoints, "t2")
+    items = [item(1, due=10), item(2, due=61), item(3, state="absent", due=9_999), item(4, state="done", due=9_999)]
+    for one in (run, other):
+        await checkpoints.save(one, b"1", now=NOW, items=items)
+    await checkpoints.pull_in(run, at(60), now=NOW)
+    states: list[State] = ["listed", "absent", "done"]
+    due = {one.id: one.due_at for one in await checkpoints.due(run, states, at(10_000), 9)}
+    assert due == {"k00001": at(10), "k00002": at(60), "k00003": at(60), "k00004": at(9_999)}
+    assert [one.due_at for one in await checkpoints.due(other, states, at(10_000), 9)] == [
+        at(10),
+        at(61),
+        at(9_999),
+        at(9_999),
+    ]

@@ -3,13 +3,18 @@
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from aiohttp import web
 
 from servers.reconciling import ALL, House, house, with_plan
 from whatsms_events.domain.events import EventType
 from whatsms_events.storage.checkpoints import Options
 from whatsms_events.twin.entities import Campaign, Message, Ticket
+from whatsms_events.twin.rest import RestServer
+from whatsms_events.twin.rest_answers import Ask
+from whatsms_events.twin.rest_reads import Reads
 from whatsms_events.twin.world import World
 from whatsms_events.workers.backfill_run import Report
 
@@ -145,6 +150,46 @@ async def test_a_repair_that_cannot_mend_a_message_leaves_it(here: House) -> Non
     assert await repair(here, NARROW) is not None
     assert await repair(here, NARROW) is None
     assert here.rest.message_list_reads == 1
+
+
+async def test_repairs_for_other_reasons_read_no_list_for_ever(here: House) -> None:
+    """A ticket that is doubtful again and again, with a message that no list shows: its list is read twice in all."""
+    ticket = open_ticket(here)
+    message = await half_told(here, ticket)
+    here.world.account.remove_message(message.id)
+    assert await repair(here, NARROW) is not None
+    for _ in range(4):
+        await here.tick(300)
+        for status in ("pending", "open"):
+            ticket.status = status
+            here.world.account.touch_ticket(ticket)
+        await here.take(here.announced())
+        await here.tick(60)
+        assert await repair(here, NARROW) is not None
+    assert here.rest.message_list_reads == 2
+
+
+async def test_a_list_that_could_not_be_read_is_read_by_the_next_run(
+    here: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a list that was read to its end counts as looked at: a message that was missed stays wanted until then."""
+    ticket = open_ticket(here)
+    here.world.account.add_message(ticket.contact, ticket, "Nobody told you of this", from_me=False)
+    assert here.announced()  # and lost
+    await here.tick(60)
+
+    def refuse(_reads: Reads, _ask: Ask) -> NoReturn:
+        raise web.HTTPBadRequest(text="no")
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(Reads, "list_messages", refuse)
+        async with RestServer(here.rest) as server:
+            here.url, url = server.url, here.url
+            for _ in range(3):
+                assert (await here.reconcile(NARROW)).unsettled == 1
+    here.url = url
+    assert (await here.reconcile(NARROW)).unsettled == 0
+    assert any(row["body"] == "Nobody told you of this" for row in (await here.held("message")).values())
 
 
 async def test_a_repair_with_messages_off_reads_none(here: House) -> None:

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from servers.reconciling import ALL, PLAN, House, differences, house, true_messages, with_plan
 from whatsms_events.errors import StorageUnavailableError, TransientError
 from whatsms_events.storage.checkpoints import Checkpoints, Options
+from whatsms_events.storage.holdings import Holdings
 from whatsms_events.twin.dialects import Json
 from whatsms_events.twin.entities import Ticket
 from whatsms_events.twin.rest import RestServer
@@ -117,6 +118,73 @@ async def test_a_clock_set_back_far_stalls_no_run(
     assert await status_held(here, ticket) == "closed"
     assert (await here.held("ticket"))[str(gone.id)]["gone"]
     assert (await here.held("campaign"))[str(campaign.id)]["gone"]
+
+
+@pytest.mark.parametrize("back_s", [1, 30, 90])
+async def test_a_clock_set_back_a_little_makes_nothing_gone(
+    here: House, monkeypatch: pytest.MonkeyPatch, back_s: int
+) -> None:
+    """A ticket and a campaign that the vendor does not show for 20 s: the second look keeps its distance."""
+    account, usual, hidden_until = here.world.account, Reads.get_ticket, list[datetime]()
+    hidden, campaign = open_ticket(here), account.add_campaign("Verão", "Olá")
+    account.finish_campaign(campaign)
+    await here.take(here.announced())
+    await here.tick(60)
+    del account.tickets[hidden.id], account.campaigns[campaign.id]
+
+    def get_ticket(reads: Reads, ask: Ask) -> Json:
+        if ask.id == hidden.id and not hidden_until:
+            hidden_until.append(here.now() + timedelta(seconds=20))
+        return usual(reads, ask)
+
+    monkeypatch.setattr(Reads, "get_ticket", get_ticket)
+    async with RestServer(here.rest) as server:
+        here.url = server.url
+        again = here.backfill()
+        again.ask("reconcile", "command", ALL)
+        back = False
+        for _ in range(PIECES):
+            if not await again.run_once():
+                await here.tick(1)
+            await here.apply()
+            if hidden_until and not back:
+                account.now -= timedelta(seconds=back_s)
+                hidden_until[0] -= timedelta(seconds=back_s)
+                back = True
+            if hidden_until and here.now() > hidden_until[0]:
+                account.tickets[hidden.id], account.campaigns[campaign.id] = hidden, campaign
+            if again.progress.finished:
+                break
+        assert again.progress.finished
+        await again.close()
+    assert back
+    assert not (await here.held("ticket"))[str(hidden.id)]["gone"]
+    assert not (await here.held("campaign"))[str(campaign.id)]["gone"]
+
+
+async def test_a_clock_set_back_while_the_projection_is_behind_counts_nothing_twice(
+    here: House, backfill: Backfill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set back between taking aim and comparing: each difference is found once, and compared when it is due."""
+    ticket, back, usual = miss(here), False, Holdings.applied_through
+    await here.tick(200)
+
+    async def applied_through(holdings: Holdings) -> int:
+        nonlocal back
+        if not back and here.rest.counts[DETAIL] >= len(here.world.account.tickets):
+            back = True
+            here.world.account.now -= timedelta(seconds=75)
+        return await usual(holdings)
+
+    monkeypatch.setattr(Holdings, "applied_through", applied_through)
+    report = await here.drive(backfill, limit_s=3600)
+    assert back
+    counts = Checkpoints(here.log)
+    last = await counts.last(here.tenant)
+    assert last is not None
+    named = (await counts.drift(last.run.number, limit=100)).rows
+    assert sum(one.count for one in report.drift) == len(named) > 0
+    assert await status_held(here, ticket) == "closed"
 
 
 async def test_a_reconcile_after_an_outage_survives_a_hiccup(here: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,21 +208,33 @@ async def test_a_look_that_says_nothing_neither_counts_nor_breaks_the_row(watch:
         UpstreamForbiddenError("GET /tickets: 403", status=403),
     ],
 )
-async def test_a_key_that_is_refused_is_not_tried_again_in_this_silence(watch: Watch, refusal: Exception) -> None:
-    """401 and 403 stop the looks at once; refused signatures still make an alarm, and the next silence is probed."""
-    watch.answers = [refusal, True]
+async def test_a_key_that_is_refused_is_tried_once_an_hour(watch: Watch, refusal: Exception) -> None:
+    """401 and 403 stop the looks for an hour, no longer: it may have been a proxy's word, and the silence goes on."""
+    watch.answers = [refusal, refusal, True]
     dog = watch.dog()
     await watch.usual(dog)
     with capture_logs() as logs:
-        await watch.wait(dog, 1200 + 10 * INTERVAL_S)
-    assert len(watch.looks) == 1
-    assert [line["event"] for line in logs] == ["webhooks.unprobed"]
+        await watch.wait(dog, 1200 + 3600 - 10)
+        assert len(watch.looks) == 1
+        await watch.wait(dog, 3600)
+    assert len(watch.looks) == 2
+    assert [line["event"] for line in logs] == ["webhooks.unprobed"] * 2
     assert (dog.detail["state"], dog.detail["probe"]) == ("quiet", str(refusal))
+    await watch.wait(dog, 10 + INTERVAL_S)
+    assert watch.said == ["activity"]
+
+
+async def test_refused_signatures_make_an_alarm_while_the_key_is_refused(watch: Watch) -> None:
+    """The one rule does not wait for the other, and the next silence is probed at once."""
+    watch.answers = [UpstreamForbiddenError("GET /tickets: 403", status=403), True]
+    dog = watch.dog()
+    await watch.usual(dog)
+    await watch.wait(dog, 1800)
     watch.refused = 3
     await watch.wait(dog, 10)
     assert watch.said == ["rejects"]
     await watch.usual(dog)
-    await watch.wait(dog, 1200 + 10 * INTERVAL_S)
+    await watch.wait(dog, 1200 + INTERVAL_S)
     assert watch.said == ["rejects", "heard", "activity"]
 
 

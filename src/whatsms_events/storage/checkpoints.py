@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from itertools import product
 from typing import Any, Final, Literal, get_args
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, delete, func, select, tuple_, union_all, update
+from sqlalchemy import ColumnElement, RowMapping, delete, exists, func, select, tuple_, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.drift import Finding
@@ -20,11 +19,11 @@ from whatsms_events.domain.events import Entity, from_micros, to_micros
 from whatsms_events.errors import FencedError, StorageUnavailableError
 from whatsms_events.storage import looks as look_rows
 from whatsms_events.storage.database import CHUNK, among, insert
-from whatsms_events.storage.looks import Doubt, Look, Subject
+from whatsms_events.storage.looks import Doubt
 from whatsms_events.storage.reports import RUN, Kind, Options, Overview, Reports, Run, RunInfo, read_run
 from whatsms_events.storage.tables import UNFINISHED, WANTED, backfill_drift, backfill_item, backfill_run
 
-__all__ = ["Checkpoints", "Doubt", "Item", "Kind", "Look", "Options", "Overview", "Run", "RunInfo", "State"]
+__all__ = ["Checkpoints", "Doubt", "Item", "Kind", "Options", "Overview", "Run", "RunInfo", "State"]
 
 State = Literal["listed", "wanted", "read", "found", "absent", "done"]
 """Shown by a list; to be read by id; read; differs, its observation made but not surely appended; not shown; closed."""
@@ -153,23 +152,28 @@ class Checkpoints(Reports):
         async with self._database.write() as connection:
             return await _sweep(connection)
 
-    async def due(
-        self, run: Run, states: Sequence[State], now: datetime, limit: int, *, beyond: datetime | None = None
-    ) -> list[Item]:
-        """Return at most `limit` items in these states whose time has come, the longest due first.
-
-        Those due after `beyond` come too: nothing waits so long, so the clock was set back since.
-        """
+    async def due(self, run: Run, states: Sequence[State], now: datetime, limit: int) -> list[Item]:
+        """Return at most `limit` items in these states whose time has come, the longest due first."""
         table = backfill_item.c
         order = (table.due_at, table.entity, table.id)
-        times = [table.due_at <= to_micros(now), *([table.due_at > to_micros(beyond)] if beyond is not None else [])]
         found: list[Item] = []
         async with self._database.read() as connection:
-            for state, time in product(states, times):  # each by the index: of all at once every one would be sorted
-                query = select(*_ITEM).where(table.run == run.number, table.state == state, time).order_by(*order)
-                rows = await connection.execute(query.limit(min(limit, CHUNK)))
-                found += [_item(row) for row in rows.mappings()]
+            for state in states:  # each by the index; of all at once the database would have to sort every one
+                there = table.run == run.number, table.state == state, table.due_at <= to_micros(now)
+                query = select(*_ITEM).where(*there).order_by(*order).limit(min(limit, CHUNK))
+                found += [_item(row) for row in (await connection.execute(query)).mappings()]
         return sorted(found, key=lambda item: (item.due_at, item.entity, item.id))[:limit]
+
+    async def pull_in(self, run: Run, latest: datetime, *, now: datetime) -> None:
+        """Let no item wait until after `latest`: only a clock that was set back makes one. Raises as `save`."""
+        table = backfill_item.c
+        later = table.run == run.number, table.state.in_(_UNDONE), table.due_at > to_micros(latest)
+        async with self._database.read() as connection:
+            if not (await connection.execute(select(exists().where(*later)))).scalar_one():
+                return
+        async with self._database.write() as connection:
+            await _move(connection, run, now)
+            await connection.execute(update(backfill_item).where(*later).values(due_at=to_micros(latest)))
 
     async def next_due(self, run: Run, states: Sequence[State] = _UNDONE) -> datetime | None:
         """Return when the next item in these states is due, None where there is none."""
@@ -203,11 +207,6 @@ class Checkpoints(Reports):
             rows = await connection.execute(query.limit(min(limit, CHUNK)))
             return [_item(row) for row in rows.mappings()]
 
-    async def looks(self, tenant: str, subject: Subject, ids: Sequence[str]) -> dict[str, Look]:
-        """Return by id how those of the subjects were looked at that ever were."""
-        async with self._database.read() as connection:
-            return await look_rows.load(connection, tenant, subject, ids)
-
     async def not_looked_at(self, tenant: str, doubts: Sequence[Doubt], times: int = 1) -> list[Doubt]:
         """Return those that were looked at fewer times as they stand."""
         async with self._database.read() as connection:
@@ -223,15 +222,20 @@ async def _move(connection: AsyncConnection, run: Run, now: datetime, **changes:
 
 
 async def _over(connection: AsyncConnection) -> list[int]:
-    """Return the runs that are over and have items left: from one run to the next by the key, whatever they hold."""
-    unfinished = set((await connection.execute(select(backfill_run.c.run).where(UNFINISHED))).scalars())
-    found, number = [], -1
+    """Return the runs that are over and have items left: from one run to the next by the key, whatever they hold.
+
+    Those under way are looked up afterwards: a run that began meanwhile is among them.
+    """
+    found: list[int] = []
     following = select(func.min(backfill_item.c.run))
-    while (row := (await connection.execute(following.where(backfill_item.c.run > number))).scalar()) is not None:
-        number = row
-        if number not in unfinished:
-            found.append(number)
-    return found
+    while True:
+        after = backfill_item.c.run > (found[-1] if found else -1)
+        number = (await connection.execute(following.where(after))).scalar()
+        if number is None:
+            break
+        found.append(number)
+    unfinished = set((await connection.execute(select(backfill_run.c.run).where(UNFINISHED))).scalars())
+    return [number for number in found if number not in unfinished]
 
 
 async def _sweep(connection: AsyncConnection) -> int:

@@ -75,7 +75,7 @@ class Holdings:
         self,
         tenant: str,
         limit: int,
-        after: tuple[str, str] = ("", ""),
+        after: tuple[str, str] | None = None,
         ticket_ids: Sequence[str] | None = None,
     ) -> list[tuple[str, Doubt]]:
         """Return messages that are doubtful or known by an ack only, each with its ticket, in the order of both ids.
@@ -84,7 +84,9 @@ class Holdings:
         """
         table = tables.message.c
         query = select(table.ticket_id, table.id, table.versions).where(table.tenant == tenant, tables.UNSURE)
-        query = query.where(table.gone.is_not(True), tuple_(table.ticket_id, table.id) > tuple_(*after))
+        query = query.where(table.gone.is_not(True), table.ticket_id.is_not(None))
+        if after is not None:  # SQLite takes one condition into the index, and this one before that on the tickets
+            query = query.where(tuple_(table.ticket_id, table.id) > tuple_(*after))
         query = query.order_by(table.ticket_id, table.id).limit(min(limit, PAGE_LIMIT))
         async with self._database.read() as connection:
             if ticket_ids is not None:

@@ -18,14 +18,14 @@ KEPT: Final = timedelta(days=30)
 """What was last looked at longer ago counts as never looked at."""
 
 
-Subject = Entity | Literal["last_message"]
+Subject = Entity | Literal["last_message", "message_in_list"]
 
 
 class Doubt(NamedTuple):
     """What is worth a look as it stands at `position`.
 
-    An entity that is doubtful or a stub, at its highest position (`drift.position`); or a ticket's last message that
-    none of its messages explains, at a number made of its text.
+    An entity that is doubtful or a stub, at its highest position (`drift.position`); the same of a message, looked for
+    in its ticket's list; or a ticket's last message that none of its messages explains, at a number made of its text.
     """
 
     subject: Subject

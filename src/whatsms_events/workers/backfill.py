@@ -164,6 +164,8 @@ class Backfill:
             await self._finish(course)
             return 1
         clock = asyncio.get_running_loop().time
+        if not worked:
+            await course.pull_in()
         if (began := clock()) >= self._show_at:
             await self._show(course)
             # Counting a million items takes long.
@@ -194,7 +196,7 @@ class Backfill:
         if not standing.missing:
             await course.save(msgspec.structs.replace(standing, phase="messages"))
             return True
-        if standing.again_at is not None and course.waits(standing.again_at):
+        if standing.again_at is not None and self._parts.now() < standing.again_at:
             return False
         await read_page(course)
         return True

@@ -7,7 +7,7 @@ the log takes them once.
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -23,7 +23,7 @@ from whatsms_events.domain.last_message import explained
 from whatsms_events.domain.rows import Key, Row
 from whatsms_events.errors import InvalidEventError, TransientError
 from whatsms_events.storage.appends import Append
-from whatsms_events.storage.checkpoints import Doubt, Item
+from whatsms_events.storage.checkpoints import Item
 from whatsms_events.workers.backfill_gaps import Bodies, find_gaps
 from whatsms_events.workers.backfill_run import ROUNDS, Course, shown_payload, unpack
 
@@ -66,7 +66,6 @@ class _Outcomes:
 
     items: list[Item] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    looks: list[Doubt] = field(default_factory=list)
     unsettled: int = 0
 
     def give_up(self, item: Item) -> None:
@@ -93,7 +92,7 @@ class Comparison:
         """
         course = self._course
         if self._found:
-            found = await course.due(["found"], _EVER, BATCH)
+            found = await self._parts.checkpoints.due(course.run, ["found"], _EVER, BATCH)
             self._found = bool(found)
             if found:
                 await self._append(found)
@@ -101,7 +100,8 @@ class Comparison:
         aim = await self._take_aim()
         if aim is None or not await self._applied(aim):
             return False
-        batch = await course.due(("listed", "read"), aim.at, BATCH)
+        at = min(aim.at, self._parts.now())  # a clock that was set back since makes nothing due
+        batch = await self._parts.checkpoints.due(course.run, ("listed", "read"), at, BATCH)
         if len(batch) < BATCH:
             self._aim = None
         if batch:
@@ -113,7 +113,7 @@ class Comparison:
         wait_s = (self._look_at - now).total_seconds()
         if self._aim is None and not 0 < wait_s <= LOOK_S:  # longer: the clock was set back
             self._look_at = now + timedelta(seconds=LOOK_S)
-            if await self._course.due(("listed", "read"), now, 1):
+            if await self._parts.checkpoints.due(self._course.run, ("listed", "read"), now, 1):
                 self._aim = Aim(await self._parts.event_log.end(), now)
         return self._aim
 
@@ -132,14 +132,14 @@ class Comparison:
         tenant = self._parts.tenant
         rows = await self._parts.holdings.rows({Key(item.entity, tenant, item.id) for item in batch})
         bodies = await self._bodies(batch)
-        gaps = await find_gaps(self._parts, batch, rows, bodies) if self._course.messages == "narrow" else {}
+        gaps = await find_gaps(self._parts, batch, rows, bodies) if self._course.messages == "narrow" else set[str]()
         outcomes = _Outcomes()
         for item in batch:
-            wanted = self._with_messages(item, gaps, outcomes)
+            wanted = self._with_messages(item, gaps)
             self._judge(wanted, rows.get(Key(item.entity, tenant, item.id)), bodies, outcomes)
         standing = self._course.standing
         standing = msgspec.structs.replace(standing, unsettled=standing.unsettled + outcomes.unsettled)
-        await self._course.save(standing, items=outcomes.items, drift=outcomes.findings, looks=outcomes.looks)
+        await self._course.save(standing, items=outcomes.items, drift=outcomes.findings)
         self._found = bool(outcomes.findings)
         for finding in outcomes.findings:
             metrics.BACKFILL_OBSERVED.labels(finding.entity, finding.kind).inc()
@@ -153,17 +153,14 @@ class Comparison:
             held |= await self._parts.holdings.recent_bodies(self._parts.tenant, wanted, per_ticket) if wanted else {}
         return held
 
-    def _with_messages(self, item: Item, gaps: Mapping[str, Sequence[Doubt]], outcomes: _Outcomes) -> Item:
+    def _with_messages(self, item: Item, gaps: Container[str]) -> Item:
         """Return a ticket's item with whether its messages are to be read: on request only, it may send receipts."""
         if item.entity != "ticket":
             return item
         if unpack(item).gone:  # it has no list
             return replace(item, messages="none")
-        if item.messages != "none" or not (self._course.messages == "full" or item.id in gaps):
-            return item
-        if self._course.run.kind == "reconcile":  # a repair's were counted when it began
-            outcomes.looks += gaps.get(item.id, ())
-        return replace(item, messages="wanted")
+        wanted = self._course.messages == "full" or item.id in gaps
+        return replace(item, messages="wanted") if wanted and item.messages == "none" else item
 
     def _judge(self, item: Item, row: Row | None, bodies: Bodies, outcomes: _Outcomes) -> None:
         """Add to `outcomes` what becomes of an item."""
@@ -251,5 +248,6 @@ def _in_doubt(row: Row | None, name: str) -> bool:
 
 
 def _done(item: Item) -> Item:
-    """Return the item closed, without what it held of people."""
-    return replace(item, state="done", payload=None, raw=None, found=None)
+    """Return the item closed, without what it held of people but for what its messages are to be read for."""
+    payload = item.payload if item.messages == "wanted" else None
+    return replace(item, state="done", payload=payload, raw=None, found=None)

@@ -41,7 +41,7 @@ async def read_detail(course: Course) -> bool:
     """Ask for the next entity that is due to be looked at by id; return False where none is."""
     parts = course.parts
     if not course.next:
-        course.next.extend(await course.due(("wanted", "absent"), parts.now(), AHEAD))
+        course.next.extend(await parts.checkpoints.due(course.run, ("wanted", "absent"), parts.now(), AHEAD))
     if not course.next:
         return False
     item = course.next.popleft()

@@ -21,6 +21,7 @@ from whatsms_events.errors import (
 )
 from whatsms_events.storage.checkpoints import Item
 from whatsms_events.whatsms.pages import Place
+from whatsms_events.workers.backfill_gaps import read_for
 from whatsms_events.workers.backfill_run import ROUNDS, Course, Shown, Standing, pack, seen_at
 
 TURNS: Final = 3
@@ -70,7 +71,11 @@ async def _begin_anew(course: Course, ticket: Item, exc: UpstreamPagingError) ->
 async def _give_up(course: Course, ticket: Item) -> None:
     standing = _fresh(course.standing, None)
     standing = msgspec.structs.replace(standing, requests=standing.requests + 1, unsettled=standing.unsettled + 1)
-    await course.save(standing, items=[replace(ticket, messages="done")])
+    await course.save(standing, items=[_done(ticket)])
+
+
+def _done(ticket: Item) -> Item:
+    return replace(ticket, messages="done", payload=None if ticket.state == "done" else ticket.payload)
 
 
 def _fresh(standing: Standing, ticket: str | None) -> Standing:
@@ -125,4 +130,4 @@ async def _close(course: Course, ticket: Item) -> None:
         unseen += len(set(held) - await parts.checkpoints.shown(course.run, "message", held))
     standing = _fresh(course.standing, None)
     standing = msgspec.structs.replace(standing, unseen=standing.unseen + unseen)
-    await course.save(standing, items=[replace(ticket, messages="done")])
+    await course.save(standing, items=[_done(ticket)], looks=await read_for(parts, ticket))

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from whatsms_events.domain.drift import Finding, age_bucket
 from whatsms_events.domain.events import SHAPES, Entity, Payload
 from whatsms_events.storage.appends import Append
-from whatsms_events.storage.checkpoints import Checkpoints, Doubt, Item, Options, Run, State
+from whatsms_events.storage.checkpoints import Checkpoints, Doubt, Item, Options, Run
 from whatsms_events.storage.committer import Outcome
 from whatsms_events.storage.event_log import EventLog
 from whatsms_events.storage.holdings import Holdings
@@ -231,17 +231,13 @@ class Course:
         await self.parts.checkpoints.finish(run, _json.encode(report), now)
         return report
 
-    async def due(self, states: Sequence[State], at: datetime, limit: int) -> list[Item]:
-        """Return items that were due `at`, and those that a clock which was set back since would put off for long."""
-        return await self.parts.checkpoints.due(self.run, states, at, limit, beyond=self._beyond())
-
-    def waits(self, until: datetime) -> bool:
-        """Tell whether this time is still to come; one that is too far off was noted by a clock set back since."""
-        return self.parts.now() < until <= self._beyond()
-
-    def _beyond(self) -> datetime:
-        plan = self.parts.plan
-        return self.parts.now() + timedelta(seconds=max(plan.settle_s, plan.absence_s))
+    async def pull_in(self) -> None:
+        """Let nothing wait longer than anything here waits: a clock was set back since that was noted."""
+        now, plan, again_at = self.parts.now(), self.parts.plan, self.standing.again_at
+        latest = now + timedelta(seconds=max(plan.settle_s, plan.absence_s))
+        await self.parts.checkpoints.pull_in(self.run, latest, now=now)
+        if again_at is not None and again_at > latest:
+            await self.save(replace(self.standing, again_at=latest))
 
     def settled_at(self) -> datetime:
         """Return from when on an answer that came just now may be compared."""

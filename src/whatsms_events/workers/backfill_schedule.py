@@ -137,10 +137,10 @@ class Schedule:
         while held := await holdings.unsure(tenant, REPAIR_LIMIT, after):
             yield [(doubt, None) for doubt in held]
             after = (held[-1].subject, held[-1].id)
-        after = ("", "")
-        while messages and (told := await holdings.unsure_messages(tenant, REPAIR_LIMIT, after)):
+        last: tuple[str, str] | None = None
+        while messages and (told := await holdings.unsure_messages(tenant, REPAIR_LIMIT, last)):
             yield [(doubt, ticket) for ticket, doubt in told]
-            after = (told[-1][0], told[-1][1].id)
+            last = (told[-1][0], told[-1][1].id)
 
 
 def _passed(last: RunInfo | None, now: datetime, interval_s: float) -> bool:

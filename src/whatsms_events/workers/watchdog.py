@@ -24,6 +24,9 @@ PAGE_SIZE: Final = 20
 DETAILS: Final = 3
 """Tickets that a look reads by id at most: the list does not say when they changed."""
 
+REFUSED_S: Final = 3600.0
+"""From a look with a key that was refused to the next: it may have been a proxy's word."""
+
 log = structlog.get_logger()
 
 Probe = Callable[[datetime, int], Awaitable[bool | None]]
@@ -79,7 +82,7 @@ class Watchdog:
         self._probes = 0
         self._probed_at: datetime | None = None
         self._probe_says = "not asked"
-        self._refused = False  # the key, in this silence: it is not tried again
+        self._refused = False  # the key, by the last look
         self._silent.set(0)
 
     @property
@@ -114,7 +117,7 @@ class Watchdog:
             return 0  # until a webhook comes: that a backfill fetched what was missed mends nothing
         now = self._now()
         state = self._judge(now)
-        if state == "quiet" and self._probe is not None and not self._refused and self._may_probe(now):
+        if state == "quiet" and self._probe is not None and self._may_probe(now):
             await self._look(self._probe, now)
             state = self._judge(now)
         if state in ("activity", "rejects"):
@@ -142,7 +145,8 @@ class Watchdog:
     def _may_probe(self, now: datetime) -> bool:
         """Tell whether a look is due; a clock that was set back must not put it off."""
         elapsed_s = None if self._probed_at is None else (now - self._probed_at).total_seconds()
-        return elapsed_s is None or not 0 <= elapsed_s < self._probe_interval_s
+        interval_s = max(REFUSED_S, self._probe_interval_s) if self._refused else self._probe_interval_s
+        return elapsed_s is None or not 0 <= elapsed_s < interval_s
 
     async def _look(self, probe: Probe, now: datetime) -> None:
         self._probed_at = now
@@ -155,6 +159,7 @@ class Watchdog:
             self._refused = isinstance(exc, UpstreamUnauthorizedError | UpstreamForbiddenError)
             log.warning("webhooks.unprobed", tenant=self._slug, error=type(exc).__name__, reason=str(exc))
             return
+        self._refused = False
         self._probe_says = {True: "news", False: "no news", None: "projection behind"}[news]
         if news is not None:
             self._probes = self._probes + 1 if news else 0
