@@ -1,5 +1,6 @@
 """Databases that an earlier release made are taken over as they are, rows and all."""
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -8,12 +9,12 @@ from uuid import UUID
 import msgspec
 import pytest
 from alembic import command
-from sqlalchemy import Connection, MetaData, Table, insert, inspect, select
+from sqlalchemy import Connection, MetaData, Table, insert, inspect, select, text
 
 from whatsms_events.domain.rows import Key, Version
 from whatsms_events.errors import ConfigError
 from whatsms_events.storage import database as databases
-from whatsms_events.storage import schema, tables
+from whatsms_events.storage import engines, schema, tables
 from whatsms_events.storage.checkpoints import Checkpoints, Options
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection, upgrade
 from whatsms_events.storage.event_log import EventLog
@@ -137,3 +138,22 @@ async def test_every_migration_can_be_taken_back(database_url: str, part: schema
         await connection.run_sync(down, "base")
         assert await connection.run_sync(shape) == {}
     await database.close()
+
+
+async def test_a_migration_may_take_longer_than_a_statement(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index of a large table takes minutes: what bounds the statements of a running service does not bound it."""
+    monkeypatch.setattr(engines, "STATEMENT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(engines, "CONNECT_TIMEOUT_S", 0.5)
+    usual = schema.upgrade
+
+    def slow(connection: Connection, part: schema.Part) -> None:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_sleep(1.5)"))
+        else:
+            time.sleep(1.5)
+        usual(connection, part)
+
+    monkeypatch.setattr(schema, "upgrade", slow)
+    await upgrade("log", DatabaseTarget(database_url))
+    log = await open_log(DatabaseTarget(database_url), migrate=False)
+    await log.close()

@@ -146,11 +146,10 @@ async def open_projection(target: DatabaseTarget, *, migrate: bool) -> Database:
 
 async def upgrade(part: schema.Part, target: DatabaseTarget) -> None:
     """Migrate one part to head; a no-op where it is there."""
-    database = _connect(part, target)
+    database = _connect(part, target, engines.MIGRATION_TIMEOUT_S)
     try:
         with _named(part, target):
-            async with asyncio.timeout(engines.CONNECT_TIMEOUT_S + engines.STATEMENT_TIMEOUT_S):
-                await _migrate(database)
+            await _migrate(database)
     finally:
         await database.close()
 
@@ -162,7 +161,7 @@ async def schema_problem(database: Database) -> str | None:
 
 
 async def _migrate(database: Database) -> None:
-    async with _alone(database):
+    async with asyncio.timeout(engines.CONNECT_TIMEOUT_S + engines.MIGRATION_TIMEOUT_S), _alone(database):
         if await schema_problem(database) is not None:
             async with database.write() as connection:
                 await connection.run_sync(schema.upgrade, database.part)
@@ -192,9 +191,9 @@ async def _open(part: schema.Part, target: DatabaseTarget, *, migrate: bool) -> 
     database = _connect(part, target)
     try:
         with _named(part, target):
+            if migrate:
+                await _migrate(database)
             async with asyncio.timeout(engines.CONNECT_TIMEOUT_S + engines.STATEMENT_TIMEOUT_S):
-                if migrate:
-                    await _migrate(database)
                 problem = await schema_problem(database)
                 if problem is None and part == "log":
                     async with database.write() as connection:
@@ -237,14 +236,17 @@ def durability_problem(connection: Connection) -> str | None:
     return None
 
 
-def _connect(part: schema.Part, target: DatabaseTarget) -> Database:
+def _connect(part: schema.Part, target: DatabaseTarget, statement_timeout_s: float | None = None) -> Database:
     url = make_url(target.url)
     match url.get_backend_name():
         case "sqlite":
             path = engines.sqlite_file(url)
             return Database(part, *engines.sqlite(url, "FULL" if part == "log" else "NORMAL"), path)
         case "postgresql":
-            engine = engines.postgresql(url, target.password, tls=target.tls, tls_ca_file=target.tls_ca_file)
+            wait_s = statement_timeout_s or engines.STATEMENT_TIMEOUT_S
+            engine = engines.postgresql(
+                url, target.password, tls=target.tls, tls_ca_file=target.tls_ca_file, statement_timeout_s=wait_s
+            )
             return Database(part, engine, engine, None)
         case other:
             raise ConfigError(f"database.url: {other} is not supported, use sqlite or postgresql")

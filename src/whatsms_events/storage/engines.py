@@ -17,6 +17,9 @@ LOCK_TIMEOUT_MS: Final = 2500
 
 CONNECT_TIMEOUT_S: Final = 5.0
 STATEMENT_TIMEOUT_S: Final = 15.0
+MIGRATION_TIMEOUT_S: Final = 3600.0
+"""An index of tens of millions of messages takes minutes."""
+
 IDLE_IN_TRANSACTION_MS: Final = 10_000
 """A process that froze inside a transaction loses it, and with it the log's lock."""
 
@@ -76,11 +79,13 @@ def _sqlite_engine(url: URL, size: int, begin: str, *pragmas: str) -> AsyncEngin
     return engine
 
 
-def postgresql(url: URL, password: str | None, *, tls: bool, tls_ca_file: Path | None) -> AsyncEngine:
+def postgresql(
+    url: URL, password: str | None, *, tls: bool, tls_ca_file: Path | None, statement_timeout_s: float
+) -> AsyncEngine:
     """Return the engine of a server; raise ConfigError for a certificate file that cannot be used."""
     arguments: dict[str, Any] = {
         "timeout": CONNECT_TIMEOUT_S,
-        "command_timeout": STATEMENT_TIMEOUT_S,
+        "command_timeout": statement_timeout_s,
         "server_settings": {
             "application_name": "whatsms-events",
             "lock_timeout": str(LOCK_TIMEOUT_MS),
