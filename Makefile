@@ -31,10 +31,10 @@ lint: $(VENV)/test.stamp ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Two processes, each with its own servers; the tests of a file stay together. The long ones (chaos) come first, as they
-# are found: sorted by their number the files with few long tests would come last, and one process would wait.
+# Three processes, each with its own servers: the tests that kill servers mostly wait for them. The tests of a file stay
+# together, and the long ones (chaos) come first, as they are found: sorted by number, files with few long tests came last.
 test: lint ## lint, types and the whole suite: ARGS="-k relay"
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 format: $(VENV)/test.stamp ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
