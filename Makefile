@@ -40,11 +40,12 @@ format: $(VENV)/test.stamp ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The smaller one takes the larger one's versions, so that what is tested is what is run. Neither has a URL.
+LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-header --no-annotate --upgrade
 lock: ## make both lock files again (needs uv)
-	uv lock --quiet
-	uv export --quiet --format requirements-txt --no-emit-project --no-header --no-annotate --no-default-groups --group build -o requirements.lock
-	uv export --quiet --format requirements-txt --no-emit-project --no-header --no-annotate --all-groups -o requirements-dev.lock
-	rm uv.lock
+	$(LOCK) --group dev --output-file requirements-dev.lock
+	$(LOCK) --group build --constraint requirements-dev.lock --output-file requirements.lock
 
 clean: ## remove what the commands made
 	rm -rf $(VENV) var .pytest_cache .mypy_cache .ruff_cache .hypothesis
