@@ -107,6 +107,7 @@ def repaired(*, tickets: int, contacts: int, finished: int, running: int, reques
         sample("upstream_requests_total", outcome="ok"): requests,
         sample("backfill_state", tenant=SLUG): 0,
         sample("backfill_remaining_items", tenant=SLUG): 0,
+        sample("backfill_unsettled", tenant=SLUG): 0,
         **{
             sample("backfill_observed_total", entity=entity, kind=kind): count
             for (entity, kind), count in found.items()

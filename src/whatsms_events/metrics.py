@@ -170,6 +170,12 @@ BACKFILL_REMAINING = Gauge(
     "Items of the unfinished run that are not done; 0 without one. Not falling: no budget, or the API is away.",
     ["tenant"],
 )
+BACKFILL_UNSETTLED = Gauge(
+    "whatsms_events_backfill_unsettled",
+    "What the last finished reconcile left to the next one: it kept changing or could not be read. Above zero run "
+    "after run: log lines at warning (`messages.not_read`, `observation.*`, `upstream.retrying`) say why.",
+    ["tenant"],
+)
 BACKFILL_LAST_SUCCESS = Gauge(
     "whatsms_events_backfill_last_success_timestamp_seconds",
     "When the last full reconcile finished; 0 for never. `time() - x` far above backfill.interval_s: nothing repairs.",

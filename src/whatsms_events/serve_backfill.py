@@ -96,7 +96,7 @@ class Upstream:
                 update_method=whatsms.update_method,
             ),
             timeout_s=whatsms.timeout_s,
-            budget_per_minute=self._budgets.setdefault(slug, Budget(self._settings.backfill.requests_per_minute)),
+            budget=self._budgets.setdefault(slug, Budget(self._settings.backfill.requests_per_minute)),
             now=now,
         )
 

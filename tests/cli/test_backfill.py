@@ -272,6 +272,8 @@ async def test_status_asks_the_database_alone(there: Account, tmp_path: Path) ->
     """It shows the last runs as lines and as JSON, and that a tenant never had one, without a single request."""
     for _ in range(2):
         assert run(tmp_path, "backfill", "status", config=there.config).out == [f"{SLUG}  never ran"]
+        # What asks the log makes none: the next question would find an empty file.
+        assert run(tmp_path, "parked", "list", config=there.config).status == 2
         assert not (tmp_path / "var").exists()
     assert json.loads(run(tmp_path, "backfill", "status", "--json", config=there.config).out[0]) == {SLUG: []}
     assert run(tmp_path, "db", "upgrade", config=there.config).status == 0

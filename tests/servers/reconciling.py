@@ -7,11 +7,12 @@ half is spoken to over real HTTP.
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
+from pathlib import Path
 from typing import Any, Final
 
 from whatsms_events.domain.events import from_micros
@@ -27,17 +28,23 @@ from whatsms_events.storage.holdings import Holdings
 from whatsms_events.storage.projection import Projection
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.twin.account import Webhook
+from whatsms_events.twin.entities import Ticket
 from whatsms_events.twin.rest import Rest, RestServer
 from whatsms_events.twin.rest_limits import RestLimits
 from whatsms_events.twin.world import World
 from whatsms_events.whatsms.client import Client
-from whatsms_events.whatsms.limits import Limits
+from whatsms_events.whatsms.limits import Budget, Limits
 from whatsms_events.workers.backfill import Backfill
 from whatsms_events.workers.backfill_run import Plan, Report
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.sources import LogSource
 
 SLUG: Final = "acme"
+TENANT: Final = "5f0c9a52-7d0f-4f0e-9c1f-2d6a5b1b7a10"
+MAY: Final = datetime(2026, 5, 1, 8, tzinfo=UTC)
+PIECES: Final = 2000
+"""More than any run of these tests takes."""
+
 KEY: Final = "sk_test_reconciling"
 ALL: Final = Options(details="all", messages="off")
 PLAN: Final = Plan(options=ALL, page_size=100, interval_s=0, outage_s=0, repair_interval_s=0, settle_s=10, absence_s=60)
@@ -68,6 +75,10 @@ class House:
     def now(self) -> datetime:
         """Return the world's time: nobody here has another."""
         return self.world.now
+
+    def open_ticket(self) -> Ticket:
+        """Return a ticket that is open."""
+        return next(one for one in self.world.account.tickets.values() if one.status == "open")
 
     @property
     def tenant(self) -> str:
@@ -106,7 +117,7 @@ class House:
         while await self.consumer.run_once():
             pass
 
-    def backfill(self, *, limits: Limits | None = None, budget_per_minute: int | None = None) -> Backfill:
+    def backfill(self, *, limits: Limits | None = None, budget: Budget | None = None) -> Backfill:
         """Return a new backfill, as a process that just started has it."""
         return Backfill(
             SLUG,
@@ -116,7 +127,7 @@ class House:
                 KEY,
                 limits=limits or Limits(requests_per_minute=600_000),
                 attempts=self.attempts,
-                budget_per_minute=budget_per_minute,
+                budget=budget,
                 now=self.now,
             ),
             checkpoints=Checkpoints(self.log),
@@ -149,6 +160,16 @@ class House:
             return await self.drive(backfill, limit_s=limit_s)
         finally:
             await backfill.close()
+
+    async def until(self, backfill: Backfill, reached: Callable[[], bool]) -> None:
+        """Repeat the backfill's pieces until the moment is reached; let time pass for each that it waits."""
+        for _ in range(PIECES):
+            if reached():
+                return
+            if not await backfill.run_once():
+                await self.tick(1)
+            await self.apply()
+        raise AssertionError(f"not reached: {backfill.progress}")
 
     async def drive(self, backfill: Backfill, *, limit_s: float = 86_400) -> Report:
         """Repeat the backfill's pieces until its run has finished; let time pass for each that it waits."""
@@ -218,6 +239,15 @@ async def house(
                 yield kind(world, rest, server.url, log, projection, committer, consumer, plan=plan, moving=moving)
             finally:
                 stop.set()
+
+
+@asynccontextmanager
+async def half_an_hour(folder: Path) -> AsyncIterator[House]:
+    """Give a house on SQLite, whose account lived for half an hour and whose webhooks all came."""
+    world = World(7, start=MAY, tenant_id=TENANT, pace=0.2)
+    async with house(f"sqlite:///{folder}/log.db", f"sqlite:///{folder}/projection.db", world) as opened:
+        await opened.take(world.advance(world.now + timedelta(minutes=30)))
+        yield opened
 
 
 def truth(world: World) -> Mapping[Table, dict[str, dict[str, Any]]]:

@@ -142,18 +142,20 @@ async def test_every_migration_can_be_taken_back(database_url: str, part: schema
 
 async def test_a_migration_may_take_longer_than_a_statement(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An index of a large table takes minutes: what bounds the statements of a running service does not bound it."""
-    monkeypatch.setattr(engines, "STATEMENT_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(engines, "CONNECT_TIMEOUT_S", 0.5)
     usual = schema.upgrade
 
     def slow(connection: Connection, part: schema.Part) -> None:
+        # Stands for an index that is built: longer than the limits below, which bound a statement.
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_sleep(1.5)"))
         else:
             time.sleep(1.5)
         usual(connection, part)
 
-    monkeypatch.setattr(schema, "upgrade", slow)
-    await upgrade("log", DatabaseTarget(database_url))
+    with monkeypatch.context() as hasty:
+        hasty.setattr(engines, "STATEMENT_TIMEOUT_S", 0.5)
+        hasty.setattr(engines, "CONNECT_TIMEOUT_S", 0.9)
+        hasty.setattr(schema, "upgrade", slow)
+        await upgrade("log", DatabaseTarget(database_url))
     log = await open_log(DatabaseTarget(database_url), migrate=False)
     await log.close()

@@ -127,7 +127,7 @@ async def test_the_overview_says_how_every_tenant_stands(database: Database) -> 
         database._reader.sync_engine, "before_cursor_execute", lambda _c, _cu, statement, *_: asked.append(statement)
     )
     assert await reports.overview() == [
-        Overview("busy", running="repair", remaining=7, finished_at=at(90), drift={}),
+        Overview("busy", running="repair", remaining=7, finished_at=at(90), drift={}, report=b'{"over":true}'),
         Overview("first", running="reconcile", remaining=4, finished_at=None, drift={}),
         Overview(
             "idle",
@@ -135,6 +135,7 @@ async def test_the_overview_says_how_every_tenant_stands(database: Database) -> 
             remaining=0,
             finished_at=at(60),
             drift={("ticket", "stale"): 1, ("ticket", "missed"): 1, ("ticket", "doubtful"): 1},
+            report=b'{"over":true}',
         ),
     ]
     assert len([one for one in asked if one.startswith("SELECT")]) == 2

@@ -25,7 +25,7 @@ from whatsms_events.twin.rest import API_KEY, Rest, RestServer
 from whatsms_events.twin.rest_faults import RestFault, RestFaults
 from whatsms_events.twin.world import World
 from whatsms_events.whatsms.client import Client
-from whatsms_events.whatsms.limits import Limits
+from whatsms_events.whatsms.limits import Budget, Limits
 from whatsms_events.whatsms.pages import Place
 
 NIF = [{"name": "NIF", "value": "1"}]
@@ -157,7 +157,7 @@ async def test_a_walk_on_a_bad_day_shows_everything(retry_after: Any) -> None:
         retry_after=retry_after,
         retry_after_s=7,
     )
-    async with twin_of(lived(), faults, budget_per_minute=120, attempts=10) as (account, rest, client):
+    async with twin_of(lived(), faults, budget=Budget(120), attempts=10) as (account, rest, client):
         tickets = [str(one.id) async for one in client.tickets.list(page_size=1)]
     assert sorted(tickets) == sorted(str(key) for key in account.tickets)
     assert rest.statuses[429] > 3

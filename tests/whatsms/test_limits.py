@@ -100,7 +100,7 @@ async def test_a_budget_leaves_the_rest_to_others() -> None:
     answers = {"/tickets": PAGE, other_path: say({"contacts": []})}
     async with (
         talking(lambda seen: answers[seen.path], limits=limits) as (vendor, other),
-        client_of(vendor, limits=limits, budget_per_minute=120) as mine,
+        client_of(vendor, limits=limits, budget=Budget(120)) as mine,
         asyncio.TaskGroup() as group,
     ):
         group.create_task(times(200, lambda: mine.tickets.page(Place())))
@@ -139,7 +139,7 @@ async def test_a_budget_is_never_exceeded_whatever_happens(budget: int, seed: in
             except TimeoutError:
                 pass
 
-    async with talking(answers, budget_per_minute=budget) as (vendor, client):
+    async with talking(answers, budget=Budget(budget)) as (vendor, client):
         async with asyncio.TaskGroup() as group:
             for _ in range(8):
                 group.create_task(read(client, min(50, 5 * budget)))
@@ -159,7 +159,7 @@ async def test_who_waited_for_a_connection_leaves_no_burst() -> None:
     def answers(_seen: Seen) -> Say:
         return Say(PAGE.body, after_s=29 if len(vendor.seen) <= 12 else 0)
 
-    async with talking(answers, budget_per_minute=120) as (vendor, client):
+    async with talking(answers, budget=Budget(120)) as (vendor, client):
         await times(200, lambda: client.tickets.page(Place()))
     assert vendor.times[11] > 58
     assert most_in_a_minute(vendor.times) <= 120

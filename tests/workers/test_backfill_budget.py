@@ -28,7 +28,7 @@ from whatsms_events.twin.rest_faults import RestFault, RestFaults
 from whatsms_events.twin.rest_limits import RestLimits
 from whatsms_events.twin.world import World
 from whatsms_events.whatsms.client import Client
-from whatsms_events.whatsms.limits import Limits
+from whatsms_events.whatsms.limits import Budget, Limits
 from whatsms_events.whatsms.pages import Place
 from whatsms_events.workers.backfill import Backfill
 
@@ -95,7 +95,7 @@ async def backfilling(
         assert isinstance(here, Clocked)
         rest.limits, rest.on_request = RestLimits(), here.keep_time
         here.apply_each = 50
-        backfill = here.backfill(limits=limits, budget_per_minute=BUDGET)
+        backfill = here.backfill(limits=limits, budget=Budget(BUDGET))
         stack.push_async_callback(backfill.close)
         backfill.ask("reconcile", "command", ALL)
         yield here, backfill
@@ -107,7 +107,7 @@ async def talking(rest: Rest, *budgets: int | None) -> AsyncIterator[tuple[Clien
     limits = Limits()
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(RestServer(rest))
-        clients = [Client(server.url, KEY, limits=limits, budget_per_minute=budget) for budget in budgets]
+        clients = [Client(server.url, KEY, limits=limits, budget=Budget(budget)) for budget in budgets]
         yield tuple([await stack.enter_async_context(client) for client in clients])
 
 

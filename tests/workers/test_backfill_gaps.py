@@ -1,21 +1,20 @@
 """Promise 7 for what is only half known: a run reads a ticket's messages for a known gap, and not for ever."""
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 from aiohttp import web
 
-from servers.reconciling import ALL, House, house, with_plan
+from servers.reconciling import ALL, House, half_an_hour, with_plan
 from whatsms_events.domain.events import EventType
 from whatsms_events.storage.checkpoints import Options
 from whatsms_events.twin.entities import Campaign, Message, Ticket
 from whatsms_events.twin.rest import RestServer
 from whatsms_events.twin.rest_answers import Ask
 from whatsms_events.twin.rest_reads import Reads
-from whatsms_events.twin.world import World
 from whatsms_events.workers.backfill_run import Report
 
 START = datetime(2026, 5, 1, 8, tzinfo=UTC)
@@ -26,16 +25,9 @@ DAY_S = 86_400.0
 
 @pytest.fixture
 async def here(tmp_path: Path) -> AsyncIterator[House]:
-    """Give an account of half an hour whose webhooks all came."""
-    world = World(7, start=START, tenant_id=TENANT, pace=0.2)
-    async with house(f"sqlite:///{tmp_path}/log.db", f"sqlite:///{tmp_path}/projection.db", world) as opened:
-        await opened.take(world.advance(world.now + timedelta(minutes=30)))
+    """Give an account of which all is known."""
+    async with half_an_hour(tmp_path) as opened:
         yield opened
-
-
-def open_ticket(here: House) -> Ticket:
-    """Return a ticket that is open."""
-    return next(one for one in here.world.account.tickets.values() if one.status == "open")
 
 
 async def half_told(here: House, ticket: Ticket) -> Message:
@@ -81,7 +73,7 @@ async def repair(here: House, options: Options) -> Report | None:
 
 async def test_a_message_known_by_its_ack_only_is_a_known_gap(here: House) -> None:
     """A narrow run reads its ticket's messages and no other's, and the next one none."""
-    message = await half_told(here, open_ticket(here))
+    message = await half_told(here, here.open_ticket())
     assert not (await held(here, message))["known"]
     await here.reconcile(ALL)
     assert here.rest.message_list_reads == 0
@@ -94,7 +86,7 @@ async def test_a_message_known_by_its_ack_only_is_a_known_gap(here: House) -> No
 
 async def test_a_doubtful_message_is_a_known_gap(here: House) -> None:
     """A narrow run reads its ticket's messages, and it is no longer doubtful."""
-    message = await twice_told(here, open_ticket(here))
+    message = await twice_told(here, here.open_ticket())
     for _ in range(3):
         await here.reconcile(NARROW)
         assert here.rest.message_list_reads == 1
@@ -104,7 +96,7 @@ async def test_a_doubtful_message_is_a_known_gap(here: House) -> None:
 
 async def test_what_no_list_shows_is_read_for_twice_and_again_when_more_is_told(here: House) -> None:
     """Of a message that the vendor no longer has nothing is learned by reading: each reading may send read receipts."""
-    message = await half_told(here, open_ticket(here))
+    message = await half_told(here, here.open_ticket())
     here.world.account.remove_message(message.id)
     for _ in range(4):
         await here.reconcile(NARROW)
@@ -119,7 +111,7 @@ async def test_what_no_list_shows_is_read_for_twice_and_again_when_more_is_told(
 
 async def test_a_last_message_that_nothing_explains_is_read_for_twice(here: House) -> None:
     """A vendor that shows a last message which its own list does not have is believed, and not asked for ever."""
-    ticket = open_ticket(here)
+    ticket = here.open_ticket()
     ticket.last_message = "A text that is in no list of messages"
     for _ in range(4):
         await here.reconcile(NARROW)
@@ -145,7 +137,7 @@ async def test_a_narrow_repair_reads_half_told_messages_once(here: House) -> Non
 
 async def test_a_repair_that_cannot_mend_a_message_leaves_it(here: House) -> None:
     """What one look did not mend is not looked at again as it stands."""
-    message = await half_told(here, open_ticket(here))
+    message = await half_told(here, here.open_ticket())
     here.world.account.remove_message(message.id)
     assert await repair(here, NARROW) is not None
     assert await repair(here, NARROW) is None
@@ -154,7 +146,7 @@ async def test_a_repair_that_cannot_mend_a_message_leaves_it(here: House) -> Non
 
 async def test_repairs_for_other_reasons_read_no_list_for_ever(here: House) -> None:
     """A ticket that is doubtful again and again, with a message that no list shows: its list is read twice in all."""
-    ticket = open_ticket(here)
+    ticket = here.open_ticket()
     message = await half_told(here, ticket)
     here.world.account.remove_message(message.id)
     assert await repair(here, NARROW) is not None
@@ -173,7 +165,7 @@ async def test_a_list_that_could_not_be_read_is_read_by_the_next_run(
     here: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only a list that was read to its end counts as looked at: a message that was missed stays wanted until then."""
-    ticket = open_ticket(here)
+    ticket = here.open_ticket()
     here.world.account.add_message(ticket.contact, ticket, "Nobody told you of this", from_me=False)
     assert here.announced()  # and lost
     await here.tick(60)
@@ -194,8 +186,8 @@ async def test_a_list_that_could_not_be_read_is_read_by_the_next_run(
 
 async def test_a_repair_with_messages_off_reads_none(here: House) -> None:
     """By default no list of messages is read, however little is known of them."""
-    await half_told(here, open_ticket(here))
-    await twice_told(here, open_ticket(here))
+    await half_told(here, here.open_ticket())
+    await twice_told(here, here.open_ticket())
     assert await repair(here, ALL) is None
     assert here.rest.message_list_reads == 0
 
@@ -241,7 +233,7 @@ async def test_a_campaign_that_a_repair_does_not_find_is_not_gone(here: House) -
 @pytest.mark.parametrize("told", ["half", "twice"])
 async def test_a_ticket_that_is_gone_has_no_list_to_read(here: House, told: str) -> None:
     """Its messages stay as they are, and nobody asks for their list."""
-    ticket = open_ticket(here)
+    ticket = here.open_ticket()
     await (half_told if told == "half" else twice_told)(here, ticket)
     here.world.account.remove_ticket(ticket.id)
     here.plan = with_plan(here.plan, absence_s=5)

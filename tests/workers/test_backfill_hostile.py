@@ -5,13 +5,13 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import pytest
 from aiohttp import web
 from sqlalchemy import func, select
 
-from servers.reconciling import ALL, KEY, PLAN, House, differences, house, truth, with_plan
+from servers.reconciling import ALL, KEY, PIECES, PLAN, House, differences, house, truth, with_plan
 from whatsms_events.errors import StorageUnavailableError, TransientError
 from whatsms_events.storage import checkpoints, tables
 from whatsms_events.storage.checkpoints import Checkpoints, Options
@@ -37,9 +37,6 @@ TENANT = "5f0c9a52-7d0f-4f0e-9c1f-2d6a5b1b7a10"
 FULL = Options(details="all", messages="full")
 NARROW = Options(details="all", messages="narrow")
 DETAIL = ("GET", "/tickets/{id}")
-PIECES: Final = 1000
-"""More than any run here takes."""
-
 Odd = Callable[[], Json]
 
 
@@ -75,11 +72,6 @@ async def live(here: House, hours: float) -> None:
     await here.take(here.world.advance(here.world.now + timedelta(hours=hours)))
 
 
-def open_ticket(here: House) -> Ticket:
-    """Return a ticket that is open."""
-    return next(one for one in here.world.account.tickets.values() if one.status == "open")
-
-
 def move(here: House, ticket: Ticket, status: str) -> None:
     """Change a ticket's status, which is announced."""
     ticket.status = status
@@ -107,17 +99,6 @@ async def process(here: House, options: Options | None = None, cause: str = "com
         yield backfill
     finally:
         await backfill.close()
-
-
-async def until(here: House, backfill: Backfill, reached: Callable[[], bool]) -> None:
-    """Repeat the backfill's pieces until the moment is reached; let time pass for each that it waits."""
-    for _ in range(PIECES):
-        if reached():
-            return
-        if not await backfill.run_once():
-            await here.tick(1)
-        await here.apply()
-    raise AssertionError(f"not reached: {backfill.progress}")
 
 
 async def insist(here: House, backfill: Backfill) -> Report:
@@ -185,7 +166,7 @@ async def test_one_ticket_that_cannot_be_read_holds_up_nothing(
 async def test_a_listed_ticket_whose_detail_is_404_is_not_gone(here: House, odd: dict[str, Odd]) -> None:
     """Rights by queue, or an odd id: what the lists show is there, whatever the detail says."""
     await live(here, 0.5)
-    ticket = open_ticket(here)
+    ticket = here.open_ticket()
     odd[str(ticket.id)] = answer_404
     for _ in range(2):
         await here.tick(3600)
@@ -198,7 +179,7 @@ async def test_a_filter_that_the_vendor_refuses_is_reported_and_stops_nothing(
 ) -> None:
     """A 400 for a status that the vendor does not know costs that walk alone, and the report names it."""
     await live(here, 0.5)
-    ticket = open_ticket(here)
+    ticket = here.open_ticket()
     miss(here, ticket, "closed")
     await here.tick(60)
     monkeypatch.setattr(rest_reads, "STATUSES", ("open", "closed"))
@@ -211,7 +192,7 @@ async def test_a_filter_that_the_vendor_refuses_is_reported_and_stops_nothing(
 async def test_what_was_asked_for_outlives_a_transient_error(here: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for while a run of another cause is under way, which the database then interrupts: both runs are done."""
     await live(here, 0.5)
-    ticket = open_ticket(here)
+    ticket = here.open_ticket()
     causes: list[str] = []
     async with process(here, ALL, "silence") as backfill:
         while here.rest.counts[DETAIL] < len(here.world.account.tickets):
@@ -226,7 +207,7 @@ async def test_what_was_asked_for_outlives_a_transient_error(here: House, monkey
         with monkeypatch.context() as hiccup:
             hiccup.setattr(Checkpoints, "due", away)
             with pytest.raises(TransientError):
-                await until(here, backfill, lambda: False)
+                await here.until(backfill, lambda: False)
 
         def heard() -> bool:
             report = backfill.progress.report
@@ -234,7 +215,7 @@ async def test_what_was_asked_for_outlives_a_transient_error(here: House, monkey
                 causes.append(report.cause)
             return "heard" in causes
 
-        await until(here, backfill, heard)
+        await here.until(backfill, heard)
     assert causes == ["silence", "heard"]
     assert await status_held(here, ticket) == "closed"
 
@@ -274,7 +255,7 @@ async def test_a_webhook_wins_over_a_page_of_a_vendor_whose_clock_is_ahead(
 
     monkeypatch.setattr("whatsms_events.twin.rest.format_datetime", ahead)
     await live(here, 0.5)
-    ticket = open_ticket(here)
+    ticket = here.open_ticket()
     miss(here, ticket, "pending")
     await here.tick(60)
     await here.reconcile()
@@ -289,11 +270,11 @@ async def test_a_webhook_wins_over_a_page_of_a_replica_that_lags(here: House) ->
     """The webhook comes two seconds before the API shows the change: the page from in between changes nothing."""
     await live(here, 0.5)
     account = here.world.account
-    ticket = open_ticket(here)
+    ticket = here.open_ticket()
     await here.tick(600)
     before = here.rest.counts[DETAIL]
     async with process(here, ALL) as backfill:
-        await until(here, backfill, detail_reading(here))
+        await here.until(backfill, detail_reading(here))
         move(here, ticket, "closed")
         await here.take(here.announced())
         ticket.status = "open"
@@ -309,12 +290,12 @@ async def test_a_busy_ticket_has_no_gap(here: House) -> None:
     """25 messages told between its list and its comparison: no drift, and its messages are not read."""
     await live(here, 0.5)
     account = here.world.account
-    ticket = open_ticket(here)
+    ticket = here.open_ticket()
     account.add_message(ticket.contact, ticket, "the last one when it was listed", from_me=False)
     await here.take(here.announced())
     await here.tick(60)
     async with process(here, NARROW) as backfill:
-        await until(here, backfill, detail_reading(here))
+        await here.until(backfill, detail_reading(here))
         for number in range(25):
             await here.tick(1)
             account.add_message(ticket.contact, ticket, f"message {number}", from_me=False)
@@ -327,7 +308,7 @@ async def test_a_busy_ticket_has_no_gap(here: House) -> None:
 async def test_media_as_the_last_message_is_no_gap(here: House) -> None:
     """A message without text was told, and the list shows its file's name: no drift, and no messages are read."""
     await live(here, 0.5)
-    ticket = open_ticket(here)
+    ticket = here.open_ticket()
     for number in range(2):
         await here.tick(600)
         here.world.account.add_message(ticket.contact, ticket, "", from_me=False)
@@ -341,7 +322,7 @@ async def test_media_as_the_last_message_is_no_gap(here: House) -> None:
 async def test_what_the_last_webhook_may_have_told_is_no_news(here: House, later_s: float, *, news: bool) -> None:
     """A difference two seconds younger than the last webhook does not break a silence, one of two minutes does."""
     await live(here, 0.5)
-    ticket = open_ticket(here)
+    ticket = here.open_ticket()
     since = here.now()
     await here.tick(later_s)
     ticket.last_message, ticket.updated_at = "a word that nobody told", here.now()
@@ -374,7 +355,7 @@ async def test_a_clock_that_was_set_back_puts_no_run_off(here: House) -> None:
         await here.drive(backfill)
     account.now = right + timedelta(days=3)
     async with process(here) as backfill:
-        await until(here, backfill, lambda: backfill.active)
+        await here.until(backfill, lambda: backfill.active)
 
 
 async def test_a_short_restart_in_a_long_run_is_no_outage(here: House) -> None:
@@ -384,7 +365,7 @@ async def test_a_short_restart_in_a_long_run_is_no_outage(here: House) -> None:
     async with process(here) as backfill:
         for _ in range(5):
             await backfill.run_once()
-    here.world.account.touch_ticket(open_ticket(here))
+    here.world.account.touch_ticket(here.open_ticket())
     await here.take(here.announced())
     accepted_at = here.now()
     await here.tick(5)
@@ -426,7 +407,7 @@ async def test_a_campaign_told_of_before_its_absence_is_closed_is_not_gone(here:
             course = backfill._course
             return course is not None and course.standing.phase == "messages" and bool(course.standing.missing)
 
-        await until(here, backfill, twice_missing)
+        await here.until(backfill, twice_missing)
     account.campaigns[campaign.id] = campaign
     await here.tick(300)
     campaign.sent_count += 1
@@ -442,7 +423,7 @@ async def test_a_service_with_messages_off_does_not_go_on_reading_them(here: Hou
     """Somebody stops a command that reads messages: the service ends that run without any further list of them."""
     await live(here, 0.5)
     async with process(here, FULL) as command:
-        await until(here, command, lambda: here.rest.message_list_reads >= 2)
+        await here.until(command, lambda: here.rest.message_list_reads >= 2)
     await here.tick(6)
     reads = here.rest.message_list_reads
     async with process(here) as service:
@@ -455,7 +436,7 @@ async def test_what_is_told_of_again_is_no_longer_gone(here: House) -> None:
     queries = Queries(here.log, here.projection)
     await live(here, 0.5)
     account = here.world.account
-    ticket = open_ticket(here)
+    ticket = here.open_ticket()
     one = str(ticket.id)
 
     async def shown_gone() -> object:
@@ -505,7 +486,7 @@ async def test_a_page_that_comes_again_for_what_moved_is_no_paging_error(tmp_pat
         account = here.world.account
         assert len(account.tickets) > 14
         async with process(here, ALL) as backfill:
-            await until(here, backfill, lambda: rest.counts["GET", "/tickets"] == 2)
+            await here.until(backfill, lambda: rest.counts["GET", "/tickets"] == 2)
             by_change = sorted(account.tickets.values(), key=lambda one: one.updated_at, reverse=True)
             for ticket in by_change[-5:]:
                 await here.tick(1)

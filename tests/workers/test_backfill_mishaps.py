@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from servers.reconciling import ALL, PLAN, House, differences, house, true_messages, with_plan
+from servers.reconciling import ALL, PLAN, SLUG, House, differences, half_an_hour, true_messages, with_plan
 from whatsms_events.errors import StorageUnavailableError, TransientError
 from whatsms_events.storage.checkpoints import Checkpoints, Options
 from whatsms_events.storage.holdings import Holdings
@@ -17,24 +18,20 @@ from whatsms_events.twin.entities import Ticket
 from whatsms_events.twin.rest import RestServer
 from whatsms_events.twin.rest_answers import Ask
 from whatsms_events.twin.rest_reads import Reads
-from whatsms_events.twin.world import World
 from whatsms_events.workers.backfill import Backfill
+from whatsms_events.workers.observer import Observer
 
 START = datetime(2026, 5, 1, 8, tzinfo=UTC)
 TENANT = "5f0c9a52-7d0f-4f0e-9c1f-2d6a5b1b7a10"
 DETAIL = ("GET", "/tickets/{id}")
 FULL = Options(details="changed", messages="full")
 NARROW = Options(details="all", messages="narrow")
-PIECES = 2000
-"""More than any run here takes."""
 
 
 @pytest.fixture
 async def here(tmp_path: Path) -> AsyncIterator[House]:
-    """Give an account of half an hour whose webhooks all came."""
-    world = World(7, start=START, tenant_id=TENANT, pace=0.2)
-    async with house(f"sqlite:///{tmp_path}/log.db", f"sqlite:///{tmp_path}/projection.db", world) as opened:
-        await opened.take(world.advance(world.now + timedelta(minutes=30)))
+    """Give an account of which all is known."""
+    async with half_an_hour(tmp_path) as opened:
         yield opened
 
 
@@ -47,14 +44,9 @@ async def backfill(here: House) -> AsyncIterator[Backfill]:
     await made.close()
 
 
-def open_ticket(here: House) -> Ticket:
-    """Return a ticket that is open."""
-    return next(one for one in here.world.account.tickets.values() if one.status == "open")
-
-
 def miss(here: House) -> Ticket:
     """Close a ticket, of which the webhook is lost."""
-    ticket = open_ticket(here)
+    ticket = here.open_ticket()
     ticket.status = "closed"
     here.world.account.touch_ticket(ticket)
     assert here.announced()
@@ -66,20 +58,18 @@ async def status_held(here: House, ticket: Ticket) -> object:
     return (await here.held("ticket"))[str(ticket.id)]["status"]
 
 
+async def unsettled_shown(here: House) -> float | None:
+    """Return what the gauge shows once somebody looked."""
+    observer = Observer(here.log, here.projection, prefix=None, slugs={here.tenant: SLUG})
+    await observer.look_at_backfills(())
+    return REGISTRY.get_sample_value("whatsms_events_backfill_unsettled", {"tenant": SLUG})
+
+
 async def test_a_clock_set_back_between_finding_and_appending_hides_nothing(here: House, backfill: Backfill) -> None:
     """Set back by half a minute after a comparison saved what it found: that is appended, and the run ends."""
     ticket = miss(here)
     await here.tick(60)
-    for _ in range(PIECES):
-        worked = await backfill.run_once()
-        course = backfill._course
-        if course is not None and await Checkpoints(here.log).due(course.run, ["found"], here.now(), 1):
-            break
-        if not worked:
-            await here.tick(1)
-        await here.apply()
-    else:
-        raise AssertionError("nothing was found")
+    await here.until(backfill, lambda: backfill._course is not None and bool(backfill._course.standing.found))
     here.world.account.now -= timedelta(seconds=30)
     await here.drive(backfill, limit_s=600)
     assert await status_held(here, ticket) == "closed"
@@ -92,7 +82,7 @@ async def test_a_clock_set_back_far_stalls_no_run(
 ) -> None:
     """What was to wait until an hour that is now far away is looked at now: the run ends within minutes."""
     account = here.world.account
-    gone, campaign = open_ticket(here), account.add_campaign("Verão", "Olá")
+    gone, campaign = here.open_ticket(), account.add_campaign("Verão", "Olá")
     account.remove_ticket(gone.id)
     account.finish_campaign(campaign)
     await here.take(here.announced())
@@ -106,13 +96,7 @@ async def test_a_clock_set_back_far_stalls_no_run(
         standing = None if backfill._course is None else backfill._course.standing
         return standing is not None and standing.phase == "again" and standing.again_at is not None
 
-    for _ in range(PIECES):
-        if reached():
-            break
-        if not await backfill.run_once():
-            await here.tick(1)
-        await here.apply()
-    assert reached()
+    await here.until(backfill, reached)
     account.now -= back
     await here.drive(backfill, limit_s=600)
     assert await status_held(here, ticket) == "closed"
@@ -121,43 +105,20 @@ async def test_a_clock_set_back_far_stalls_no_run(
 
 
 @pytest.mark.parametrize("back_s", [1, 30, 90])
-async def test_a_clock_set_back_a_little_makes_nothing_gone(
-    here: House, monkeypatch: pytest.MonkeyPatch, back_s: int
-) -> None:
+async def test_a_clock_set_back_a_little_makes_nothing_gone(here: House, backfill: Backfill, back_s: int) -> None:
     """A ticket and a campaign that the vendor does not show for 20 s: the second look keeps its distance."""
-    account, usual, hidden_until = here.world.account, Reads.get_ticket, list[datetime]()
-    hidden, campaign = open_ticket(here), account.add_campaign("Verão", "Olá")
+    account = here.world.account
+    hidden, campaign = here.open_ticket(), account.add_campaign("Verão", "Olá")
     account.finish_campaign(campaign)
     await here.take(here.announced())
     await here.tick(60)
     del account.tickets[hidden.id], account.campaigns[campaign.id]
-
-    def get_ticket(reads: Reads, ask: Ask) -> Json:
-        if ask.id == hidden.id and not hidden_until:
-            hidden_until.append(here.now() + timedelta(seconds=20))
-        return usual(reads, ask)
-
-    monkeypatch.setattr(Reads, "get_ticket", get_ticket)
-    async with RestServer(here.rest) as server:
-        here.url = server.url
-        again = here.backfill()
-        again.ask("reconcile", "command", ALL)
-        back = False
-        for _ in range(PIECES):
-            if not await again.run_once():
-                await here.tick(1)
-            await here.apply()
-            if hidden_until and not back:
-                account.now -= timedelta(seconds=back_s)
-                hidden_until[0] -= timedelta(seconds=back_s)
-                back = True
-            if hidden_until and here.now() > hidden_until[0]:
-                account.tickets[hidden.id], account.campaigns[campaign.id] = hidden, campaign
-            if again.progress.finished:
-                break
-        assert again.progress.finished
-        await again.close()
-    assert back
+    await here.until(backfill, lambda: here.rest.statuses[404] == 1)
+    account.now -= timedelta(seconds=back_s)
+    shown_from = here.now() + timedelta(seconds=20)
+    await here.until(backfill, lambda: here.now() > shown_from)
+    account.tickets[hidden.id], account.campaigns[campaign.id] = hidden, campaign
+    await here.drive(backfill)
     assert not (await here.held("ticket"))[str(hidden.id)]["gone"]
     assert not (await here.held("campaign"))[str(campaign.id)]["gone"]
 
@@ -239,8 +200,10 @@ async def test_a_page_that_stumbles_in_one_list_of_messages_halts_nothing(
         assert stumbled == times
         assert report.unsettled == times - 1
         assert len([line for line in logs if line["event"] == "messages.not_read"]) == times - 1
+        assert await unsettled_shown(here) == times - 1
         if times == 2:
             assert (await here.reconcile(FULL)).unsettled == 0
+            assert await unsettled_shown(here) == 0
     assert not differences(await here.held("message"), true_messages(here.world))
 
 
@@ -263,7 +226,7 @@ async def test_a_detail_that_shows_the_last_message_is_no_drift(here: House, mon
 
 async def test_a_long_last_message_shown_whole_is_no_gap(here: House) -> None:
     """A vendor that does not cut a last message of 6,000 characters shows one that was told."""
-    ticket, text = open_ticket(here), "lorem ipsum " * 500
+    ticket, text = here.open_ticket(), "lorem ipsum " * 500
     here.world.account.add_message(ticket.contact, ticket, text, from_me=False)
     await here.take(here.announced())
     ticket.last_message = text

@@ -75,22 +75,13 @@ async def test_a_start_after_an_outage_reconciles_and_one_after_a_quick_restart_
     await once_more.close()
 
 
-async def test_an_outage_is_looked_for_where_nothing_was_ever_compared(here: House) -> None:
-    """Also with `interval_s = 0` and before the first reconcile: what came while nobody listened is lost."""
-    here.plan = replace(PLAN, outage_s=300)
+@pytest.mark.parametrize(("interval_s", "cause"), [(0, "outage"), (DAY_S, "initial")])
+async def test_an_outage_before_the_first_reconcile_is_one_run(here: House, interval_s: float, cause: str) -> None:
+    """What came while nobody listened is looked for, also where nothing was ever compared; by one run, not two."""
+    here.plan = replace(PLAN, outage_s=300, interval_s=interval_s)
     await here.tick(3600)
     back = here.backfill()
-    assert await next_cause(here, back) == "outage"
-    assert await next_cause(here, back) is None
-    await back.close()
-
-
-async def test_the_first_reconcile_is_the_one_after_an_outage_too(here: House) -> None:
-    """A new installation that was away before its first reconcile has one run to do, not two."""
-    here.plan = replace(PLAN, outage_s=300, interval_s=DAY_S)
-    await here.tick(3600)
-    back = here.backfill()
-    assert await next_cause(here, back) == "initial"
+    assert await next_cause(here, back) == cause
     assert await next_cause(here, back) is None
     await back.close()
 

@@ -25,6 +25,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it has no _
 )
 from sqlalchemy import insert, update
 
+from servers.compare import until
 from servers.kafka import Broker, RunningKafka
 from servers.witness import read_committed
 from whatsms_events import metrics
@@ -484,11 +485,18 @@ async def test_refused_batch_never_leads_to_a_transaction_with_a_hole(stage: Sta
 
 
 async def limit_messages(stage: Stage, topic: str, size: int) -> None:
-    """Change a topic's max.message.bytes."""
+    """Change a topic's max.message.bytes, and wait until the broker says so: it answers before it has taken it in."""
     entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
     admin = AdminClient({"bootstrap.servers": stage.target.bootstrap_servers})
     await asyncio.to_thread(admin.incremental_alter_configs([resource])[resource].result, 10)
+    asked = ConfigResource(ConfigResource.Type.TOPIC, topic)
+
+    async def taken_in() -> bool:
+        described = await asyncio.to_thread(admin.describe_configs([asked])[asked].result, 10)
+        return bool(described["max.message.bytes"].value == str(size))
+
+    await until(taken_in, 10, "the topic's limit")
 
 
 async def test_largest_events_go_through(stage: Stage, database: Database) -> None:

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final, Literal
 
 from whatsms_events import logs
@@ -14,7 +13,7 @@ from whatsms_events.errors import ConfigError
 from whatsms_events.serve_backfill import keyed
 from whatsms_events.serve_parts import log_target
 from whatsms_events.storage import reports
-from whatsms_events.storage.database import open_log
+from whatsms_events.storage.database import is_there, open_log
 from whatsms_events.storage.reports import Reports, RunInfo
 from whatsms_events.web.api import shown_run
 
@@ -89,7 +88,7 @@ def status_(*, tenant: str | None = None, json: bool = False, options: Options =
         _known(settings, tenant)
     slugs = list(settings.tenants) if tenant is None else [tenant]
     found: Mapping[str, list[RunInfo]] = {slug: [] for slug in slugs}
-    if _is_there(settings):
+    if is_there(log_target(settings)):
         found = run(_runs(settings, slugs))
     if json:
         print_json({slug: [shown_run(one) for one in runs] for slug, runs in found.items()})
@@ -105,12 +104,6 @@ def status_(*, tenant: str | None = None, json: bool = False, options: Options =
 def _known(settings: Settings, slug: str) -> None:
     if slug not in settings.tenants:
         raise ConfigError(f"--tenant: unknown {slug}; there are {', '.join(settings.tenants) or 'none'}")
-
-
-def _is_there(settings: Settings) -> bool:
-    """Tell whether there is a log to ask: before the first start there is no file, and a question makes none."""
-    url = log_target(settings).url
-    return not url.startswith("sqlite") or Path(url.removeprefix("sqlite:///")).exists()
 
 
 async def _runs(settings: Settings, slugs: list[str]) -> Mapping[str, list[RunInfo]]:

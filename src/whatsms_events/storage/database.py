@@ -134,6 +134,12 @@ class Database:
             await self._reader.dispose()
 
 
+def is_there(target: DatabaseTarget) -> bool:
+    """Tell whether there is something to open: a SQLite file is made by who migrates it, and a question makes none."""
+    url = make_url(target.url)
+    return url.get_backend_name() != "sqlite" or url.database is None or Path(url.database).exists()
+
+
 async def open_log(target: DatabaseTarget, *, migrate: bool) -> Database:
     """Open the event log. Raise ConfigError where it is not durable or not at head, StorageUnavailableError if away."""
     return await _open("log", target, migrate=migrate)
@@ -188,6 +194,8 @@ def _flocked(file: IO[str]) -> bool:
 
 
 async def _open(part: schema.Part, target: DatabaseTarget, *, migrate: bool) -> Database:
+    if not migrate and not is_there(target):
+        raise ConfigError(f"{make_url(target.url).database} is not there: run `whatsms-events db upgrade`")
     database = _connect(part, target)
     try:
         with _named(part, target):

@@ -1,6 +1,6 @@
 """The table `backfill_look`: how often what is in doubt was looked at while it stood at one position, and when.
 
-So that what cannot be mended by looking is not looked at for ever, and what is absent once is told from absent twice.
+So that what cannot be mended by looking is not looked at for ever.
 """
 
 from collections.abc import Collection, Sequence

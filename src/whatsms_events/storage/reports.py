@@ -64,7 +64,8 @@ class RunInfo:
 class Overview:
     """How a tenant stands. `remaining`: items of the run under way that are not done.
 
-    `finished_at` and `drift` (entity, kind -> entities) are of the last finished reconcile.
+    `finished_at`, `drift` (entity, kind -> entities) and `report` (the worker's own JSON) are of the last finished
+    reconcile.
     """
 
     tenant: str
@@ -72,6 +73,7 @@ class Overview:
     remaining: int
     finished_at: datetime | None
     drift: Mapping[tuple[Entity, str], int]
+    report: bytes | None = None
 
 
 RUN: Final = (
@@ -172,8 +174,8 @@ class Reports:
         runs, drift = backfill_run.c, backfill_drift.c
         finished = runs.finished_at.is_not(None)
         latest = select(func.max(runs.run)).where(runs.kind == "reconcile", finished).group_by(runs.tenant)
-        standing = select(runs.run, runs.tenant, runs.kind, runs.finished_at, _REMAINING.label("remaining"))
-        standing = standing.where(or_(~finished, runs.run.in_(latest))).order_by(runs.tenant, runs.run)
+        columns = runs.run, runs.tenant, runs.kind, runs.finished_at, runs.report, _REMAINING.label("remaining")
+        standing = select(*columns).where(or_(~finished, runs.run.in_(latest))).order_by(runs.tenant, runs.run)
         counting = select(drift.run, drift.entity, drift.kind, func.count()).group_by(
             drift.run, drift.entity, drift.kind
         )
@@ -187,11 +189,12 @@ class Reports:
         for row in rows:  # of a tenant at most two: the finished one and the one under way
             tenant, over = row["tenant"], row["finished_at"] is not None
             held = found.get(tenant, Overview(tenant, None, 0, None, {}))
-            found[tenant] = (
-                replace(held, finished_at=from_micros(row["finished_at"]), drift=counts.get(row["run"], {}))
-                if over
-                else replace(held, running=row["kind"], remaining=row["remaining"])
-            )
+            if over:
+                finished_at, report = from_micros(row["finished_at"]), (row["report"] or "null").encode()
+                held = replace(held, finished_at=finished_at, drift=counts.get(row["run"], {}), report=report)
+            else:
+                held = replace(held, running=row["kind"], remaining=row["remaining"])
+            found[tenant] = held
         return list(found.values())
 
 

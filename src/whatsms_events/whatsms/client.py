@@ -14,11 +14,10 @@ from whatsms_events.whatsms.transport import Transport, utc_now
 class Client:
     """Talks to one account. `async with Client(...)`, or `open` and `close`; one event loop, any number of tasks.
 
-    `limits` belong to the key: clients that share the key share the object. `budget_per_minute` keeps this client
-    below them: the server sees no more of its requests in any minute, retries included; clients that share a budget
-    are given one `Budget`. `timeout_s` bounds one try,
-    `attempts` the tries of a call; waiting for the limits counts as neither. Raises ConfigError for a URL that is not
-    HTTPS (plain HTTP is for this machine only) and for a key that cannot be one.
+    `limits` belong to the key: clients that share the key share the object. A `budget` keeps this client, and all
+    who share it, below them: the server sees no more of their requests in any minute, retries included. `timeout_s`
+    bounds one try, `attempts` the tries of a call; waiting for the limits counts as neither. Raises ConfigError for a
+    URL that is not HTTPS (plain HTTP is for this machine only) and for a key that cannot be one.
     """
 
     def __init__(
@@ -30,14 +29,14 @@ class Client:
         parameters: Parameters = Parameters(),  # noqa: B008 - frozen
         timeout_s: float = 30.0,
         attempts: int = 6,
-        budget_per_minute: int | Budget | None = None,
+        budget: Budget | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._transport = Transport(
             base_url,
             api_key,
             limits=limits,
-            budget=budget_per_minute if isinstance(budget_per_minute, Budget) else Budget(budget_per_minute),
+            budget=budget or Budget(),
             timeout_s=timeout_s,
             attempts=attempts,
             now=now,

@@ -83,7 +83,7 @@ class Lane:
 
 
 class Budget:
-    """What one client has for itself: a few connections, and maybe a rate below that of its key."""
+    """What a client, or some that share it, has: a few connections, and maybe a rate below that of the key."""
 
     def __init__(self, per_minute: int | None = None, *, connections: int = CONNECTIONS) -> None:
         if per_minute is not None and per_minute < 1:

@@ -163,9 +163,9 @@ class Backfill:
         if not worked and last_phase and await course.parts.checkpoints.next_due(course.run) is None:
             await self._finish(course)
             return 1
-        clock = asyncio.get_running_loop().time
         if not worked:
             await course.pull_in()
+        clock = asyncio.get_running_loop().time
         if (began := clock()) >= self._show_at:
             await self._show(course)
             # Counting a million items takes long.

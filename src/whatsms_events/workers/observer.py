@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Final, get_args
 
+import msgspec
+
 from whatsms_events import metrics
 from whatsms_events.domain.drift import Kind
 from whatsms_events.domain.events import Entity
@@ -62,11 +64,22 @@ class Observer:
                 _show_drift([one for tenant, one in overviews.items() if tenant in self._slugs])
 
 
+class _Left(msgspec.Struct):
+    """What a report says of what its run left; it may be another release's."""
+
+    unsettled: int = 0
+
+
+_left = msgspec.json.Decoder(_Left | None)
+
+
 def _show(slug: str, overview: Overview | None, *, stopped: bool) -> None:
     running = overview is not None and overview.running is not None
     finished_at = None if overview is None else overview.finished_at
     metrics.BACKFILL_STATE.labels(slug).set(2 if stopped else int(running))
     metrics.BACKFILL_REMAINING.labels(slug).set(0 if overview is None else overview.remaining)
+    report = None if overview is None or overview.report is None else _left.decode(overview.report)
+    metrics.BACKFILL_UNSETTLED.labels(slug).set(0 if report is None else report.unsettled)
     metrics.BACKFILL_LAST_SUCCESS.labels(slug).set(0 if finished_at is None else finished_at.timestamp())
 
 
