@@ -114,7 +114,7 @@ def test_domain_awaits_nothing() -> None:
                 assert node.attr not in {"now", "utcnow", "today"}, f"{path.name}:{node.lineno} reads a clock"
 
 
-MODULE_LIMIT, FUNCTION_LIMIT = 300, 40
+MODULE_LIMIT, FUNCTION_LIMIT = 450, 40
 
 FORBIDDEN = {"manager", "handler", "helper", "util", "utils", "common", "base", "abstract", "impl", "process"}
 """Words that say nothing about what a thing is; `handlers` and the like are meant too."""
@@ -165,7 +165,7 @@ def test_words_of_a_name_are_found() -> None:
 
 @pytest.mark.parametrize(("path", "tree", "text"), TREES, ids=[path for path, *_ in TREES])
 def test_modules_and_functions_are_short(path: str, tree: ast.Module, text: str) -> None:
-    """A module has 300 lines at most, a function 40."""
+    """A module has 450 lines at most, a function 40."""
     assert len(text.splitlines()) <= MODULE_LIMIT, path
     for function in functions(tree):
         lines = (function.end_lineno or 0) - function.lineno + 1

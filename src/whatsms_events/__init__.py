@@ -23,6 +23,7 @@ The map, from the bottom up; imports go down only:
         limits, pages, resources, answers        rates as data; guards; JSON -> structs; reply -> value or error
         transport, endpoint, endpoints, client   one session, retries; the API as methods
     web/                HTTP in: app (listeners, errors -> statuses), receiver, api with its questions, health
+        connection, framing             one connection: half-closes, what cannot be parsed; where requests begin and end
     workers/            loops
         loop                            repeats a piece, backs off, halts
         kafka, kafka_producer, kafka_topics   the wrapper around aiokafka

@@ -16,7 +16,8 @@ BUILD = Info("whatsms_events_build", "Version of the running program.")
 DELIVERIES = Counter(
     "whatsms_events_deliveries_total",
     "POSTs by outcome; `tenant` is empty for an unknown slug. Any outcome but accepted and duplicate deserves a look; "
-    "signature_wrong rising alone means a wrong secret; unavailable or overloaded means the vendor was sent away.",
+    "signature_wrong rising alone means a wrong secret, with leftover a sender whose Content-Length is too small; "
+    "unavailable or overloaded means the vendor was sent away.",
     ["tenant", "outcome"],
 )
 SIGNED_BY = Counter(

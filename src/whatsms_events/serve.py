@@ -133,7 +133,8 @@ class Service:
     ) -> bool:
         """Start the parts, wait, and stop them in order."""
         settings, committer = self._settings, stores.committer
-        public = Listener(public_app(make_receiver(settings, committer)))
+        receiver = make_receiver(settings, committer)
+        public = Listener(public_app(receiver), on_unparsable=receiver.count_unparsable)
         private = Listener(private_app(make_api(settings, stores.log, stores.projection), self._health(stores)))
         observer = self._observer(stores)
         await self._look(observer, 0)  # nobody shall read zeros that nobody measured

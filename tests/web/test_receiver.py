@@ -139,7 +139,7 @@ async def opened(url: str, **changed: Any) -> AsyncIterator[Door]:
     queue.update({name: changed.pop(name) for name in list(changed) if name in queue})
     committer = Committer(database, **queue, on_commit=lambda _end: None)
     receiver = Receiver({"acme": TENANT}, committer, now=lambda: NOON, **{**limits, **changed})
-    listener = Listener(public_app(receiver))
+    listener = Listener(public_app(receiver), on_unparsable=receiver.count_unparsable)
     stop = asyncio.Event()
     task = asyncio.create_task(committer.run(stop))
     url = await listener.start("127.0.0.1", 0)

@@ -17,6 +17,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from whatsms_events.errors import SignatureError, TransientError, WhatsmsEventsError
+from whatsms_events.web.connection import Connection, Unparsable
 
 RETRY_AFTER_S: Final = 5
 KEEPALIVE_S: Final = 75.0
@@ -110,37 +111,14 @@ async def _sign_off(_request: web.Request, response: web.StreamResponse) -> None
     response.headers[hdrs.SERVER] = SERVER  # aiohttp would name itself, Python, and both versions
 
 
-class _Protocol(web.RequestHandler):
-    """One connection. What cannot even be parsed is answered like any other error, and aiohttp's logs stay silent."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - it quotes what was sent
-    ) -> web.StreamResponse:
-        """Answer for an error outside every route; close the connection."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("the answer has begun")
-        log.debug("http.refused", status=status, error=type(exc).__name__)
-        answer = problem(status)
-        answer.force_close()
-        return answer
-
-    @property
-    def idle(self) -> bool:
-        """Tell whether no request is being read or answered on it."""
-        return self._current_request is None
-
-
 class Listener:
-    """A server on one address."""
+    """A server on one address. `on_unparsable` is told of what cannot be parsed, and so reaches no route."""
 
-    def __init__(self, app: web.Application) -> None:
+    def __init__(
+        self, app: web.Application, *, on_unparsable: Callable[[Unparsable], None] = lambda _found: None
+    ) -> None:
         self._app = app
+        self._on_unparsable = on_unparsable
         self._app.middlewares.insert(0, self._counted)
         self._under_way = 0
         self._stopping = False
@@ -157,10 +135,12 @@ class Listener:
         assert connections is not None  # noqa: S101 - set up above
         loop = asyncio.get_running_loop()
         protocol: Callable[[], Any] = partial(
-            _Protocol,
+            Connection,
             connections,
+            answer=problem,
+            on_unparsable=self._on_unparsable,
             loop=loop,
-            access_log=None,  # type: ignore[arg-type] # off: it costs as much as the request, and metrics count
+            access_log=None,  # off: it costs as much as the request, and metrics count
             logger=_quiet_logger(),
             keepalive_timeout=KEEPALIVE_S,
             lingering_time=LINGER_S,
@@ -184,7 +164,7 @@ class Listener:
         if connections is not None:
             for connection in connections.connections:
                 # Only idle ones: what aiohttp has closed reads no further, and a body half there would never end.
-                if isinstance(connection, _Protocol) and connection.idle:
+                if isinstance(connection, Connection) and connection.idle:
                     connection.close()
             if self._under_way:
                 with suppress(TimeoutError):
@@ -198,6 +178,8 @@ class Listener:
     async def _counted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Know what is under way, so that a stop can wait for it; while stopping, each answer ends its connection."""
         self._under_way += 1
+        if isinstance(request.protocol, Connection):
+            request.protocol.begin(request)
         try:
             response = await handler(request)
         finally:

@@ -5,6 +5,7 @@ Until the signature is verified nothing of a request becomes a label, a log line
 
 import asyncio
 import hashlib
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,9 +27,12 @@ from whatsms_events.errors import (
     WhatsmsEventsError,
 )
 from whatsms_events.storage.committer import Append, Committer, Outcome, Park
+from whatsms_events.web.connection import Unparsable
 
 BODY_DEADLINE_S: Final = 10.0
 LOG_INTERVAL_S: Final = 10.0
+
+_PATH: Final = re.compile(r"/webhooks/([^/]+)/?")
 
 log = structlog.get_logger()
 
@@ -76,9 +80,20 @@ class Receiver:
         """Return the one path, with and without a slash at its end: a redirect would lose the POST."""
         return [
             route
-            for path in ("/webhooks/{slug}", "/webhooks/{slug}/")
+            for path in ("/webhooks/{slug}", "/webhooks/{slug}/")  # also `_PATH`
             for route in (web.post(path, self._receive, expect_handler=_continue), web.get(path, self._probe))
         ]
+
+    def count_unparsable(self, found: Unparsable) -> None:
+        """Count a POST that could not be parsed, and so reached no route, for the tenant whose path it names.
+
+        What comes behind a request and is none is most likely the rest of its body: `leftover`, for the same tenant.
+        """
+        outcome = "leftover" if found.path is None and found.behind is not None else "unparsable"
+        path = _PATH.fullmatch(found.path or found.behind or "")
+        slug = path[1] if path is not None and path[1] in self._tenants else ""
+        self._log_refusal(slug, outcome, error=found.error)
+        _delivered(slug, outcome).inc()
 
     async def _probe(self, request: web.Request) -> web.Response:
         """Answer GET and HEAD, by which people and vendors try a URL."""
@@ -157,10 +172,10 @@ class Receiver:
         if size > self._body_limit_bytes:
             raise web.HTTPRequestEntityTooLarge(self._body_limit_bytes, size)
 
-    def _log_refusal(self, slug: str, outcome: str) -> None:
+    def _log_refusal(self, slug: str, outcome: str, **facts: str) -> None:
         suppressed = self._rejected.due((slug, outcome))
         if suppressed is not None:
-            log.warning("delivery.rejected", tenant=slug, outcome=outcome, suppressed=suppressed)
+            log.warning("delivery.rejected", tenant=slug, outcome=outcome, suppressed=suppressed, **facts)
 
 
 class Room:
