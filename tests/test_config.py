@@ -561,3 +561,12 @@ def test_default_toml_loads_and_changes_nothing(tmp_path: Path) -> None:
         assert load(write(tmp_path, content), environ={}).model_dump() == Settings().model_dump()
     examples = tomllib.loads(re.sub(r"(?m)^##(?=\w+ = |\[)", "", text))
     assert Settings(**examples).tenants["acme"].tenant_id == "the-tenant-id"
+
+
+def test_two_slugs_for_one_account_are_seen_in_any_spelling(tmp_path: Path) -> None:
+    """One account has one slug, also where its UUID is written in capitals or with braces."""
+    one = "3f2b8c1e-0d4a-4b9e-9a77-5c6d7e8f9012"
+    secrets = "webhook_secrets = { current = 'current-secret' }\n"
+    text = f"[tenants.a]\ntenant_id = '{one}'\n{secrets}[tenants.b]\ntenant_id = '{{{one.upper()}}}'\n{secrets}"
+    (problem,) = problems(write(tmp_path, text))
+    assert problem == "tenants.b.tenant_id: is that of tenants.a too; one account has one slug"

@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 from uuid import uuid4
@@ -92,6 +93,7 @@ ON_SQLITE: Mapping[Sample, float] = {
     sample("consumer_skipped_total"): 0,
     sample("role_state", role=f"watchdog.{SLUG}"): 1,
     sample("silent", tenant=SLUG): 0,
+    sample("parked_in_a_row", tenant=SLUG): 1,
 }
 
 
@@ -172,6 +174,7 @@ TIMES = {
     "upstream_wait_seconds_total",
     "backfill_last_success_timestamp_seconds",
     "last_accepted_timestamp_seconds",
+    "clock_offset_seconds",
 }
 """Times and durations of real processes: the test knows bounds only."""
 
@@ -314,8 +317,13 @@ async def test_the_metrics_of_a_first_reconcile(tmp_path: Path) -> None:
                 return (await scrape(session, service)).get(accepted, 0) > 0
 
             await until(heard, DEADLINE_S, "the watchdog")
+            for number in range(5):  # with the story's five enough for a lower quartile
+                stamp = datetime.fromtimestamp(time.time() - 30, UTC).isoformat()
+                body = delivery("ticket.updated", stamp, ticket={"id": f"late-{number}", "status": "open"})
+                assert (await post(session, service, body))["status"] == 200
             found = await scrape(session, service)
         await service.stop()
+    assert 30 <= found[sample("clock_offset_seconds", tenant=SLUG)] < 30 + time.time() - began
     assert began <= found[key] <= found[accepted] <= time.time()
     assert 0 <= found[sample("upstream_wait_seconds_total")] < time.time() - began
 

@@ -10,6 +10,7 @@ The map, from the bottom up; imports go down only:
         bodies, fields, normalize     raw body -> JSON -> resources -> event
         records, resume               event <-> Kafka record; what each partition still needs
         rows, fold                    registers; event -> changed rows
+        tenant, door                  two spellings of one id; what deliveries say of their sender
         drift, last_message, silence  what REST shows against what we hold; whether silence is a fault
     storage/            all SQL
         engines, database, schema, tables, migrations/    connect, open, check, migrate
@@ -24,6 +25,7 @@ The map, from the bottom up; imports go down only:
         transport, endpoint, endpoints, client   one session, retries; the API as methods
     web/                HTTP in: app (listeners, errors -> statuses), receiver, api with its questions, health
         connection, framing             one connection: half-closes, what cannot be parsed; where requests begin and end
+        senders                         what was committed of one tenant -> alarms
     workers/            loops
         loop                            repeats a piece, backs off, halts
         kafka, kafka_producer, kafka_topics   the wrapper around aiokafka

@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from whatsms_events.config_sources import Name
+from whatsms_events.domain.tenant import canonical
 from whatsms_events.settings import Settings
 
 Fault = tuple[Name, str]
@@ -143,7 +144,7 @@ def _retention(settings: Settings) -> Iterator[Fault]:
 def _tenant_ids(settings: Settings) -> Iterator[Fault]:
     first: dict[str, str] = {}
     for slug, tenant in settings.tenants.items():
-        other = first.setdefault(tenant.tenant_id, slug)
+        other = first.setdefault(canonical(tenant.tenant_id), slug)
         if other != slug:
             yield ("tenants", slug, "tenant_id"), f"is that of tenants.{other} too; one account has one slug"
 

@@ -40,6 +40,18 @@ DELIVERY_DELAY = Histogram(
     "Our clock at the door less the vendor's time. High: the vendor is late, retrying, or a clock is wrong.",
     buckets=_DELAYS,
 )
+PARKED_IN_A_ROW = Gauge(
+    "whatsms_events_parked_in_a_row",
+    "Verified deliveries that this process parked for one reason since the last one that it accepted. 5 and more: none "
+    "is understood, the log line `deliveries.parked` says what to do.",
+    ["tenant"],
+)
+CLOCK_OFFSET = Gauge(
+    "whatsms_events_clock_offset_seconds",
+    "Our clock at the door less the vendor's time, lower quartile of the last 20 accepted deliveries: retries do not "
+    "move it. Minutes above zero: the vendor's clock is behind, or its queue late; below: its clock is ahead.",
+    ["tenant"],
+)
 IN_FLIGHT_BYTES = Gauge(
     "whatsms_events_in_flight_bytes",
     "Bytes of bodies being received or waiting for their commit. Near its limit: new deliveries get 503.",

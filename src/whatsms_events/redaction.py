@@ -35,6 +35,7 @@ KEYS: Final = frozenset({
     "published", "skipped", "failures", "attempts", "suppressed", "waiting", "partitions", "lag", "limit", "size_bytes",
     "limit_bytes", "duration_s", "delay_s", "wait_s", "deadline_s", "interval_s",
     "requests", "entities", "shown", "remaining", "drift", "unsettled", "unusable", "silent_s", "usual_gap_s",
+    "offset_s",
     # How far.
     "position", "after", "end", "through", "applied_through", "published_through", "offset", "generation",
 })

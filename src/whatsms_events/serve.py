@@ -6,7 +6,7 @@ stop    not ready any more, no new deliveries, those in flight answered, committ
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -104,6 +104,7 @@ class Service:
         self._observing = Bell()
         self._states: dict[str, tuple[RoleState, str]] = {}
         self._watchdogs: dict[str, Watchdog] = {}
+        self._senders: Callable[[], Mapping[str, object]] = dict
         self._draining = False
 
     def _has(self, role: Role) -> bool:
@@ -134,6 +135,8 @@ class Service:
         """Start the parts, wait, and stop them in order."""
         settings, committer = self._settings, stores.committer
         receiver = make_receiver(settings, committer)
+        if "receiver" in self.roles:
+            self._senders = receiver.details
         public = Listener(public_app(receiver), on_unparsable=receiver.count_unparsable)
         private = Listener(private_app(make_api(settings, stores.log, stores.projection), self._health(stores)))
         observer = self._observer(stores)
@@ -251,6 +254,7 @@ class Service:
         )
 
     def _details(self) -> dict[str, object]:
-        """Say how each worker is; a watchdog says what it sees."""
+        """Say how each worker is; a watchdog says what it sees, and the door what it thinks of its senders."""
         states: dict[str, object] = {role: {"state": state, "why": why} for role, (state, why) in self._states.items()}
-        return states | {f"watchdog.{slug}": watchdog.detail for slug, watchdog in self._watchdogs.items()}
+        states |= {f"watchdog.{slug}": watchdog.detail for slug, watchdog in self._watchdogs.items()}
+        return states | dict(self._senders())

@@ -112,7 +112,7 @@ async def test_length_that_counts_characters_is_refused_and_seen(door: Door, cou
     assert MISSING == 6
     assert statuses(answer) == ([] if cut == "cut where the length ends" else [401])
     assert counts("signature_wrong") == 1
-    refused = {line["outcome"]: line for line in lines if line["event"] == "delivery.rejected"}
+    refused = {line["outcome"]: line for line in lines if line["event"] == "delivery.unparsable"}
     assert refused["leftover"]["tenant"] == "acme"
     assert refused["leftover"]["error"] == "BadHttpMethod"
     assert TEXT[-4:] not in repr(lines)
@@ -176,7 +176,7 @@ async def test_what_cannot_be_parsed_is_400_counted_and_logged(
     assert statuses(answer) == [400]
     assert b"problem+json" in answer
     assert counts("unparsable", slug) == 1
-    (line,) = [line for line in lines if line["event"] == "delivery.rejected"]
+    (line,) = [line for line in lines if line["event"] == "delivery.unparsable"]
     assert (line["tenant"], line["outcome"], line["log_level"]) == (slug, "unparsable", "warning")
     assert "Zaphod" not in repr(lines) + answer.decode("latin-1")
 
@@ -198,7 +198,7 @@ async def test_refusals_that_cannot_be_parsed_are_one_line_in_an_interval(door: 
         for _ in range(20):
             await door.raw(b"\x16\x03\x01\r\n\r\n")
     assert counts("unparsable", "") == 20
-    assert len([line for line in lines if line["event"] == "delivery.rejected"]) == 1
+    assert len([line for line in lines if line["event"] == "delivery.unparsable"]) == 1
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["with the head", "later"])
@@ -307,7 +307,9 @@ async def test_request_that_is_not_whole_at_the_fin_is_400_at_once(
         answer = await wire.rest()
     assert statuses(answer) == [400]
     assert counts(outcome) == 1
-    assert {line["event"] for line in lines} == {"delivery.rejected"}
+    assert {line["event"] for line in lines} == {
+        "delivery.unparsable" if outcome == "unparsable" else "delivery.rejected"
+    }
     assert await door.log_rows() == []
 
 

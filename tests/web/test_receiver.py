@@ -69,6 +69,7 @@ class Door:
     url: str
     client: aiohttp.ClientSession
     database: Database
+    receiver: Receiver
     listener: Listener
     stop: asyncio.Event
     committing: "asyncio.Task[None]"
@@ -138,13 +139,13 @@ async def opened(url: str, **changed: Any) -> AsyncIterator[Door]:
     limits = {"body_limit_bytes": LIMIT, "in_flight_limit_bytes": 1 << 24, "deadline_s": 10.0}
     queue.update({name: changed.pop(name) for name in list(changed) if name in queue})
     committer = Committer(database, **queue, on_commit=lambda _end: None)
-    receiver = Receiver({"acme": TENANT}, committer, now=lambda: NOON, **{**limits, **changed})
+    receiver = Receiver({"acme": TENANT}, committer, **{"now": lambda: NOON, **limits, **changed})
     listener = Listener(public_app(receiver), on_unparsable=receiver.count_unparsable)
     stop = asyncio.Event()
     task = asyncio.create_task(committer.run(stop))
     url = await listener.start("127.0.0.1", 0)
     async with aiohttp.ClientSession() as client:
-        yield Door(url, client, database, listener, stop, task)
+        yield Door(url, client, database, receiver, listener, stop, task)
     await listener.stop(2)
     stop.set()
     await asyncio.wait_for(task, 20)

@@ -30,6 +30,7 @@ from whatsms_events.domain.events import (
     parse_time,
 )
 from whatsms_events.domain.fields import read_campaign, read_contact, read_message, read_ticket
+from whatsms_events.domain.tenant import same
 from whatsms_events.errors import InvalidEventError
 
 REASONS: Final = (
@@ -149,7 +150,7 @@ def _contact_of(ticket: Ticket | None | UnsetType) -> str | None:
 
 
 def _check_tenant(given: Any, tenant: str) -> None:
-    if given is None or (type(given) is str and given == tenant) or (type(given) is int and str(given) == tenant):
+    if given is None or (type(given) is str and same(given, tenant)) or (type(given) is int and str(given) == tenant):
         return
     raise InvalidEventError("other_tenant", "tenantId")
 

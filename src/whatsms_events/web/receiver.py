@@ -28,6 +28,7 @@ from whatsms_events.errors import (
 )
 from whatsms_events.storage.committer import Append, Committer, Outcome, Park
 from whatsms_events.web.connection import Unparsable
+from whatsms_events.web.senders import Sender
 
 BODY_DEADLINE_S: Final = 10.0
 LOG_INTERVAL_S: Final = 10.0
@@ -72,6 +73,7 @@ class Receiver:
         self._body_deadline_s = body_deadline_s
         self._now = now
         self._monotonic = monotonic
+        self._senders = {tenant.slug: Sender(tenant.slug) for tenant in tenants.values()}
         self._room = Room(in_flight_limit_bytes)
         self._rejected = Throttle(LOG_INTERVAL_S, monotonic)
         metrics.IN_FLIGHT_BYTES.set_function(lambda: self._room.used_bytes)
@@ -92,7 +94,9 @@ class Receiver:
         outcome = "leftover" if found.path is None and found.behind is not None else "unparsable"
         path = _PATH.fullmatch(found.path or found.behind or "")
         slug = path[1] if path is not None and path[1] in self._tenants else ""
-        self._log_refusal(slug, outcome, error=found.error)
+        suppressed = self._rejected.due((slug, outcome))
+        if suppressed is not None:
+            log.warning("delivery.unparsable", tenant=slug, outcome=outcome, error=found.error, suppressed=suppressed)
         _delivered(slug, outcome).inc()
 
     async def _probe(self, request: web.Request) -> web.Response:
@@ -141,9 +145,21 @@ class Receiver:
             delay = item.event.received_at - item.event.occurred_at
             metrics.DELIVERY_DELAY.observe(max(0.0, delay.total_seconds()))
         outcome = await self._committer.submit(item, deadline_s=self._deadline_s)
-        if outcome.kind == "parked":
-            log.warning("delivery.parked", tenant=tenant.slug, id=str(outcome.id), reason=outcome.reason)
+        self._note(tenant.slug, item, outcome)
         return outcome
+
+    def _note(self, slug: str, item: Append | Park, outcome: Outcome) -> None:
+        """Log what was parked; a redelivery says nothing new of its sender."""
+        if outcome.kind == "parked":
+            log.warning("delivery.parked", tenant=slug, id=str(outcome.id), reason=outcome.reason)
+            if not outcome.redelivered:
+                self._senders[slug].parked(outcome.reason or "", self._now())
+        elif outcome.kind == "accepted" and isinstance(item, Append):
+            self._senders[slug].accepted(item.event)
+
+    def details(self) -> Mapping[str, object]:
+        """Return what each tenant's deliveries say of their sender, for /readyz."""
+        return {f"door.{slug}": sender.detail for slug, sender in self._senders.items()}
 
     async def _read(self, request: web.Request, hold: "Hold") -> bytes:
         """Return the body as it was on the wire; never hold more of it than the limits allow."""
@@ -172,10 +188,10 @@ class Receiver:
         if size > self._body_limit_bytes:
             raise web.HTTPRequestEntityTooLarge(self._body_limit_bytes, size)
 
-    def _log_refusal(self, slug: str, outcome: str, **facts: str) -> None:
+    def _log_refusal(self, slug: str, outcome: str) -> None:
         suppressed = self._rejected.due((slug, outcome))
         if suppressed is not None:
-            log.warning("delivery.rejected", tenant=slug, outcome=outcome, suppressed=suppressed, **facts)
+            log.warning("delivery.rejected", tenant=slug, outcome=outcome, suppressed=suppressed)
 
 
 class Room:

@@ -1,0 +1,75 @@
+"""What was committed of one tenant in, alarms out: a gauge, a detail of /readyz, and one line for a person."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+import structlog
+
+from whatsms_events import metrics
+from whatsms_events.domain.door import ClockOffset, ParkedInARow
+from whatsms_events.domain.events import Event
+
+PARKED_ADVICE: Final = (
+    "none of them is understood: read one with `whatsms-events parked show`; for other_tenant compare its tenantId "
+    "with tenants.<slug>.tenant_id; mend the setting, then `whatsms-events parked retry`"
+)
+BEHIND_ADVICE: Final = (
+    "either the vendor's clock is behind (or ours ahead): check ours against a time server and tell the vendor; or its "
+    "queue is late: then wait. Until it ends, what the REST API shows may win over newer webhooks"
+)
+AHEAD_ADVICE: Final = (
+    "the vendor's clock is ahead, or ours is behind: check ours against a time server and tell the vendor. Until it "
+    "ends, a webhook may win over what the REST API shows later"
+)
+
+log = structlog.get_logger()
+
+
+class Sender:
+    """One tenant's side of the door, as this process sees it."""
+
+    def __init__(self, slug: str) -> None:
+        self._slug = slug
+        self._parked = ParkedInARow()
+        self._clock = ClockOffset()
+
+    @property
+    def detail(self) -> Mapping[str, object]:
+        """What is known, for /readyz: words and plain numbers."""
+        offset_s = self._clock.offset_s
+        return {
+            "state": "alarm" if self._parked.alarm or self._clock.alarm else "ok",
+            "parked_in_a_row": self._parked.count,
+            "parked_reason": self._parked.reason,
+            "clock": "differs" if self._clock.alarm else "agrees" if offset_s is not None else "unknown",
+            "clock_offset_s": None if offset_s is None else round(offset_s, 1),
+        }
+
+    def accepted(self, event: Event) -> None:
+        """Note an event that was appended now, and was not there before."""
+        if self._parked.accepted():
+            log.info("deliveries.understood", tenant=self._slug)
+        metrics.PARKED_IN_A_ROW.labels(self._slug).set(0)
+        if event.occurred_at is not None:
+            self._note_clock(event.occurred_at, event.received_at)
+
+    def parked(self, reason: str, now: datetime) -> None:
+        """Note a delivery that was parked now, and was not there before."""
+        if self._parked.parked(reason, now):
+            log.error(
+                "deliveries.parked", tenant=self._slug, reason=reason, count=self._parked.count, detail=PARKED_ADVICE
+            )
+        metrics.PARKED_IN_A_ROW.labels(self._slug).set(self._parked.count)
+
+    def _note_clock(self, occurred_at: datetime, now: datetime) -> None:
+        change = self._clock.accepted(occurred_at, now)
+        offset_s = self._clock.offset_s
+        if offset_s is None:
+            return
+        metrics.CLOCK_OFFSET.labels(self._slug).set(offset_s)
+        if change == "differs":
+            advice = BEHIND_ADVICE if offset_s > 0 else AHEAD_ADVICE
+            log.error("clock.differs", tenant=self._slug, offset_s=round(offset_s, 1), detail=advice)
+        elif change == "agrees":
+            log.info("clock.agrees", tenant=self._slug, offset_s=round(offset_s, 1))
