@@ -12,8 +12,10 @@ from servers.ports import HOST, free_port
 
 CHUNK: Final = 64 * 1024
 CONNECT_S: Final = 5.0
-# Kafka's numbers of the requests that tests lose the answers of.
+# Kafka's numbers of requests: tests lose the answers of some, and look at what others ask for.
 PRODUCE: Final = 0
+METADATA: Final = 3
+METADATA_VERSION: Final = 8  # the highest that `topics_of` reads: aiokafka's are lower, librdkafka's are higher
 INIT_PRODUCER_ID: Final = 22
 ADD_PARTITIONS_TO_TXN: Final = 24
 END_TXN: Final = 26
@@ -28,6 +30,19 @@ def frames(rest: bytearray) -> Iterator[bytes]:
             return
         yield bytes(rest[4 : 4 + length])
         del rest[: 4 + length]
+
+
+def topics_of(request: bytes) -> list[str] | None:
+    """Return the names that a request for metadata asks for; None where it asks for all topics."""
+    (client_id,) = struct.unpack_from(">h", request, 8)
+    at = 10 + max(client_id, 0)
+    (count,) = struct.unpack_from(">i", request, at)
+    names, at = [], at + 4
+    for _ in range(count):
+        (size,) = struct.unpack_from(">h", request, at)
+        names.append(request[at + 2 : at + 2 + size].decode())
+        at += 2 + size
+    return None if count < 0 else names
 
 
 @dataclass(eq=False, slots=True)
@@ -52,7 +67,8 @@ class TcpProxy:
     """Forwards to one server, by a port of its own that stays the same. Use it in the loop that started it.
 
     `kafka` says that the server speaks Kafka, so that `lose_answer` can wait for a request of one kind.
-    `faults` counts the connections that were broken by `cut_after` and `lose_answer`.
+    `faults` counts the connections that were broken by `cut_after` and `lose_answer`; `metadata` has the names of each
+    request of aiokafka's for metadata, None where it asked for all topics.
     """
 
     def __init__(self, port: int, *, kafka: bool = False) -> None:
@@ -60,6 +76,7 @@ class TcpProxy:
         self.port = free_port()
         self.kafka = kafka
         self.faults = 0
+        self.metadata: list[list[str] | None] = []
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None] | None] = set()
         self._flowing = asyncio.Event()
@@ -170,7 +187,9 @@ class TcpProxy:
             return
         link.unread += data
         for request in frames(link.unread):
-            kind, _version, number = struct.unpack_from(">hhi", request)
+            kind, version, number = struct.unpack_from(">hhi", request)
+            if kind == METADATA and version <= METADATA_VERSION:
+                self.metadata.append(topics_of(request))
             if self._lost_kind in (kind, ANY_BYTES):
                 link.lost_id, self._lost_kind = number, None
 

@@ -17,6 +17,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it has no _
     NewPartitions,
 )
 
+from servers.compare import until
 from servers.kafka import Broker, RunningKafka
 from servers.proxy import ADD_PARTITIONS_TO_TXN, END_TXN, PRODUCE, TcpProxy
 from servers.witness import read_committed
@@ -25,7 +26,7 @@ from whatsms_events.domain.resume import Partition
 from whatsms_events.errors import BrokerUnavailableError, ConfigError, FencedError, IntegrityError
 from whatsms_events.workers.kafka import Fetched, KafkaTarget, Reader
 from whatsms_events.workers.kafka_producer import BATCH_BYTES, Batch, Producer
-from whatsms_events.workers.kafka_topics import check_topics, create_topics
+from whatsms_events.workers.kafka_topics import check_topics, count_partitions, create_topics
 
 BODY_LIMIT = 5 * 1024 * 1024
 SIZE = 8 * 1024 * 1024
@@ -57,7 +58,8 @@ async def reading(target: KafkaTarget, *, committed: bool = True) -> AsyncIterat
 @asynccontextmanager
 async def producing(target: KafkaTarget, name: str) -> AsyncIterator[Producer]:
     """Open a producer for a block."""
-    producer = await Producer.open(target, transactional_id=name, transaction_timeout_s=10)
+    topics = [f"{name}.contacts"]
+    producer = await Producer.open(target, topics, transactional_id=name, transaction_timeout_s=10)
     try:
         yield producer
     finally:
@@ -117,9 +119,23 @@ async def test_missing_topics_are_named_with_the_command(target: KafkaTarget, to
     """Whoever needs a topic that is not there is told how to make it."""
     with pytest.raises(IntegrityError, match="whatsms-events topics create"):
         await check_topics(target, topic_prefix, body_limit_bytes=BODY_LIMIT)
-    async with reading(target) as reader:
-        with pytest.raises(IntegrityError, match=rf"{topic_prefix}\.contacts does not exist"):
-            await reader.partitions(f"{topic_prefix}.contacts")
+    with pytest.raises(IntegrityError, match=rf"{topic_prefix}\.conversations does not exist"):
+        await count_partitions(target, topic_prefix)
+
+
+async def test_looking_for_topics_makes_none(new_broker: Broker) -> None:
+    """A broker that makes a topic for whoever names it makes none of ours because we look for them."""
+    new_broker.properties |= {"auto.create.topics.enable": "true"}
+    try:
+        await new_broker.start()
+        target = KafkaTarget(new_broker.bootstrap, timeout_s=10)
+        for looking in (check_topics(target, "p", body_limit_bytes=BODY_LIMIT), count_partitions(target, "p")):
+            with pytest.raises(IntegrityError, match="whatsms-events topics create"):
+                await looking
+        admin = AdminClient({"bootstrap.servers": target.bootstrap_servers})
+        assert not [name for name in admin.list_topics(timeout=10).topics if name.startswith("p.")]
+    finally:
+        await new_broker.remove()
 
 
 async def test_more_replicas_than_brokers_is_a_mistake_in_the_configuration(
@@ -134,22 +150,24 @@ async def test_committed_reader_sees_what_was_committed_only(target: KafkaTarget
     """Aborted and undecided records are hidden, ends is the last stable offset, positions pass over markers."""
     await create(target, topic_prefix)
     at = (f"{topic_prefix}.contacts", 1)
-    async with reading(target) as reader, reading(target, committed=False) as everything:
-        assert await reader.partitions(at[0]) == 3
-        async with producing(target, topic_prefix) as producer:
-            await producer.transact({at: batch(producer, "a", "b", "c")})
-            await producer.transact({at: batch(producer, "aborted")}, commit=False)
-            await producer._write({at: batch(producer, "undecided")})
-            assert await everything.ends([at]) == {at: 7}
-            assert await reader.ends([at]) == {at: 6}
-            assert await reader.beginnings([at]) == {at: 0}
-            await reader.assign({at: 1})
-            found = await collect(reader, {at: 6})
-            assert [record.value for record in found] == [b"b", b"c"]
-            assert found[0] == Fetched(at[0], 1, 1, b"key", b"b", (("name", b"value"),))
-            assert await reader.positions() == {at: 6}
-            await everything.assign({at: 0})
-            assert len(await collect(everything, {at: 7})) == 5
+    async with (
+        reading(target) as reader,
+        reading(target, committed=False) as everything,
+        producing(target, topic_prefix) as producer,
+    ):
+        await producer.transact({at: batch(producer, "a", "b", "c")})
+        await producer.transact({at: batch(producer, "aborted")}, commit=False)
+        await producer._write({at: batch(producer, "undecided")})
+        assert await everything.ends([at]) == {at: 7}
+        assert await reader.ends([at]) == {at: 6}
+        assert await reader.beginnings([at]) == {at: 0}
+        await reader.assign({at: 1})
+        found = await collect(reader, {at: 6})
+        assert [record.value for record in found] == [b"b", b"c"]
+        assert found[0] == Fetched(at[0], 1, 1, b"key", b"b", (("name", b"value"),))
+        assert await reader.positions() == {at: 6}
+        await everything.assign({at: 0})
+        assert len(await collect(everything, {at: 7})) == 5
 
 
 async def test_offset_out_of_range_stops_the_reader(target: KafkaTarget, topic_prefix: str) -> None:
@@ -164,17 +182,22 @@ async def test_offset_out_of_range_stops_the_reader(target: KafkaTarget, topic_p
 
 
 async def test_added_partitions_are_seen(target: KafkaTarget, topic_prefix: str) -> None:
-    """The count is asked for afresh each time."""
+    """The count is asked for afresh each time; a reader that is given an added partition soon knows of it."""
     await create(target, topic_prefix)
     name = f"{topic_prefix}.contacts"
     async with reading(target) as reader:
-        assert await reader.partitions(name) == 3
+        assert reader.partitions(name) is None
+        await reader.assign({(name, 0): 0})
+        await until(lambda: reader.partitions(name) == 3, 60, "the reader knows the topic")
         admin = AdminClient({"bootstrap.servers": target.bootstrap_servers})
         await asyncio.to_thread(admin.create_partitions([NewPartitions(name, 5)])[name].result, 10)
-        until = time.monotonic() + 10
-        while await reader.partitions(name) != 5:
-            assert time.monotonic() < until
-            await asyncio.sleep(0.1)
+
+        async def added() -> bool:
+            return (await count_partitions(target, topic_prefix))[name] == 5
+
+        await until(added, 60, "the broker says so")
+        await reader.assign({(name, 4): 0})
+        await until(lambda: reader.partitions(name) == 5, 60, "the reader knows the added partitions")
 
 
 async def test_successor_fences_the_older_producer(target: KafkaTarget, topic_prefix: str) -> None:
@@ -267,7 +290,7 @@ async def test_nobody_there_is_noticed_at_once_and_leaves_nothing_behind() -> No
     target, before = KafkaTarget("127.0.0.1:9", timeout_s=1.5), asyncio.all_tasks()
     for opening in (
         Reader.open(target),
-        Producer.open(target, transactional_id="x", transaction_timeout_s=10),
+        Producer.open(target, [], transactional_id="x", transaction_timeout_s=10),
         create(target, "p"),
         check_topics(target, "p", body_limit_bytes=1),
     ):
@@ -283,7 +306,7 @@ async def test_silent_peer_is_noticed_in_time_and_leaves_nothing_behind() -> Non
     async with aclosing(Silent()) as peer:
         await peer.start()
         target, before = KafkaTarget(f"127.0.0.1:{peer.port}", timeout_s=1.5), asyncio.all_tasks()
-        for opening in (Reader.open(target), Producer.open(target, transactional_id="x", transaction_timeout_s=10)):
+        for opening in (Reader.open(target), Producer.open(target, [], transactional_id="x", transaction_timeout_s=10)):
             started = time.monotonic()
             with pytest.raises(BrokerUnavailableError):
                 await opening
@@ -341,5 +364,5 @@ async def test_an_assertion_of_aiokafka_is_a_broker_that_is_away(
     monkeypatch.setattr(AIOKafkaClient, "coordinator_lookup", knows_nobody)
     with pytest.raises(BrokerUnavailableError):
         await Producer.open(
-            KafkaTarget(bootstrap_servers=kafka.bootstrap), transactional_id="x", transaction_timeout_s=10
+            KafkaTarget(bootstrap_servers=kafka.bootstrap), [], transactional_id="x", transaction_timeout_s=10
         )

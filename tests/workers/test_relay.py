@@ -215,7 +215,7 @@ class Stage:
         through, wanted, found = await self.through(database), await self.wanted(database), await self.found()
         # Not by the relay's own id: what a relay has left open is left to its successor.
         producer = await kafka_producer.Producer.open(
-            self.target, transactional_id=f"a broker of {self.prefix}", transaction_timeout_s=10.0
+            self.target, self.topics, transactional_id=f"a broker of {self.prefix}", transaction_timeout_s=10.0
         )
         shares = [0.0, 0.5, 1.0, *random.choices([0.0, 0.5, 1.0], k=len(wanted))]  # each kind at least once
         batches: dict[Partition, kafka_producer.Batch] = {}

@@ -7,19 +7,23 @@ from uuid import uuid4
 
 import pytest
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]  # it has no __all__
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic  # type: ignore[attr-defined]  # it has no __all__
 from sqlalchemy import func, insert, select
 
+from servers.kafka import Broker
+from servers.proxy import TcpProxy
+from whatsms_events.domain.records import TOPICS
 from whatsms_events.domain.resume import Partition
 from whatsms_events.errors import OffsetGoneError, StorageUnavailableError
 from whatsms_events.storage import tables
 from whatsms_events.storage.projection import Applied, Item, Projection, State
 from whatsms_events.storage.relay_row import RelayRows
 from whatsms_events.storage.role_lock import RoleLock
+from whatsms_events.workers import sources
 from whatsms_events.workers.consumer import Consumer
-from whatsms_events.workers.kafka import Reader
+from whatsms_events.workers.kafka import KafkaTarget, Reader
 from whatsms_events.workers.sources import KafkaSource
-from workers.test_consumer import Bench, bench, with_kafka
+from workers.test_consumer import Bench, bench, connect, with_kafka
 
 __all__ = ["bench", "with_kafka"]  # fixtures
 
@@ -123,11 +127,11 @@ async def test_a_broker_that_does_not_know_of_added_partitions_yet_holds_applied
     end = await bench.append(200)
     await bench.publish()
 
-    async def stale(_reader: Reader, _topic: str) -> int:
-        return 3
+    async def stale(_target: KafkaTarget, prefix: str) -> dict[str, int]:
+        return {f"{prefix}.{suffix}": 3 for suffix in TOPICS}
 
     with monkeypatch.context() as patched:
-        patched.setattr(Reader, "partitions", stale)
+        patched.setattr(sources, "count_partitions", stale)
         for _ in range(40):
             await consumer.run_once()
             state = await Projection(bench.projection).state()
@@ -201,3 +205,45 @@ async def parked(bench: Bench) -> int:
     """Count the parked events."""
     async with bench.projection.read() as connection:
         return int((await connection.execute(select(func.count()).select_from(tables.parked_event))).scalar_one())
+
+
+async def test_only_our_topics_are_asked_for_and_only_when_something_changed(
+    bench: Bench, proxied_broker: tuple[Broker, TcpProxy]
+) -> None:
+    """In a cluster full of other topics, relay and consumer ask for their three, and not again while nothing changes.
+
+    Partitions that are added are found all the same.
+    """
+    broker, proxy = proxied_broker
+    admin = AdminClient({"bootstrap.servers": broker.direct, "log_level": 0})
+    for made in admin.create_topics([NewTopic(f"other.{number}", 1, 1) for number in range(30)]).values():
+        await asyncio.to_thread(made.result, 60)
+    await connect(bench, broker, "p")
+    end = await bench.append(60)
+    relay, consumer = bench.relay(), bench.from_kafka()
+    await relay.run_once()
+    async with asyncio.timeout(DEADLINE_S):
+        while (await follow(bench, consumer, end)).offsets == {}:
+            await relay.run_once()
+            await consumer.run_once()
+    before = len(proxy.metadata)
+    for _ in range(20):  # each looks at what is published, and at what is visible
+        await relay.run_once()
+        await consumer.run_once()
+    assert len(proxy.metadata) == before > 0
+    await relay.close()
+    await add_partitions(bench, 6)
+    await follow(bench, consumer, await published(bench, 200))
+    await consumer.close()
+    offsets = (await Projection(bench.projection).state()).offsets
+    assert len([topic for topic, _ in offsets if topic == "p.conversations"]) == 6
+    ours = {f"p.{suffix}" for suffix in TOPICS}
+    assert None not in proxy.metadata, "all topics were asked for"
+    assert {name for names in proxy.metadata for name in names or ()} == ours
+
+
+async def published(bench: Bench, count: int) -> int:
+    """Append and publish so many; return the log's end."""
+    end = await bench.append(count)
+    await bench.publish()
+    return end

@@ -158,14 +158,13 @@ class Reader:
             raise
         return reader
 
-    async def partitions(self, topic: str) -> int:
-        """Return the number of partitions; raise IntegrityError where there is no such topic."""
-        async with answered(self._target, f"looking up {topic}"):
-            # All topics, by no name: a name may create the topic. aiokafka's public call hides the partitions.
-            found = (await self._consumer._client.fetch_all_metadata()).partitions_for_topic(topic)  # noqa: SLF001
-        if not found:
-            raise IntegrityError(MISSING.format(topic))
-        return len(found)
+    def partitions(self, topic: str) -> int | None:
+        """Return the number of partitions as the client knows it, without asking; None where it knows of none.
+
+        It knows the topics that are assigned, looks again when one of their partitions fails, and every five minutes.
+        """
+        found = self._consumer.partitions_for_topic(topic)
+        return len(found) if found else None
 
     async def assign(self, offsets: Mapping[Partition, int]) -> None:
         """Read these partitions from these offsets on, and no others."""

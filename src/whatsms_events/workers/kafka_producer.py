@@ -9,7 +9,7 @@ else is the relay; no record larger than its topic takes.
 # As in kafka.py.
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
@@ -47,8 +47,10 @@ class Producer:
         self._alive: set[object] = set()
 
     @classmethod
-    async def open(cls, target: KafkaTarget, *, transactional_id: str, transaction_timeout_s: float) -> "Producer":
-        """Connect and take the id over. Raises BrokerUnavailableError."""
+    async def open(
+        cls, target: KafkaTarget, topics: Collection[str], *, transactional_id: str, transaction_timeout_s: float
+    ) -> "Producer":
+        """Connect and take the id over, to write to these topics only. Raises BrokerUnavailableError."""
         aiokafka = AIOKafkaProducer(
             **arguments(target),
             transactional_id=transactional_id,  # brings idempotence
@@ -58,6 +60,7 @@ class Producer:
             linger_ms=0,  # batches come filled
             max_batch_size=BATCH_BYTES,
         )
+        aiokafka.client.set_topics(topics)  # else it asks for all topics of the cluster whenever it misses something
         producer = cls(target, aiokafka)
         try:
             async with answered(target, "starting the producer"):

@@ -18,6 +18,7 @@ from whatsms_events.errors import ConfigError, IntegrityError
 from whatsms_events.workers.kafka import MAX_MESSAGE_BYTES, MISSING, KafkaTarget, answered, arguments, hang_up
 
 POLL_S: Final = 0.05
+_UNKNOWN: Final = errors.UnknownTopicOrPartitionError.errno
 
 
 async def create_topics(
@@ -44,7 +45,7 @@ async def create_topics(
     wanted = configs | {"partitions": str(partitions), "replication factor": str(replication_factor)}
     async with _admin(target, "creating topics") as admin:
         before = await _topics(admin, prefix)
-        new = [f"{prefix}.{suffix}" for suffix in TOPICS if f"{prefix}.{suffix}" not in before]
+        new = [name for name in _names(prefix) if name not in before]
         asked = [NewTopic(name, partitions, replication_factor, topic_configs=configs) for name in new]
         for name, code, detail in (await admin.create_topics(asked)).topic_errors if asked else ():
             if (error := errors.for_code(code)).retriable:
@@ -68,12 +69,15 @@ def _compare(topics: Mapping[str, Mapping[str, str]], wanted: Mapping[str, str])
         raise IntegrityError("; ".join(different) + ": existing topics are not changed, change them or the settings")
 
 
-async def check_topics(target: KafkaTarget, prefix: str, *, body_limit_bytes: int) -> None:
-    """Raise IntegrityError where a topic is missing, drops records by compaction, or cannot hold the largest event."""
+async def check_topics(target: KafkaTarget, prefix: str, *, body_limit_bytes: int) -> dict[str, int]:
+    """Return the number of partitions of each topic.
+
+    Raise IntegrityError where a topic is missing, drops records by compaction, or cannot hold the largest event.
+    """
     needed = body_limit_bytes * 3 // 2  # our form of a body and its headers may be half as large again
     async with _admin(target, "checking topics") as admin:
         topics = await _topics(admin, prefix)
-    for name in (f"{prefix}.{suffix}" for suffix in TOPICS):
+    for name in _names(prefix):
         if name not in topics:
             raise IntegrityError(MISSING.format(name))
         policy, size = topics[name]["cleanup.policy"], topics[name]["max.message.bytes"]
@@ -82,6 +86,19 @@ async def check_topics(target: KafkaTarget, prefix: str, *, body_limit_bytes: in
                 f"{name} has cleanup.policy {policy} and max.message.bytes {size}: it must be delete (compaction drops "
                 f"events), and {needed} for receiver.body_limit_bytes {body_limit_bytes}"
             )
+    return {name: int(topics[name]["partitions"]) for name in _names(prefix)}
+
+
+async def count_partitions(target: KafkaTarget, prefix: str) -> dict[str, int]:
+    """Ask for the number of partitions of each topic; raise IntegrityError where one is missing."""
+    async with _admin(target, "looking up topics") as admin:
+        # Whoever only reads may lack the right to see a topic's settings: the topic may be there all the same.
+        there = [name for name, code, _ in await _settings(admin, prefix) if code != _UNKNOWN]
+        found = await _partitions(admin, there)
+    for name in _names(prefix):
+        if name not in found:
+            raise IntegrityError(MISSING.format(name))
+    return {name: len(found[name]) for name in _names(prefix)}
 
 
 @asynccontextmanager
@@ -95,19 +112,46 @@ async def _admin(target: KafkaTarget, doing: str) -> AsyncIterator[Any]:
         await hang_up(admin._client)  # noqa: SLF001 - see hang_up
 
 
+def _names(prefix: str) -> list[str]:
+    return [f"{prefix}.{suffix}" for suffix in TOPICS]
+
+
 async def _topics(admin: Any, prefix: str) -> dict[str, dict[str, str]]:
     """Return the settings of each of our topics that is there."""
-    # Asked for all, by no name: a name may create the topic, with whatever the broker's defaults are.
-    every = {topic["topic"]: topic["partitions"] for topic in await admin.describe_topics()}
-    ours = [name for suffix in TOPICS if every.get(name := f"{prefix}.{suffix}")]
     found: dict[str, dict[str, str]] = {}
-    for answer in await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in ours]):
-        for code, _, _, name, entries in answer.resources:
-            if (error := errors.for_code(code)).retriable:
-                continue  # gone, or not everywhere yet
-            if code:
-                raise ConfigError(f"topic {name}: the broker does not show its settings ({error.__name__})")
-            replicas = len(every[name][0]["replicas"])
-            found[name] = {"partitions": str(len(every[name])), "replication factor": str(replicas)}
-            found[name] |= {key: str(value) for key, value, *_ in entries}
+    for name, code, entries in await _settings(admin, prefix):
+        if (error := errors.for_code(code)).retriable:
+            continue  # not there, or not everywhere yet
+        if code:
+            raise ConfigError(f"topic {name}: the broker does not show its settings ({error.__name__})")
+        found[name] = {key: str(value) for key, value, *_ in entries}
+    every = await _partitions(admin, list(found))
+    return {
+        name: {"partitions": str(len(parts)), "replication factor": str(len(parts[0]["replicas"]))} | found[name]
+        for name, parts in every.items()
+    }
+
+
+async def _settings(admin: Any, prefix: str) -> list[tuple[str, int, Any]]:
+    """Return name, error code and settings of each of our topics. Asking for settings never creates a topic."""
+    asked = [ConfigResource(ConfigResourceType.TOPIC, name) for name in _names(prefix)]
+    return [
+        (name, code, entries)
+        for answer in await admin.describe_configs(asked)
+        for code, _, _, name, entries in answer.resources
+    ]
+
+
+async def _partitions(admin: Any, there: list[str]) -> dict[str, list[Any]]:
+    """Return the partitions of these topics, which must be there.
+
+    Asking for a name may create the topic, with whatever the broker's defaults are; asking for all of them brings
+    thousands in a large cluster. So whoever asks here has seen the settings of the topic before.
+    """
+    found: dict[str, list[Any]] = {}
+    for topic in await admin.describe_topics(there) if there else ():
+        if (code := topic["error_code"]) and not (error := errors.for_code(code)).retriable:
+            raise ConfigError(f"topic {topic['topic']}: the broker does not show its partitions ({error.__name__})")
+        if topic["partitions"]:
+            found[topic["topic"]] = topic["partitions"]
     return found

@@ -140,10 +140,11 @@ class Relay:
 
     async def _open(self) -> _Session:
         log_id = await self._log.log_id()
-        await check_topics(self._target, self._prefix, body_limit_bytes=self._body_limit_bytes)
+        counts = await check_topics(self._target, self._prefix, body_limit_bytes=self._body_limit_bytes)
         async with AsyncExitStack() as stack:
             producer = await Producer.open(
                 self._target,
+                counts.keys(),
                 transactional_id=f"whatsms-events.{self._prefix}",
                 transaction_timeout_s=self._transaction_timeout_s,
             )
@@ -154,8 +155,7 @@ class Relay:
             stack.push_async_callback(committed.close)
             uncommitted = await Reader.open(self._target, committed=False)
             stack.push_async_callback(uncommitted.close)
-            topics = [f"{self._prefix}.{suffix}" for suffix in TOPICS]
-            partitions = [(topic, number) for topic in topics for number in range(await committed.partitions(topic))]
+            partitions = [(topic, number) for topic, count in counts.items() for number in range(count)]
             session = _Session(producer, committed, uncommitted, partitions, published, None, stack)
             try:
                 await self._abort_what_hangs(session)

@@ -5,6 +5,7 @@ first reads the log to its end: that is faster, needs no unlimited retention, an
 each partition is read from its beginning and everything up to S is skipped.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -13,12 +14,13 @@ from uuid import UUID
 from whatsms_events import metrics
 from whatsms_events.domain.events import Checkpoint, LogEntry
 from whatsms_events.domain.records import TOPICS, from_record
-from whatsms_events.domain.resume import Partition
+from whatsms_events.domain.resume import Partition, Published
 from whatsms_events.errors import IntegrityError, InvalidEventError, OffsetGoneError
 from whatsms_events.storage.event_log import EventLog
 from whatsms_events.storage.projection import Item, Offset, State
 from whatsms_events.storage.relay_row import RelayRows
 from whatsms_events.workers.kafka import Fetched, KafkaTarget, Reader
+from whatsms_events.workers.kafka_topics import count_partitions
 
 LAG_INTERVAL_S: Final = 1.0
 
@@ -103,6 +105,7 @@ class KafkaSource:
         self._poll_s = poll_s
         self._monotonic = monotonic
         self._reader: Reader | None = None
+        self._partitions: Sequence[Partition] = ()
         self._beginnings: Mapping[Partition, int] = {}
         self._log_end = 0
         self._aim: tuple[Checkpoint, Mapping[Partition, int]] | None = None
@@ -114,6 +117,7 @@ class KafkaSource:
         self._reader = await Reader.open(self._target)
         self._aim, self._aim_due = None, 0.0
         if state.offsets:
+            await self._ask()
             await self._seek(self._reader, state)
         else:
             await self._note(self._reader)
@@ -148,13 +152,25 @@ class KafkaSource:
         after = replace(state, log_id=log_id, offsets=offsets)
         return Batch(items, await self._advance(self._reader, after))
 
-    async def _partitions(self, reader: Reader) -> list[Partition]:
-        topics = [f"{self._prefix}.{suffix}" for suffix in TOPICS]
-        return [(topic, number) for topic in topics for number in range(await reader.partitions(topic))]
+    async def _ask(self) -> Sequence[Partition]:
+        """Ask which partitions there are, and remember that."""
+        counts = await count_partitions(self._target, self._prefix)
+        self._partitions = [(topic, number) for topic, count in counts.items() for number in range(count)]
+        return self._partitions
+
+    def _moved(self, reader: Reader, published: Published | None) -> bool:
+        """Tell whether partitions were added, or topics recreated, since they were asked for.
+
+        The relay puts nothing into added partitions before it has saved that it knows of them: nobody needs to ask
+        every second, and the client looks again when a partition is gone.
+        """
+        known = Counter(topic for topic, _ in self._partitions)
+        saved = published.counts if published is not None else {}
+        return any(reader.partitions(topic) != count or saved.get(topic, 0) > count for topic, count in known.items())
 
     async def _note(self, reader: Reader) -> None:
         """Note where Kafka begins, and then where the log ends: what retention has removed by now is in the log."""
-        self._beginnings = await reader.beginnings(await self._partitions(reader))
+        self._beginnings = await reader.beginnings(await self._ask())
         self._log_end = await self._log.end()
 
     async def _begin(self, reader: Reader, state: State) -> State:
@@ -175,12 +191,11 @@ class KafkaSource:
         )
 
     async def _seek(self, reader: Reader, state: State) -> None:
-        partitions = await self._partitions(reader)
-        gone = sorted(set(state.offsets) - set(partitions))
+        gone = sorted(set(state.offsets) - set(self._partitions))
         if gone:
             raise IntegrityError(f"partition {gone[0]} was read before and is gone: topics were recreated. {REBUILD}")
         # One that was added is read from 0, not from wherever it begins by now: what retention took would be missing.
-        added = {key: 0 for key in partitions if key not in state.offsets}
+        added = {key: 0 for key in self._partitions if key not in state.offsets}
         await reader.assign({key: offset.next_offset for key, offset in state.offsets.items()} | added)
 
     async def _advance(self, reader: Reader, state: State) -> State:
@@ -196,10 +211,11 @@ class KafkaSource:
     async def _look(self, reader: Reader, state: State) -> None:
         """Take in what was published and where each partition ends; partitions that were added are read from now on."""
         published = await self._relay_rows.load(self._prefix)
-        partitions = await self._partitions(reader)
-        if set(partitions) != set(state.offsets):
+        if self._moved(reader, published):
+            await self._ask()
+        if set(self._partitions) != set(state.offsets):
             await self._seek(reader, state)
-        ends = await reader.ends(partitions)
+        ends = await reader.ends(self._partitions)
         for (topic, number), end in ends.items():
             offset = state.offsets.get((topic, number))
             metrics.CONSUMER_LAG.labels(topic, str(number)).set(end - offset.next_offset if offset else end)
