@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from whatsms_events import config_checks
 from whatsms_events.config import NO_TENANTS, Settings, advice, describe, load, render
 from whatsms_events.errors import ConfigError
 from whatsms_events.settings import known
@@ -53,9 +54,9 @@ def toml_problems(folder: Path, text: str) -> tuple[str, ...]:
 
 
 def test_nothing_given_is_the_defaults() -> None:
-    """Without any source the defaults are in force, and there are no tenants."""
+    """Without any source the defaults are in force, the data folder in the working folder, and there are no tenants."""
     settings = load(environ={})
-    assert settings.model_dump() == Settings().model_dump()
+    assert settings.model_dump() == Settings().model_dump() | {"data_dir": Path.cwd() / "var"}
     assert settings.tenants == {}
 
 
@@ -112,6 +113,89 @@ def test_secret_files_behind_links_are_read_and_dot_names_passed_over(tmp_path: 
     (tmp_path / "secrets" / "..data").symlink_to(data)
     (tmp_path / "secrets" / "kafka__topic_prefix").symlink_to("..data/kafka__topic_prefix")
     assert load(environ={}, secrets_dir=tmp_path / "secrets").kafka.topic_prefix == "live"
+
+
+# Where paths begin.
+
+PATHS = """
+data_dir = "data"
+[kafka]
+security_protocol = "SSL"
+ca_file = "ca.pem"
+cert_file = "own.pem"
+key_file = "../own.key"
+[database]
+url = "sqlite:///log/log.db"
+"""
+
+
+def test_relative_paths_begin_at_the_files_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each path of the file, and the default of data_dir, begins at the folder of the file, wherever one stands and
+    however the file is named.
+    """
+    folder, elsewhere = tmp_path / "etc", tmp_path / "elsewhere"
+    for one in (folder, elsewhere):
+        one.mkdir()
+    monkeypatch.setattr(config_checks, "_CHECKS", {})  # the files are not there
+    path = write(folder, PATHS)
+    for where, name in ((elsewhere, path), (elsewhere, Path("../etc/whatsms.toml")), (folder, Path("whatsms.toml"))):
+        monkeypatch.chdir(where)
+        for settings in (load(name, environ={}), load(environ={E + "CONFIG": str(name)})):
+            kafka = settings.kafka
+            found = [settings.data_dir, kafka.ca_file, kafka.cert_file, kafka.key_file]
+            wanted = [folder / "data", folder / "ca.pem", folder / "own.pem", tmp_path / "own.key"]
+            assert [one and one.resolve() for one in found] == wanted
+            assert all(one and one.is_absolute() for one in found)
+            assert settings.database.url == f"sqlite:///{settings.data_dir.parent}/log/log.db"
+    for settings in (load(write(folder, ""), environ={}), load(environ={E + "CONFIG": str(path)})):
+        assert settings.data_dir.parent == folder
+
+
+def test_paths_that_somebody_typed_begin_where_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path in a flag, a variable or a secret file begins at the working folder, whatever file there is."""
+    (tmp_path / "etc").mkdir()
+    path = write(tmp_path / "etc", 'data_dir = "of-the-file"\n')
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "data_dir").write_text("typed\n")
+    monkeypatch.chdir(tmp_path)
+    for settings in (
+        load(path, environ={}, flags={"data_dir": "typed"}),
+        load(path, environ={E + "DATA_DIR": "typed"}),
+        load(path, environ={}, secrets_dir=Path("secrets")),
+    ):
+        assert settings.data_dir == tmp_path / "typed"
+    flags = {"database.url": "sqlite:///typed.db"}
+    assert load(path, environ={}, flags=flags).database.url == f"sqlite:///{tmp_path}/typed.db"
+    assert load(path, environ={}, flags={"data_dir": "/a/b"}).data_dir == Path("/a/b")
+
+
+def test_one_file_has_one_data_folder_by_whatever_name(tmp_path: Path) -> None:
+    """A link to the file leads to the folder of the file; Kubernetes' links, whose folder changes, do not."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "links").mkdir()
+    path = write(tmp_path / "real", "")
+    (tmp_path / "links" / "one.toml").symlink_to(path)
+    (tmp_path / "links" / "two.toml").symlink_to("one.toml")
+    for name in ("one", "two"):
+        assert load(tmp_path / "links" / f"{name}.toml", environ={}).data_dir == tmp_path / "real" / "var"
+    mounted = tmp_path / "mounted"
+    (mounted / "..2026_06_10").mkdir(parents=True)
+    write(mounted / "..2026_06_10", "")
+    (mounted / "..data").symlink_to("..2026_06_10")
+    (mounted / "whatsms.toml").symlink_to("..data/whatsms.toml")
+    assert load(mounted / "whatsms.toml", environ={}).data_dir == mounted / "var"
+
+
+def test_the_home_folder_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~` is the home folder, in every source; a name that nobody has is a mistake, and makes no folder "~name"."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = write(tmp_path, "data_dir = '~/of-the-file'\n")
+    assert load(path, environ={}).data_dir == tmp_path / "of-the-file"
+    assert load(environ={E + "DATA_DIR": "~/x"}).data_dir == tmp_path / "x"
+    assert load(environ={}, flags={"database.url": "sqlite:///~/x.db"}).database.url == f"sqlite:///{tmp_path}/x.db"
+    assert problems(flags={"data_dir": "~nobody-has-this-name/x"}) == (
+        "data_dir: begins with ~ and a name that nobody has on this machine",
+    )
 
 
 # What is wrong with a source.
@@ -252,7 +336,6 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
         "tenants.three.tenant_id",
         "tenants.three.webhook_secrets",
         "private.token",
-        "kafka.key_file",
         "kafka.key_file",
         "tenants.two.tenant_id",
         "kafka.key_file",
@@ -493,10 +576,10 @@ def test_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch, caplog: pytest
 
 def test_render_is_toml_with_origins() -> None:
     """`config show` prints TOML that says of each value where it came from."""
-    settings = load(environ=TENANT, flags={"data_dir": 'a "b"\\c', "public.port": 9000})
+    settings = load(environ=TENANT, flags={"data_dir": '/a "b"\\c', "public.port": 9000})
     text = render(settings)
     table = tomllib.loads(text)
-    assert table["data_dir"] == 'a "b"\\c'
+    assert table["data_dir"] == '/a "b"\\c'
     assert "port = 9000  # flag" in text
     assert 'host = "127.0.0.1"  # default' in text
     assert "# token is not set" in text
@@ -557,8 +640,9 @@ def test_default_toml_loads_and_changes_nothing(tmp_path: Path) -> None:
     """As it is, and with every default uncommented, the file loads as the defaults; the examples are valid too."""
     text = DEFAULTS.read_text(encoding="utf-8")
     uncommented = re.sub(r"(?m)^#(?=\w+ = )", "", text)
+    defaults = Settings().model_dump() | {"data_dir": tmp_path / "var"}
     for content in (text, uncommented):
-        assert load(write(tmp_path, content), environ={}).model_dump() == Settings().model_dump()
+        assert load(write(tmp_path, content), environ={}).model_dump() == defaults
     examples = tomllib.loads(re.sub(r"(?m)^##(?=\w+ = |\[)", "", text))
     assert Settings(**examples).tenants["acme"].tenant_id == "the-tenant-id"
 

@@ -98,6 +98,8 @@ def _url_problem(url: str) -> str | None:
         or "@" in parts.path + parts.query + parts.fragment,
         "should begin with postgresql:// or sqlite:///": not (sqlite or postgresql),
         "should end with the database's name (for TLS set database.tls)": parts.query or parts.fragment,
+        "holds characters that cannot be seen, percent-encode them": not url.isprintable()
+        or (postgresql and " " in url),
         "should name a file: sqlite:////absolute/path/log.db": sqlite and (parts.netloc or in_memory),
         "should have the form postgresql://user@host:5432/name": postgresql
         and not (parts.hostname and re.fullmatch(r"/[^/]+", parts.path)),
@@ -128,10 +130,11 @@ def _sasl(settings: Settings) -> Iterator[Fault]:
 
 def _kafka_tls(settings: Settings) -> Iterator[Fault]:
     kafka = settings.kafka
-    for key in ("ca_file", "cert_file", "key_file"):
-        if getattr(kafka, key) is not None and not kafka.security_protocol.endswith("SSL"):
-            yield ("kafka", key), "is of no use without TLS; set kafka.security_protocol to SSL or SASL_SSL"
-    if kafka.key_file is not None and kafka.cert_file is None:
+    if not kafka.security_protocol.endswith("SSL"):
+        for key in ("ca_file", "cert_file", "key_file"):
+            if getattr(kafka, key) is not None:
+                yield ("kafka", key), "is of no use without TLS; set kafka.security_protocol to SSL or SASL_SSL"
+    elif kafka.key_file is not None and kafka.cert_file is None:
         yield ("kafka", "key_file"), "needs kafka.cert_file beside it"
 
 
@@ -177,7 +180,11 @@ def _budget(settings: Settings) -> Iterator[Fault]:
 
 def _folder(settings: Settings) -> Iterator[Fault]:
     path = settings.data_dir.absolute()
-    there = next((one for one in (path, *path.parents) if one.exists()), path)
+    try:
+        there = next((one for one in (path, *path.parents) if one.exists()), path)
+    except OSError as exc:  # a name that is too long, a folder above that nobody lets us see
+        yield ("data_dir",), f"{path} cannot be used: {(exc.strerror or type(exc).__name__).lower()}"
+        return
     if not there.is_dir():
         yield ("data_dir",), f"{there} is a file, not a folder"
 
@@ -201,8 +208,8 @@ def _path(settings: Settings, name: Name) -> Path | None:
 def _unreadable(path: Path) -> str | None:
     try:
         path.open("rb").close()
-    except (OSError, ValueError) as exc:  # ValueError: a NUL in the name
-        return f"the file {path} cannot be read: {(getattr(exc, 'strerror', None) or type(exc).__name__).lower()}"
+    except OSError as exc:
+        return f"the file {path} cannot be read: {(exc.strerror or type(exc).__name__).lower()}"
     return None
 
 

@@ -20,6 +20,8 @@ SECRETS_DIR_VARIABLE: Final = PREFIX + "SECRETS_DIR"
 
 _FILE_LIMIT_BYTES: Final = 1024 * 1024
 _SECRET_LIMIT_BYTES: Final = 64 * 1024
+_LINKS: Final = 40
+"""As many as Linux follows."""
 
 Name = tuple[str, ...]
 """Where a setting stands: ("kafka", "timeout_s")."""
@@ -58,8 +60,10 @@ def _variable(name: Name) -> str:
 
 def read(
     path: Path | None, secrets_dir: Path | None, environ: Mapping[str, str], flags: Mapping[str, object], known: Known
-) -> tuple[dict[Name, Given], list[str]]:
-    """Return every value given, and what is wrong with the rest: flag over environment over secret file over file.
+) -> tuple[dict[Name, Given], list[str], set[Name]]:
+    """Return every value given, what is wrong with the rest, and where that stands.
+
+    A flag goes over the environment, that over a secret file, that over the file.
 
     Raise ConfigError where the file or the folder is missing as a whole: nothing else could be judged then.
     """
@@ -70,6 +74,7 @@ def read(
     if missing:
         raise ConfigError(*missing)
     given: dict[Name, Given] = {}
+    misplaced: set[Name] = set()
     for origin, spell, values in (
         ("file", dotted, in_file),
         ("secret file", _double, in_folder),
@@ -82,12 +87,34 @@ def read(
                 given[name] = Given(value, origin, spell(name))
             else:
                 problems.append(f"{spell(name)}: {problem}")
-    return given, problems
+                misplaced.add(name)
+    return given, problems, misplaced
 
 
 def _location(environ: Mapping[str, str], variable: str) -> Path | None:
     value = environ.get(variable)
     return Path(value) if value else None
+
+
+def folder(path: Path | None, environ: Mapping[str, str]) -> Path:
+    """Return where relative paths of the configuration file begin: its own folder; without a file the working folder.
+
+    A link leads to the file, so that one file means one log by whatever name it is called. Kubernetes' own links are
+    not followed: the folder behind them is another one after each change.
+    """
+    file = path or _location(environ, FILE_VARIABLE)
+    if file is None:
+        return Path.cwd()
+    for _ in range(_LINKS):
+        if not file.is_symlink() or _made_by_kubernetes(file.readlink()):
+            break
+        file = file.parent / file.readlink()
+    return file.absolute().parent
+
+
+def _made_by_kubernetes(target: Path) -> bool:
+    """Tell whether a link leads to where Kubernetes keeps mounted files: `..data`, and `..` with a time behind it."""
+    return any(part.startswith("..") and part != ".." for part in target.parts)
 
 
 def _misplaced(name: Name, value: object, known: Known, spell: Callable[[Name], str]) -> str | None:
@@ -132,6 +159,8 @@ def _from_file(path: Path | None, missing: list[str]) -> dict[Name, object]:
         # The place alone: the rest of the message may quote the line.
         place = re.search(r"line \d+, column \d+|end of document", str(exc))
         missing.append(f"{path}: not valid TOML at {place[0] if place else 'an unknown place'}")
+    except ValueError:  # Python's own, which says nothing of a place
+        missing.append(f"{path}: holds a number of more digits than any setting takes")
     except RecursionError:
         missing.append(f"{path}: nested too deeply")
     return {}

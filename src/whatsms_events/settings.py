@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from whatsms_events.config_sources import Name
@@ -46,6 +55,8 @@ def _secret(minimum: int, *, header: bool = False) -> AfterValidator:
     return AfterValidator(check)
 
 
+_PORT: Final = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
+_BROKER: Final = rf"[^\s:,@/]+:{_PORT}"
 _LABEL: Final = r"[a-z0-9]+(_[a-z0-9]+)*"
 _LABEL_SAYS: Final = "should be lower-case letters and digits, joined by single underscores, at most"
 # Environment variables hold them in capitals between double underscores, hence the form.
@@ -62,8 +73,28 @@ Days = Annotated[float, Field(ge=0, le=31_622_400)]
 Parameter = Annotated[str, _form(r"[A-Za-z0-9_.\[\]-]{1,64}", "should be the name of a query parameter")]
 
 
+def _place(path: Path) -> Path:
+    """Refuse a path that no file can have, and a home that nobody has; `config` has put the others in already."""
+    if "\0" in str(path):
+        raise ValueError("should be a path")
+    if str(path).startswith("~"):
+        raise ValueError("begins with ~ and a name that nobody has on this machine")
+    return path
+
+
+Place = Annotated[Path, AfterValidator(_place)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_switch(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse true for a number: Python takes it for a 1."""
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError("should not be a switch")
+        return value
 
 
 class Public(_Section):
@@ -100,17 +131,14 @@ class DatabaseSettings(_Section):
     url: str | None = None
     password: Password | None = None
     tls: bool = False
-    tls_ca_file: Path | None = None
+    tls_ca_file: Place | None = None
 
 
 class Kafka(_Section):
     """Where events are published; without `bootstrap_servers` nowhere, and the projection reads the log."""
 
     bootstrap_servers: (
-        Annotated[
-            str, _form(r"[^\s:,@/]+:\d{1,5}(,[^\s:,@/]+:\d{1,5})*", "should be host:port, or several with commas")
-        ]
-        | None
+        Annotated[str, _form(rf"{_BROKER}(,{_BROKER})*", "should be host:port, or several with commas")] | None
     ) = None
     topic_prefix: Annotated[
         str, _form(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", "should be up to 200 of letters, digits, dot, dash, underscore")
@@ -119,9 +147,9 @@ class Kafka(_Section):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     username: Annotated[str, Field(min_length=1, max_length=255)] | None = None
     password: Password | None = None
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
+    ca_file: Place | None = None
+    cert_file: Place | None = None
+    key_file: Place | None = None
     timeout_s: float = Field(default=10.0, ge=0.5, le=120)
     partitions: int = Field(default=12, ge=1, le=1000)
     replication_factor: int = Field(default=1, ge=1, le=10)
@@ -191,7 +219,11 @@ class Logs(_Section):
 class Tenant(_Section):
     """One account with the vendor. Its slug is only the door; `tenant_id` is who it is."""
 
-    tenant_id: Annotated[str, _form(r"\S(.{0,198}\S)?", "should be 1 to 200 characters without white space around")]
+    tenant_id: Annotated[
+        str,
+        # PostgreSQL takes no NUL, and nobody sees the others.
+        _form(r"(?!.*[\x00-\x1f\x7f])\S(.{0,198}\S)?", "should be 1 to 200 characters without white space around"),
+    ]
     api_key: Annotated[SecretStr, _secret(1, header=True)] | None = None
     webhook_secrets: Annotated[dict[SecretName, WebhookSecret], Field(min_length=1)]
 
@@ -201,7 +233,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    data_dir: Path = Path("var")
+    data_dir: Place = Path("var")
     public: Public = Public()
     private: Private = Private()
     receiver: Receiver = Receiver()
@@ -233,17 +265,29 @@ class Settings(BaseSettings):
 
 def known(like: Name) -> list[Name]:
     """Return the name of every setting; the keys of mappings are those of `like` where it has them."""
-    return list(_names(Settings, like))
+    return [name for name, _kind in _fields(Settings, like)]
 
 
-def _names(at: Any, like: Name) -> Iterator[Name]:
+def places() -> frozenset[Name]:
+    """Return the names of the settings that are paths."""
+    return frozenset(name for name, kind in _fields(Settings, ()) if Path in _kinds(kind))
+
+
+def _kinds(kind: Any) -> Iterator[Any]:
+    """Yield a type and all that it is made of: a field that may be None hides its own."""
+    yield kind
+    for inner in get_args(kind):
+        yield from _kinds(inner)
+
+
+def _fields(at: Any, like: Name) -> Iterator[tuple[Name, Any]]:
     children: dict[str, Any] = {}
     if get_origin(at) is dict:
         children = {like[0] if like else "name": get_args(at)[1]}
     elif isinstance(at, type) and issubclass(at, BaseModel):
         children = {name: field.annotation for name, field in at.model_fields.items()}
     if not children:
-        yield ()
+        yield (), at
     for name, child in children.items():
-        for rest in _names(child, like[1:]):
-            yield (name, *rest)
+        for rest, kind in _fields(child, like[1:]):
+            yield (name, *rest), kind

@@ -1,13 +1,17 @@
 """The program as an operator runs it: a process of its own in a folder of its own, with no variable but those given."""
 
+import asyncio
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from servers.service import SECRET, SLUG, TENANT
+from whatsms_events.storage import database
+from whatsms_events.storage.database import DatabaseTarget
 
 CONFIG = f"""
 [public]
@@ -28,6 +32,20 @@ class Done:
     status: int
     out: list[str]
     err: list[str]
+
+
+def make_log(folder: Path) -> str:
+    """Leave an empty log and projection in a folder, as `serve` makes them; return the log's URL."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = f"sqlite:///{folder / 'log.db'}"
+
+    async def upgraded() -> None:
+        await database.upgrade("log", DatabaseTarget(log))
+        await database.upgrade("projection", DatabaseTarget(f"sqlite:///{folder / 'projection.db'}"))
+
+    with ThreadPoolExecutor(1) as apart:  # the caller's thread may have a loop of its own
+        apart.submit(asyncio.run, upgraded()).result()
+    return log
 
 
 def run(folder: Path, *words: str, environ: Mapping[str, str] | None = None, config: str | None = CONFIG) -> Done:

@@ -175,10 +175,15 @@ def show(*, options: Options = DEFAULTS) -> int:
 
 @db_app.command
 def upgrade(*, options: Options = DEFAULTS) -> int:
-    """Migrate log and projection to what this release needs."""
+    """Migrate log and projection to what this release needs.
+
+    On SQLite `serve` does it by itself, and `serve` alone makes a log that is not there.
+    """
     settings = options.load()
     from whatsms_events import serve as parts  # noqa: PLC0415 - heavy
     from whatsms_events.storage import database  # noqa: PLC0415 - heavy
+
+    database.expect_log(parts.log_target(settings))
 
     async def main() -> None:
         await database.upgrade("log", parts.log_target(settings))

@@ -13,7 +13,7 @@ from whatsms_events.errors import ConfigError
 from whatsms_events.serve_backfill import keyed
 from whatsms_events.serve_parts import log_target
 from whatsms_events.storage import reports
-from whatsms_events.storage.database import is_there, open_log
+from whatsms_events.storage.database import open_log
 from whatsms_events.storage.reports import Reports, RunInfo
 from whatsms_events.web.api import shown_run
 
@@ -87,9 +87,7 @@ def status_(*, tenant: str | None = None, json: bool = False, options: Options =
     if tenant is not None:
         _known(settings, tenant)
     slugs = list(settings.tenants) if tenant is None else [tenant]
-    found: Mapping[str, list[RunInfo]] = {slug: [] for slug in slugs}
-    if is_there(log_target(settings)):
-        found = run(_runs(settings, slugs))
+    found = run(_runs(settings, slugs))
     if json:
         print_json({slug: [shown_run(one) for one in runs] for slug, runs in found.items()})
         return 0

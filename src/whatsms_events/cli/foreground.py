@@ -17,7 +17,7 @@ from whatsms_events.config import Settings
 from whatsms_events.errors import TransientError
 from whatsms_events.serve_backfill import GRACE_S, Upstream, lock_of, plan_of, role_of
 from whatsms_events.serve_parts import log_target, make_committer, make_consumer, projection_target
-from whatsms_events.storage.database import Database, open_log, open_projection
+from whatsms_events.storage.database import Database, expect_log, open_log, open_projection
 from whatsms_events.storage.event_log import EventLog
 from whatsms_events.storage.projection import Projection
 from whatsms_events.storage.queries import Page
@@ -188,7 +188,8 @@ class Lag:
 
 
 async def _opened(stack: AsyncExitStack, settings: Settings) -> tuple[Database, Database]:
-    """Open log and projection as `serve` does."""
+    """Open log and projection as `serve` does; but a log that is not there is not made."""
+    expect_log(log_target(settings))
     on_sqlite = log_target(settings).url.startswith("sqlite")
     log = await open_log(log_target(settings), migrate=on_sqlite)
     stack.push_async_callback(log.close)

@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from whatsms_events.errors import ConfigError, StorageUnavailableError, UnstorableError
+from whatsms_events.errors import ConfigError, NotFoundError, StorageUnavailableError, UnstorableError
 from whatsms_events.storage import engines, schema
 
 POLL_S: Final = 0.05
@@ -135,13 +135,32 @@ class Database:
 
 
 def is_there(target: DatabaseTarget) -> bool:
-    """Tell whether there is something to open: a SQLite file is made by who migrates it, and a question makes none."""
+    """Tell whether there is something to open; a file without a byte is one that nobody has come to migrate yet."""
     url = make_url(target.url)
-    return url.get_backend_name() != "sqlite" or url.database is None or Path(url.database).exists()
+    if url.get_backend_name() != "sqlite" or url.database is None:
+        return True
+    try:
+        return Path(url.database).stat().st_size > 0
+    except OSError:
+        return False
+
+
+def expect_log(target: DatabaseTarget) -> None:
+    """Raise NotFoundError where there is no log: whoever asks it, or mends it, must not make an empty one elsewhere."""
+    if not is_there(target):
+        place = make_url(target.url).database
+        raise NotFoundError(
+            f"there is no log at {place}: `serve` makes it; else see --config, data_dir and database.url"
+        )
 
 
 async def open_log(target: DatabaseTarget, *, migrate: bool) -> Database:
-    """Open the event log. Raise ConfigError where it is not durable or not at head, StorageUnavailableError if away."""
+    """Open the event log; where it may not `migrate` it makes none and raises NotFoundError.
+
+    Raise ConfigError where it is not durable or not at head, StorageUnavailableError if away.
+    """
+    if not migrate:
+        expect_log(target)
     return await _open("log", target, migrate=migrate)
 
 
