@@ -17,6 +17,7 @@ WhatsmsEventsError
 │   │   ├── UpstreamUnauthorizedError
 │   │   ├── UpstreamForbiddenError
 │   │   ├── UpstreamNotFoundError
+│   │   │   └── UpstreamGoneError
 │   │   └── UpstreamPagingError
 │   └── UpstreamUncertainError      a POST that may have happened: a person or a read decides
 ├── FencedError              stands back, becomes a candidate again
@@ -110,6 +111,17 @@ class UpstreamForbiddenError(UpstreamRefusedError):
 
 class UpstreamNotFoundError(UpstreamRefusedError):
     """404: there is no such thing (any more). A backfill looks again later, and then marks it as gone."""
+
+
+class UpstreamGoneError(UpstreamNotFoundError):
+    """410, or the redirect of a GET by id to another one of its kind: it was there, and is gone for good.
+
+    A backfill marks it as gone at once. `merged_into` is the id that the vendor named in its place, None for none.
+    """
+
+    def __init__(self, what: str, *, status: int | None = None, text: str = "", merged_into: str | None = None) -> None:
+        super().__init__(what, status=status, text=text)
+        self.merged_into = merged_into
 
 
 class UpstreamPagingError(UpstreamRefusedError):

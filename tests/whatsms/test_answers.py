@@ -1,18 +1,21 @@
 """Replies become answers or errors, whatever comes back."""
 
+import codecs
 import gzip
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from servers.virtual_time import virtual
-from whatsms.vendor import CLOCK, KEY, TICKET, Say, html, in_turn, say, talking
+from whatsms.vendor import CLOCK, KEY, TICKET, Say, html, in_turn, say, serving, talking
 from whatsms_events.domain.fields import read_ticket
 from whatsms_events.errors import (
     TransientError,
     UpstreamError,
     UpstreamForbiddenError,
+    UpstreamGoneError,
     UpstreamInvalidError,
     UpstreamLimitedError,
     UpstreamNotFoundError,
@@ -26,12 +29,18 @@ from whatsms_events.whatsms.pages import Place
 from whatsms_events.whatsms.resources import single
 
 GET = Call("GET", "/tickets/{id}", single("ticket", read_ticket), ("t1",))
+MARK = codecs.BOM_UTF8
 POST = Call("POST", "/tickets", single("ticket", read_ticket))
 
 
 def reply(body: bytes = b"", status: int = 200, **headers: str) -> Reply:
     """Return what came back."""
     return Reply(status, {name.replace("_", "-"): text for name, text in headers.items()}, body, CLOCK, 1.5)
+
+
+def asked(url: str, status: int, **headers: str) -> Reply:
+    """Return what came back for a URL."""
+    return replace(reply(b"", status, **headers), url=url)
 
 
 def error_of(outcome: object) -> UpstreamError:
@@ -52,6 +61,7 @@ def error_of(outcome: object) -> UpstreamError:
         (405, UpstreamRefusedError),
         (408, UpstreamUnavailableError),
         (409, UpstreamRefusedError),
+        (410, UpstreamGoneError),
         (429, UpstreamLimitedError),
         (451, UpstreamRefusedError),
         (500, UpstreamUnavailableError),
@@ -206,7 +216,7 @@ async def test_a_huge_error_is_not_read_to_its_end() -> None:
         assert (await client.tickets.get("t1")).id == "t1"
 
 
-@pytest.mark.parametrize("answer", [{}, {"tickets": None}, {"tickets": {}}, {"data": []}, {"error": "x"}])
+@pytest.mark.parametrize("answer", [{}, {"tickets": {}}, {"data": []}, {"error": "x"}, {"tickets": None, "error": "x"}])
 @virtual
 async def test_a_list_that_is_none_is_no_empty_list(answer: Any) -> None:
     """An answer without the list asked for is UpstreamUnavailableError: nothing may be taken for gone because of it."""
@@ -214,6 +224,117 @@ async def test_a_list_that_is_none_is_no_empty_list(answer: Any) -> None:
         with pytest.raises(UpstreamUnavailableError, match="no_tickets"):
             await client.tickets.page(Place())
     assert len(vendor.seen) == 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Say(status=204),
+        say({"tickets": None}),
+        say({"tickets": None, "count": 0, "hasMore": False, "error": None}),
+        say({"tickets": []}),
+    ],
+)
+@virtual
+async def test_an_empty_list_has_many_forms(answer: Say) -> None:
+    """204, null and an empty list are the same, and the end."""
+    async with talking(answer) as (vendor, client):
+        page = await client.tickets.page(Place())
+        assert (page.items, page.next, page.unusable) == ([], None, 0)
+        assert await client.agents.list() == [] if answer.status == 204 else True
+    assert len(vendor.seen) == (2 if answer.status == 204 else 1)
+
+
+@virtual
+async def test_204_for_one_by_id_is_no_answer() -> None:
+    """Nothing was shown of it, and nobody said that it is not there."""
+    async with talking(Say(status=204), attempts=2) as (vendor, client):
+        with pytest.raises(UpstreamUnavailableError, match="204 with no usable answer"):
+            await client.tickets.get("t1")
+    assert len(vendor.seen) == 2
+
+
+@pytest.mark.parametrize("before", [MARK, MARK * 3, b"\n" + MARK + b" \r\n" + MARK, b"\n\n"])
+def test_byte_order_marks_before_an_answer_are_skipped(before: bytes) -> None:
+    """One from the server, more from each of its source files, blanks between: what follows is the answer."""
+    outcome = judge(GET, reply(before + b'{"ticket": {"id": "t1"}}'), secret=KEY)
+    assert isinstance(outcome, Answer)
+    assert outcome.value.id == "t1"
+    assert error_of(judge(GET, reply(before + b'{"error": "x"}', 404), secret=KEY)).text == "x"
+
+
+@pytest.mark.parametrize("body", [MARK, b'{"ticket": ' + MARK + b'{"id": "t1"}}', b"\xef\xbb{}", b"\xfe\xff\x00{\x00}"])
+def test_byte_order_marks_elsewhere_are_no_answer(body: bytes) -> None:
+    """A mark alone, within the JSON, cut, or of another encoding."""
+    assert type(error_of(judge(GET, reply(body), secret=KEY))) is UpstreamUnavailableError
+
+
+@pytest.mark.parametrize(
+    ("target", "into"),
+    [
+        ("/api/v2/tickets/t2", "t2"),
+        ("t2", "t2"),
+        ("./t2?from=t1#top", "t2"),
+        ("../tickets/t2/", "t2"),
+        ("https://api.example/api/v2/tickets/t%20%C3%A9", "t é"),
+        ("https://API.example:443/v2/tickets/t2", "t2"),
+        ("//api.example/api/v2/tickets/t2", "t2"),
+        ("https://elsewhere.example/api/v2/tickets/t2", None),
+        ("//elsewhere.example/api/v2/tickets/t2", None),
+        ("http://api.example/api/v2/tickets/t2", None),
+        ("https://api.example:8443/api/v2/tickets/t2", None),
+        ("https://api.example.elsewhere.example/api/v2/tickets/t2", None),
+        ("/api/v2/tickets/t1", None),
+        ("/api/v2/tickets/T1/", None),
+        ("/api/v2/tickets", None),
+        ("/api/v2/tickets/", None),
+        ("/api/v2/contacts/t2", None),
+        ("/login?next=/tickets/t2", None),
+        ("", None),
+        ("https://[", None),
+        ("mailto:tickets/t2", None),
+        ("/api/v2/tickets/%00", None),
+        ("/api/v2/tickets/t%0A2", None),
+        ("/api/v2/tickets/\udcff\udcfe", None),
+        ("/api/v2/tickets/" + "2" * 201, None),
+    ],
+)
+def test_a_redirect_or_link_to_another_one_of_its_kind_names_it(target: str, into: str | None) -> None:
+    """Another id of the same kind at the same origin, and nothing else: not the same id, a list, a login, a host."""
+    url = "https://api.example/api/v2/tickets/t1"
+    for status in (301, 302, 303, 307, 308):
+        error = error_of(judge(GET, asked(url, status, Location=target), secret=KEY))
+        assert type(error) is (UpstreamRefusedError if into is None else UpstreamGoneError)
+        assert getattr(error, "merged_into", None) == into
+    links = f'<https://docs.example/gone>; rel="help", <{target}>; rel="canonical"'
+    error = error_of(judge(GET, asked(url, 410, Link=links), secret=KEY))
+    assert isinstance(error, UpstreamGoneError)
+    assert error.merged_into == into
+
+
+def test_only_one_that_is_asked_for_by_id_can_have_moved() -> None:
+    """A list, its page, a write, or a status that is no redirect of one: refused as before."""
+    there, kind = "/api/v2/tickets/t2", UpstreamRefusedError
+    url = "https://api.example/api/v2/tickets/t1"
+    put = Call("PUT", "/tickets/{id}", single("ticket", read_ticket), ("t1",))
+    messages = Call("GET", "/tickets/{id}/messages", single("ticket", read_ticket), ("t1",))
+    for call, status in ((put, 307), (POST, 302), (messages, 301), (GET, 300), (GET, 304)):
+        assert type(error_of(judge(call, asked(url, status, Location=there), secret=KEY))) is kind
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@virtual
+async def test_no_redirect_is_followed(status: int) -> None:
+    """Neither to another host, which must not see the key, nor in a circle at the same one: one request, no more."""
+    async with serving(say(TICKET)) as elsewhere, talking(say({}, status)) as (vendor, client):
+        vendor.answers = lambda _seen: say({}, status, Location=f"{elsewhere.url}/tickets/t2")
+        with pytest.raises(UpstreamRefusedError):
+            await client.tickets.get("t1")
+        vendor.answers = lambda seen: say({}, status, Location="t2" if seen.path.endswith("t1") else "t1")
+        with pytest.raises(UpstreamGoneError) as caught:
+            await client.tickets.get("t1")
+    assert caught.value.merged_into == "t2"
+    assert (len(vendor.seen), elsewhere.seen) == (2, [])
 
 
 @virtual

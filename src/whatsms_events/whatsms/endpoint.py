@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from whatsms_events.domain.bodies import Source
 from whatsms_events.whatsms.answers import Call
-from whatsms_events.whatsms.pages import Listing, Page, Place, turn
+from whatsms_events.whatsms.pages import Listing, Page, Place, nothing_listed, turn
 from whatsms_events.whatsms.resources import Observed
 from whatsms_events.whatsms.transport import Transport
 
@@ -51,7 +51,8 @@ class Endpoint:
         query = {name: value for name, value in (filters or {}).items() if value is not None}
         query[self._names.page] = str(place.number)
         query[self._names.limit] = str(min(max(page_size, 1), PAGE_SIZE_LIMIT))
-        answer = await self._transport.ask(Call("GET", template, read, ids, query))
+        call = Call("GET", template, read, ids, query, nothing=nothing_listed())
+        answer = await self._transport.ask(call)
         return turn(place, answer.value, answer.as_of, list_name=template, parameter=self._names.page)
 
     async def _observe(self, template: str, read: Callable[[Source], T], id: str) -> Observed[T]:  # noqa: A002

@@ -13,7 +13,7 @@ from whatsms_events.domain.events import Campaign, Contact, Message, Ticket
 from whatsms_events.domain.fields import read_campaign, read_contact, read_message, read_ticket
 from whatsms_events.whatsms.answers import Call
 from whatsms_events.whatsms.endpoint import PAGE_SIZE_LIMIT, Endpoint, walk
-from whatsms_events.whatsms.pages import Page, Place
+from whatsms_events.whatsms.pages import Page, Place, nothing_listed
 from whatsms_events.whatsms.resources import Agent, Observed, listing, read_agent, single
 
 _Text = str | UnsetType
@@ -234,7 +234,9 @@ class Agents(Endpoint):
 
     async def list(self) -> _Agents:
         """Return all AI agents; this list has no pages."""
-        answer = await self._transport.ask(Call("GET", "/ai-agents", listing("agents", read_agent)))
+        answer = await self._transport.ask(
+            Call("GET", "/ai-agents", listing("agents", read_agent), nothing=nothing_listed())
+        )
         return answer.value.items
 
     async def assign(self, ticket_id: str, agent_id: str | None) -> Ticket:

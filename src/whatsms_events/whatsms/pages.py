@@ -7,7 +7,7 @@ every page would be the first one, for ever.
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -42,6 +42,11 @@ class Listing(Generic[T]):
     count: int | None
     has_more: bool | None
     names: tuple[str, ...]
+
+
+def nothing_listed() -> Listing[Any]:
+    """Return the listing of an empty list."""
+    return Listing(items=[], unusable=0, count=None, has_more=False, names=())
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,11 +63,14 @@ def single(key: str, read: Read[R]) -> Callable[[Source], R]:
 def listing(key: str, read: Read[R]) -> Callable[[Source], Listing[R]]:
     """Return what reads `{"<key>": [...], "count": ..., "hasMore": ...}`; items without a usable id are counted only.
 
-    It raises InvalidEventError where the list is missing: a proxy's or an error's JSON must not pass for an empty list.
+    A list that is null is empty: so it comes from servers whose language has one word for both. It raises
+    InvalidEventError where the list is missing: a proxy's or an error's JSON must not pass for an empty list.
     """
 
     def read_answer(source: Source) -> Listing[R]:
         found = source.get(key)
+        if found is None and key in source and not source.get("error"):
+            found = []
         if type(found) is not list:
             raise InvalidEventError(f"no_{key}")
         items: list[R] = []

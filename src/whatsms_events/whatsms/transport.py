@@ -185,7 +185,8 @@ class Transport:
             ) as response:
                 took_s = asyncio.get_running_loop().time() - since
                 body = await _read(response)
-                reply = Reply(response.status, response.headers, body, sent_at, took_s)
+                url = str(self._url(call))
+                reply = Reply(response.status, response.headers, body, sent_at, took_s, url)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
             return UpstreamUnavailableError(f"{call}: no connection ({type(exc).__name__})")
         except TimeoutError:
