@@ -41,7 +41,7 @@ The map, from the bottom up; imports go down only:
     twin/               a WhatSMS that runs offline
         texts, entities, shapes, dialects, account, life, world   the story and its truth
         faults, sender, ledger                                    how it is sent, and what was answered
-        rest, rest_reads, rest_writes, rest_answers, rest_limits, rest_faults     its REST API
+        rest, rest_reads, rest_writes, rest_answers, rest_limits, rest_faults, rest_ids     its REST API
         control                                                   faults while it runs
     settings, config    settings (with config_sources, config_checks): files, secrets, environment, flags
     serve               the roles of one process (with serve_parts, serve_backfill)

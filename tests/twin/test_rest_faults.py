@@ -8,7 +8,8 @@ import pytest
 
 from servers.virtual_time import virtual
 from twin.api import Api, lived, serving
-from whatsms_events.twin.rest_faults import FINAL, OF_LISTS, Mishaps, RestFault, RestFaults
+from whatsms_events.twin.rest_faults import FINAL, OF_ITEMS, OF_LISTS, Mishaps, RestFault, RestFaults
+from whatsms_events.twin.rest_ids import outer_id
 
 HALVES = RestFaults(seed=3, limited=0.2, cut=0.2, count_null=0.3, bad_date=0.1)
 
@@ -88,7 +89,7 @@ async def test_a_write_is_done_where_only_its_answer_is_lost() -> None:
     """A 502, an HTML page and a cut connection leave the message sent; 401, 403, 429 and 500 leave nothing."""
     async with serving() as api:
         ticket = next(iter(api.account.tickets.values()))
-        for fault in sorted(FINAL):
+        for fault in sorted(FINAL - OF_ITEMS):
             before = len(ticket.messages)
             api.rest.demand(fault)
             try:
@@ -183,6 +184,8 @@ def test_a_request_gets_one_answer_and_lists_alone_the_faults_of_lists() -> None
     for fault in RestFault:
         setattr(everything, fault.value, 1.0)
     assert len(mishaps.befall(everything, listing=True) & FINAL) == 1
+    assert len(mishaps.befall(everything, listing=False, item="k1") & FINAL) == 1
+    assert not mishaps.befall(everything, listing=False) & OF_ITEMS
     assert mishaps.befall(everything, listing=True) >= OF_LISTS
     assert not mishaps.befall(everything, listing=False) & OF_LISTS
     mishaps.demand(RestFault.HAS_MORE, 1, 0)
@@ -194,4 +197,91 @@ def test_a_request_gets_one_answer_and_lists_alone_the_faults_of_lists() -> None
 def test_each_fault_has_a_share() -> None:
     """The table of shares and the list of faults name the same."""
     shares = {name for name in RestFaults.__dataclass_fields__ if name not in {"seed", "slow_s"}}
-    assert {name for name in shares if not name.startswith("retry_after")} == {fault.value for fault in RestFault}
+    assert {name for name in shares if not name.startswith(("retry_after", "moved_"))} == {
+        fault.value for fault in RestFault
+    }
+
+
+async def test_pages_behind_the_end_can_be_refused() -> None:
+    """A full last page can announce more, and the one behind it can be 404 or 400; the first page never is."""
+    async with serving(faults=RestFaults(full_more=1.0)) as api:
+        size = len(api.account.contacts)
+        api.rest.page_limit = size
+        assert (await api.get("/contacts", limit=size))["hasMore"] is True
+        assert (await api.get("/contacts", page=2, limit=size))["contacts"] == []
+        for fault, status in (("beyond_404", 404), ("beyond_400", 400)):
+            api.rest.faults = RestFaults(full_more=1.0)
+            setattr(api.rest.faults, fault, 1.0)
+            assert (await api.ask("GET", "/contacts", page=2, limit=size))[0] == status
+            api.rest.faults.list_empty = 1.0
+            assert (await api.get("/contacts"))["contacts"] == []
+
+
+async def test_an_empty_list_can_be_null_or_204() -> None:
+    """One that has something to show is as ever."""
+    async with serving(faults=RestFaults(list_null=1.0)) as api:
+        assert (await api.get("/contacts"))["contacts"]
+        assert (await api.get("/contacts", search="nobody"))["contacts"] is None
+        api.rest.faults = RestFaults(empty_204=1.0)
+        assert (await api.get("/contacts"))["contacts"]
+        async with api.session.get(api.server.url + "/contacts?search=nobody") as response:
+            assert (response.status, await response.read()) == (204, b"")
+
+
+async def test_a_byte_order_mark_can_stand_before_the_json() -> None:
+    """Three bytes before each answer."""
+    async with (
+        serving(faults=RestFaults(bom=1.0)) as api,
+        api.session.get(api.server.url + "/contacts") as response,
+    ):
+        assert (await response.read())[:4] == b"\xef\xbb\xbf{"
+
+
+async def test_a_share_of_items_is_always_the_same_ones() -> None:
+    """Of tickets and contacts by id: some are 403 each time, the others never."""
+    async with serving(faults=RestFaults(seed=4, item_403=0.3)) as api:
+        paths = [f"/contacts/{one}" for one in api.account.contacts] + [
+            f"/tickets/{one}" for one in api.account.tickets
+        ]
+        got = [await status(api, path) for path in paths[:200]]
+        assert 20 < Counter(got)[403] < 100
+        assert [await status(api, path) for path in paths[:200]] == got
+
+
+async def test_a_merged_one_is_in_no_list_and_names_the_other() -> None:
+    """By id it is 410 with a `Link`, or a redirect that leads to where it was told to; who follows it is shown that."""
+    async with serving(faults=RestFaults(seed=4, item_410=0.3)) as api:
+        ids = [str(one) for one in api.account.contacts]
+        gone = [one for one in ids[:50] if await status(api, f"/contacts/{one}") == 410]
+        listed = (await api.get("/contacts", limit=100))["contacts"]
+        assert gone
+        assert not {one["id"] for one in listed} & {*gone}
+        async with api.session.get(f"{api.server.url}/contacts/{gone[0]}") as response:
+            link = response.headers["Link"].removeprefix("<").split(">")[0]
+        assert await status(api, link.removeprefix("/api/v2")) == 200
+        for target, leads in (
+            ("other", link),
+            ("relative", link.rsplit("/", 1)[1]),
+            ("itself", f"/api/v2/contacts/{gone[0]}/"),
+            ("list", "/api/v2/contacts"),
+            ("login", "/login"),
+            ("elsewhere", f"https://elsewhere.example{link}"),
+        ):
+            api.rest.faults = RestFaults(seed=4, item_moved=1.0, moved_status=308, moved_to=target)  # type: ignore[arg-type]
+            path = f"{api.server.url}/contacts/{gone[0]}"
+            async with api.session.get(path, allow_redirects=False) as response:
+                assert response.status == 308
+                assert target in ("other", "relative", "elsewhere") or response.headers["Location"] == leads
+                assert response.headers["Location"].startswith(("/", "https://", "another"))
+
+
+async def test_the_api_can_have_ids_of_its_own() -> None:
+    """What webhooks name is 404, what the lists show is found, also as the contact of a ticket."""
+    async with serving(faults=RestFaults(other_ids=1.0)) as api:
+        ticket = next(iter(api.account.tickets.values()))
+        assert (await api.ask("GET", f"/tickets/{ticket.id}"))[0] == 404
+        shown = (await api.get(f"/tickets/{outer_id(ticket.id)}"))["ticket"]
+        assert shown["id"] == outer_id(ticket.id)
+        assert shown["contact"]["id"] == outer_id(ticket.contact.id)
+        listed = (await api.get("/contacts", limit=100))["contacts"]
+        assert {one["id"] for one in listed} <= {outer_id(one) for one in api.account.contacts}

@@ -1,6 +1,7 @@
 """The account of a world in, WhatSMS's REST API v2 out: auth, limits, faults, and a record of what was asked."""
 
 import asyncio
+import codecs
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from aiohttp import hdrs, web
 from whatsms_events.twin.account import Account
 from whatsms_events.twin.dialects import Json
 from whatsms_events.twin.rest_answers import Ask, answer, read_body, refused
-from whatsms_events.twin.rest_faults import Mishaps, RestFault, RestFaults
+from whatsms_events.twin.rest_faults import MERGED, Mishaps, RestFault, RestFaults, is_merged
+from whatsms_events.twin.rest_ids import inner_id, merged, with_outer_ids
 from whatsms_events.twin.rest_limits import RestLimits, Windows
 from whatsms_events.twin.rest_reads import Reads
 from whatsms_events.twin.rest_writes import Writes
@@ -28,6 +30,13 @@ UNKNOWN: Final = "?"
 BODY_LIMIT_BYTES: Final = 1024 * 1024
 KEEPALIVE_S: Final = 3600.0
 _RECENT: Final = 200_000
+_STATUSES: Final = (
+    (RestFault.UNAUTHORIZED, 401),
+    (RestFault.FORBIDDEN, 403),
+    (RestFault.ITEM_403, 403),
+    (RestFault.ERROR, 500),
+)
+"""The faults that are a status, and for which nothing is done."""
 _HTML: Final = "<html>\r\n<head><title>{0}</title></head>\r\n<body><center><h1>{0}</h1></center></body>\r\n</html>\r\n"
 
 
@@ -130,7 +139,8 @@ class Rest:
         elif wait_s := self._windows.take(method, template, seen.at):
             response = self._limited(wait_s)
         else:
-            faults = self._mishaps.befall(self.faults, listing=endpoint is not None and endpoint.paged)
+            listing, item = endpoint is not None and endpoint.paged, _item(endpoint, request)
+            faults = self._mishaps.befall(self.faults, listing=listing, item=item)
             response = self._refusal(faults) or _garbled(await self._perform(endpoint, request, faults), faults)
         if RestFault.SLOW in faults:
             await _within(self._closing, self.faults.slow_s)
@@ -149,18 +159,26 @@ class Rest:
         """Let the verb answer; what it refuses is an answer too."""
         if endpoint is None:
             return refused(404)
+        asked, own = request.match_info.get("id", ""), RestFault.OTHER_IDS in faults
+        if not faults.isdisjoint(MERGED):
+            return merged(self._account, self.faults, faults, request)
+        if own:
+            asked = inner_id(self._account, asked)
         try:
             body = {} if endpoint.method == "GET" else read_body(await request.read())
-            ask = Ask(request.match_info.get("id", ""), request.query, body, faults, self.page_limit)
-            return answer(endpoint.status, endpoint.verb(ask))
+            ask = Ask(asked, request.query, body, faults, self.page_limit, partial(is_merged, self.faults))
+            shown = endpoint.verb(ask)
         except web.HTTPException as exc:
             return refused(exc.status, exc.text)
+        if RestFault.EMPTY_204 in faults and [] in shown.values():
+            return web.Response(status=204, body=b"")
+        return answer(endpoint.status, with_outer_ids(shown) if own else shown)
 
     def _refusal(self, faults: frozenset[RestFault]) -> web.Response | None:
         """Return the answer of a fault for which nothing is done, if one befell the request."""
         if RestFault.LIMITED in faults:
             return self._limited(self.faults.retry_after_s)
-        for fault, status in ((RestFault.UNAUTHORIZED, 401), (RestFault.FORBIDDEN, 403), (RestFault.ERROR, 500)):
+        for fault, status in _STATUSES:
             if fault in faults:
                 return refused(status)
         return None
@@ -242,6 +260,12 @@ def _endpoints(reads: Reads, writes: Writes) -> Iterable[_Endpoint]:
     )
 
 
+def _item(endpoint: _Endpoint | None, request: web.Request) -> str:
+    """Return the id of what is asked for by its id, nothing for any other request."""
+    by_id = endpoint is not None and endpoint.method == "GET" and endpoint.template.endswith("/{id}")
+    return request.match_info["id"] if by_id else ""
+
+
 def _is_key(request: web.Request, api_key: str) -> bool:
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     return scheme.lower() == "bearer" and compare_digest(
@@ -251,6 +275,8 @@ def _is_key(request: web.Request, api_key: str) -> bool:
 
 def _garbled(response: web.Response, faults: frozenset[RestFault]) -> web.Response:
     """Return what a proxy makes of an answer, where such a fault befell it."""
+    if RestFault.BOM in faults and isinstance(response.body, bytes):
+        response.body = codecs.BOM_UTF8 + response.body
     for fault, status, title in ((RestFault.HTML_502, 502, "502 Bad Gateway"), (RestFault.HTML_200, 200, "WhatSMS")):
         if fault in faults:
             return web.Response(status=status, text=_HTML.format(title), content_type="text/html")

@@ -1,6 +1,6 @@
 """What a request asks for, read strictly; what it is refused with, in the vendor's words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Final, NoReturn, TypeVar
@@ -18,6 +18,7 @@ TEXTS: Final[Mapping[int, str]] = {
     401: "API Key inválida ou em falta",
     403: "Sem permissão para este recurso",
     404: "Recurso não encontrado",
+    410: "O recurso foi unido a outro",
     429: "Limite de pedidos atingido. Aguarde antes de tentar novamente.",
     500: "Erro interno do servidor",
 }
@@ -28,13 +29,17 @@ _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request, as the verbs of the API see it; `id` is the path's, `page_limit` the largest page there is."""
+    """One request, as the verbs of the API see it; `id` is the path's, `page_limit` the largest page there is.
+
+    `is_merged` tells of an id whether lists leave it out because it was merged into another one.
+    """
 
     id: str = ""
     query: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
     faults: frozenset[RestFault] = frozenset()
     page_limit: int = 100
+    is_merged: Callable[[str], bool] = lambda _id: False
 
 
 def answer(status: int, body: Json) -> web.Response:
@@ -44,7 +49,7 @@ def answer(status: int, body: Json) -> web.Response:
 
 def refused(status: int, text: str | None = None) -> web.Response:
     """Return an error as the vendor writes it."""
-    return answer(status, {"error": text or TEXTS[status]})
+    return answer(status, {"error": text or TEXTS.get(status, "")})
 
 
 def refuse(status: int, text: str | None = None) -> NoReturn:

@@ -13,6 +13,10 @@ from whatsms_events.twin.faults import Share
 Style = Literal["seconds", "date", "missing", "absurd"]
 """How `Retry-After` is written."""
 
+Target = Literal["other", "relative", "itself", "list", "login", "elsewhere"]
+"""Where a redirect leads: to another one of its kind by its path or relative to the one asked for, to the same one with
+a slash behind it, to the list, to a page of the web site, or to another one of its kind at another origin."""
+
 
 class RestFault(StrEnum):
     """What can go wrong with one request. Writes are done all the same where only the answer is lost."""
@@ -22,6 +26,27 @@ class RestFault(StrEnum):
     HAS_MORE = "has_more"
     """A list says that there is more, also on the empty pages behind its end."""
     COUNT_NULL = "count_null"
+    FULL_MORE = "full_more"
+    """A list says that there is more whenever its page is full, also where that was the last one."""
+    BEYOND_404 = "beyond_404"
+    """A page behind the end of a list is refused."""
+    BEYOND_400 = "beyond_400"
+    LIST_EMPTY = "list_empty"
+    """A list shows nothing, as if the account were new; by id all is there."""
+    LIST_NULL = "list_null"
+    """An empty list is null."""
+    EMPTY_204 = "empty_204"
+    """An empty list is 204, No Content."""
+    OTHER_IDS = "other_ids"
+    """The API has ids of its own, in what it shows and in what it is asked for: none that webhooks tell is one."""
+    BOM = "bom"
+    """A byte order mark stands before the JSON."""
+    ITEM_403 = "item_403"
+    """A ticket or contact that is asked for by id is not ours to see."""
+    ITEM_410 = "item_410"
+    """It was merged into another one: no list shows it, and by id it is 410 with a `Link` to that one."""
+    ITEM_MOVED = "item_moved"
+    """It was merged too, and by id it is a redirect: `moved_status` to `moved_to`."""
     BAD_DATE = "bad_date"
     """The `Date` header cannot be read."""
     SLOW = "slow"
@@ -41,8 +66,19 @@ class RestFault(StrEnum):
     """The connection closes in the middle of the answer; a write was done."""
 
 
-OF_LISTS: Final = frozenset({RestFault.PAGE_IGNORED, RestFault.HAS_MORE, RestFault.COUNT_NULL})
-FINAL: Final = frozenset(RestFault) - OF_LISTS - {RestFault.BAD_DATE, RestFault.SLOW}
+OF_LISTS: Final = frozenset(
+    {
+        *(RestFault.PAGE_IGNORED, RestFault.HAS_MORE, RestFault.COUNT_NULL, RestFault.FULL_MORE),
+        *(RestFault.BEYOND_404, RestFault.BEYOND_400),
+        *(RestFault.LIST_EMPTY, RestFault.LIST_NULL, RestFault.EMPTY_204),
+    }
+)
+OF_ITEMS: Final = frozenset({RestFault.ITEM_403, RestFault.ITEM_410, RestFault.ITEM_MOVED})
+"""Those of tickets and contacts that are asked for by id: a share of them means always the same ones."""
+MERGED: Final = (RestFault.ITEM_410, RestFault.ITEM_MOVED)
+FINAL: Final = (
+    frozenset(RestFault) - OF_LISTS - {*(RestFault.BAD_DATE, RestFault.SLOW, RestFault.BOM, RestFault.OTHER_IDS)}
+)
 """Those that make the answer: at most one of them befalls a request."""
 
 
@@ -54,6 +90,17 @@ class RestFaults:
     page_ignored: Share = 0.0
     has_more: Share = 0.0
     count_null: Share = 0.0
+    full_more: Share = 0.0
+    beyond_404: Share = 0.0
+    beyond_400: Share = 0.0
+    list_empty: Share = 0.0
+    list_null: Share = 0.0
+    empty_204: Share = 0.0
+    other_ids: Share = 0.0
+    bom: Share = 0.0
+    item_403: Share = 0.0
+    item_410: Share = 0.0
+    item_moved: Share = 0.0
     bad_date: Share = 0.0
     slow: Share = 0.0
     unauthorized: Share = 0.0
@@ -67,6 +114,8 @@ class RestFaults:
     retry_after: Style = "seconds"
     retry_after_s: Annotated[int, Meta(ge=0, le=3600)] = 1
     """What an answer of `limited` tells; a limit that is really reached tells the real wait, in the same style."""
+    moved_status: Literal[301, 302, 303, 307, 308] = 301
+    moved_to: Target = "other"
 
 
 @dataclass(slots=True)
@@ -95,13 +144,17 @@ class Mishaps:
             left[demand.fault] += demand.count
         return left
 
-    def befall(self, faults: RestFaults, *, listing: bool) -> frozenset[RestFault]:
-        """Return what befalls the next request; those of lists only where it is `listing`."""
+    def befall(self, faults: RestFaults, *, listing: bool, item: str = "") -> frozenset[RestFault]:
+        """Return what befalls the next request; `listing`: it asks for a list, `item`: for one by this id."""
         found: set[RestFault] = set()
         for fault in RestFault:
-            if (fault in OF_LISTS and not listing) or (fault in FINAL and found & FINAL):
+            if (fault in OF_LISTS and not listing) or (fault in OF_ITEMS and not item):
                 continue
-            if self._is_demanded(fault) or self._chance(getattr(faults, fault.value)):
+            if fault in FINAL and found & FINAL:
+                continue
+            share = getattr(faults, fault.value)
+            drawn = _is_chosen(faults, fault, item) if fault in OF_ITEMS else self._chance(share)
+            if self._is_demanded(fault) or drawn:
                 found.add(fault)
         return frozenset(found)
 
@@ -123,3 +176,14 @@ class Mishaps:
             self._demands = [left for left in self._demands if left.count > 0]
             return True
         return False
+
+
+def is_merged(faults: RestFaults, item: str) -> bool:
+    """Tell whether a ticket or contact was merged into another one, by the shares: no list shows it."""
+    return any(_is_chosen(faults, fault, item) for fault in MERGED)
+
+
+def _is_chosen(faults: RestFaults, fault: RestFault, item: str) -> bool:
+    """Tell whether an id is among the share that a fault befalls: the same ids each time."""
+    share: float = getattr(faults, fault.value)
+    return share > 0 and random.Random(f"{faults.seed} {fault} {item}").random() < share  # noqa: S311 - a draw by id

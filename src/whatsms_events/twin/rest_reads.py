@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from whatsms_events.twin.account import Account
 from whatsms_events.twin.dialects import Json
 from whatsms_events.twin.entities import Campaign, Contact, Message, Ticket
-from whatsms_events.twin.rest_answers import PAGE_SIZE, Ask, find, read_choice, read_id, read_number
+from whatsms_events.twin.rest_answers import PAGE_SIZE, Ask, find, read_choice, read_id, read_number, refuse
 from whatsms_events.twin.rest_faults import RestFault
 from whatsms_events.twin.shapes import Shape
 
@@ -30,7 +30,7 @@ class Reads:
 
     def list_tickets(self, ask: Ask) -> Json:
         """Show tickets, the latest `updatedAt` first; `status` and `contactId` filter."""
-        tickets = list(self._account.tickets.values())
+        tickets = [ticket for ticket in self._account.tickets.values() if not ask.is_merged(str(ticket.id))]
         if "status" in ask.query:
             status = read_choice(ask.query, "status", STATUSES)
             tickets = [ticket for ticket in tickets if ticket.status == status]
@@ -56,6 +56,7 @@ class Reads:
             contact
             for contact in self._account.contacts.values()
             if any(wanted in text.casefold() for text in (contact.name, contact.number, contact.email) if text)
+            and not ask.is_merged(str(contact.id))
         ]
         contacts.sort(key=lambda contact: (contact.name is None, contact.name or ""))
         return self._page(ask, "contacts", contacts, Shape.CONTACT_LISTED)
@@ -105,10 +106,21 @@ class Reads:
         number = read_number(ask.query, "page", 1)
         if RestFault.PAGE_IGNORED in ask.faults:
             number = 1
+        if RestFault.LIST_EMPTY in ask.faults:
+            entities = ()
         start = (number - 1) * size
-        shown = turn(entities[start : start + size])
+        _refuse_beyond(ask, number, start >= len(entities))
+        shown = [self._account.shapes.answer(shape, entity) for entity in turn(entities[start : start + size])]
+        full = RestFault.FULL_MORE in ask.faults and len(shown) == size
         return {
-            plural: [self._account.shapes.answer(shape, entity) for entity in shown],
+            plural: None if RestFault.LIST_NULL in ask.faults and not shown else shown,
             "count": None if RestFault.COUNT_NULL in ask.faults else len(entities),
-            "hasMore": RestFault.HAS_MORE in ask.faults or start + size < len(entities),
+            "hasMore": RestFault.HAS_MORE in ask.faults or full or start + size < len(entities),
         }
+
+
+def _refuse_beyond(ask: Ask, number: int, beyond: bool) -> None:
+    """Refuse a page behind the end where such a fault befell the request; the first page is never behind it."""
+    for fault, status in ((RestFault.BEYOND_404, 404), (RestFault.BEYOND_400, 400)):
+        if fault in ask.faults and beyond and number > 1:
+            refuse(status)
