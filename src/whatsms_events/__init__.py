@@ -7,7 +7,7 @@ The map, from the bottom up; imports go down only:
     redaction, logs     what a log line may show, and the lines
     domain/             pure rules
         events, signature, acks       the normalised event and its id; HMAC; the ack lattice
-        bodies, fields, normalize     raw body -> JSON -> resources -> event
+        bodies, fields, many, normalize    raw body -> JSON -> resources -> event
         records, resume               event <-> Kafka record; what each partition still needs
         rows, fold                    registers; event -> changed rows
         tenant, door                  two spellings of one id; what deliveries say of their sender

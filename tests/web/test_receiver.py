@@ -369,6 +369,8 @@ async def test_identity_is_no_encoding(door: Door) -> None:
         (delivery(event="message.exploded"), "unknown_event"),
         (delivery(tenantId="somebody else"), "other_tenant"),
         (json.dumps({"event": "message.received", "tenantId": "tenant-1"}).encode(), "no_data"),
+        (delivery(event="message.ack", data={"messageIds": ["A1", "A2"], "ack": 4, "ticketId": "t1"}), "many"),
+        (delivery(event="message.ack", data=[{"message": {"id": "A1"}}, {"message": {"id": "A2"}}]), "many"),
     ],
 )
 async def test_signed_but_not_understood_is_parked(door: Door, body: bytes, reason: str) -> None:

@@ -26,10 +26,12 @@ from whatsms_events.domain.events import (
     Ticket,
     TicketPayload,
     encode,
+    entity,
     event_id,
     parse_time,
 )
 from whatsms_events.domain.fields import read_campaign, read_contact, read_message, read_ticket
+from whatsms_events.domain.many import listed
 from whatsms_events.domain.tenant import same
 from whatsms_events.errors import InvalidEventError
 
@@ -44,6 +46,7 @@ REASONS: Final = (
     "unknown_event",
     "no_data",  # `data` is missing or no object
     "no_id",  # the message, ticket, contact or campaign it is about is not named
+    "many",  # it is about several of them at once: `data` is a list, or a list names others
     "too_large",  # grows beyond data_limit_bytes() when written in our form
 )
 """Why a body was refused: the closed set of `InvalidEventError.reason` here."""
@@ -71,6 +74,8 @@ def normalize(body: bytes, *, tenant: str, received_at: datetime) -> Event:
         raise InvalidEventError("unknown_event", "event")
     event_type, read = known
     data = envelope.pop("data", None)
+    if type(data) is list and data:
+        raise InvalidEventError("many", f"data: {len(data)}")
     if type(data) is not dict:
         raise InvalidEventError("no_data", f"data: {type(data).__name__}")
     occurred_at = parse_time(envelope.get("timestamp"))
@@ -78,8 +83,7 @@ def normalize(body: bytes, *, tenant: str, received_at: datetime) -> Event:
         del envelope["timestamp"]
     payload = read(data, envelope)
     about = ids(payload)
-    if about.subject is None:
-        raise InvalidEventError("no_id", event_type.value)
+    _check_subject(event_type, about.subject, payload)
     encoded = encode(payload)
     if len(encoded) > data_limit_bytes(len(body)):
         raise InvalidEventError("too_large", f"{len(encoded)} bytes from {len(body)}")
@@ -153,6 +157,15 @@ def _check_tenant(given: Any, tenant: str) -> None:
     if given is None or (type(given) is str and same(given, tenant)) or (type(given) is int and str(given) == tenant):
         return
     raise InvalidEventError("other_tenant", "tenantId")
+
+
+def _check_subject(event_type: EventType, subject: str | None, payload: Payload) -> None:
+    name = entity(event_type)
+    several = listed(name, subject, (payload.extra, getattr(payload, name).extra))
+    if several is not None:
+        raise InvalidEventError("many", several)
+    if subject is None:
+        raise InvalidEventError("no_id", event_type.value)
 
 
 # An object to a payload: one function per event type or group of types, picked from `_READERS`.
