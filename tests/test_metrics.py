@@ -110,6 +110,9 @@ def repaired(*, tickets: int, contacts: int, finished: int, running: int, reques
         sample("backfill_state", tenant=SLUG): 0,
         sample("backfill_remaining_items", tenant=SLUG): 0,
         sample("backfill_unsettled", tenant=SLUG): 0,
+        sample("backfill_unstable_lists", tenant=SLUG): 0,
+        sample("backfill_forbidden", tenant=SLUG): 0,
+        **{sample("backfill_gone_held_back", tenant=SLUG, entity=entity): 0 for entity in get_args(Entity)},
         **{
             sample("backfill_observed_total", entity=entity, kind=kind): count
             for (entity, kind), count in found.items()

@@ -12,6 +12,7 @@ The map, from the bottom up; imports go down only:
         rows, fold                    registers; event -> changed rows
         tenant, door                  two spellings of one id; what deliveries say of their sender
         drift, last_message, silence  what REST shows against what we hold; whether silence is a fault
+        repair                        what an odd answer of the REST API means for a backfill
     storage/            all SQL
         engines, database, schema, tables, migrations/    connect, open, check, migrate
         appends, commit, committer               group commit: statements, one batch, the queue
@@ -37,6 +38,7 @@ The map, from the bottom up; imports go down only:
         backfill_run                    where a run stands, and its report
         backfill_lists, backfill_details, backfill_messages    lists; one by id; the second phase
         backfill_compare, backfill_gaps answers against the projection -> observations, messages to be read
+        backfill_gone                   what no list shows -> what may be marked as gone
         watchdog, observer              silence -> alarm; tables -> gauges
     twin/               a WhatSMS that runs offline
         texts, entities, shapes, dialects, account, life, world   the story and its truth

@@ -186,8 +186,27 @@ BACKFILL_REMAINING = Gauge(
 BACKFILL_UNSETTLED = Gauge(
     "whatsms_events_backfill_unsettled",
     "What the last finished reconcile left to the next one: it kept changing or could not be read. Above zero run "
-    "after run: log lines at warning (`messages.not_read`, `observation.*`, `upstream.retrying`) say why.",
+    "after run: log lines at warning (`messages.not_read`, `detail.not_read`, `observation.*`, `upstream.retrying`) "
+    "say why.",
     ["tenant"],
+)
+BACKFILL_UNSTABLE = Gauge(
+    "whatsms_events_backfill_unstable_lists",
+    "Lists that the last finished reconcile did not read to a quiet end: they went on changing, or answered oddly. "
+    "Above zero run after run: the log line `list.ended` and the report say which and why.",
+    ["tenant"],
+)
+BACKFILL_FORBIDDEN = Gauge(
+    "whatsms_events_backfill_forbidden",
+    "Tickets and contacts that the last finished reconcile had no right to read (403) and left out. Above zero: the "
+    "log line `detail.forbidden` and the report name them; give the API key the right to them.",
+    ["tenant"],
+)
+BACKFILL_HELD_BACK = Gauge(
+    "whatsms_events_backfill_gone_held_back",
+    "Entities that the last finished reconcile did not find at the vendor and did not mark as gone, because they are "
+    "too many. Above zero: look at the log line `backfill.gone_held_back`; somebody must decide.",
+    ["tenant", "entity"],
 )
 BACKFILL_LAST_SUCCESS = Gauge(
     "whatsms_events_backfill_last_success_timestamp_seconds",

@@ -29,13 +29,14 @@ KEYS: Final = frozenset({
     "public", "private", "file", "path", "place", "source", "at", "pid", "library",  # path: never a request's
     # What and why.
     "id", "event_id", "log_id", "type", "types", "outcome", "reason", "detail", "error", "cause", "status", "signal",
-    "category", "version", "seed", "kind", "entity", "phase", "resumed",
+    "category", "version", "seed", "kind", "entity", "phase", "resumed", "list", "page", "subject",
     # How much.
     "count", "events", "rows", "records", "deliveries", "accepted", "duplicates", "rejected", "parked", "applied",
     "published", "skipped", "failures", "attempts", "suppressed", "waiting", "partitions", "lag", "limit", "size_bytes",
     "limit_bytes", "duration_s", "delay_s", "wait_s", "deadline_s", "interval_s",
     "requests", "entities", "shown", "remaining", "drift", "unsettled", "unusable", "silent_s", "usual_gap_s",
     "offset_s",
+    "unstable", "forbidden", "held_back", "extra", "missed", "held",
     # How far.
     "position", "after", "end", "through", "applied_through", "published_through", "offset", "generation",
 })

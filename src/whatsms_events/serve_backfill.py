@@ -59,6 +59,7 @@ def plan_of(settings: Settings) -> Plan:
         repair_interval_s=backfill.repair_interval_s,
         settle_s=backfill.settle_s,
         absence_s=backfill.absence_s,
+        gone_share=backfill.gone_share,
     )
 
 

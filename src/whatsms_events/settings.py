@@ -200,6 +200,7 @@ class Backfill(_Section):
     repair_interval_s: Days = 300.0
     settle_s: float = Field(default=10.0, ge=0, le=3600)
     absence_s: float = Field(default=60.0, ge=0, le=86_400)
+    gone_share: float = Field(default=0.1, ge=0, le=1)
 
 
 class Watchdog(_Section):

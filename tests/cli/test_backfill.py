@@ -120,6 +120,30 @@ async def test_reading_messages_is_warned_of_and_only_on_request(there: Account,
     assert "may send read receipts to the people who wrote them" in text
 
 
+async def test_too_much_that_is_gone_is_held_back_until_somebody_allows_it(there: Account, tmp_path: Path) -> None:
+    """The vendor shows no contact any more: the run ends, says what it saw and how it goes on, and marks none; with
+    --allow-gone it marks them all.
+    """
+    account = there.world.account
+    for number in range(30):
+        account.add_contact(name=f"C{number}", number=f"35191{number:07}", email=None)
+    assert (await ran(tmp_path, *RUN, config=there.config)).status == 0
+    contacts = len(account.contacts)
+    account.contacts.clear()
+    done = await ran(tmp_path, *RUN, "--details", "changed", config=there.config)
+    assert done.status == 0
+    text = " ".join(done.out)
+    assert f"of {contacts} contacts {contacts} are not at the vendor and were NOT marked as gone" in text
+    assert "`whatsms-events backfill run --allow-gone`" in text
+    (line,) = [json.loads(one) for one in done.err if "backfill.gone_held_back" in one]
+    assert (line["level"], line["extra"], line["missed"], line["held"]) == ("error", contacts, 0, contacts)
+    allowed = await ran(tmp_path, *RUN, "--details", "changed", "--allow-gone", "--json", config=there.config)
+    found = json.loads("".join(allowed.out))
+    assert found["report"]["held_back"] == {}
+    assert found["options"]["allow_gone"] is True
+    assert [one["count"] for one in found["report"]["drift"] if one["kind"] == "extra"] == [contacts]
+
+
 # Stopped, and gone on with.
 
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 from whatsms_events.domain.events import from_micros
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.rows import COLUMNS, Table
+from whatsms_events.errors import TransientError
 from whatsms_events.storage import tables
 from whatsms_events.storage.appends import Append
 from whatsms_events.storage.checkpoints import Checkpoints, Options
@@ -47,7 +48,16 @@ PIECES: Final = 2000
 
 KEY: Final = "sk_test_reconciling"
 ALL: Final = Options(details="all", messages="off")
-PLAN: Final = Plan(options=ALL, page_size=100, interval_s=0, outage_s=0, repair_interval_s=0, settle_s=10, absence_s=60)
+PLAN: Final = Plan(
+    options=ALL,
+    page_size=100,
+    interval_s=0,
+    outage_s=0,
+    repair_interval_s=0,
+    settle_s=10,
+    absence_s=60,
+    gone_share=0.1,
+)
 
 
 @dataclass
@@ -158,6 +168,20 @@ class House:
         try:
             backfill.ask("reconcile", "command", options)
             return await self.drive(backfill, limit_s=limit_s)
+        finally:
+            await backfill.close()
+
+    async def insist(self, options: Options = ALL) -> Report:
+        """Run one reconcile to its end, again after each TransientError, as the loop does."""
+        backfill = self.backfill()
+        try:
+            backfill.ask("reconcile", "command", options)
+            for _ in range(PIECES):
+                try:
+                    return await self.drive(backfill)
+                except TransientError:
+                    await self.tick(10)
+            raise AssertionError(f"never ends: {backfill.progress}")
         finally:
             await backfill.close()
 

@@ -243,6 +243,16 @@ async def test_a_page_refreshes_only_what_waits_to_be_compared(checkpoints: Chec
     assert await checkpoints.list_items(run, [], b"4", now=at(53)) == 0
 
 
+async def test_a_page_that_shows_what_was_missing_takes_its_place(checkpoints: Checkpoints) -> None:
+    """What no list showed waits for nothing but the run's end, and a list that shows it after all makes it listed."""
+    run = await begin(checkpoints)
+    await checkpoints.save(run, b"1", now=NOW, items=[item(1, state="missing"), item(2, state="missing")])
+    assert await checkpoints.next_due(run) is None
+    assert await checkpoints.list_items(run, [item(1, due=5), item(3, due=9)], b"2", now=NOW) == 1
+    assert await checkpoints.count(run) == {("ticket", "listed"): 2, ("ticket", "missing"): 1}
+    assert await checkpoints.next_due(run) == at(5)
+
+
 async def test_a_page_with_an_item_the_database_refuses_is_refused_whole(checkpoints: Checkpoints) -> None:
     """Progress does not move past items that were not saved."""
     run = await begin(checkpoints)

@@ -133,6 +133,7 @@ async def test_ids_come_in_pages_with_what_is_gone(database: Database) -> None:
     assert await holdings.ids("campaign", "t1", "", 3) == [("c1", False)]
     assert await holdings.ids("message", "t1", "", 3) == [("m1", False)]
     assert await holdings.ids("ticket", "t2", "", 3) == [("k3", False)]
+    assert (await holdings.count("ticket", "t1"), await holdings.count("message", "t2")) == (5, 0)
 
 
 async def test_what_is_in_doubt_or_only_named_is_unsure(database: Database) -> None:

@@ -128,9 +128,9 @@ def answer_500() -> NoReturn:
     raise web.HTTPInternalServerError(text="boom")
 
 
-def answer_410() -> NoReturn:
+def answer_451() -> NoReturn:
     """Refuse in a way that the vendor's page does not know."""
-    raise web.HTTPGone(text="gone")
+    raise web.HTTPUnavailableForLegalReasons(text="no", link=None)
 
 
 def answer_404() -> NoReturn:
@@ -143,7 +143,7 @@ def answer_null() -> Json:
     return {"ticket": None}
 
 
-@pytest.mark.parametrize("answer", [answer_500, answer_410, answer_null])
+@pytest.mark.parametrize("answer", [answer_500, answer_451, answer_null])
 async def test_one_ticket_that_cannot_be_read_holds_up_nothing(
     here: House, odd: dict[str, Odd], monkeypatch: pytest.MonkeyPatch, answer: Odd
 ) -> None:
@@ -405,7 +405,7 @@ async def test_a_campaign_told_of_before_its_absence_is_closed_is_not_gone(here:
 
         def twice_missing() -> bool:
             course = backfill._course
-            return course is not None and course.standing.phase == "messages" and bool(course.standing.missing)
+            return course is not None and course.standing.phase == "messages" and bool(course.standing.hidden)
 
         await here.until(backfill, twice_missing)
     account.campaigns[campaign.id] = campaign

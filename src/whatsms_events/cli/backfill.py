@@ -25,6 +25,7 @@ def run_(
     tenant: str,
     details: Literal["all", "changed"] | None = None,
     messages: Literal["off", "narrow", "full"] | None = None,
+    allow_gone: bool = False,
     json: bool = False,
     options: Options = DEFAULTS,
 ) -> int:
@@ -41,6 +42,8 @@ def run_(
     messages
         Whose messages are read: off, narrow (tickets with a known gap) or full; else `backfill.messages`. Careful:
         reading them may send read receipts to the people who wrote them.
+    allow_gone
+        Mark as gone whatever the vendor does not have, however much that is; else no more than `backfill.gone_share`.
     json
         Print the report as JSON, alone on standard output.
     """
@@ -49,7 +52,9 @@ def run_(
     if tenant not in keyed(settings):
         raise ConfigError(f"tenants.{tenant}.api_key: is not set, and without it nothing can be read")
     usual = settings.backfill
-    wanted = reports.Options(details=details or usual.details, messages=messages or usual.messages)
+    wanted = reports.Options(
+        details=details or usual.details, messages=messages or usual.messages, allow_gone=allow_gone
+    )
     return _reported(settings, tenant, wanted, json=json)
 
 

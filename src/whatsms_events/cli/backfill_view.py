@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from whatsms_events.domain.repair import advice
 from whatsms_events.storage.queries import Shown
 from whatsms_events.storage.reports import RunInfo
 from whatsms_events.web.api import shown_run
 from whatsms_events.workers import backfill
-from whatsms_events.workers.backfill_run import Report, Standing
+from whatsms_events.workers.backfill_run import HeldBack, Report, Standing
 
 LINE_S: Final = 5.0
 NAMES: Final = 50
@@ -137,8 +138,17 @@ def _verdict(report: Report) -> str:
     if report.unseen:
         words += f"; {report.unseen} messages are here that their ticket's list did not show"
     if report.unstable:
-        words += f"; the lists of {', '.join(report.unstable)} never came to rest or were refused, there may be more"
-    return words
+        why = "".join(f" ({name}: {reason})" for name, reason in sorted(report.ended.items()))
+        words += f"; the lists of {', '.join(report.unstable)} are not stable, there may be more{why}"
+    if report.forbidden:
+        words += f"; {report.forbidden} left out, the key has no right to: {', '.join(report.forbidden_names)}"
+    return words + "".join(_held_back(entity, seen) for entity, seen in sorted(report.held_back.items()))
+
+
+def _held_back(entity: str, seen: HeldBack) -> str:
+    words = f"; of {seen.held} {entity}s {seen.extra} are not at the vendor and were NOT marked as gone, more than"
+    words += f" {seen.limit} ({seen.missed} were missed; {advice(seen.missed, seen.extra)})"
+    return f"{words} If they are really gone: `whatsms-events backfill run --allow-gone`"
 
 
 def print_json(value: object) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from whatsms_events.domain import fold
 from whatsms_events.domain.events import (
@@ -140,16 +140,22 @@ def observation(tenant: str, sighting: Sighting, row: Row | None, *, received_at
     return event, _json.encode(raw)
 
 
-def absence(entity: Entity, entity_id: str, *, as_of: datetime, log_end: int) -> Sighting:
-    """Return the sighting that there is no such thing, whose finding is `extra`."""
-    return Sighting(entity, entity_id, _GONE[entity](entity_id), as_of, log_end)
+def absence(
+    entity: Entity, entity_id: str, *, as_of: datetime, log_end: int, merged_into: str | None = None
+) -> Sighting:
+    """Return the sighting that there is no such thing, whose finding is `extra`.
+
+    `merged_into`: the ticket or contact that the vendor named in its place.
+    """
+    payload = _GONE[entity](entity_id, UNSET if merged_into is None else merged_into)
+    return Sighting(entity, entity_id, payload, as_of, log_end)
 
 
-_GONE: Final[Mapping[Entity, Callable[[str], Payload]]] = {
-    "message": lambda one: MessagePayload(message=Message(id=one, gone=True)),
-    "ticket": lambda one: TicketPayload(ticket=Ticket(id=one, gone=True)),
-    "contact": lambda one: ContactPayload(contact=Contact(id=one, gone=True)),
-    "campaign": lambda one: CampaignPayload(campaign=Campaign(id=one, gone=True)),
+_GONE: Final[Mapping[Entity, Callable[[str, str | UnsetType], Payload]]] = {
+    "message": lambda one, _into: MessagePayload(message=Message(id=one, gone=True)),
+    "ticket": lambda one, into: TicketPayload(ticket=Ticket(id=one, gone=True, merged_into=into)),
+    "contact": lambda one, into: ContactPayload(contact=Contact(id=one, gone=True, merged_into=into)),
+    "campaign": lambda one, _into: CampaignPayload(campaign=Campaign(id=one, gone=True)),
 }
 
 

@@ -53,7 +53,10 @@ class Ref(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Contact(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A person or group as the vendor knows it. `number` is text: it may be a LID, a group id or a chat id."""
+    """A person or group as the vendor knows it. `number` is text: it may be a LID, a group id or a chat id.
+
+    `gone` and `merged_into` are a backfill's: the vendor has it no longer, and named this one in its place.
+    """
 
     id: Text = UNSET
     name: Text = UNSET
@@ -65,11 +68,15 @@ class Contact(Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at: Time = UNSET
     updated_at: Time = UNSET
     gone: Flag = UNSET
+    merged_into: Text = UNSET
     extra: Extra = {}
 
 
 class Ticket(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A conversation. `status` and `channel` are open sets; `closed` is never final."""
+    """A conversation. `status` and `channel` are open sets; `closed` is never final.
+
+    `gone` and `merged_into` are as with a contact.
+    """
 
     id: Text = UNSET
     status: Text = UNSET
@@ -83,6 +90,7 @@ class Ticket(Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at: Time = UNSET
     updated_at: Time = UNSET
     gone: Flag = UNSET
+    merged_into: Text = UNSET
     extra: Extra = {}
 
 

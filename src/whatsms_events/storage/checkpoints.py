@@ -25,8 +25,9 @@ from whatsms_events.storage.tables import UNFINISHED, WANTED, backfill_drift, ba
 
 __all__ = ["Checkpoints", "Doubt", "Item", "Kind", "Options", "Overview", "Run", "RunInfo", "State"]
 
-State = Literal["listed", "wanted", "read", "found", "absent", "done"]
-"""Shown by a list; to be read by id; read; differs, its observation made but not surely appended; not shown; closed."""
+State = Literal["listed", "wanted", "read", "found", "absent", "missing", "done"]
+"""Shown by a list; to be read by id; read; differs, its observation made but not surely appended; not shown; not there,
+to be judged together with all the others at the run's end; closed."""
 
 SWEEP: Final = 5000
 """Items removed in one transaction: a million of them would lock SQLite for ten seconds."""
@@ -60,6 +61,7 @@ class Item:
 _KEY: Final = ("run", "entity", "id")
 _ITEM: Final = [backfill_item.c[field.name] for field in fields(Item)]
 _UNDONE: Final = [state for state in get_args(State) if state != "done"]
+_WAITING: Final = [state for state in _UNDONE if state != "missing"]
 
 
 class Checkpoints(Reports):
@@ -116,7 +118,8 @@ class Checkpoints(Reports):
     async def list_items(self, run: Run, items: Sequence[Item], progress: bytes, *, now: datetime) -> int:
         """Save what a page showed and return how many ids the run had not seen.
 
-        Newer views of those still `listed` stand in for the older ones; others stay as they are. Raises as `save`.
+        They stand in for older views of those still `listed`, and for those that were `missing`; others stay as they
+        are. Raises as `save`.
         """
         async with self._database.write() as connection:
             await _move(connection, run, now, progress=progress.decode())
@@ -124,7 +127,8 @@ class Checkpoints(Reports):
             for entity in {item.entity for item in items}:
                 ids = [item.id for item in items if item.entity == entity]
                 fresh -= {(entity, one) for one in await _shown(connection, run, entity, ids)}
-            await _write_items(connection, run, items, backfill_item.c.state == "listed")
+            state = backfill_item.c.state
+            await _write_items(connection, run, items, (state == "listed") | (state == "missing"))
         return len(fresh)
 
     async def finish(self, run: Run, report: bytes, now: datetime) -> None:
@@ -175,8 +179,8 @@ class Checkpoints(Reports):
             await _move(connection, run, now)
             await connection.execute(update(backfill_item).where(*later).values(due_at=to_micros(latest)))
 
-    async def next_due(self, run: Run, states: Sequence[State] = _UNDONE) -> datetime | None:
-        """Return when the next item in these states is due, None where there is none."""
+    async def next_due(self, run: Run, states: Sequence[State] = _WAITING) -> datetime | None:
+        """Return when the next item in these states is due, None for none; what is missing waits for nothing."""
         table = backfill_item.c
         firsts = [
             select(func.min(table.due_at)).where(table.run == run.number, table.state == state) for state in states

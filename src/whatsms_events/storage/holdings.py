@@ -54,6 +54,13 @@ class Holdings:
         async with self._database.read() as connection:
             return [(one, bool(gone)) for one, gone in await connection.execute(query)]
 
+    async def count(self, entity: Entity, tenant: str) -> int:
+        """Return how many are held that are not marked as gone."""
+        table = _TABLES[entity].c
+        query = select(func.count()).where(table.tenant == tenant, table.gone.is_not(True))
+        async with self._database.read() as connection:
+            return int((await connection.execute(query)).scalar_one())
+
     async def unsure(self, tenant: str, limit: int, after: tuple[str, str] = ("", "")) -> list[Doubt]:
         """Return campaigns, then contacts, then tickets that are doubtful or only named by others, in the order of ids.
 

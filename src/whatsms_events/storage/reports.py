@@ -24,10 +24,14 @@ Kind = Literal["reconcile", "repair"]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a run goes about: which details it reads by id, and of which tickets the messages."""
+    """How a run goes about: which details it reads by id, and of which tickets the messages.
+
+    `allow_gone`: it may mark any number as gone that the vendor does not have.
+    """
 
     details: Literal["all", "changed"] = "all"
     messages: Literal["off", "narrow", "full"] = "off"
+    allow_gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ from whatsms_events.storage.holdings import Holdings
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.whatsms.client import Client
 from whatsms_events.workers.backfill_compare import Comparison
-from whatsms_events.workers.backfill_details import close_missing, read_detail, scan_absences
+from whatsms_events.workers.backfill_details import read_detail
+from whatsms_events.workers.backfill_gone import judge_missing, scan_absences
 from whatsms_events.workers.backfill_lists import read_page
 from whatsms_events.workers.backfill_messages import read_messages
 from whatsms_events.workers.backfill_run import PHASES, Course, Parts, Plan, Report
@@ -147,7 +148,7 @@ class Backfill:
             # Looked at once as they stand, whatever comes of it.
             standing = msgspec.structs.replace(course.standing, expected=len(doubts.looks))
             if doubts.campaigns:
-                standing = msgspec.structs.replace(standing, phase="again", missing=tuple(doubts.campaigns))
+                standing = msgspec.structs.replace(standing, phase="again", hidden=doubts.campaigns)
             await course.save(standing, items=list(doubts.items.values()), looks=doubts.looks)
         self._course, self._comparison = course, Comparison(course)
         metrics.BACKFILL_STATE.labels(parts.slug).set(1)
@@ -161,7 +162,8 @@ class Backfill:
         worked = await comparison.step() or await self._go_on(course)
         last_phase = course.standing.phase == PHASES[-1]
         if not worked and last_phase and await course.parts.checkpoints.next_due(course.run) is None:
-            await self._finish(course)
+            if not await judge_missing(course):
+                await self._finish(course)
             return 1
         if not worked:
             await course.pull_in()
@@ -185,15 +187,12 @@ class Backfill:
             case "again":
                 return await read_detail(course) or await self._walk_again(course)
             case "messages":
-                if standing.missing:
-                    await close_missing(course)
-                    return True
                 return await read_detail(course) or await read_messages(course)
 
     async def _walk_again(self, course: Course) -> bool:
         """List the campaigns once more where some were missing, when it is time to."""
         standing = course.standing
-        if not standing.missing:
+        if not standing.hidden:
             await course.save(msgspec.structs.replace(standing, phase="messages"))
             return True
         if standing.again_at is not None and self._parts.now() < standing.again_at:
@@ -219,7 +218,8 @@ class Backfill:
             report=report,
         )
         metrics.BACKFILL_STATE.labels(slug).set(0)
-        log.info(
+        whole = not report.unstable and not report.forbidden and not report.held_back
+        (log.info if whole else log.warning)(
             "backfill.finished",
             tenant=slug,
             kind=report.kind,
@@ -228,6 +228,9 @@ class Backfill:
             entities=looked_at,
             drift=found.total(),
             unsettled=report.unsettled,
+            unstable=report.unstable,
+            forbidden=report.forbidden,
+            held_back=sorted(report.held_back),
         )
 
     async def _show(self, course: Course) -> None:

@@ -20,12 +20,13 @@ from whatsms_events.domain import drift, fold, normalize
 from whatsms_events.domain.drift import Finding, Sighting
 from whatsms_events.domain.events import Event, TicketPayload
 from whatsms_events.domain.last_message import explained
+from whatsms_events.domain.repair import ROUNDS
 from whatsms_events.domain.rows import Key, Row
 from whatsms_events.errors import InvalidEventError, TransientError
 from whatsms_events.storage.appends import Append
 from whatsms_events.storage.checkpoints import Item
 from whatsms_events.workers.backfill_gaps import Bodies, find_gaps
-from whatsms_events.workers.backfill_run import ROUNDS, Course, shown_payload, unpack
+from whatsms_events.workers.backfill_run import Course, shown_payload, unpack
 
 BATCH: Final = 100
 SKEW: Final = timedelta(microseconds=fold.SKEW)

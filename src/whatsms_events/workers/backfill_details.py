@@ -1,40 +1,25 @@
-"""One item that wants a closer look in, its detail or its absence out; and what no list showed becomes such an item.
-
-Absence alone proves nothing (pages skip): a ticket or contact is gone when asking for it by id failed twice, some time
-apart; a campaign, which cannot be asked for, when its list did not show it then either.
-"""
+"""One item that wants a closer look in, its detail or its absence out."""
 
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final, assert_never
 
 import msgspec
+import structlog
 from msgspec import UNSET
 
 from whatsms_events.domain import drift
-from whatsms_events.domain.events import ContactPayload, Entity, Payload, TicketPayload, encode
-from whatsms_events.errors import (
-    UpstreamForbiddenError,
-    UpstreamLimitedError,
-    UpstreamNotFoundError,
-    UpstreamRefusedError,
-    UpstreamUnauthorizedError,
-    UpstreamUnavailableError,
-)
+from whatsms_events.domain.events import ContactPayload, Payload, TicketPayload, encode
+from whatsms_events.domain.repair import classify
+from whatsms_events.errors import TransientError, UpstreamError, UpstreamGoneError
 from whatsms_events.storage.checkpoints import Item, State
 from whatsms_events.whatsms.resources import Observed
-from whatsms_events.workers.backfill_run import ROUNDS, Course, Shown, Standing, pack, seen_at, shown_payload, unpack
+from whatsms_events.workers.backfill_run import Course, Shown, pack, seen_at, shown_payload, unpack, without
 
-SCAN: Final = 500
 AHEAD: Final = 100
 """Items that are fetched at once to be looked at: asking for each by itself takes as long as looking at it."""
 
-_FOLLOWING: Final[dict[Entity, Entity | None]] = {
-    "contact": "ticket",
-    "ticket": "campaign",
-    "campaign": None,
-    "message": None,
-}
+log = structlog.get_logger()
 
 
 async def read_detail(course: Course) -> bool:
@@ -49,27 +34,40 @@ async def read_detail(course: Course) -> bool:
     standing = msgspec.structs.replace(course.standing, requests=course.standing.requests + 1)
     try:
         found = await _observe(course, item)
-    except (UpstreamUnauthorizedError, UpstreamForbiddenError, UpstreamLimitedError):
-        raise
-    except UpstreamNotFoundError:
-        read = _not_found(course, item, log_end)
-    except UpstreamRefusedError:  # an id that we have from somewhere and that the vendor calls none
-        read = _given_up(item)
-    except UpstreamUnavailableError:
-        # It may be this very one that the vendor stumbles over: the others come first now.
-        if item.rounds >= ROUNDS:
-            standing = msgspec.structs.replace(standing, unsettled=standing.unsettled + 1)
-            await course.save(standing, items=[_given_up(item)])
-        else:
-            again = replace(item, rounds=item.rounds + 1, due_at=course.settled_at())
-            await course.save(standing, items=[again])
-        raise
+    except UpstreamError as exc:
+        await _go_on_without(course, item, exc, log_end)
+        if isinstance(exc, TransientError):
+            raise
     else:
         read = _read(course, item, replace(found, as_of=seen_at(found.as_of, asked_at)), log_end)
+        await course.save(standing, items=[read])
+    return True
+
+
+async def _go_on_without(course: Course, item: Item, exc: UpstreamError, log_end: int) -> None:
+    """Save what an answer that shows nothing means for the item; raise it where it is about all of them."""
+    standing = msgspec.structs.replace(course.standing, requests=course.standing.requests + 1)
+    match classify(exc, "item", item.rounds):
+        case "absent":
+            read = _not_found(course, item, log_end)
+        case "gone":
+            into = exc.merged_into if isinstance(exc, UpstreamGoneError) else None
+            read = missing(replace(item, as_of=course.parts.now(), log_end=log_end), merged_into=into)
+        case "again":
+            # It may be this very one that the vendor stumbles over: the others come first now.
+            read = replace(item, rounds=item.rounds + 1, due_at=course.settled_at())
+        case "leave_out":
+            standing, read = without(standing, course.parts.slug, f"{item.entity} {item.id}", exc), _given_up(item)
+            await course.save(standing, items=[read])
+            return
+        case "leave":
+            log.warning("detail.not_read", tenant=course.parts.slug, entity=item.entity, id=item.id, reason=str(exc))
+            read = _given_up(item)
+        case _:
+            raise exc
     if read.state == "done":
         standing = msgspec.structs.replace(standing, unsettled=standing.unsettled + 1)
     await course.save(standing, items=[read])
-    return True
 
 
 def _given_up(item: Item) -> Item:
@@ -122,66 +120,20 @@ def _filled(item: Item, before: Shown, payload: Payload) -> Payload:
 
 
 def _not_found(course: Course, item: Item, log_end: int) -> Item:
-    """Look again later after the first time; after the second it is gone, unless a list of this run showed it."""
+    """Look again later after the first time; after the second it is not there, unless a list of this run showed it."""
     now = course.parts.now()
     if item.payload is not None and item.rounds:
         return _given_up(item)  # pages and details disagree: neither proves anything
     # Only an answer that there is none leaves a time: rounds count failures too.
     if item.state == "absent" and item.as_of is not None:
-        return gone(course, replace(item, as_of=now, log_end=log_end))
+        return missing(replace(item, as_of=now, log_end=log_end))
     again_at = now + timedelta(seconds=course.parts.plan.absence_s)
     state: State = "absent" if item.payload is None else "wanted"
     return replace(item, state=state, rounds=max(item.rounds, 1), due_at=again_at, as_of=now, log_end=log_end)
 
 
-def gone(course: Course, item: Item) -> Item:
-    """Return the item as an answer that there is no such thing, to be compared like any other."""
-    sighting = drift.absence(item.entity, item.id, as_of=item.as_of or course.parts.now(), log_end=item.log_end)
-    shown = Shown(payload=encode(sighting.payload), gone=True)
-    return replace(item, state="read", due_at=course.settled_at(), payload=pack(shown))
-
-
-async def scan_absences(course: Course) -> None:
-    """Make items of what we hold and no list showed: one page of our ids at a time, entity after entity."""
-    parts, standing = course.parts, course.standing
-    entity = standing.entity
-    assert entity != "message"  # noqa: S101 - the second phase looks for those
-    held = await parts.holdings.ids(entity, parts.tenant, standing.after, SCAN)
-    if not held:
-        await course.save(_next_entity(course, standing))
-        return
-    there = [one for one, is_gone in held if not is_gone]
-    shown = await parts.checkpoints.shown(course.run, entity, there)
-    unseen = [one for one in there if one not in shown]
-    standing = msgspec.structs.replace(standing, after=held[-1][0])
-    if entity == "campaign":
-        await course.save(msgspec.structs.replace(standing, missing=(*standing.missing, *unseen)))
-        return
-    now = parts.now()
-    items = [Item(entity=entity, id=one, state="absent", due_at=now, as_of=None, log_end=0) for one in unseen]
-    await course.save(standing, items=items)
-
-
-def _next_entity(course: Course, standing: Standing) -> Standing:
-    following = _FOLLOWING[standing.entity]
-    if following is not None:
-        return msgspec.structs.replace(standing, entity=following, after="")
-    again_at = course.parts.now() + timedelta(seconds=course.parts.plan.absence_s)
-    return msgspec.structs.replace(standing, phase="again", after="", again_at=again_at)
-
-
-async def close_missing(course: Course) -> None:
-    """Take the campaigns that the second walk did not show either for gone, and go on to the next phase.
-
-    A repair walks once: what it did not see it leaves to the next reconcile.
-    """
-    now, standing = course.parts.now(), course.standing
-    following = msgspec.structs.replace(standing, phase="messages", missing=())
-    if course.run.kind == "repair":
-        await course.save(msgspec.structs.replace(following, unsettled=standing.unsettled + len(standing.missing)))
-        return
-    items = [
-        gone(course, Item(entity="campaign", id=one, state="absent", due_at=now, as_of=now, log_end=standing.log_end))
-        for one in standing.missing
-    ]
-    await course.save(following, items=items)
+def missing(item: Item, *, merged_into: str | None = None) -> Item:
+    """Return the item as one that is not there, to be judged with all the others that are not."""
+    assert item.as_of is not None  # noqa: S101 - of the look that found nothing
+    sighting = drift.absence(item.entity, item.id, as_of=item.as_of, log_end=item.log_end, merged_into=merged_into)
+    return replace(item, state="missing", payload=pack(Shown(payload=encode(sighting.payload), gone=True)))

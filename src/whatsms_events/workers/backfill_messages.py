@@ -11,18 +11,12 @@ import msgspec
 import structlog
 
 from whatsms_events.domain.events import MessagePayload, encode
-from whatsms_events.errors import (
-    UpstreamForbiddenError,
-    UpstreamLimitedError,
-    UpstreamPagingError,
-    UpstreamRefusedError,
-    UpstreamUnauthorizedError,
-    UpstreamUnavailableError,
-)
+from whatsms_events.domain.repair import classify
+from whatsms_events.errors import TransientError, UpstreamError, UpstreamPagingError
 from whatsms_events.storage.checkpoints import Item
 from whatsms_events.whatsms.pages import Place
 from whatsms_events.workers.backfill_gaps import read_for
-from whatsms_events.workers.backfill_run import ROUNDS, Course, Shown, Standing, pack, seen_at
+from whatsms_events.workers.backfill_run import Course, Shown, Standing, pack, seen_at, without
 
 TURNS: Final = 3
 SCAN: Final = 500
@@ -42,36 +36,39 @@ async def read_messages(course: Course) -> bool:
         await course.save(_fresh(course.standing, ticket.id))
     try:
         await _read_page(course, ticket)
-    except (UpstreamUnauthorizedError, UpstreamForbiddenError, UpstreamLimitedError):
-        raise
-    except UpstreamPagingError as exc:
-        await _begin_anew(course, ticket, exc)
-    except UpstreamRefusedError:
-        await _give_up(course, ticket)
-    except UpstreamUnavailableError:
-        if ticket.rounds > ROUNDS:  # the vendor may stumble over this very one
-            await _give_up(course, ticket)
-        else:
-            await course.save(course.standing, items=[replace(ticket, rounds=ticket.rounds + 1)])
-        raise
+    except UpstreamError as exc:
+        await _go_on_without(course, ticket, exc)
+        if isinstance(exc, TransientError):
+            raise
     return True
 
 
-async def _begin_anew(course: Course, ticket: Item, exc: UpstreamPagingError) -> None:
-    """Begin the ticket's list anew, once: as many messages as a page holds may just have come."""
-    standing = course.standing
-    if standing.stumbled:
-        log.warning("messages.not_read", tenant=course.parts.slug, id=ticket.id, reason=str(exc))
-        await _give_up(course, ticket)
-        return
-    again = msgspec.structs.replace(standing, place=Place(), stumbled=True, requests=standing.requests + 1)
-    await course.save(again)
-
-
-async def _give_up(course: Course, ticket: Item) -> None:
-    standing = _fresh(course.standing, None)
-    standing = msgspec.structs.replace(standing, requests=standing.requests + 1, unsettled=standing.unsettled + 1)
-    await course.save(standing, items=[_done(ticket)])
+async def _go_on_without(course: Course, ticket: Item, exc: UpstreamError) -> None:
+    """Save what an answer that is no page means for the ticket's list; raise it where it is about all of them."""
+    slug, standing = course.parts.slug, course.standing
+    standing = msgspec.structs.replace(standing, requests=standing.requests + 1)
+    tries = int(standing.stumbled) if isinstance(exc, UpstreamPagingError) else ticket.rounds
+    match classify(exc, "messages" if standing.place.number == 1 else "more_messages", tries):
+        case "end":
+            number, ended = standing.place.number, standing.ended
+            log.warning("list.ended", tenant=slug, list="messages", page=number, id=ticket.id, reason=str(exc))
+            ended = {"messages": f"{exc}, page {number}", **ended}
+            unstable = tuple(dict.fromkeys((*standing.unstable, "messages")))
+            await _close(course, ticket, msgspec.structs.replace(standing, ended=ended, unstable=unstable))
+        case "anew":
+            # As many messages as a page holds may just have come.
+            await course.save(msgspec.structs.replace(standing, place=Place(), stumbled=True))
+        case "again":
+            await course.save(standing, items=[replace(ticket, rounds=ticket.rounds + 1)])
+        case "leave_out":
+            left = without(_fresh(standing, None), slug, f"messages of ticket {ticket.id}", exc)
+            await course.save(left, items=[_done(ticket)])
+        case "leave":
+            log.warning("messages.not_read", tenant=slug, id=ticket.id, reason=str(exc))
+            left = msgspec.structs.replace(_fresh(standing, None), unsettled=standing.unsettled + 1)
+            await course.save(left, items=[_done(ticket)])
+        case _:
+            raise exc
 
 
 def _done(ticket: Item) -> Item:
@@ -118,16 +115,16 @@ async def _read_page(course: Course, ticket: Item) -> None:
         await course.list_items(again, items)
         return
     await course.list_items(standing, items)
-    await _close(course, ticket)
+    await _close(course, ticket, standing)
 
 
-async def _close(course: Course, ticket: Item) -> None:
+async def _close(course: Course, ticket: Item, standing: Standing) -> None:
     """Count the messages that we hold and no list of this run showed, and close the ticket."""
     parts, unseen = course.parts, 0
     after = ""
     while held := await parts.holdings.message_ids(parts.tenant, ticket.id, after, SCAN):
         after = held[-1]
         unseen += len(set(held) - await parts.checkpoints.shown(course.run, "message", held))
-    standing = _fresh(course.standing, None)
+    standing = _fresh(standing, None)
     standing = msgspec.structs.replace(standing, unseen=standing.unseen + unseen)
     await course.save(standing, items=[_done(ticket)], looks=await read_for(parts, ticket))

@@ -7,11 +7,13 @@ from datetime import datetime, timedelta
 from typing import Final, Literal
 
 import msgspec
+import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
 from whatsms_events.domain.drift import Finding, age_bucket
 from whatsms_events.domain.events import SHAPES, Entity, Payload
+from whatsms_events.errors import UpstreamError
 from whatsms_events.storage.appends import Append
 from whatsms_events.storage.checkpoints import Checkpoints, Doubt, Item, Options, Run
 from whatsms_events.storage.committer import Outcome
@@ -32,7 +34,8 @@ class Plan:
     """When runs are due and how they go about; 0 for an interval means never.
 
     `settle_s`: an answer is compared so long after it came, when webhooks that were on their way have arrived.
-    `absence_s`: what the vendor does not show is looked for once more, so long after.
+    `absence_s`: what the vendor does not show is looked for once more, so long after. `gone_share`: the part of an
+    entity that a run may mark as gone by itself.
     """
 
     options: Options
@@ -42,6 +45,7 @@ class Plan:
     repair_interval_s: float
     settle_s: float
     absence_s: float
+    gone_share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,18 @@ class Parts:
     now: Callable[[], datetime]
 
 
+class HeldBack(Struct, frozen=True, kw_only=True):
+    """What a run saw that marked none of an entity as gone, since it would have been more than `limit` of `held`.
+
+    `extra`: held here and not there, `missed`: there and not here.
+    """
+
+    extra: int
+    missed: int
+    held: int
+    limit: int
+
+
 class Standing(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where a run stands. Saved in one transaction with the items it is about, so a restart goes on from here."""
 
@@ -66,20 +82,33 @@ class Standing(Struct, frozen=True, kw_only=True, omit_defaults=True):
     walk: int = 0  # which of the phase's walks
     place: Place = Place()
     stumbled: bool = False  # whether the walk was begun anew for pages that led nowhere
+    tries: int = 0  # how often in a row the page of this place had no usable answer
+    stuck: bool = False  # whether a walk of this phase was given up: no further pass is made
+    shown: bool = False  # whether any page of this phase was read
+    blind: tuple[Entity, ...] = ()  # entities of which no page was read: nothing is absent
     turn: int = 1  # a pass is every walk of the phase once
     fresh: int = 0  # ids that this pass brought
     paged: bool = False  # whether any walk of this pass had a second page
     after: str = ""  # absences: the last id that was looked at
     entity: Entity = "contact"  # absences: of which entity
-    missing: tuple[str, ...] = ()  # campaigns that no list showed
+    hidden: int = 0  # campaigns that their list did not show, at first
     again_at: datetime | None = None
+    seen_at: datetime | None = None  # as of when the first page of the walk is
     log_end: int = 0  # before the first page of the walk
     ticket: str | None = None  # whose messages are being read
     requests: int = 0
     unusable: int = 0  # items without an id
     unseen: int = 0  # messages of ours that their ticket's list did not show
     unsettled: int = 0  # items that events kept touching, or that could not be read: left to the next run
-    unstable: tuple[str, ...] = ()  # lists that still brought something new when their passes were used up
+    unstable: tuple[
+        str, ...
+    ] = ()  # lists that still brought something new in their last pass, or ended before their end
+    ended: dict[str, str] = {}  # why, of those that ended before their end
+    forbidden: int = 0  # items that the key has no right to
+    forbidden_names: tuple[str, ...] = ()  # the first of them
+    gone_limits: dict[Entity, int] = {}  # how many may go, once that was decided
+    released: dict[Entity, int] = {}  # how many go
+    held_back: dict[Entity, HeldBack] = {}
     expected: int = 0  # what the lists' counts promise
     found: dict[str, int] = {}  # "entity kind age" -> entities
     stopped: str | None = None
@@ -98,7 +127,8 @@ class Report(Struct, frozen=True, kw_only=True):
     """What a finished run found. `looked_at` counts entities, `drift` those whose state differed from the vendor's.
 
     `unseen`: messages of ours that their ticket's list did not show; one message cannot be asked for, so that proves
-    nothing.
+    nothing. `ended` says why of those `unstable` lists that ended before their end. `forbidden_names` are the first
+    of the `forbidden`: items that the key has no right to. `held_back`: what was not marked as gone, and why.
     """
 
     kind: str
@@ -112,6 +142,10 @@ class Report(Struct, frozen=True, kw_only=True):
     unsettled: int
     unusable: int
     unstable: tuple[str, ...]
+    ended: dict[str, str] = {}
+    forbidden: int = 0
+    forbidden_names: tuple[str, ...] = ()
+    held_back: dict[Entity, HeldBack] = {}
 
 
 class Shown(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -126,6 +160,8 @@ class Shown(Struct, frozen=True, kw_only=True, omit_defaults=True):
     listed_log_end: int = 0
     gone: bool = False
 
+
+log = structlog.get_logger()
 
 _UNSAVED: Final = b"{}"
 _standings = msgspec.json.Decoder(Standing)
@@ -162,9 +198,8 @@ def shown_payload(entity: Entity, shown: Shown) -> Payload:
     return _payloads[entity].decode(shown.payload)
 
 
-ROUNDS: Final = 5
-"""How often an entity is read again that events keep touching, or that the vendor stumbles over; then it is left to the
-next run."""
+NAMES: Final = 20
+"""Of many items that the key has no right to, so many are named: in the log and in the report."""
 
 
 class Course:
@@ -227,6 +262,10 @@ class Course:
             unsettled=standing.unsettled,
             unusable=standing.unusable,
             unstable=standing.unstable,
+            ended=standing.ended,
+            forbidden=standing.forbidden,
+            forbidden_names=standing.forbidden_names,
+            held_back=standing.held_back,
         )
         await self.parts.checkpoints.finish(run, _json.encode(report), now)
         return report
@@ -242,6 +281,15 @@ class Course:
     def settled_at(self) -> datetime:
         """Return from when on an answer that came just now may be compared."""
         return self.parts.now() + timedelta(seconds=self.parts.plan.settle_s)
+
+
+def without(standing: Standing, slug: str, what: str, error: UpstreamError) -> Standing:
+    """Return the standing with one more item that the key has no right to; the first NAMES are named, and logged."""
+    standing = replace(standing, forbidden=standing.forbidden + 1)
+    if len(standing.forbidden_names) >= NAMES:
+        return standing
+    log.warning("detail.forbidden", tenant=slug, subject=what, reason=str(error))
+    return replace(standing, forbidden_names=(*standing.forbidden_names, what))
 
 
 def _cell(name: str, count: int) -> Count:

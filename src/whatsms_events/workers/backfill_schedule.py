@@ -7,6 +7,7 @@ from typing import Final
 
 from whatsms_events.domain.events import Entity
 from whatsms_events.storage.checkpoints import Doubt, Item, Kind, Options, Run, RunInfo
+from whatsms_events.workers.backfill_gone import hidden
 from whatsms_events.workers.backfill_run import MODES, Mode, Parts
 
 REPAIR_LIMIT: Final = 200
@@ -24,10 +25,10 @@ class Asked:
 
 @dataclass(slots=True)
 class Doubts:
-    """What a repair is about: items to read by id, campaigns to find in their list, and all of it as it stands."""
+    """What a repair is about: items to read by id or (`campaigns` of them) to find in a list, and all as it stands."""
 
     items: dict[tuple[Entity, str], Item] = field(default_factory=dict)
-    campaigns: list[str] = field(default_factory=list)
+    campaigns: int = 0
     looks: list[Doubt] = field(default_factory=list)
 
     def add(self, doubt: Doubt, ticket: str | None, now: datetime) -> None:
@@ -35,7 +36,8 @@ class Doubts:
         self.looks.append(doubt)
         match doubt.subject:
             case "campaign":
-                self.campaigns.append(doubt.id)
+                self.campaigns += 1
+                self.items["campaign", doubt.id] = hidden(doubt.id, now)
             case "contact" | "ticket":
                 self._read(doubt.subject, doubt.id, now)
             case "message" if ticket is not None:

@@ -64,10 +64,19 @@ class Observer:
                 _show_drift([one for tenant, one in overviews.items() if tenant in self._slugs])
 
 
+class _HeldBack(msgspec.Struct):
+    """How many of an entity were not marked as gone."""
+
+    extra: int = 0
+
+
 class _Left(msgspec.Struct):
     """What a report says of what its run left; it may be another release's."""
 
     unsettled: int = 0
+    unstable: tuple[str, ...] = ()
+    forbidden: int = 0
+    held_back: dict[Entity, _HeldBack] = {}
 
 
 _left = msgspec.json.Decoder(_Left | None)
@@ -79,7 +88,13 @@ def _show(slug: str, overview: Overview | None, *, stopped: bool) -> None:
     metrics.BACKFILL_STATE.labels(slug).set(2 if stopped else int(running))
     metrics.BACKFILL_REMAINING.labels(slug).set(0 if overview is None else overview.remaining)
     report = None if overview is None or overview.report is None else _left.decode(overview.report)
-    metrics.BACKFILL_UNSETTLED.labels(slug).set(0 if report is None else report.unsettled)
+    left = report or _Left()
+    metrics.BACKFILL_UNSETTLED.labels(slug).set(left.unsettled)
+    metrics.BACKFILL_UNSTABLE.labels(slug).set(len(left.unstable))
+    metrics.BACKFILL_FORBIDDEN.labels(slug).set(left.forbidden)
+    for entity in get_args(Entity):
+        held_back = left.held_back.get(entity, _HeldBack())
+        metrics.BACKFILL_HELD_BACK.labels(slug, entity).set(held_back.extra)
     metrics.BACKFILL_LAST_SUCCESS.labels(slug).set(0 if finished_at is None else finished_at.timestamp())
 
 
