@@ -2,28 +2,45 @@
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections import Counter as Counted
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
+from uuid import UUID
 
 import cyclopts
+import msgspec
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient
 from prometheus_client import Counter, Gauge, Histogram, Info
+from pytest_aiohttp.plugin import AiohttpClient
+from sqlalchemy import BigInteger, Boolean, Integer, LargeBinary, SmallInteger, Table, Text, Uuid, insert
 
 import whatsms_events
 from whatsms_events import cli, config, metrics
-from whatsms_events.domain.events import EventType
+from whatsms_events.domain.drift import COMPARED, Finding
+from whatsms_events.domain.events import Campaign, Contact, EventType, Message, Ticket
 from whatsms_events.domain.records import TOPICS, KafkaRecord, to_record
 from whatsms_events.domain.signature import REASONS
 from whatsms_events.errors import SignatureError
 from whatsms_events.settings import Settings
+from whatsms_events.storage import tables
+from whatsms_events.storage.checkpoints import Checkpoints, Options
 from whatsms_events.storage.committer import Outcome
+from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
+from whatsms_events.storage.queries import Queries
+from whatsms_events.storage.reports import Reports
 from whatsms_events.web import api, app, receiver
 from whatsms_events.web.health import Health
+from whatsms_events.workers.backfill_run import Count, Report, Standing
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DEFAULTS = (ROOT / "config" / "default.toml").read_text(encoding="utf-8")
+READ_API = (ROOT / "docs" / "read-api.md").read_text(encoding="utf-8")
 PACKAGE = Path(whatsms_events.__file__).parent
 NONE = "\N{EN DASH}"
 KINDS = (Counter, Gauge, Histogram, Info)
@@ -47,7 +64,7 @@ def rows(text: str) -> list[list[str]]:
     """Return the cells of each row of the tables in a text, without heads."""
     lines = re.findall(r"^\| (.*) \|$", text, re.MULTILINE)
     cells = [line.split(" | ") for line in lines]
-    return [row for row, following in zip(cells, [*cells[1:], ["-"]], strict=True) if "---" not in (row + following)]
+    return [row for row, following in zip(cells, [*cells[1:], ["-"]], strict=False) if "---" not in (row + following)]
 
 
 def commands(app: cyclopts.App, prefix: str = "") -> list[str]:
@@ -124,7 +141,7 @@ def test_headers_of_a_record_are_documented() -> None:
 
 def test_files_that_are_named_exist() -> None:
     """Paths in README and the map in the package's docstring lead somewhere."""
-    for path in re.findall(r"`((?:config|deploy|tests|src|bench)/[\w./-]+)`", README):
+    for path in re.findall(r"`((?:config|deploy|docs|tests|src|bench)/[\w./-]+)`", README):
         assert (ROOT / path).exists(), path
 
 
@@ -176,6 +193,170 @@ def test_every_route_is_documented() -> None:
     for resource, filters in api._FILTERS.items():
         for name in filters:
             assert re.search(rf"/{resource}` [^|,]*`[?&]{name}=|/{resource}` \([^)]*`[?&]{name}=", text), name
+
+
+# The page about the read API.
+
+Client = TestClient[web.Request, web.Application]
+
+SHARED = "What every ticket, message, contact and campaign has"
+OF_ENTITIES = {"Tickets", "Messages", "Contacts", "Campaigns"}
+OPAQUE = {"data", "extra_info"}
+"""Fields that hold what the vendor's users made."""
+
+SAMPLES: dict[str, object] = {
+    "tenant": "tenant-1",
+    "versions": '{"body":[0,1,3,true],"gone":[0,2,3,false]}',
+    "data": '{"message":{"id":"x"}}',
+    "content": '{"body":"a","media_type":"b","deleted":false}',
+    "extra_info": '[{"name":"a","value":"b"}]',
+}
+KINDS_OF_COLUMNS: tuple[tuple[type, object], ...] = (
+    (SmallInteger, 4),
+    (BigInteger, 1),
+    (Integer, 1),
+    (Boolean, True),
+    (Uuid, UUID(int=1)),
+    (LargeBinary, b"x"),
+    (Text, "x"),
+)
+
+
+def filled(table: Table) -> dict[str, object]:
+    """Return a row in which every column has a value; every id is "x"."""
+    return {
+        column.name: SAMPLES.get(
+            column.name, next(value for kind, value in KINDS_OF_COLUMNS if isinstance(column.type, kind))
+        )
+        for column in table.c
+    }
+
+
+async def fill(log: Database, projection: Database) -> None:
+    """Leave one of everything that the read API shows, a run that has finished and one that has not."""
+    for database, names in (
+        (log, (tables.event_log, tables.redelivery, tables.parked_delivery)),
+        (projection, (tables.ticket, tables.message, tables.message_revision, tables.contact, tables.campaign)),
+        (projection, (tables.parked_event,)),
+    ):
+        async with database.write() as connection:
+            for table in names:
+                await connection.execute(insert(table).values(filled(table)))
+    at, checkpoints = datetime(2026, 5, 1, tzinfo=UTC), Checkpoints(log)
+    count = Count(entity="ticket", kind="stale", age="older", count=1)
+    report = Report(
+        kind="reconcile", cause="schedule", started_at=at, finished_at=at, requests=1, looked_at={"ticket": 1},
+        drift=[count], unseen=0, unsettled=0, unusable=0, unstable=(),
+    )  # fmt: skip
+    standing = msgspec.json.encode(Standing(found=dict(Counted(["ticket stale older"]))))
+    for finished in (True, False):
+        run = await checkpoints.begin("tenant-1", "reconcile", "schedule", Options(), at)
+        await checkpoints.save(run, standing, now=at, drift=[Finding("ticket", "x", "stale", ("status",), 1.0)])
+        if finished:
+            await checkpoints.finish(run, msgspec.json.encode(report), at)
+
+
+@pytest.fixture
+async def filled_api(tmp_path: Path, aiohttp_client: AiohttpClient) -> AsyncIterator[Client]:
+    """Give the real read API over real databases that hold one of everything."""
+    log = await open_log(DatabaseTarget(f"sqlite:///{tmp_path / 'log.db'}"), migrate=True)
+    projection = await open_projection(DatabaseTarget(f"sqlite:///{tmp_path / 'projection.db'}"), migrate=True)
+    await fill(log, projection)
+    health = Health(checks={}, details=dict, draining=bool)
+    reading = api.Api(Queries(log, projection), {"shop": "tenant-1"}, None, Reports(log))
+    yield await aiohttp_client(app.private_app(reading, health))
+    await projection.close()
+    await log.close()
+
+
+def page_sections() -> dict[str, str]:
+    """Return the page's sections by title."""
+    return {part.partition("\n")[0]: part for part in READ_API.split("\n## ")[1:]}
+
+
+def documented(text: str) -> tuple[dict[str, list[str]], set[str]]:
+    """Return what a section's tables name: each path with its parameters, and the fields."""
+    paths, fields = {}, set()
+    for first, *others in rows(text):
+        if (name := re.fullmatch(r"`([^`]+)`", first)) and name[1].startswith("/"):
+            paths[name[1]] = re.findall(r"`(\w+)`", others[0])
+        elif name and len(others) == 1:
+            fields.add(name[1])
+    return paths, fields
+
+
+PAGE = {title: documented(text) for title, text in page_sections().items()}
+PATHS = {path: (title, asked) for title, (paths, _) in PAGE.items() for path, asked in paths.items()}
+
+
+def asked_for(path: str) -> str:
+    """Return a path as it is asked for."""
+    return path.format(slug="shop", id="x", position="1")
+
+
+def fields_of(value: object, above: str = "") -> Iterator[str]:
+    """List the fields of an answer, those within others with dots; rows of a list have the names of one."""
+    if isinstance(value, list):
+        for one in value:
+            yield from fields_of(one, above)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield f"{above}{name}"
+            if name not in OPAQUE:
+                yield from fields_of(inner, f"{above}{name}.")
+
+
+def test_the_page_has_every_path() -> None:
+    """Each path of the private listener is on the page about the read API, and no other."""
+    assert set(PATHS) == routes()
+
+
+async def test_the_page_has_every_field_that_an_answer_has(filled_api: Client) -> None:
+    """Each field of each answer of the real API is explained in the section of its path, and no other field is."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for path, (title, asked) in PATHS.items():
+        if not path.startswith("/api/"):
+            continue
+        async with filled_api.get(asked_for(path), params={"raw": "1"} if "raw" in asked else {}) as answer:
+            assert answer.status == 200, path
+            shown = await answer.json()
+        if "next" in shown:
+            assert shown.pop("next") is None or path == "/api/v1/events"
+            (plural,) = (name for name, value in shown.items() if isinstance(value, list))
+            assert f"`{plural}`" in page_sections()[title]
+            listed = set(fields_of(shown.pop(plural)))
+            assert listed, path
+            found[title] |= listed
+        found[title] |= set(fields_of(shown))
+    for title, fields in found.items():
+        assert fields == PAGE[title][1] | (PAGE[SHARED][1] if title in OF_ENTITIES else set()), title
+    for path in ("/livez", "/readyz"):
+        async with filled_api.get(path) as answer:
+            assert all(name in page_sections()["Health"] for name in await answer.json())
+
+
+async def test_the_page_has_every_parameter(filled_api: Client) -> None:
+    """Each path takes the parameters that the page gives it, and no other."""
+    every = {name for _title, asked in PATHS.values() for name in asked} | {"page"}
+    for path, (_title, asked) in PATHS.items():
+        for name in every if path.startswith("/api/") else ():
+            async with filled_api.get(asked_for(path), params={name: "1"}) as answer:
+                unknown = answer.status == 400 and "is not known here" in await answer.text()
+            assert unknown == (name not in asked), (path, name)
+
+
+def test_the_page_says_what_a_reconcile_compares_and_what_data_holds() -> None:
+    """Its tables name exactly the fields that the comparison looks at, and those of the four resources."""
+    compared = {
+        row[0].strip("`"): set(re.findall(r"`(\w+)`", row[1]))
+        for row in rows(page_sections()["What a reconcile compares"])
+    }
+    assert compared == {name: {*fields, *(["ack"] if name == "message" else [])} for name, fields in COMPARED.items()}
+    shapes: dict[str, set[str]] = {
+        kind.__name__.lower(): set(kind.__struct_fields__) for kind in (Message, Ticket, Contact, Campaign)
+    }
+    held = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[1])) for row in rows(page_sections()["An event's data"])}
+    assert held == shapes
 
 
 def test_blocks_of_toml_load(tmp_path: Path) -> None:

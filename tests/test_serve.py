@@ -362,7 +362,7 @@ async def test_a_tenant_without_a_key_has_no_backfill_and_the_rest_runs(tmp_path
     (ready,) = [line for line in service.lines() if line["event"] == "service.ready"]
     assert ready["roles"] == ["consumer", "receiver"]
     (off,) = [line for line in service.lines() if line["event"] == "backfill.off"]
-    assert (off["slug"], off["reason"]) == (SLUG, "the tenant has no api_key")
+    assert (off["tenant"], off["reason"]) == (SLUG, "the tenant has no api_key")
     await service.stop()
     alone = Service(tmp_path / "alone", roles="backfill")
     alone._spawn()

@@ -24,7 +24,8 @@ The map, from the bottom up; imports go down only:
     whatsms/            the vendor's REST API as a typed client, usable by itself
         limits, pages, resources, answers        rates as data; guards; JSON -> structs; reply -> value or error
         transport, endpoint, endpoints, client   one session, retries; the API as methods
-    web/                HTTP in: app (listeners, errors -> statuses), receiver, api with its questions, health
+    web/                HTTP in: app (listeners, errors -> statuses), receiver, api with its questions, health;
+                        views: the JSON that read API and commands show
         connection, framing             one connection: half-closes, what cannot be parsed; where requests begin and end
         senders                         what was committed of one tenant -> alarms
     workers/            loops

@@ -126,7 +126,7 @@ class Service:
             stores = Stores(log_database, projection, make_committer(self._settings, log_database, self._ring))
             posts = [*self._readers(stores), *await self._repairers(stores, stack)]
             for slug in self._unkeyed:
-                log.info("backfill.off", slug=slug, reason="the tenant has no api_key")
+                log.info("backfill.off", tenant=slug, reason="the tenant has no api_key")
             return await self._run(stop, on_ready, stores, posts)
 
     async def _run(

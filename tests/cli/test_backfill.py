@@ -4,9 +4,11 @@ import asyncio
 import json
 import re
 import signal
+import sqlite3
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +20,7 @@ from cli.commands import Done, make_log, run
 from servers.compare import until
 from servers.ports import HOST, free_port
 from servers.reconciling import differences, truth
-from servers.service import SLUG, Service
+from servers.service import SECRET, SLUG, TENANT, Service
 from servers.upstream import KEY, Account, account, sections, toml
 from whatsms_events import config
 from whatsms_events.cli import backfill_view, foreground
@@ -26,8 +28,9 @@ from whatsms_events.cli.backfill_view import View
 from whatsms_events.cli.foreground import Foreground
 from whatsms_events.domain.rows import COLUMNS, Table
 from whatsms_events.storage import tables
+from whatsms_events.storage.checkpoints import Checkpoints
 from whatsms_events.storage.database import DatabaseTarget, open_log, open_projection
-from whatsms_events.storage.reports import Options
+from whatsms_events.storage.reports import Options, RunInfo
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.twin.world import World
 from whatsms_events.workers.backfill import Progress
@@ -77,13 +80,13 @@ async def test_a_run_alone_repairs_what_was_missed_and_a_second_finds_nothing(th
     assert sum(found["report"]["looked_at"].values()) == there.entities
     assert sum(one["count"] for one in found["report"]["drift"]) == there.entities
     assert len(found["drift"]) == 50
-    assert found["more"]
+    assert found["next"]
     assert {row["kind"] for row in found["drift"]} <= {"missed", "unannounced"}
     await assert_repaired(tmp_path, there.world)
     again = await ran(tmp_path, *RUN, "--json", config=there.config)
     assert again.status == 0
     report = json.loads("".join(again.out))
-    assert (report["drift"], report["more"], report["report"]["drift"]) == ([], False, [])
+    assert (report["drift"], report["next"], report["report"]["drift"]) == ([], None, [])
     assert there.rest.message_list_reads == 0
 
 
@@ -225,7 +228,7 @@ def test_without_a_terminal_a_line_says_how_far_it_is_every_five_seconds(monkeyp
     line = {
         "event": "backfill.progress",
         "log_level": "info",
-        "slug": SLUG,
+        "tenant": SLUG,
         "phase": "tickets",
         "requests": 7,
         "shown": 40,
@@ -240,7 +243,9 @@ def test_without_a_terminal_a_line_says_how_far_it_is_every_five_seconds(monkeyp
 
 
 async def test_it_runs_beside_a_service_which_applies(there: Account, tmp_path: Path) -> None:
-    """Beside a `serve` the command's own consumer stands by; what it found shows in the service's read API."""
+    """Beside a `serve` the command's own consumer stands by; what it found shows in the service's read API, and the
+    commands print as JSON what that API answers, neither less nor more.
+    """
     on_command = {"interval_s": 0, "outage_s": 0, "repair_interval_s": 0}
     settings = sections(there.url, backfill=on_command)
     service = Service(tmp_path / "service", roles="receiver,consumer,backfill", settings=settings)
@@ -256,9 +261,92 @@ async def test_it_runs_beside_a_service_which_applies(there: Account, tmp_path: 
                 assert answer.status == 200, url
                 assert (await answer.json())["known"]
         async with session.get(f"{service.private_url}/api/v1/{SLUG}/backfill") as answer:
-            (shown,) = (await answer.json())["runs"]
+            runs = await answer.json()
+        async with session.get(f"{service.private_url}/api/v1/{SLUG}/drift") as answer:
+            drift = await answer.json()
+    status = await ran(service.folder, "backfill", "status", "--json", config=service.config.read_text())
     await service.stop()
-    assert shown["run"] == json.loads("".join(done.out))["run"]
+    (found,) = runs["runs"]
+    assert json.loads("".join(done.out)) == found | {"drift": drift["drift"], "next": drift["next"]}
+    assert json.loads("".join(status.out)) == {SLUG: runs}
+    assert found["progress"] is None
+
+
+class Waiter(View):
+    """Sees that it waits; each time until `moves` are used up, the other process's run goes on."""
+
+    def __init__(self, log: Path, moves: int, over: asyncio.Event) -> None:
+        super().__init__(SLUG)
+        self.waited: list[RunInfo | None] = []
+        self._log, self._moves, self._over = log, moves, over
+
+    def show_waiting(self, other: RunInfo | None) -> None:
+        """Note it, and move the run on."""
+        super().show_waiting(other)
+        self.waited.append(other)
+        if len(self.waited) >= self._moves:
+            self._over.set()
+            return
+        with sqlite3.connect(self._log) as connection:
+            connection.execute("UPDATE backfill_run SET updated_at = updated_at + 1")
+        connection.close()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_it_waits_as_long_as_the_other_run_goes_on(
+    ends: bool, there: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --wait it waits while another process's run saves something, then takes that run up and does its own; where
+    nothing is saved for too long it ends and says so.
+    """
+    for name, seconds in (("LOCK_S", 0.0), ("WAIT_S", 3600.0 if ends else 1.0), ("TICK_S", 0.05)):
+        monkeypatch.setattr(foreground, name, seconds)
+    file = tmp_path / "var" / "log.db"
+    log, over = await open_log(DatabaseTarget(f"sqlite:///{file}"), migrate=False), asyncio.Event()
+    lock = RoleLock(log, f"backfill.{SLUG}")
+    assert await lock.take()
+    await Checkpoints(log).begin(TENANT, "reconcile", "schedule", Options(), datetime.now(UTC))
+    (tmp_path / "whatsms.toml").write_text(there.config)
+    loaded = config.load(tmp_path / "whatsms.toml", environ={})
+
+    async def gives_up_the_lock() -> None:
+        await over.wait()
+        if ends:
+            await lock.release()
+
+    with Waiter(file, 5, over) as view:
+        async with asyncio.timeout(120), asyncio.TaskGroup() as tasks:
+            tasks.create_task(gives_up_the_lock())
+            waiting = tasks.create_task(Foreground(loaded, SLUG, Options(messages="full"), view, wait=True).run())
+    done = waiting.result()
+    await lock.release()
+    await log.close()
+    assert len(view.waited) >= 5
+    assert {one.run.cause for one in view.waited if one is not None} == {"schedule"}
+    if ends:
+        assert not isinstance(done, str), done
+        assert (done.info.run.number, done.info.run.cause) == (2, "command")
+    else:
+        assert isinstance(done, str)
+        assert re.search(r": a reconcile \(schedule\) that began \S+; it has saved nothing for 0 minutes$", done), done
+
+
+async def test_it_waits_for_the_services_own_run(there: Account, tmp_path: Path) -> None:
+    """While the first reconcile of a `serve` goes on, `backfill run --wait` says that it waits, ends with 0, and has
+    made a run of its own, which finds nothing more. No --tenant is needed where there is one.
+    """
+    settings = sections(there.url, backfill={"requests_per_minute": 600, "outage_s": 0, "repair_interval_s": 0})
+    service = Service(tmp_path / "service", roles="receiver,consumer,backfill", settings=settings)
+    await service.start()
+    await until(lambda: there.rest.counts.total() > 0, 60, "the service reads")
+    words = ("backfill", "run", "--wait", "--json", "--set", "backfill.requests_per_minute=60000")
+    done = await ran(service.folder, *words, config=service.config.read_text())
+    await service.stop()
+    assert done.status == 0, done.err
+    found = json.loads("".join(done.out))
+    assert (found["run"], found["cause"], found["drift"]) == (2, "command", [])
+    (first, *_) = [line for line in map(json.loads, done.err) if line["event"] == "backfill.waiting"]
+    assert (first["tenant"], first["kind"], first["cause"]) == (SLUG, "reconcile", "initial")
 
 
 async def test_where_another_process_works_on_the_tenant_it_says_so(there: Account, tmp_path: Path) -> None:
@@ -272,7 +360,7 @@ async def test_where_another_process_works_on_the_tenant_it_says_so(there: Accou
     assert (done.status, done.out) == (1, [])
     assert done.err[-1] == (
         f"another process, a `serve` or a `backfill run`, works on {SLUG} now; "
-        "`whatsms-events backfill status` shows how far it is"
+        "--wait waits for its end, `whatsms-events backfill status` shows how far it is"
     )
     assert there.rest.counts.total() == 0
 
@@ -286,6 +374,9 @@ def test_a_tenant_that_cannot_be_read_is_a_wrong_call(tmp_path: Path) -> None:
     for words in ((*RUN[:-1], "nobody"), ("backfill", "status", "--tenant", "nobody")):
         done = run(tmp_path, *words, config=text)
         assert (done.status, done.err) == (2, [f"--tenant: unknown nobody; there are {SLUG}"])
+    other = f'[tenants.other]\ntenant_id = "t-2"\nwebhook_secrets = {{ current = "{SECRET}" }}\n'
+    done = run(tmp_path, "backfill", "run", config=text + other)
+    assert (done.status, done.out, done.err) == (2, [], [f"--tenant: say which of {SLUG}, other"])
     unkeyed = text.replace(f'api_key = "{KEY}"\n', "")
     done = run(tmp_path, *RUN, config=unkeyed)
     assert done.status == 2
@@ -294,7 +385,8 @@ def test_a_tenant_that_cannot_be_read_is_a_wrong_call(tmp_path: Path) -> None:
 
 async def test_status_asks_the_database_alone(there: Account, tmp_path: Path) -> None:
     """It shows the last runs as lines and as JSON, and that a tenant never had one, without a single request."""
-    assert json.loads(run(tmp_path, "backfill", "status", "--json", config=there.config).out[0]) == {SLUG: []}
+    none = json.loads(run(tmp_path, "backfill", "status", "--json", config=there.config).out[0])
+    assert none == {SLUG: {"runs": [], "next": None}}
     assert run(tmp_path, "backfill", "status", config=there.config).out == [f"{SLUG}  never ran"]
     await ran(tmp_path, *RUN, config=there.config)
     requests = there.rest.counts.total()
@@ -305,5 +397,5 @@ async def test_status_asks_the_database_alone(there: Account, tmp_path: Path) ->
         line,
     )
     shown = json.loads(run(tmp_path, "backfill", "status", "--json", config=there.config).out[0])
-    assert [one["run"] for one in shown[SLUG]] == [1]
+    assert [one["run"] for one in shown[SLUG]["runs"]] == [1]
     assert there.rest.counts.total() == requests

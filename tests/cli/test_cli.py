@@ -1,7 +1,10 @@
 """The commands as processes: exit status, what they say, and on which of the two outputs."""
 
+import json
 import re
 import socket
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -31,7 +34,7 @@ OWN_OPTIONS = {
     "parked show": {"PARKED_ID"},
     "parked retry": {"PARKED_ID"},
     "parked discard": {"PARKED_ID"},
-    "backfill run": {"--tenant", "--details", "--messages", "--json"},
+    "backfill run": {"--tenant", "--wait", "--details", "--messages", "--json"},
     "backfill status": {"--tenant", "--json"},
     "twin": {
         *("--target", "--secret-file", "--host", "--port", "--api-key", "--tenant-id", "--seed", "--rate", "--dialect"),
@@ -311,6 +314,21 @@ def test_db_upgrade_twice_is_like_once(database_url: str, tmp_path: Path) -> Non
         done = run(tmp_path, "db", "upgrade", *set_to(database__url=database_url))
         assert done == Done(0, ["log and projection are at head"], [])
     assert run(tmp_path, "parked", "list", *set_to(database__url=database_url)) == Done(0, [], [])
+
+
+def test_standard_output_is_for_data(tmp_path: Path) -> None:
+    """A command that says nothing of log lines has none of them on standard output: a warning goes to the other."""
+    code = (
+        "import structlog\nfrom whatsms_events import cli\n"
+        "@cli.app.command\ndef told() -> int:\n"
+        "    structlog.get_logger().warning('event.parked', reason='data')\n    print('data')\n    return 0\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "told"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "data\n")
+    assert json.loads(done.stderr)["event"] == "event.parked"
 
 
 def test_topics_are_created_once_and_compared_afterwards(

@@ -82,8 +82,8 @@ async def test_parked_deliveries_are_seen_to_beside_a_running_service(database_u
         listed = parked("list")
         assert (listed.status, listed.err) == (0, [])
         oldest, first, second = listed.out  # by arrival, and the one that was left here came in January
-        assert oldest.startswith(f"{known_by_now}  2026-01-15T10:30:00+00:00  {TENANT}  unknown_event event  x1  ")
-        place = rf"{garbage['id']}  \S+\+00:00  {TENANT}  {garbage['parked']} .*  x2  {len(GARBAGE)} bytes"
+        assert oldest.startswith(f"{known_by_now}  2026-01-15T10:30:00+00:00  {SLUG}  unknown_event event  x1  ")
+        place = rf"{garbage['id']}  \S+\+00:00  {SLUG}  {garbage['parked']} .*  x2  {len(GARBAGE)} bytes"
         assert re.fullmatch(place, first)
         assert second.startswith(unknown["id"])
         assert parked("list", "--limit", 1).out == [oldest]

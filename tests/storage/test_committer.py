@@ -15,9 +15,11 @@ from pathlib import Path
 from uuid import UUID
 
 import asyncpg
+import msgspec
 import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.engine import make_url
+from structlog.testing import capture_logs
 
 from servers.proxy import TcpProxy
 from whatsms_events.domain.events import Event, EventType, event_id, to_micros
@@ -116,6 +118,25 @@ async def redeliveries(database: Database) -> dict[UUID, int]:
     async with database.read() as connection:
         query = select(redelivery.c.id, redelivery.c.count)
         return {key: int(count) for key, count in await connection.execute(query)}
+
+
+async def test_observations_are_no_deliveries_in_the_log_lines(database: Database) -> None:
+    """Accepted webhooks and a backfill's observations of one commit are two lines with names of their own, each with
+    its types and how often they came again.
+    """
+    webhook, seen = append(1), append(2)
+    event = msgspec.structs.replace(seen.event, type=EventType.TICKET_OBSERVED, origin="backfill")
+    observed = Append(event, seen.raw, seen.sha256)
+    with capture_logs() as logs:
+        async with committing(database) as committer:
+            await submit_all(committer, [webhook, observed])
+            await submit_all(committer, [observed])
+    lines = [(line["event"], line["types"], line["duplicates"]) for line in logs if "types" in line]
+    assert sorted(lines, key=str) == [
+        ("delivery.accepted", {"message.received": 1}, 0),
+        ("observation.appended", {"ticket.observed": 1}, 0),
+        ("observation.appended", {}, 1),
+    ]
 
 
 async def test_acknowledged_event_is_in_the_log_with_its_exact_bytes(database: Database) -> None:

@@ -153,6 +153,24 @@ async def test_pages_give_each_wanted_ticket_once(
         assert [row["id"] for row in found] == [row["id"] for row in whole]
 
 
+@pytest.mark.parametrize("after", ["", "AND (id) > ('m000100')"])
+async def test_a_page_of_all_messages_is_read_along_the_primary_key(projection: Database, after: str) -> None:
+    """However many messages a tenant has, a page of them costs a page: the index of the primary key gives the order."""
+    rows = [
+        {"tenant": f"t{n % 2}", "id": f"m{n:06}", "known": True, "doubtful": False, "versions": "{}"}
+        for n in range(5000)
+    ]
+    async with projection.write() as connection:
+        await connection.execute(insert(tables.message), rows)
+        await connection.execute(text("ANALYZE"))
+    explain = "EXPLAIN" if projection.dialect == "postgresql" else "EXPLAIN QUERY PLAN"
+    async with projection.read() as connection:
+        query = f"{explain} SELECT * FROM message WHERE tenant = 't1' {after} ORDER BY id LIMIT 51"
+        plan = " ".join(str(tuple(row)) for row in await connection.execute(text(query)))
+    assert "message_pkey" in plan or "sqlite_autoindex_message_1" in plan, plan
+    assert not [word for word in ("Sort", "TEMP B-TREE") if word in plan], plan
+
+
 async def test_a_page_ends_before_it_is_too_large(
     ask: Queries, projection: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

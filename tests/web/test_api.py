@@ -211,6 +211,55 @@ async def test_walking_a_tickets_messages_gives_each_once(client: Client, put: A
     assert "revisions" not in found[0]
 
 
+async def test_walking_all_messages_gives_each_once(client: Client, put: Any) -> None:
+    """A tenant's messages are listed by id, also those without a ticket; only theirs, without revisions."""
+    chance = random.Random(2)
+    rows = [
+        {"tenant": chance.choice(["tenant-1", "tenant-2"]), "id": f"{n:02}", "ticket_id": chance.choice([None, "k"])}
+        for n in range(60)
+    ]
+    await put(tables.message, *rows)
+    mine = [row["id"] for row in rows if row["tenant"] == "tenant-1"]
+    for limit in (1, 7, 500):
+        found = await walk(client, "/api/v1/shop/messages", "messages", limit=str(limit))
+        assert [row["id"] for row in found] == mine
+    assert "revisions" not in found[0]
+    assert "ack" in found[0]
+    await refused(client, "/api/v1/nobody/messages", 404)
+    assert (await refused(client, "/api/v1/shop/messages", 400, status="open"))["parameter"] == "status"
+
+
+async def test_one_word_means_one_thing(client: Client, put: Any) -> None:
+    """`tenant` is the slug and `tenant_id` the vendor's id, in each answer that names one, as in the filter; a tenant
+    that the configuration has no more is null, and its id still tells which it was.
+    """
+    await put(tables.event_log, event(1), event(2, tenant="tenant-2"), event(3, tenant="of-the-past"))
+    parked = {"reason": "json", "detail": "", "raw": b""}
+    door = {"received_at": NOW, "sha256": b"", "count": 1}
+    tenants = ("tenant-1", "tenant-2", "of-the-past")
+    await put(
+        tables.parked_delivery,
+        *({"id": UUID(int=n), "tenant": tenant, **parked, **door} for n, tenant in enumerate(tenants)),
+    )
+    fold = {"source": "log", "parked_at": NOW, "headers": "[]"}
+    await put(
+        tables.parked_event, *({"at": n, "tenant": one, **parked, **fold} for n, one in enumerate((*tenants, None)))
+    )
+
+    def named(rows: list[dict[str, Any]]) -> list[tuple[str | None, str | None]]:
+        return [(row["tenant"], row["tenant_id"]) for row in rows]
+
+    wanted = [("shop", "tenant-1"), ("bank", "tenant-2"), (None, "of-the-past")]
+    events = (await fetch(client, "/api/v1/events"))["events"]
+    assert named(events) == wanted
+    assert named([await fetch(client, f"/api/v1/events/{row['position']}") for row in events]) == wanted
+    assert named(await walk(client, "/api/v1/parked/deliveries", "deliveries")) == wanted
+    assert named(await walk(client, "/api/v1/parked/events", "events")) == [*wanted, (None, None)]
+    for slug, tenant_id in wanted[:2]:
+        assert slug is not None
+        assert named((await fetch(client, "/api/v1/events", tenant=slug))["events"]) == [(slug, tenant_id)]
+
+
 async def test_tickets_are_filtered_by_status_and_contact(client: Client, put: Any) -> None:
     """`status` and `contact` narrow the list, together and alone; a status that nobody has gives an empty list."""
     await put(

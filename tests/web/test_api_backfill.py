@@ -20,6 +20,9 @@ Client = TestClient[web.Request, web.Application]
 
 START = datetime(2026, 5, 1, 12, tzinfo=UTC)
 REPORT = b'{"requests":7}'
+STANDING = (
+    b'{"phase":"tickets","place":{"page":4},"log_end":17,"requests":3,"found":{"ticket stale under_1h":2},"turn":2}'
+)
 
 
 @pytest.fixture
@@ -48,7 +51,7 @@ async def ran(log: Database, *found: Finding, kind: Kind = "reconcile", minute: 
     """Leave a run of tenant-1 that found these; return its number."""
     checkpoints, at = Checkpoints(log), START + timedelta(minutes=minute)
     run = await checkpoints.begin("tenant-1", kind, "command", Options(), at)
-    await checkpoints.save(run, b'{"phase":"tickets"}', now=at, drift=found)
+    await checkpoints.save(run, STANDING, now=at, drift=found)
     if finish:
         await checkpoints.finish(run, REPORT, at + timedelta(seconds=30))
     return run.number
@@ -71,11 +74,30 @@ async def test_runs_are_listed_with_how_far_they_are(client: Client, databases: 
         "updated_at": "2026-05-01T12:05:00Z",
         "finished_at": None,
         "remaining": 0,
-        "progress": {"phase": "tickets"},
+        "progress": {
+            "phase": "tickets",
+            "requests": 3,
+            "expected": 0,
+            "drift": [{"entity": "ticket", "kind": "stale", "age": "under_1h", "count": 2}],
+            "unsettled": 0,
+            "stopped": None,
+        },
         "report": None,
     }
     assert (reconcile["finished_at"], reconcile["report"]) == ("2026-05-01T12:00:30Z", {"requests": 7})
+    assert reconcile["progress"] is None
     assert await fetch(client, "/api/v1/bank/backfill") == {"runs": [], "next": None}
+
+
+async def test_what_another_release_saved_is_shown_as_far_as_it_can_be_read(
+    client: Client, databases: tuple[Database, Database]
+) -> None:
+    """A run whose progress is in a form of another release is listed all the same."""
+    await ran(databases[0], finish=False)
+    async with databases[0].write() as connection:
+        await connection.execute(backfill_run.update().values(progress='{"phase":17}'))
+    (run,) = (await fetch(client, "/api/v1/shop/backfill"))["runs"]
+    assert (run["progress"]["requests"], run["progress"]["drift"]) == (0, [])
 
 
 async def test_drift_is_that_of_the_last_finished_reconcile(

@@ -148,7 +148,8 @@ async def test_silence_while_the_account_is_active_is_an_alarm(watch: Watch) -> 
     assert watch.said == ["activity"]
     assert len(watch.looks) == 2
     assert dog.detail == {
-        "tenant": TENANT, "state": "silent", "cause": "activity", "last_accepted": accepted_at.isoformat(),
+        "tenant": SLUG, "tenant_id": TENANT,
+        "state": "silent", "cause": "activity", "last_accepted": accepted_at.isoformat(),
         "silent_s": 5100, "usual_gap_s": 60.0, "patience_s": 1200, "rejects": 0, "probe": "news",
     }  # fmt: skip
 

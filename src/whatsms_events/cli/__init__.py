@@ -280,7 +280,9 @@ def _listeners_in_the_way(settings: Settings) -> Iterator[str]:
 
 def main() -> None:
     """Run a command and exit with its status."""
-    logging.getLogger().addHandler(logging.NullHandler())  # else libraries speak beside our one line
+    # Standard output is for data: our own lines go to the other, also where a command does not say how.
+    logs.configure("warning")
+    logging.getLogger().handlers[:] = [logging.NullHandler()]  # else libraries speak beside our one line
     try:
         sys.exit(app(result_action="return_value"))
     except (WhatsmsEventsError, OSError, BaseExceptionGroup) as raised:

@@ -6,23 +6,26 @@ from typing import Final, Literal
 
 from whatsms_events import logs
 from whatsms_events.cli import DEFAULTS, Options, run
-from whatsms_events.cli.backfill_view import RECEIPTS, View, print_json, print_report, report_shown, status_line
+from whatsms_events.cli.backfill_view import RECEIPTS, View, print_json, print_report, status_line
 from whatsms_events.cli.foreground import Foreground
-from whatsms_events.config import Settings
+from whatsms_events.config import NO_TENANTS, Settings
 from whatsms_events.errors import ConfigError
 from whatsms_events.serve_backfill import keyed
 from whatsms_events.serve_parts import log_target
 from whatsms_events.storage import reports
 from whatsms_events.storage.database import open_log
 from whatsms_events.storage.reports import Reports, RunInfo
-from whatsms_events.web.api import shown_run
+from whatsms_events.web.api import RUNS
+from whatsms_events.web.views import shown_page, shown_run, shown_runs
 
 SHOWN: Final = 10
+"""Runs of a tenant that a person sees; JSON has all that are kept."""
 
 
 def run_(
     *,
-    tenant: str,
+    tenant: str | None = None,
+    wait: bool = False,
     details: Literal["all", "changed"] | None = None,
     messages: Literal["off", "narrow", "full"] | None = None,
     allow_gone: bool = False,
@@ -31,12 +34,15 @@ def run_(
 ) -> int:
     """Compare everything with the vendor's REST API now, repair what differs, and say what it was.
 
-    It runs beside a `serve` or alone. Ctrl-C stops it; the next run, or a `serve`, goes on from its checkpoint.
+    It runs beside a `serve` or alone. Ctrl-C stops it; the next run, or a `serve`, goes on from its checkpoint. The
+    status is 0 once the run has finished, whatever it found, and 1 where it stopped or another process has the tenant.
 
     Parameters
     ----------
     tenant
-        The tenant's slug.
+        The tenant's slug; it may be left out where there is one tenant.
+    wait
+        Where another run of the tenant goes on, such as the service's own: wait for its end, and then run.
     details
         Which tickets and contacts are also read by id: all, or those that changed; else `backfill.details`.
     messages
@@ -45,20 +51,20 @@ def run_(
     allow_gone
         Mark as gone whatever the vendor does not have, however much that is; else no more than `backfill.gone_share`.
     json
-        Print the report as JSON, alone on standard output.
+        Print the run as the read API shows it, with the first page of its drift, alone on standard output.
     """
     settings = options.load()
-    _known(settings, tenant)
-    if tenant not in keyed(settings):
-        raise ConfigError(f"tenants.{tenant}.api_key: is not set, and without it nothing can be read")
+    slug = _one_tenant(settings) if tenant is None else _known(settings, tenant)
+    if slug not in keyed(settings):
+        raise ConfigError(f"tenants.{slug}.api_key: is not set, and without it nothing can be read")
     usual = settings.backfill
     wanted = reports.Options(
         details=details or usual.details, messages=messages or usual.messages, allow_gone=allow_gone
     )
-    return _reported(settings, tenant, wanted, json=json)
+    return _reported(settings, slug, wanted, wait=wait, json=json)
 
 
-def _reported(settings: Settings, slug: str, wanted: reports.Options, *, json: bool) -> int:
+def _reported(settings: Settings, slug: str, wanted: reports.Options, *, wait: bool, json: bool) -> int:
     """Run it in the foreground, print what it found, and return the exit status."""
     with View(slug) as view:
         # A terminal shows the bar; lines of what goes well would only push it down.
@@ -66,15 +72,14 @@ def _reported(settings: Settings, slug: str, wanted: reports.Options, *, json: b
         logs.configure("warning" if quiet else settings.logs.level, view.lines)
         if wanted.messages != "off":
             view.say(f"warning: {RECEIPTS} (--messages {wanted.messages})")
-        done = run(Foreground(settings, slug, wanted, view).run())
+        done = run(Foreground(settings, slug, wanted, view, wait=wait).run())
     if isinstance(done, str):
         print(done, file=sys.stderr)
         return 1
-    names, more = done.names.rows, done.names.next is not None
     if json:
-        print_json(report_shown(done.info, names, more=more))
+        print_json(shown_run(done.info) | shown_page("drift", done.names))
     else:
-        print_report(done.info, names, more=more)
+        print_report(slug, done.info, done.names)
     return 0
 
 
@@ -86,33 +91,44 @@ def status_(*, tenant: str | None = None, json: bool = False, options: Options =
     tenant
         The tenant's slug; without it, every tenant.
     json
-        Print JSON.
+        Print, by slug, what the read API answers at `/api/v1/SLUG/backfill`.
     """
     settings = options.load()
-    if tenant is not None:
-        _known(settings, tenant)
-    slugs = list(settings.tenants) if tenant is None else [tenant]
+    slugs = list(settings.tenants) if tenant is None else [_known(settings, tenant)]
     found = run(_runs(settings, slugs))
     if json:
-        print_json({slug: [shown_run(one) for one in runs] for slug, runs in found.items()})
+        print_json({slug: shown_runs(runs) for slug, runs in found.items()})
         return 0
     for slug, runs in found.items():
-        for one in runs:
+        for one in runs[:SHOWN]:
             print(status_line(slug, one))
         if not runs:
             print(f"{slug}  never ran" + ("" if slug in keyed(settings) else ": it has no api_key"))
     return 0
 
 
-def _known(settings: Settings, slug: str) -> None:
+def _known(settings: Settings, slug: str) -> str:
+    """Return the slug; raise ConfigError where no tenant has it."""
     if slug not in settings.tenants:
         raise ConfigError(f"--tenant: unknown {slug}; there are {', '.join(settings.tenants) or 'none'}")
+    return slug
+
+
+def _one_tenant(settings: Settings) -> str:
+    """Return the only tenant's slug; raise ConfigError where somebody must say which."""
+    match list(settings.tenants):
+        case [slug]:
+            return slug
+        case []:
+            raise ConfigError(NO_TENANTS)
+        case several:
+            raise ConfigError(f"--tenant: say which of {', '.join(several)}")
 
 
 async def _runs(settings: Settings, slugs: list[str]) -> Mapping[str, list[RunInfo]]:
     database = await open_log(log_target(settings), migrate=False)
     try:
         asked = Reports(database)
-        return {slug: await asked.runs(settings.tenants[slug].tenant_id, SHOWN) for slug in slugs}
+        return {slug: await asked.runs(settings.tenants[slug].tenant_id, RUNS) for slug in slugs}
     finally:
         await database.close()

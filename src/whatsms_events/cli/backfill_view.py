@@ -3,7 +3,6 @@
 import io
 import sys
 import time
-from collections.abc import Sequence
 from typing import BinaryIO, Final, Self
 
 import msgspec
@@ -13,9 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from whatsms_events.domain.repair import advice
-from whatsms_events.storage.queries import Shown
+from whatsms_events.storage.queries import Page
 from whatsms_events.storage.reports import RunInfo
-from whatsms_events.web.api import shown_run
 from whatsms_events.workers import backfill
 from whatsms_events.workers.backfill_run import HeldBack, Report, Standing
 
@@ -63,6 +61,16 @@ class View:
         """Print a line for a person."""
         self._console.print(words, markup=False, highlight=False, soft_wrap=True)
 
+    def show_waiting(self, other: RunInfo | None) -> None:
+        """Show what is waited for: another process's run, or None while that has none yet."""
+        kind, cause = ("", "") if other is None else (other.run.kind, other.run.cause)
+        remaining = 0 if other is None else other.remaining
+        if self._console.is_terminal:
+            numbers = f"{kind} ({cause})  {remaining} items left" if other is not None else ""
+            self._bar.update(self._task, description=f"{self._slug} waits for another process", numbers=numbers)
+        else:
+            log.info("backfill.waiting", tenant=self._slug, kind=kind, cause=cause, remaining=remaining)
+
     def show(self, progress: backfill.Progress, trouble: str) -> None:
         """Show how far it is, and what it waits for."""
         done, whole = progress.shown - progress.remaining, max(progress.shown, progress.expected or 0)
@@ -75,7 +83,7 @@ class View:
             self._line_at = time.monotonic() + LINE_S
             log.info(
                 "backfill.progress",
-                slug=self._slug,
+                tenant=self._slug,
                 phase=progress.phase,
                 requests=progress.requests,
                 shown=progress.shown,
@@ -99,7 +107,7 @@ class _Above(io.BytesIO):
         return len(line)
 
 
-def print_report(info: RunInfo, names: Sequence[Shown], *, more: bool) -> None:
+def print_report(slug: str, info: RunInfo, names: Page) -> None:
     """Print what a finished run found: counts by entity, kind and age, and the first names."""
     report, console = _reports.decode(info.report or b"null"), Console()
     if not console.is_terminal:
@@ -108,15 +116,15 @@ def print_report(info: RunInfo, names: Sequence[Shown], *, more: bool) -> None:
     for one in report.drift:
         counts.add_row(one.entity, one.kind, one.age, str(one.count))
     named = _table("entity", "id", "kind", "fields", "age")
-    for row in names:
+    for row in names.rows:
         fields, age_s = row["fields"], row["age_s"]
         assert isinstance(fields, list)  # noqa: S101 - `Reports.drift` says so
         age = f"{age_s:.0f} s" if isinstance(age_s, float) else "unknown"
         named.add_row(str(row["entity"]), str(row["id"]), str(row["kind"]), ", ".join(fields), age)
     if report.drift:
         console.print(counts, "", named, highlight=False)
-    if more:
-        console.print("… and more: GET /api/v1/SLUG/drift of the read API has them all", highlight=False)
+    if names.next is not None:
+        console.print(f"… and more: GET /api/v1/{slug}/drift of the read API has them all", highlight=False)
     looked_at = ", ".join(f"{count} {entity}s" for entity, count in sorted(report.looked_at.items())) or "nothing"
     console.print(_verdict(report), f"looked at {looked_at}; {report.requests} requests", sep="\n", highlight=False)
 
@@ -154,11 +162,6 @@ def _held_back(entity: str, seen: HeldBack) -> str:
 def print_json(value: object) -> None:
     """Print one JSON document."""
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
-
-
-def report_shown(info: RunInfo, names: Sequence[Shown], *, more: bool) -> Shown:
-    """Return what `backfill run --json` prints."""
-    return shown_run(info) | {"drift": names, "more": more}
 
 
 def status_line(slug: str, info: RunInfo) -> str:

@@ -30,6 +30,9 @@ TICK_S: Final = 0.5
 LOCK_S: Final = 5.0
 """A `serve` that is idle has the lock for a moment now and then, to look whether a run is due."""
 
+WAIT_S: Final = 1800.0
+"""A run that is waited for and has saved nothing for so long is not waited for any longer."""
+
 ELSEWHERE_S: Final = 30.0
 STUCK_S: Final = 10.0
 BEHIND_S: Final = 600.0
@@ -47,13 +50,14 @@ class Done:
 
 
 class Foreground:
-    """One reconcile of one tenant. `view` shows how it goes."""
+    """One reconcile of one tenant. `view` shows how it goes; with `wait` another process's run may end first."""
 
-    def __init__(self, settings: Settings, slug: str, wanted: Options, view: View) -> None:
+    def __init__(self, settings: Settings, slug: str, wanted: Options, view: View, *, wait: bool = False) -> None:
         self._settings = settings
         self._slug = slug
         self._wanted = wanted
         self._view = view
+        self._wait = wait
         self._reading, self._repairing = Bell(), Bell()
         self._states: dict[str, tuple[RoleState, str]] = {}
         self._before = 0  # the last reconcile that had finished when this one was asked for
@@ -65,8 +69,8 @@ class Foreground:
             log, projection = await _opened(stack, settings)
             lock = lock_of(log, self._slug)
             stack.push_async_callback(lock.release)
-            if not await _taken(lock, stop):
-                return await self._holder(log)
+            if not await self._take(lock, Reports(log), stop):
+                return self._stopped() if stop.is_set() else await self._holder(Reports(log))
             last = await self._last(Reports(log))
             self._before = last.run.number if last is not None and last.finished_at is not None else 0
             committer = make_committer(settings, log, lambda _end: self._reading.ring())
@@ -94,14 +98,32 @@ class Foreground:
 
         return on_state
 
-    async def _holder(self, log: Database) -> str:
+    async def _take(self, lock: RoleLock, reports: Reports, stop: asyncio.Event) -> bool:
+        """Take the lock: within LOCK_S, or with `wait` whenever it is given up, while the run there goes on."""
+        patience, seen = Patience(WAIT_S), None
+        while not await _taken(lock, stop):
+            other = await self._unfinished(reports) if self._wait else None
+            moved_at = None if other is None else (other.run.number, other.updated_at)
+            if not self._wait or stop.is_set() or patience.over(fine=moved_at != seen):
+                return False
+            seen = moved_at
+            self._view.show_waiting(other)
+        return True
+
+    async def _holder(self, reports: Reports) -> str:
         """Say who has the lock."""
         words = f"another process, a `serve` or a `backfill run`, works on {self._slug} now"
-        last = await Reports(log).last(self._settings.tenants[self._slug].tenant_id)
-        if last is not None and last.finished_at is None:
-            begun = last.run.started_at.isoformat(timespec="seconds")
-            words += f": a {last.run.kind} ({last.run.cause}) that began {begun}"
-        return f"{words}; `whatsms-events backfill status` shows how far it is"
+        if (other := await self._unfinished(reports)) is not None:
+            begun = other.run.started_at.isoformat(timespec="seconds")
+            words += f": a {other.run.kind} ({other.run.cause}) that began {begun}"
+        if self._wait:
+            return f"{words}; it has saved nothing for {WAIT_S / 60:.0f} minutes"
+        return f"{words}; --wait waits for its end, `whatsms-events backfill status` shows how far it is"
+
+    async def _unfinished(self, reports: Reports) -> RunInfo | None:
+        """Return the tenant's run that has not finished, of whichever process."""
+        last = await reports.last(self._settings.tenants[self._slug].tenant_id)
+        return last if last is not None and last.finished_at is None else None
 
     async def _over(self, stop: asyncio.Event, backfill: Backfill, reports: Reports, lag: "Lag") -> Done | str:
         """Wait for the end, and show how it goes."""
@@ -206,7 +228,7 @@ async def _taken(lock: RoleLock, stop: asyncio.Event) -> bool:
             return True
         if patience.over(fine=False):
             return False
-        await _within(stop, TICK_S / 5)
+        await _within(stop, TICK_S)
     return False
 
 

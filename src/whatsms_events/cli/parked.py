@@ -25,6 +25,8 @@ Limit = Annotated[int, Parameter(validator=Number(gte=1, lte=PAGE_LIMIT))]
 def list_(*, limit: Limit = 50, options: Options = DEFAULTS) -> int:
     """List parked deliveries, oldest first: id, when, tenant, reason, detail, how often, bytes.
 
+    The tenant is its slug, or the tenant id where the configuration has no such tenant any more.
+
     Parameters
     ----------
     limit
@@ -36,14 +38,15 @@ def list_(*, limit: Limit = 50, options: Options = DEFAULTS) -> int:
         async with _parked(settings) as parked:
             return await parked.list(None, limit)
 
+    slugs = {tenant.tenant_id: slug for slug, tenant in settings.tenants.items()}
     for one in run(listed()):
-        print(_line(one))
+        print(_line(one, slugs.get(one.tenant, one.tenant)))
     return 0
 
 
-def _line(one: ParkedDelivery) -> str:
+def _line(one: ParkedDelivery, tenant: str) -> str:
     when = one.received_at.isoformat(timespec="seconds")
-    return f"{one.id}  {when}  {one.tenant}  {one.reason} {one.detail}  x{one.count}  {one.size_bytes} bytes".rstrip()
+    return f"{one.id}  {when}  {tenant}  {one.reason} {one.detail}  x{one.count}  {one.size_bytes} bytes".rstrip()
 
 
 def show_(parked_id: UUID, /, *, options: Options = DEFAULTS) -> int:

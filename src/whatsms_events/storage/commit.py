@@ -13,7 +13,7 @@ from uuid import UUID
 import structlog
 
 from whatsms_events import metrics
-from whatsms_events.domain.events import to_micros
+from whatsms_events.domain.events import Origin, to_micros
 from whatsms_events.errors import StorageUnavailableError, TransientError, UnstorableError
 from whatsms_events.storage.appends import Append, Appends, EventRow, Park, park_row
 from whatsms_events.storage.database import translated
@@ -69,9 +69,9 @@ class Commit:
     def __init__(self, statements: Appends, on_commit: Callable[[int], None]) -> None:
         self._statements = statements
         self._on_commit = on_commit
-        self._types: Counter[str] = Counter()
+        self._types: dict[Origin, Counter[str]] = {"webhook": Counter(), "backfill": Counter()}
         self._parked: Counter[str] = Counter()
-        self._duplicates = 0
+        self._duplicates: Counter[Origin] = Counter()
 
     async def append(self, waiting: Sequence[Appending]) -> None:
         """Append the first of each id; recognise the others and those that were there before."""
@@ -97,13 +97,20 @@ class Commit:
             self._parked[one.item.reason] += 1
 
     def report(self) -> None:
-        """Count and log what was done: accepted deliveries are one line a commit."""
-        for name, count in self._types.items():
-            metrics.APPENDED.labels(name).inc(count)
+        """Count and log what was done: accepted deliveries are one line a commit, observations another."""
+        for types in self._types.values():
+            for name, count in types.items():
+                metrics.APPENDED.labels(name).inc(count)
         for name, count in self._parked.items():
             metrics.PARKED.labels("door", name).inc(count)
-        if self._types or self._duplicates:
-            log.info("delivery.accepted", types=dict(self._types), duplicates=self._duplicates)
+        if facts := self._facts("webhook"):
+            log.info("delivery.accepted", **facts)
+        if facts := self._facts("backfill"):
+            log.info("observation.appended", **facts)
+
+    def _facts(self, origin: Origin) -> dict[str, object]:
+        types, duplicates = self._types[origin], self._duplicates[origin]
+        return {"types": dict(types), "duplicates": duplicates} if types or duplicates else {}
 
     async def _insert(self, waiting: Sequence[Appending]) -> list[Appending]:
         """Append; return those whose id is in the log already. A refused batch is halved until the bad row is alone."""
@@ -130,7 +137,7 @@ class Commit:
         return [one for one in waiting if one.item.event.id not in positions]
 
     def _accept(self, one: Appending, position: int) -> None:
-        self._types[one.item.event.type.value] += 1
+        self._types[one.item.event.origin][one.item.event.type.value] += 1
         give(one.answer, Outcome("accepted", one.item.event.id, position, redelivered=False))
 
     async def _recognise(self, waiting: Sequence[Appending]) -> None:
@@ -166,8 +173,8 @@ class Commit:
         except (StorageUnavailableError, UnstorableError) as exc:
             _refuse([one for one, _ in again], exc)
             raise
-        self._duplicates += len(again)
         for one, position in again:
+            self._duplicates[one.item.event.origin] += 1
             give(one.answer, Outcome("duplicate", one.item.event.id, position, redelivered=True))
 
 

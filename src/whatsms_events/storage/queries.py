@@ -38,11 +38,12 @@ SCAN_LIMIT: Final = 10_000
 
 REVISION_LIMIT: Final = 100
 
-Resource = Literal["tickets", "contacts", "campaigns"]
+Resource = Literal["tickets", "contacts", "campaigns", "messages"]
 _TABLES: Final[Mapping[Resource, Table]] = {
     "tickets": tables.ticket,
     "contacts": tables.contact,
     "campaigns": tables.campaign,
+    "messages": tables.message,
 }
 _BYTES: Final = ("raw", "headers")
 
@@ -84,7 +85,7 @@ class Queries:
     async def entities(
         self, resource: Resource, tenant: str, wanted: Mapping[str, str | None], *, after: Key | None, limit: int
     ) -> Page:
-        """Return a page by id of those whose columns have the `wanted` values (None = any)."""
+        """Return a page by id, along the primary key, of those whose columns have the `wanted` values (None = any)."""
         table = _TABLES[resource]
         where = _equal(table, {**wanted, "tenant": tenant})
         return await self._list(table, (table.c.id,), where, after=after, limit=limit)

@@ -17,8 +17,8 @@ from whatsms_events.domain.drift import Kind
 from whatsms_events.domain.events import Entity, EventType
 from whatsms_events.errors import ConfigError
 from whatsms_events.storage.database import translated
-from whatsms_events.storage.queries import QUERY_TIMEOUT_S, Queries, Resource, Shown
-from whatsms_events.storage.reports import Reports, RunInfo
+from whatsms_events.storage.queries import QUERY_TIMEOUT_S, Page, Queries, Resource, Shown
+from whatsms_events.storage.reports import Reports
 from whatsms_events.web.questions import (
     TOP,
     authenticate,
@@ -35,6 +35,7 @@ from whatsms_events.web.questions import (
     parameters,
     position,
 )
+from whatsms_events.web.views import of_tenant, shown_runs
 
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -43,8 +44,9 @@ _FILTERS: Final[Mapping[Resource, Mapping[str, str]]] = {
     "tickets": {"status": "status", "contact": "contact_id"},
     "contacts": {},
     "campaigns": {},
+    "messages": {},
 }
-"""Per resource: query parameter -> column."""
+"""Per list of a tenant: query parameter -> column."""
 
 _TYPES: Final = frozenset(map(str, EventType))
 _ENTITIES: Final = {str(name): name for name in get_args(Entity)}
@@ -70,6 +72,7 @@ class Api:
         self._queries = queries
         self._reports = reports
         self._tenants = tenants
+        self._slugs = {tenant_id: slug for slug, tenant_id in tenants.items()}
         self._token = None if token is None else token.encode()
 
     def routes(self) -> list[web.AbstractRouteDef]:
@@ -79,14 +82,14 @@ class Api:
             "/api/v1/events/{position:[0-9]+}": self._event,
             "/api/v1/parked/deliveries": self._parked_deliveries,
             "/api/v1/parked/events": self._parked_events,
-            "/api/v1/{slug}/tickets/{id}/messages": self._messages,
+            "/api/v1/{slug}/tickets/{id}/messages": self._ticket_messages,
             "/api/v1/{slug}/messages/{id}": self._message,
             "/api/v1/{slug}/backfill": self._backfill,
             "/api/v1/{slug}/drift": self._drift,
         }
         for resource in _FILTERS:
             paths[f"/api/v1/{{slug}}/{resource}"] = partial(self._entities, resource)
-            paths[f"/api/v1/{{slug}}/{resource}/{{id}}"] = partial(self._entity, resource)
+            paths.setdefault(f"/api/v1/{{slug}}/{resource}/{{id}}", partial(self._entity, resource))
         return [web.get(path, self._guarded(handler)) for path, handler in paths.items()]
 
     def _guarded(self, handler: Handler) -> Handler:
@@ -109,7 +112,7 @@ class Api:
         parameters(request)
         return one_answer(await self._queries.entity(resource, self._tenant(request), entity_id(request)))
 
-    async def _messages(self, request: web.Request) -> web.Response:
+    async def _ticket_messages(self, request: web.Request) -> web.Response:
         asked = parameters(request, "after", "limit")
         tenant, ticket_id = self._tenant(request), entity_id(request)
         after, limit = key_after(asked, _BY_TIME), page_limit(asked)
@@ -124,12 +127,18 @@ class Api:
     async def _parked_deliveries(self, request: web.Request) -> web.Response:
         asked = parameters(request, "after", "limit")
         page = await self._queries.parked_deliveries(after=key_after(asked, _BY_ARRIVAL), limit=page_limit(asked))
-        return page_answer("deliveries", page)
+        return self._tenants_page("deliveries", page)
 
     async def _parked_events(self, request: web.Request) -> web.Response:
         asked = parameters(request, "after", "limit")
         page = await self._queries.parked_events(after=key_after(asked, _BY_PLACE), limit=page_limit(asked))
-        return page_answer("events", page)
+        return self._tenants_page("events", page)
+
+    def _tenants_page(self, plural: str, page: Page) -> web.Response:
+        return page_answer(plural, Page([self._of_tenant(row) for row in page.rows], page.next))
+
+    def _of_tenant(self, row: Shown) -> Shown:
+        return of_tenant(row, self._slugs)
 
     async def _events(self, request: web.Request) -> web.Response:
         asked = parameters(request, "after", "limit", "tenant", "type")
@@ -142,17 +151,19 @@ class Api:
         if after > page.end:
             # Positions are never given back: this reader has seen another log, or one that was longer.
             raise bad("after", f"is past the end of the log, {page.end}")
-        return json_answer({"events": page.rows, "next": page.next, "end": page.end})
+        rows = [self._of_tenant(row) for row in page.rows]
+        return json_answer({"events": rows, "next": page.next, "end": page.end})
 
     async def _event(self, request: web.Request) -> web.Response:
         asked = parameters(request, "raw")
         raw = number(asked, "raw", 0, 0, 1) == 1
-        return one_answer(await self._queries.event(position(request), raw=raw))
+        found = await self._queries.event(position(request), raw=raw)
+        return one_answer(None if found is None else self._of_tenant(found))
 
     async def _backfill(self, request: web.Request) -> web.Response:
         parameters(request)
         runs = await _in_time(self._reports.runs(self._tenant(request), RUNS))
-        return json_answer({"runs": [shown_run(one) for one in runs], "next": None})
+        return json_answer(shown_runs(runs))
 
     async def _drift(self, request: web.Request) -> web.Response:
         asked = parameters(request, "after", "limit", "entity", "kind")
@@ -173,23 +184,6 @@ class Api:
         if slug not in self._tenants:
             raise not_found()
         return self._tenants[slug]
-
-
-def shown_run(info: RunInfo) -> Shown:
-    """Return a backfill run in its JSON shape; `report` is null until it is finished, `progress` is where it stands."""
-    run = info.run
-    return {
-        "run": run.number,
-        "kind": run.kind,
-        "cause": run.cause,
-        "options": run.options,
-        "started_at": run.started_at,
-        "updated_at": info.updated_at,
-        "finished_at": info.finished_at,
-        "remaining": info.remaining,
-        "progress": msgspec.Raw(run.progress or b"null"),
-        "report": msgspec.Raw(info.report or b"null"),
-    }
 
 
 async def _in_time(asking: Awaitable[T]) -> T:

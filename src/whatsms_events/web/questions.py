@@ -14,6 +14,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from whatsms_events.storage.queries import PAGE_LIMIT, Key, Page, Shown
+from whatsms_events.web.views import shown_page
 
 DEFAULT_LIMIT: Final = 50
 TOP: Final = 2**63 - 1
@@ -115,8 +116,7 @@ def key_after(asked: Mapping[str, str], key: msgspec.json.Decoder[Any]) -> Key |
 
 def page_answer(plural: str, page: Page, **more: object) -> web.Response:
     """Return a page of rows with the opaque `next` to go on after."""
-    following = None if page.next is None else base64.urlsafe_b64encode(_encoder.encode(page.next)).decode().rstrip("=")
-    return json_answer({**more, plural: page.rows, "next": following})
+    return json_answer(shown_page(plural, page, **more))
 
 
 def one_answer(found: Shown | None) -> web.Response:

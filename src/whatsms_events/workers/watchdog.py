@@ -95,7 +95,8 @@ class Watchdog:
         """What it knows, for /readyz: words and plain numbers."""
         gap, last = usual_gap(self._latest.times), self._latest.last
         return {
-            "tenant": self._tenant,
+            "tenant": self._slug,
+            "tenant_id": self._tenant,
             "state": "silent" if self._state in ("activity", "rejects") else self._state,
             "cause": self._state if self._state in ("activity", "rejects") else None,
             "last_accepted": None if last is None else last.isoformat(),

@@ -1,0 +1,87 @@
+"""Rows and runs in, the JSON that read API and commands show out: what a thing is called there is decided here.
+
+`tenant` is always the slug of the configuration, `tenant_id` the vendor's id. Every field is explained in
+`docs/read-api.md`; a test holds that page to what is shown.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from whatsms_events.storage.queries import Key, Page, Shown
+from whatsms_events.storage.reports import RunInfo
+
+_encoder: Final = msgspec.json.Encoder()
+
+
+class _Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What is shown of how far a run is; the rest of what the worker saves is its own."""
+
+    phase: str = "contacts"
+    requests: int = 0
+    expected: int = 0
+    found: dict[str, int] = {}
+    unsettled: int = 0
+    stopped: str | None = None
+
+
+_standings: Final = msgspec.json.Decoder(_Standing)
+
+
+def of_tenant(row: Shown, slugs: Mapping[str, str]) -> Shown:
+    """Return a row whose `tenant` is a tenant id with the slug in its place: null where no slug has that id now."""
+    tenant_id = row["tenant"]
+    return row | {"tenant": slugs.get(str(tenant_id)), "tenant_id": tenant_id}
+
+
+def shown_page(plural: str, page: Page, **more: object) -> Shown:
+    """Return a page of rows with the opaque `next` to go on after, null at the end."""
+    return {**more, plural: page.rows, "next": None if page.next is None else _opaque(page.next)}
+
+
+def _opaque(key: Key) -> str:
+    return base64.urlsafe_b64encode(_encoder.encode(key)).decode().rstrip("=")
+
+
+def shown_runs(infos: Sequence[RunInfo]) -> Shown:
+    """Return a tenant's backfill runs; all that are kept are on one page."""
+    return {"runs": [shown_run(one) for one in infos], "next": None}
+
+
+def shown_run(info: RunInfo) -> Shown:
+    """Return a backfill run: until it is finished `progress` says how far it is, then `report` what it found."""
+    run, finished = info.run, info.finished_at is not None
+    return {
+        "run": run.number,
+        "kind": run.kind,
+        "cause": run.cause,
+        "options": run.options,
+        "started_at": run.started_at,
+        "updated_at": info.updated_at,
+        "finished_at": info.finished_at,
+        "remaining": info.remaining,
+        "progress": None if finished else _progress(run.progress),
+        "report": msgspec.Raw(info.report or b"null"),
+    }
+
+
+def _progress(saved: bytes) -> Shown:
+    try:
+        standing = _standings.decode(saved)
+    except msgspec.MsgspecError:  # another release's
+        standing = _Standing()
+    return {
+        "phase": standing.phase,
+        "requests": standing.requests,
+        "expected": standing.expected,
+        "drift": [_count(name, count) for name, count in sorted(standing.found.items())],
+        "unsettled": standing.unsettled,
+        "stopped": standing.stopped,
+    }
+
+
+def _count(name: str, count: int) -> Shown:
+    """Return one cell of a report, as `report.drift` has it."""
+    return dict(zip(("entity", "kind", "age"), name.split(" "), strict=True)) | {"count": count}
