@@ -167,7 +167,8 @@ CONSUMER: Mapping[Sample, float] = {
     sample("applied_total", type="contact.updated"): 1,
     sample("applied_total", type="campaign.finished"): 1,
     sample("consumer_skipped_total"): 6,
-    sample("parked_total", stage="fold", reason="record"): 1,
+    sample("parked_total", stage="fold", reason="stray"): 1,
+    sample("stray_records_total", role="consumer", topic="contacts"): 1,
 }
 
 AT_LEAST_ONE = {"apply_duration_seconds_count", "relay_transaction_duration_seconds_count"}

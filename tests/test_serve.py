@@ -10,6 +10,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import aiohttp
+from confluent_kafka import OFFSET_END, TopicPartition
+from confluent_kafka.admin import AdminClient
 from yarl import URL
 
 from servers.compare import assert_kept, opened, until, whole_log
@@ -250,10 +252,13 @@ async def test_two_processes_on_the_same_files(tmp_path: Path) -> None:
     assert end == entries[-2].position
 
 
-async def test_a_process_whose_roles_have_all_halted_ends_with_status_1(
+async def test_a_process_whose_roles_have_all_halted_waits_and_looks_on_sighup(
     postgres_url: str, kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
 ) -> None:
-    """A record of another log halts relay and consumer; without a receiver nothing is left: exit status 1."""
+    """A record of another log halts relay and consumer; the process stays, since a restart would fence who is right.
+
+    When the record was removed and a SIGHUP sent, the relay goes on and says so; the consumer now lacks what it read.
+    """
     settings = on_kafka(postgres_url, kafka.bootstrap, topic_prefix)
     whole = Service(tmp_path / "whole", settings=settings)
     command(whole, "db", "upgrade")
@@ -267,32 +272,59 @@ async def test_a_process_whose_roles_have_all_halted_ends_with_status_1(
     record = to_record((await whole_log(log))[0], uuid4())
     await log.close()
     await projection.close()
-    produce(kafka.bootstrap, f"{topic_prefix}.conversations", record.value, list(record.headers))
+    topic = f"{topic_prefix}.conversations"
+    produce(kafka.bootstrap, topic, record.value, list(record.headers))
     rest = Service(tmp_path / "rest", roles="relay,consumer", settings=settings)
-    rest._spawn()
-    assert await ended(rest, 40) == 1
-    halted = [line for line in rest.lines() if line["event"] == "role.halted"]
-    assert sorted(str(line["role"]) for line in halted) == ["consumer", "relay"]
+    await rest.start()
+    async with aiohttp.ClientSession() as session:
+        state = {role: sample("role_state", role=role) for role in ("relay", "consumer")}
+        await shows(session, rest, {state["relay"]: 2.0, state["consumer"]: 2.0})
+        said = str((await detail(session, rest, "relay"))["why"])
+        assert "one topic prefix belongs to one log" in said
+        assert said.endswith("at once on SIGHUP, and goes on by itself where the cause is gone.")
+        admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
+        for done in admin.delete_records([TopicPartition(topic, number, OFFSET_END) for number in range(3)]).values():
+            await asyncio.to_thread(done.result, 20)
+        rest.signal(signal.SIGHUP)
+        await shows(session, rest, {state["relay"]: 1.0, state["consumer"]: 2.0})
+
+        async def lacking() -> bool:
+            return "is gone: removed by retention" in str((await detail(session, rest, "consumer"))["why"])
+
+        await until(lacking, 60, "the consumer says what it lacks")
+    await rest.stop()
+    halted = [str(line["role"]) for line in rest.lines() if line["event"] == "role.halted"]
+    assert sorted(halted) == ["consumer", "consumer", "relay"]
+    assert [line["role"] for line in rest.lines() if line["event"] == "role.resumed"] == ["relay"]
     assert rest.lines()[-1]["event"] == "service.stopped"
 
 
-async def test_a_consumer_of_another_log_ends_with_status_1(tmp_path: Path) -> None:
-    """A projection that was made from another log halts the only role of a process, which says so and ends."""
+async def test_a_consumer_of_another_log_waits_for_its_own(tmp_path: Path) -> None:
+    """A projection that was made from another log halts the only role of a process, until the right one is back."""
     first = Service(tmp_path / "first")
     await first.start()
     async with aiohttp.ClientSession() as session:
         await told(session, first)
         await see(session, first)
     await first.stop()
-    with closing(sqlite3.connect(first.folder / "projection.db")) as file:
-        file.execute("UPDATE projection SET log_id = ?", (uuid4().hex,))
-        file.commit()
+
+    def belongs_to(log_id: str) -> str:
+        with closing(sqlite3.connect(first.folder / "projection.db", timeout=30)) as file:
+            (before,) = file.execute("SELECT log_id FROM projection").fetchone()
+            file.execute("UPDATE projection SET log_id = ?", (log_id,))
+            file.commit()
+        return str(before)
+
+    own = belongs_to(uuid4().hex)
     consumer = Service(tmp_path / "consumer", roles="consumer", settings={"database": {"url": files(first.folder)[0]}})
-    consumer._spawn()
-    assert await ended(consumer, 30) == 1
-    halted = [line for line in consumer.lines() if line["event"] == "role.halted"]
-    assert [line["role"] for line in halted] == ["consumer"]
-    assert consumer.lines()[-1]["event"] == "service.stopped"
+    await consumer.start()
+    async with aiohttp.ClientSession() as session:
+        await shows(session, consumer, {sample("role_state", role="consumer"): 2.0})
+        belongs_to(own)
+        consumer.signal(signal.SIGHUP)
+        await shows(session, consumer, {sample("role_state", role="consumer"): 1.0})
+    consumer.signal(signal.SIGTERM)
+    assert await ended(consumer, DRAIN_S) == 0
 
 
 def backfilling(folder: Path, url: str, *, key: str = KEY, roles: str = "receiver,consumer,backfill") -> Service:
@@ -313,7 +345,7 @@ async def detail(session: aiohttp.ClientSession, service: Service, role: str) ->
 
 async def test_a_backfill_that_the_vendor_refuses_stops_nothing_else(tmp_path: Path) -> None:
     """With a wrong key the tenant's backfill halts and says why; the process goes on, is ready and takes deliveries,
-    and a process that has no other role goes on too.
+    and a process that has no other role goes on too. When the vendor takes the key, a SIGHUP lets the run go on.
     """
     wrong, role = "sk_test_of_somebody_else", f"backfill.{SLUG}"
     async with account() as there, aiohttp.ClientSession() as session:
@@ -330,17 +362,18 @@ async def test_a_backfill_that_the_vendor_refuses_stops_nothing_else(tmp_path: P
             stopped = {
                 sample("backfill_state", tenant=SLUG): 2.0,
                 sample("role_state", role=role): 2.0,
-                sample("upstream_requests_total", outcome="refused"): 1.0,
             }
             await shows(session, service, stopped)
         await told(session, whole)
         await see(session, whole)
+        there.rest.api_key = wrong
+        whole.signal(signal.SIGHUP)
+        await shows(session, whole, {sample("backfill_state", tenant=SLUG): 0.0, sample("role_state", role=role): 0.0})
         for service in (whole, alone):
             await service.stop()
             (line,) = [one for one in service.lines() if one["event"] == "role.halted"]
             assert (line["role"], line["level"]) == (role, "error")
             assert "sk_test" not in (service.folder / "output.log").read_text()
-    assert there.rest.counts.total() == 2
 
 
 async def test_a_stop_does_not_wait_for_a_pause_of_the_vendors(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ WhatsmsEventsError
 │   └── UpstreamUncertainError      a POST that may have happened: a person or a read decides
 ├── FencedError              stands back, becomes a candidate again
 ├── NotFoundError            exit status 1
-└── IntegrityError           the role stops; a person decides
-    └── OffsetGoneError    the same, unless the reader can begin elsewhere
+└── IntegrityError           the role halts; a person decides
+    ├── OffsetGoneError    the same, unless the reader can begin elsewhere
+    └── RecordTooLargeError
 """
 
 
@@ -164,9 +165,19 @@ class NotFoundError(WhatsmsEventsError):
 class IntegrityError(WhatsmsEventsError):
     """Two places that must agree do not (a restored log, a recreated topic, a foreign record).
 
-    The role stops and stays stopped: going on would turn the difference into loss. The message says what to look at.
+    The role halts: going on would turn the difference into loss. The message says what to look at; the role looks too,
+    by reading alone, and goes on where the cause is gone.
     """
 
 
 class OffsetGoneError(IntegrityError):
     """An offset is not in its partition (any more): removed by retention, or the topic was recreated."""
+
+
+class RecordTooLargeError(IntegrityError):
+    """A topic takes no batch of this size. The relay goes on when the topic's max.message.bytes has been raised."""
+
+    def __init__(self, topic: str, size_bytes: int) -> None:
+        super().__init__(f"{topic}: {size_bytes} bytes are larger than the topic's max.message.bytes: raise it")
+        self.topic = topic
+        self.size_bytes = size_bytes

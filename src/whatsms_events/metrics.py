@@ -87,7 +87,8 @@ PARKED = Counter(
 # The relay.
 ROLE_STATE = Gauge(
     "whatsms_events_role_state",
-    "0 standing by, 1 active, 2 halted: a person must decide; the log line `role.halted` and /readyz say why.",
+    "0 standing by, 1 active, 2 halted: a person must decide; the log line `role.halted` and /readyz say why. It goes "
+    "on by itself where the cause is gone.",
     ["role"],
 )
 RELAY_PUBLISHED = Counter(
@@ -118,6 +119,12 @@ RELAY_SKIPPED = Counter(
     "whatsms_events_relay_skipped_total",
     "Rows not published on purpose: visible already (after an opening) or blanked by retention.",
     ["reason"],
+)
+STRAY_RECORDS = Counter(
+    "whatsms_events_stray_records_total",
+    "Records in our topics that name no log, so somebody else wrote them, by who met them: the consumer each once, the "
+    "relay again at each opening. Any rise: find the writer, and let only the relay write there.",
+    ["role", "topic"],
 )
 RELAY_SECONDS = Histogram(
     "whatsms_events_relay_transaction_duration_seconds", "One Kafka transaction. High: the broker.", buckets=_SECONDS

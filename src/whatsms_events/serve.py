@@ -35,7 +35,7 @@ from whatsms_events.storage.queries import write_problem
 from whatsms_events.web.app import Listener, private_app, public_app
 from whatsms_events.web.health import Check, Health
 from whatsms_events.workers.backfill import Backfill
-from whatsms_events.workers.loop import Bell, RoleState, Worker, run, run_within
+from whatsms_events.workers.loop import AGAIN, Bell, RoleState, Worker, run, run_within
 from whatsms_events.workers.observer import Observer
 from whatsms_events.workers.watchdog import Watchdog
 
@@ -111,8 +111,14 @@ class Service:
         """Tell whether the settings have what a role needs."""
         return {"relay": self._kafka is not None, "backfill": bool(self._keyed)}.get(role, True)
 
-    async def run(self, stop: asyncio.Event, *, on_ready: Callable[[Addresses], None]) -> bool:
-        """Serve until `stop` is set; return False where every role has halted and nothing was left to do.
+    def look_again(self) -> None:
+        """Let every role that halted, or backs off, look at once."""
+        log.info("service.looking")
+        for bell in (*self._reading.values(), self._repairing):
+            bell.hurry()
+
+    async def run(self, stop: asyncio.Event, *, on_ready: Callable[[Addresses], None]) -> None:
+        """Serve until `stop` is set.
 
         Raises ConfigError, StorageUnavailableError, or OSError for a port that is taken, before it is ready.
         """
@@ -127,11 +133,11 @@ class Service:
             posts = [*self._readers(stores), *await self._repairers(stores, stack)]
             for slug in self._unkeyed:
                 log.info("backfill.off", tenant=slug, reason="the tenant has no api_key")
-            return await self._run(stop, on_ready, stores, posts)
+            await self._run(stop, on_ready, stores, posts)
 
     async def _run(
         self, stop: asyncio.Event, on_ready: Callable[[Addresses], None], stores: Stores, posts: Sequence[Post]
-    ) -> bool:
+    ) -> None:
         """Start the parts, wait, and stop them in order."""
         settings, committer = self._settings, stores.committer
         receiver = make_receiver(settings, committer)
@@ -149,7 +155,7 @@ class Service:
                 if self.roles & {"receiver", "backfill"}:
                     tasks.create_task(committer.run(flushed))
                 for post in posts:
-                    tasks.create_task(self._repeat(post, stop))
+                    tasks.create_task(self._repeat(post))
                 public_url = None
                 if "receiver" in self.roles:
                     public_url = await public.start(settings.public.host, settings.public.port)
@@ -165,18 +171,15 @@ class Service:
                     bell.stop()
         await private.stop(1.0)
         log.info("service.stopped")
-        return not self._nothing_left()
 
-    async def _repeat(self, post: Post, stop: asyncio.Event) -> None:
-        """Run one worker; where it was the last one that had not halted, stop the process."""
+    async def _repeat(self, post: Post) -> None:
+        """Run one worker. Halted workers end no process: its restart would fence others, and a look does not."""
         on_state = partial(self._note, post.role)
         running = run if post.grace_s is None else partial(run_within, grace_s=post.grace_s)
         await running(post.role, post.worker, post.bell, idle_s=post.idle_s, on_state=on_state)
-        if self._nothing_left():
-            stop.set()
 
     def _note(self, role: str, state: RoleState, why: str) -> None:
-        self._states[role] = (state, why)
+        self._states[role] = (state, f"{why}. {AGAIN}" if state == "halted" else why)
 
     async def _observe(self, observer: Observer) -> None:
         """Keep the gauges true whatever the workers do: one that has halted or backs off measures nothing."""
@@ -193,12 +196,6 @@ class Service:
 
     def _halted(self) -> set[str]:
         return {role for role, (state, _why) in self._states.items() if state == "halted"}
-
-    def _nothing_left(self) -> bool:
-        """Tell whether all has halted. Backfills alone end no process: what they do can wait for a person."""
-        backfills = {role_of(slug) for slug in self._keyed} if "backfill" in self.roles else set()
-        others = self.roles - {"backfill"}
-        return bool(others) and others | backfills <= self._halted()
 
     def _ring(self, _end: int) -> None:
         """Wake whoever reads the log in this process."""

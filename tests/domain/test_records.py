@@ -31,8 +31,10 @@ from whatsms_events.domain.events import (
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.records import (
     MARKER_HEADER,
+    STRAY,
     TOPICS,
     from_record,
+    log_id_of,
     partition_of,
     place_of,
     to_record,
@@ -299,8 +301,10 @@ def test_foreign_record_is_refused(name: str, value: bytes | None) -> None:
     """A record with a header that we never write is no event of ours: refused, not guessed."""
     record = to_record(entry_of(), LOG_ID)
     headers = [(known, value if known == name else given_value) for known, given_value in record.headers]
-    with pytest.raises(InvalidEventError, match=r"^record"):
+    with pytest.raises(InvalidEventError) as caught:
         from_record(headers, record.value)  # type: ignore[arg-type]
+    assert caught.value.reason == (STRAY if name == "ce_logid" else "record")
+    assert caught.value.detail == f"header {name} cannot be read"
 
 
 _MANDATORY = [
@@ -317,16 +321,20 @@ _MANDATORY = [
 
 @pytest.mark.parametrize("missing", _MANDATORY)
 def test_incomplete_record_is_refused(missing: str) -> None:
-    """A record that lacks what an event always has is refused."""
+    """A record that lacks what an event always has is refused, and the detail names what is missing."""
     record = to_record(entry_of(), LOG_ID)
-    with pytest.raises(InvalidEventError, match=r"^record"):
+    with pytest.raises(InvalidEventError) as caught:
         from_record([header for header in record.headers if header[0] != missing], record.value)
+    assert caught.value.reason == (STRAY if missing == "ce_logid" else "record")
+    assert caught.value.detail == f"no header {missing}"
 
 
 def test_tombstone_is_refused() -> None:
-    """A record without a value is no event of ours."""
-    with pytest.raises(InvalidEventError, match=r"^record"):
+    """A record without a value is no event of ours; what names our log is still told from what names none."""
+    with pytest.raises(InvalidEventError, match=r"^record: no value"):
         from_record(to_record(entry_of(), LOG_ID).headers, None)
+    with pytest.raises(InvalidEventError, match=rf"^{STRAY}: no header ce_logid"):
+        from_record([], None)
 
 
 @given(
@@ -349,3 +357,10 @@ def test_place_of_a_foreign_record_is_unknown() -> None:
     for name, value in [("ce_id", b""), ("ce_sequence", b"x"), ("ce_logid", b"x"), ("ce_logid", None)]:
         broken = list({**headers, name: value}.items())
         assert place_of(broken) is None  # type: ignore[arg-type]
+
+
+def test_a_record_is_a_log_s_as_soon_as_it_names_one() -> None:
+    """Whatever else is missing: it was written by who publishes that log. What names none is a stray record."""
+    assert log_id_of([("ce_logid", str(LOG_ID).encode())]) == LOG_ID
+    for headers in ([], [("logid", b"x")], [("ce_logid", b"")], [("ce_logid", b"\xff")], [("ce_logid", None)]):
+        assert log_id_of(headers) is None  # type: ignore[arg-type]

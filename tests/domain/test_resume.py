@@ -81,8 +81,18 @@ def test_partition_emptied_by_retention_stands_where_the_database_says() -> None
 
 def test_recreated_partition_is_refused() -> None:
     """A partition that was published to and is empty from offset 0 on is another topic of the same name."""
-    with pytest.raises(IntegrityError, match=rf"{TOPIC}/0 is empty from offset 0, but position 9 .* recreated"):
+    with pytest.raises(
+        IntegrityError, match=rf"{TOPIC}/0 holds no event from offset 0 on, but position 9 .* recreated"
+    ):
         resume(known(), {A: Seen(0, None), B: Seen(0, last(10))}, IDS)
+
+
+def test_partition_of_strays_alone_is_judged_as_an_empty_one() -> None:
+    """Records that name no log prove nothing: recreated where the partition begins at 0, else emptied by retention."""
+    with pytest.raises(IntegrityError, match="the topic was recreated"):
+        resume(known(), {A: Seen(0, None, strays=3), B: Seen(0, last(10))}, IDS)
+    resumed = resume(known(a=15), {A: Seen(77, None, strays=3), B: Seen(0, last(10), strays=9)}, IDS)
+    assert (resumed.visible[A], resumed.visible[B]) == (15, 10)
 
 
 def test_fewer_partitions_are_refused() -> None:
@@ -94,7 +104,7 @@ def test_fewer_partitions_are_refused() -> None:
 @pytest.mark.parametrize(
     ("found", "says"),
     [
-        (Last(50, None), r"p.conversations/0 offset 50 is not a record of this program"),
+        (Last(50, None), r"p.conversations/0 offset 50 names a log, but no position and event id"),
         (last(9, log_id=UUID(int=2)), r"offset 50 belongs to log 0+-.*2, this is log"),
         (last(9, event_id=UUID(int=7)), r"offset 50 is event .* at position 9, where the log has .*restored"),
         (last(101), r"at position 101, where the log has no event: was the log restored"),

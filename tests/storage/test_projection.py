@@ -31,11 +31,12 @@ from whatsms_events.domain.events import (
     encode,
 )
 from whatsms_events.domain.normalize import ids
+from whatsms_events.domain.records import STRAY
 from whatsms_events.domain.rows import Key, Row
 from whatsms_events.errors import FencedError, IntegrityError, InvalidEventError
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_projection
-from whatsms_events.storage.projection import POISON_LIMIT, Applied, Item, Offset, Projection, State
+from whatsms_events.storage.projection import POISON_LIMIT, STRAYS_KEPT, Applied, Item, Offset, Projection, State
 from whatsms_events.storage.projection_rows import load
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -316,6 +317,38 @@ async def test_too_much_poison_stops_and_saves_nothing(database: Database) -> No
     assert await held(database) == folded([ticket(1)])
     assert len(await parked(database)) == POISON_LIMIT
     assert await projection.state() == state
+
+
+async def test_a_flood_of_strays_is_no_poison_and_fills_no_disk(database: Database) -> None:
+    """Records that name no log: all are counted and passed, the first few parked, cut short; nothing stops."""
+    projection = Projection(database)
+    state, events = await projection.state(), [ticket(1, "k1"), ticket(2, "k2")]
+    huge = Item(
+        source="t/3",
+        at=10,
+        raw=b"h" * 1_000_000,
+        headers=tuple((f"n{number}\x00" * 1000, b"v" * 1000) for number in range(1000)),
+        read=InvalidEventError(STRAY, "no header ce_logid"),
+    )
+    flood = [replace(huge, at=at, raw=b"hello", headers=()) for at in range(11, 10 + STRAYS_KEPT + 50)]
+    done = await projection.apply([events[0], huge, *flood[:60]], state, through(state, 1))
+    assert (done.applied, done.parked, done.strays) == (1, 61, {"t/3": 61})
+    done = await projection.apply([*flood[60:], events[1]], done.state, through(done.state, 2))
+    assert (done.applied, done.parked) == (1, STRAYS_KEPT - 61)
+    assert done.reasons == {STRAY: STRAYS_KEPT - 61}
+    assert done.strays == {"t/3": len(flood) - 60}
+    assert await held(database) == folded(events)
+    rows = await parked(database)
+    assert [row["at"] for row in rows] == list(range(10, 10 + STRAYS_KEPT))
+    assert len(rows[0]["raw"]) + len(rows[0]["headers"]) < 20_000  # type: ignore[arg-type]
+    assert rows[0]["detail"] == "no header ce_logid"
+    # Nor do they let poison through that stands between them.
+    state = done.state
+    state = (await projection.apply([*map(poison, range(POISON_LIMIT)), *flood], state, state)).state
+    with pytest.raises(IntegrityError, match="record"):
+        projection.judge([poison(900)])
+    with pytest.raises(IntegrityError, match="record"):
+        await projection.apply([poison(900)], state, state)
 
 
 async def test_old_poison_does_not_count_for_ever(database: Database) -> None:

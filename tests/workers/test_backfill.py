@@ -13,6 +13,7 @@ from servers.reconciling import ALL, KEY, PLAN, House, differences, house, true_
 from whatsms_events.domain.events import EventType
 from whatsms_events.errors import (
     FencedError,
+    UpstreamForbiddenError,
     UpstreamPagingError,
     UpstreamUnauthorizedError,
     UpstreamUnavailableError,
@@ -327,6 +328,42 @@ async def test_a_key_that_is_refused_stops_the_run_at_once(here: House) -> None:
     await here.reconcile()
     assert {name: here.rest.counts[name] for name in lists} == lists, "it began anew"
     await assert_equal(here)
+
+
+async def test_a_halted_backfill_looks_with_one_request(here: House) -> None:
+    """While the key is refused a look says so, by one request for what was refused; then the run goes on from there."""
+    await live(here, 0.5, drop=(EventType.TICKET_UPDATED,))
+    backfill = here.backfill()
+    backfill.ask("reconcile", "command", ALL)
+    here.rest.demand(RestFault.UNAUTHORIZED, after=15)
+    with pytest.raises(UpstreamUnauthorizedError):
+        await here.drive(backfill)
+    asked = here.rest.counts.total()
+    here.rest.demand(RestFault.UNAUTHORIZED)
+    with pytest.raises(UpstreamUnauthorizedError):
+        await backfill.look()
+    await backfill.look()
+    assert here.rest.counts.total() == asked + 2
+    await here.drive(backfill)
+    await backfill.close()
+    await assert_equal(here)
+
+
+@pytest.mark.parametrize(("refused", "phase"), [("/contacts", "contacts"), ("/campaigns", "campaigns")])
+async def test_a_halted_backfill_looks_at_what_was_refused(here: House, refused: str, phase: str) -> None:
+    """A key that may read all but one list: the look asks for that list, and not for one that it may read."""
+    await live(here, 0.5)
+    backfill = here.backfill()
+    backfill.ask("reconcile", "command", ALL)
+    if phase != "contacts":  # with that it begins
+        await here.until(backfill, lambda: backfill._course is not None and backfill._course.standing.phase == phase)
+    here.rest.demand(RestFault.FORBIDDEN)
+    with pytest.raises(UpstreamForbiddenError):
+        await here.drive(backfill)
+    asked = here.rest.counts["GET", refused]
+    await backfill.look()
+    assert here.rest.counts["GET", refused] == asked + 1
+    await backfill.close()
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -10,15 +10,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]  # it has no __all__
 from sqlalchemy import delete, select, text, update
+from structlog.testing import capture_logs
 
-from servers.compare import assert_like_a_clean_rebuild, assert_shows, rows_of
+from servers.compare import assert_like_a_clean_rebuild, assert_shows, rows_of, until
 from servers.kafka import Broker, RunningKafka
 from whatsms_events import metrics
 from whatsms_events.domain.normalize import normalize
@@ -28,7 +29,7 @@ from whatsms_events.storage import tables
 from whatsms_events.storage.committer import Append, Committer
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.event_log import EventLog
-from whatsms_events.storage.projection import POISON_LIMIT, Projection
+from whatsms_events.storage.projection import POISON_LIMIT, STRAYS_KEPT, Projection
 from whatsms_events.storage.relay_row import RelayRows
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.twin.world import World
@@ -467,8 +468,8 @@ async def end_holders(postgres_url: str) -> None:
     assert len(ended) == 1
 
 
-def produce(bench: Bench, *values: bytes | None) -> tuple[str, int]:
-    """Write records that are not ours into a partition; return where, and the offset of the first."""
+def produce(bench: Bench, *values: bytes | None, headers: Mapping[str, bytes | None] | None = None) -> tuple[str, int]:
+    """Write records that are not the relay's into a partition; return where, and the offset of the first."""
     assert bench.kafka is not None
     offsets: list[int | None] = []
     producer = Producer({"bootstrap.servers": bench.kafka.bootstrap_servers, "log_level": 0})
@@ -477,7 +478,7 @@ def produce(bench: Bench, *values: bytes | None) -> tuple[str, int]:
             f"{bench.prefix}.contacts",
             value,
             partition=1,
-            headers={"theirs": b"\xff"},
+            headers=dict(headers or {"theirs": b"\xff"}),
             on_delivery=lambda _error, message: offsets.append(message.offset()),
         )
     assert producer.flush(10) == 0
@@ -486,13 +487,19 @@ def produce(bench: Bench, *values: bytes | None) -> tuple[str, int]:
 
 
 async def test_foreign_records_in_kafka_are_parked_and_the_rest_is_applied(with_kafka: Bench) -> None:
-    """What has not our headers, or no value, is parked once with place, bytes and headers; the offsets move on."""
+    """What names no log is parked once with place, bytes, headers and what is missing; the offsets move on."""
     bench = with_kafka
     await bench.begin_with_kafka()
     await bench.append(60)
     await bench.publish()
     source, at = await asyncio.to_thread(produce, bench, b"hello \xff", None)
-    await bench.apply_all(bench.from_kafka())
+    before = strayed()
+    with capture_logs() as lines:
+        await bench.apply_all(bench.from_kafka())
+    assert strayed() - before == 2
+    assert [(line["source"], line["log_level"]) for line in lines if line["event"] == "consumer.strays"] == [
+        (source, "warning")
+    ]
     offsets = (await Projection(bench.projection).state()).offsets
     assert offsets[f"{bench.prefix}.contacts", 1].next_offset == at + 2
     again = bench.from_kafka()
@@ -500,9 +507,9 @@ async def test_foreign_records_in_kafka_are_parked_and_the_rest_is_applied(with_
         assert await again.run_once() == 0, "what was parked is behind us"
     await again.close()
     parked = await bench.parked()
-    assert [(row["source"], row["at"], row["raw"], row["reason"]) for row in parked] == [
-        (source, at, b"hello \xff", "record"),
-        (source, at + 1, b"", "record"),
+    assert [(row["source"], row["at"], row["raw"], row["reason"], row["detail"]) for row in parked] == [
+        (source, at, b"hello \xff", "stray", "no header ce_logid"),
+        (source, at + 1, b"", "stray", "no header ce_logid"),
     ]
     assert parked[0]["headers"] == '[["theirs","/w=="]]'
     assert await bench.applied() == 60
@@ -511,28 +518,125 @@ async def test_foreign_records_in_kafka_are_parked_and_the_rest_is_applied(with_
     await assert_like_a_clean_rebuild(bench.log, bench.projection, bench.folder)
 
 
-async def test_too_many_foreign_records_halt_the_consumer_and_nothing_of_them_is_saved(with_kafka: Bench) -> None:
-    """One more than the limit in one batch: the role halts for good, with the offsets and rows that it had."""
+def strayed() -> float:
+    """Read the metric of strays that consumers met."""
+    return float(metrics.STRAY_RECORDS.labels("consumer", "contacts")._value.get())
+
+
+async def test_a_flood_of_foreign_records_stops_nothing(with_kafka: Bench) -> None:
+    """Somebody's program that writes on and on says nothing about ours: all is passed, the first few are parked."""
     bench = with_kafka
     await bench.begin_with_kafka()
     await bench.append(60)
     await bench.publish()
+    before = strayed()
+    await asyncio.to_thread(produce, bench, *[b"hello"] * 1000)
+    await bench.append(20)
+    await bench.publish()
     await bench.apply_all(bench.from_kafka())
+    assert (await bench.applied(), strayed() - before) == (80, 1000)
+    assert len(await bench.parked()) == STRAYS_KEPT
+
+
+async def test_a_record_of_our_log_that_lacks_a_header_is_poison_and_named(with_kafka: Bench) -> None:
+    """What names our log was written by our code: parked with what is missing, and too much of it halts.
+
+    Nothing of the batch that halted is saved, and looks change nothing.
+    """
+    bench = with_kafka
+    await bench.begin_with_kafka()
+    await bench.append(60)
+    await bench.publish()
+    ours = {"ce_logid": str(await bench.event_log.log_id()).encode(), "ce_specversion": b"1.0", "ce_id": None}
+    await asyncio.to_thread(produce, bench, b"{}", headers=ours)
+    await bench.apply_all(bench.from_kafka())
+    (parked,) = await bench.parked()
+    assert (parked["reason"], parked["detail"]) == ("record", "header ce_id cannot be read")
     before, rows = await Projection(bench.projection).state(), await rows_of(bench.projection)
-    await asyncio.to_thread(produce, bench, *[b"hello"] * (POISON_LIMIT + 1))
-    states: list[tuple[str, str]] = []
-    consumer = bench.from_kafka()
-    async with asyncio.timeout(DEADLINE_S):
-        await run("consumer", consumer, Bell(), idle_s=0.05, on_state=lambda state, why: states.append((state, why)))
-    assert states[-1][0] == "halted"
-    assert "more than 20 of the last" in states[-1][1]
-    with pytest.raises(IntegrityError, match="Nothing of the batch was saved"):
-        await _until_stopped(bench.from_kafka())
+    await asyncio.to_thread(produce, bench, *[b"{}"] * (POISON_LIMIT + 1), headers=ours)
+    async with working(bench.from_kafka()) as states:
+        await until(lambda: [state for state, _ in states].count("halted") > 3, DEADLINE_S, "it halts, and looks")
+    assert "more than 20 of the last" in states[0][1]
+    assert {state for state, _ in states[:-1]} == {"halted"}, "no look takes it for mended"
     after = await Projection(bench.projection).state()
     key = f"{bench.prefix}.contacts", 1
     assert (after.offsets[key], after.applied, after.applied_through) == (before.offsets[key], 60, 60)
     assert await rows_of(bench.projection) == rows
-    assert await bench.parked() == []
+    assert await bench.parked() == [parked]
+
+
+async def test_a_record_of_another_log_stops_the_consumer_whatever_else_it_lacks(with_kafka: Bench) -> None:
+    """A tombstone that names another log is no stray record: another relay writes here."""
+    bench = with_kafka
+    await bench.begin_with_kafka()
+    await asyncio.to_thread(produce, bench, None, headers={"ce_logid": str(uuid4()).encode()})
+    consumer = bench.from_kafka()
+    with pytest.raises(IntegrityError, match="one topic prefix belongs to one log"):
+        await _until_stopped(consumer)
+    await consumer.close()
+
+
+@asynccontextmanager
+async def working(consumer: Consumer) -> AsyncIterator[list[tuple[str, str]]]:
+    """Run a consumer as a process does, but for halts of a fraction of a second; give its states so far."""
+    bell = Bell()
+    states: list[tuple[str, str]] = []
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(
+            run("consumer", consumer, bell, idle_s=0.05, look_s=0.1, on_state=lambda *state: states.append(state))
+        )
+        try:
+            yield states
+        finally:
+            bell.stop()
+
+
+async def test_a_halted_consumer_goes_on_when_the_cause_is_gone(with_kafka: Bench) -> None:
+    """Its projection was another log's, and is its own again: it halted, wrote nothing, and goes on by itself."""
+    bench = with_kafka
+    await bench.begin_with_kafka()
+    await bench.append(30)
+    await bench.publish()
+    await bench.apply_all(bench.from_kafka())
+    end, log_id = await bench.append(30), await bench.event_log.log_id()
+    await bench.publish()
+    await own_projection(bench, uuid4())
+    before = await Projection(bench.projection).state()
+    async with working(bench.from_kafka()) as states:
+        await until(lambda: [state for state, _ in states].count("halted") > 3, DEADLINE_S, "it halts, and looks")
+        assert "the projection was made from log" in states[0][1]
+        assert await Projection(bench.projection).state() == before
+        await own_projection(bench, log_id)
+
+        async def applied() -> bool:
+            return (await Projection(bench.projection).state()).applied_through == end
+
+        await until(applied, DEADLINE_S, "it goes on by itself")
+    assert await bench.applied() == 60
+    await assert_like_a_clean_rebuild(bench.log, bench.projection, bench.folder)
+
+
+async def own_projection(bench: Bench, log_id: UUID) -> None:
+    """Let the projection say that it was made from this log."""
+    async with bench.projection.write() as connection:
+        await connection.execute(update(tables.projection).values(log_id=log_id))
+
+
+async def test_a_halted_consumer_goes_on_when_its_topics_are_there(
+    bench: Bench, kafka: Broker | RunningKafka, topic_prefix: str
+) -> None:
+    """It names the command that makes them, and needs no restart after that."""
+    bench.kafka, bench.prefix = KafkaTarget(bootstrap_servers=kafka.bootstrap), topic_prefix
+    end = await bench.append(30)
+    async with working(bench.from_kafka()) as states:
+        await until(lambda: states and states[-1][0] == "halted", DEADLINE_S, "it halts")
+        assert "whatsms-events topics create" in states[-1][1]
+        await create_topics(bench.kafka, topic_prefix, partitions=3, replication_factor=1, retention_ms=-1)
+
+        async def applied() -> bool:
+            return (await Projection(bench.projection).state()).applied_through == end
+
+        await until(applied, DEADLINE_S, "it goes on by itself")
 
 
 def skipped() -> float:

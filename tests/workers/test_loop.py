@@ -1,23 +1,30 @@
 """The loop: what it repeats, what it waits for, and what each error means."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
+from structlog.testing import capture_logs
 
+from servers.compare import until
 from whatsms_events.errors import FencedError, IntegrityError, StorageUnavailableError, UpstreamUnauthorizedError
 from whatsms_events.workers import loop
-from whatsms_events.workers.loop import Bell, RoleState, backoff, run, run_within
+from whatsms_events.workers.loop import Bell, Looks, RoleState, backoff, run, run_within
 
 
 class Steps:
-    """A worker that does what it is told, step by step, and then stops the bell."""
+    """A worker that does what it is told, step by step, and then stops the bell; `looks` is what it finds by looking.
+
+    After those it finds nothing.
+    """
 
     active = True
 
-    def __init__(self, bell: Bell, *steps: int | Exception) -> None:
+    def __init__(self, bell: Bell, *steps: int | Exception, looks: Iterable[Exception] = ()) -> None:
         self._bell = bell
         self._steps: Iterator[int | Exception] = iter(steps)
+        self._looks = iter(looks)
+        self.looked = 0
         self.done = 0
         self.closed = False
 
@@ -31,6 +38,12 @@ class Steps:
             raise step
         self.done += step
         return step
+
+    async def look(self) -> None:
+        """Find what was to be found."""
+        self.looked += 1
+        if (found := next(self._looks, None)) is not None:
+            raise found
 
     async def close(self) -> None:
         """Remember it."""
@@ -57,27 +70,72 @@ async def test_transient_errors_are_tried_again_and_fencing_stands_by() -> None:
     assert states[-1] == ("standby", "stopped")
 
 
-async def test_an_integrity_error_halts_the_role_and_says_why() -> None:
-    """Where two places disagree the role ends at once, and nothing is tried again."""
+async def test_a_halted_role_looks_again_and_goes_on_where_the_cause_is_gone() -> None:
+    """It does nothing while a look finds something, or fails; it says what halts it once, and that it goes on."""
     bell = Bell()
-    steps = Steps(bell, IntegrityError("log and Kafka disagree"), 1)
+    disagree, still = IntegrityError("log and Kafka disagree"), IntegrityError("log and Kafka disagree")
+    looks = [still, StorageUnavailableError("away"), UpstreamUnauthorizedError("401", status=401)]
+    steps = Steps(bell, disagree, 2, looks=looks)
     states: list[tuple[RoleState, str]] = []
-    await run("relay", steps, bell, idle_s=0.001, on_state=lambda state, why: states.append((state, why)))
-    assert steps.done == 0
-    assert steps.closed
-    assert states[-1] == ("halted", "log and Kafka disagree")
+    with capture_logs() as lines:
+        await run(
+            "relay", steps, bell, idle_s=0.001, look_s=0.001, on_state=lambda state, why: states.append((state, why))
+        )
+    assert (steps.done, steps.looked, steps.closed) == (2, 4, True)
+    assert [state for state, _ in states] == ["halted"] * 4 + ["active", "active", "standby"]
+    assert [line["event"] for line in lines if line["event"].startswith("role.")] == [
+        "role.halted", "role.unlooked", "role.halted", "role.resumed", "role.active", "role.standby",
+    ]  # fmt: skip
+    halted = [line for line in lines if line["event"] == "role.halted"]
+    assert [(line["log_level"], line["reason"]) for line in halted] == [("error", str(disagree)), ("error", "401")]
 
 
-async def test_what_the_vendor_refuses_halts_the_role() -> None:
-    """A key that is refused is refused the next time too: the role ends, and nothing is tried again."""
+async def test_a_halted_role_does_nothing_until_it_is_time_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often the bell rings: a look comes when its time is over, or when somebody asks for it."""
     bell = Bell()
     refused = UpstreamUnauthorizedError("GET /tickets: 401", status=401)
-    steps = Steps(bell, refused, 1)
+    steps = Steps(bell, refused, 1, looks=[refused])
     states: list[tuple[RoleState, str]] = []
-    await run("backfill.acme", steps, bell, idle_s=0.001, on_state=lambda state, why: states.append((state, why)))
-    assert steps.done == 0
-    assert steps.closed
-    assert states[-1] == ("halted", str(refused))
+    monkeypatch.setattr(loop, "STANDBY_S", 600)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        tasks.create_task(
+            run("backfill.acme", steps, bell, idle_s=600, on_state=lambda state, why: states.append((state, why)))
+        )
+        for looks in (0, 1):
+            for _ in range(20):
+                bell.ring()
+                await asyncio.sleep(0)
+            assert steps.looked == looks
+            assert states[-1] == ("halted", str(refused))
+            bell.hurry()
+            await until(lambda looks=looks: steps.looked > looks, 60, "it looks")  # type: ignore[misc]
+    assert steps.done == 1
+    assert states[-1] == ("standby", "stopped")
+
+
+async def test_a_stop_ends_a_halted_role() -> None:
+    """It waits for no look."""
+    bell = Bell()
+    steps = Steps(bell, IntegrityError("log and Kafka disagree"))
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        tasks.create_task(run("relay", steps, bell, idle_s=600))
+        await asyncio.sleep(0)
+        bell.stop()
+    assert (steps.looked, steps.closed) == (0, True)
+
+
+def test_looks_that_do_not_see_the_cause_become_rare() -> None:
+    """A role that goes on and halts again at once looks later each time, up to an hour; one that ran looks soon."""
+    looks = Looks(60)
+    assert looks.wait_s(0) == 60
+    waits, now = [], 0.0
+    for _ in range(8):
+        looks.went_on(now)
+        waits.append(looks.wait_s(now + 1))
+        now += waits[-1] + 1
+    assert waits == [120, 240, 480, 960, 1920, 3600, 3600, 3600]
+    looks.went_on(now)
+    assert looks.wait_s(now + 3600) == 60
 
 
 class Paused:
@@ -93,6 +151,9 @@ class Paused:
         self.begun.set()
         await asyncio.Event().wait()
         return 1
+
+    async def look(self) -> None:
+        """Find nothing."""
 
     async def close(self) -> None:
         """Remember it."""

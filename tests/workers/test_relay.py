@@ -1,6 +1,7 @@
 """The relay against real Apache Kafka, read back by a client that is not ours."""
 
 import asyncio
+import re
 import sqlite3
 import time
 from collections import defaultdict
@@ -17,30 +18,46 @@ import asyncpg
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it has no __all__
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
     NewPartitions,
+    ResourcePatternType,
+    ResourceType,
 )
 from sqlalchemy import insert, update
+from structlog.testing import capture_logs
 
 from servers.compare import until
 from servers.kafka import Broker, RunningKafka
 from servers.witness import read_committed
 from whatsms_events import metrics
-from whatsms_events.domain.records import MARKER_HEADER, TOPICS, KafkaRecord, partition_of, place_of, to_record
+from whatsms_events.domain.records import (
+    MARKER_HEADER,
+    TOPICS,
+    KafkaRecord,
+    log_id_of,
+    partition_of,
+    place_of,
+    to_record,
+)
 from whatsms_events.domain.resume import Partition
-from whatsms_events.errors import BrokerUnavailableError, FencedError, IntegrityError, TransientError
+from whatsms_events.errors import BrokerUnavailableError, ConfigError, FencedError, IntegrityError, TransientError
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log
 from whatsms_events.storage.event_log import EventLog
 from whatsms_events.storage.relay_row import RelayRows
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.storage.tables import event_log
-from whatsms_events.workers import kafka_producer
+from whatsms_events.workers import kafka_producer, visible
 from whatsms_events.workers import relay as relay_module
 from whatsms_events.workers.kafka import KafkaTarget
-from whatsms_events.workers.kafka_topics import create_topics
+from whatsms_events.workers.kafka_topics import check_topics, count_partitions, create_topics
+from whatsms_events.workers.loop import Bell, run
 from whatsms_events.workers.relay import Relay
 
 BODY_LIMIT = 5 * 1024 * 1024
@@ -200,6 +217,8 @@ class Stage:
         found = defaultdict(list)
         for message in await self.visible():
             topic, key, value = str(message.topic()), message.key(), message.value()
+            if log_id_of(headers(message)) is None:
+                continue  # somebody else's
             assert isinstance(key, bytes)
             assert isinstance(value, bytes)
             record = KafkaRecord(topic.removeprefix(f"{self.prefix}."), key, value, headers(message))
@@ -418,31 +437,160 @@ async def test_recreated_topic_is_refused(stage: Stage, database: Database) -> N
     relay = stage.relay(database)
     await stage.drain(relay, database)
     await relay.close()
-    admin = AdminClient({"bootstrap.servers": stage.target.bootstrap_servers})
-    for deleted in admin.delete_topics(stage.topics).values():
-        await asyncio.to_thread(deleted.result, 10)
-    until = time.monotonic() + 20
-    while set(stage.topics) & set(admin.list_topics(timeout=5).topics):
-        assert time.monotonic() < until
-        await asyncio.sleep(0.1)
-    await stage.create()
+    await recreate(stage)
     with pytest.raises(IntegrityError, match="the topic was recreated"):
         await relay.run_once()
     await relay.close()
 
 
-async def test_foreign_record_is_refused(stage: Stage, database: Database) -> None:
-    """A record that somebody else wrote behind ours stops the relay, and the message says where it is."""
+async def delete_topics(stage: Stage) -> None:
+    """Delete the topics, and wait until the broker knows them no longer."""
+    admin = AdminClient({"bootstrap.servers": stage.target.bootstrap_servers})
+    for deleted in admin.delete_topics(stage.topics).values():
+        await asyncio.to_thread(deleted.result, 10)
+
+    async def gone() -> bool:
+        found = await asyncio.to_thread(admin.list_topics, timeout=5)
+        return not set(stage.topics) & set(found.topics)
+
+    await until(gone, 60, "the topics are gone")
+
+
+async def recreate(stage: Stage) -> None:
+    """Delete the topics and create them again."""
+    await delete_topics(stage)
+    await stage.create()
+
+
+Stray = tuple[bytes | None, list[tuple[str, bytes | None]]]
+"""Value and headers of a record that is not ours."""
+
+
+def write(stage: Stage, *records: Stray, topic: int = 0, partition: int = 2) -> None:
+    """Write records of somebody else's, as any producer does. Without another place the relay writes there too."""
+    foreign = Producer({"bootstrap.servers": stage.target.bootstrap_servers, "message.max.bytes": 8_000_000})
+    for value, found in records:
+        foreign.produce(stage.topics[topic], value, headers=[*found], partition=partition)
+        foreign.poll(0)
+    assert foreign.flush(60) == 0
+
+
+STRAYS: Final[dict[str, list[Stray]]] = {
+    "a line of kafka-console-producer": [(b"hello", [])],
+    "a tombstone": [(None, [])],
+    "a header without a value": [(b"{}", [("ce_logid", None), ("ce_id", None)])],
+    "headers that are no text": [(b"\xff", [("ce_logid", b"\xff\xfe"), ("ce_sequence", b"\x00")])],
+    "a CloudEvent of another program": [(b"{}", [("ce_specversion", b"1.0"), ("ce_id", b"1"), ("ce_type", b"x")])],
+    "a huge record": [(b"x" * 7_000_000, [])],
+    "thousands": [(b"hello", [])] * 5000,
+}
+
+
+@pytest.mark.parametrize("strays", STRAYS.values(), ids=STRAYS.keys())
+async def test_records_that_name_no_log_are_passed_over(stage: Stage, database: Database, strays: list[Stray]) -> None:
+    """Before our first record and behind our last: the relay opens, says so once, and each row is visible once."""
+    await asyncio.to_thread(write, stage, strays[0], topic=2, partition=3)
+    await append(database, 60)
+    relay, said = stage.relay(database), []
+    for _ in range(2):
+        with capture_logs() as lines:
+            await stage.drain(relay, database)
+        await relay.close()
+        said.append([line for line in lines if line["event"] == "relay.strays"])
+        await asyncio.to_thread(write, stage, *strays)
+        before = strayed(0)
+        await append(database, 30)
+    with capture_logs() as lines:
+        await stage.drain(relay, database)
+    await relay.close()
+    said.append([line for line in lines if line["event"] == "relay.strays"])
+    assert [len(some) for some in said] == [1, 1, 1]
+    assert (said[0][0]["source"], said[0][0]["records"]) == (f"{stage.topics[2]}/3", 1)
+    assert said[1][0]["log_level"] == "warning"
+    assert strayed(0) - before == len(strays)
+    await stage.assert_equal(database)
+
+
+def strayed(topic: int) -> float:
+    """Read the metric of strays that relays met."""
+    return float(metrics.STRAY_RECORDS.labels("relay", TOPICS[topic])._value.get())
+
+
+async def test_strays_hide_neither_another_log_nor_a_recreated_topic(stage: Stage, database: Database) -> None:
+    """Behind them the last record that names a log must be this log's own, and be there."""
     await append(database, 20)
     relay = stage.relay(database)
     await stage.drain(relay, database)
     await relay.close()
-    foreign = Producer({"bootstrap.servers": stage.target.bootstrap_servers})
-    foreign.produce(stage.topics[1], b"hello", partition=2)
-    assert foreign.flush(10) == 0
-    with pytest.raises(IntegrityError, match=rf"{stage.topics[1]}/2 offset \d+ is not a record of this program"):
+    other = to_record((await EventLog(database).read(0, 1))[0], uuid4())
+    # It names a log; that nothing else of it can be read makes it no stray.
+    await asyncio.to_thread(
+        write, stage, (b"{}", [("ce_logid", dict(other.headers)["ce_logid"])]), *[(b"hello", [])] * 30
+    )
+    with pytest.raises(IntegrityError, match=rf"{stage.topics[0]}/2 offset \d+ names a log, but no position"):
+        await relay.run_once()
+    await asyncio.to_thread(write, stage, (b"{}", list(other.headers)), *[(b"hello", [])] * 30)
+    with pytest.raises(IntegrityError, match=rf"{stage.topics[0]}/2 offset \d+ belongs to log"):
+        await relay.run_once()
+    await recreate(stage)
+    for number in range(4):
+        await asyncio.to_thread(write, stage, (b"hello", []), topic=0, partition=number)
+    with pytest.raises(IntegrityError, match="the topic was recreated"):
         await relay.run_once()
     await relay.close()
+
+
+async def test_strays_without_end_halt_the_relay_until_they_are_removed(
+    stage: Stage, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look back is bounded: the message says who to stop and what to remove; then the relay goes on by itself."""
+    monkeypatch.setattr(visible, "STRAY_LIMIT", 200)
+    await append(database, 60)
+    relay = stage.relay(database)
+    await stage.drain(relay, database)
+    await relay.close()
+    await asyncio.to_thread(write, stage, *[(b"hello", [])] * 600)
+    await append(database, 30)
+    async with halted(relay) as why:
+        assert "records name no log" in why
+        (end,) = re.findall(r"kafka-delete-records\.sh` up to offset (\d+)", why)
+        admin = AdminClient({"bootstrap.servers": stage.target.bootstrap_servers})
+        removed = admin.delete_records([TopicPartition(stage.topics[0], 2, int(end))])
+        for one in removed.values():
+            await asyncio.to_thread(one.result, 10)
+        await until(lambda: is_through(stage, database), 60, "it goes on by itself")
+    wanted, found = await stage.wanted(database), await stage.found()
+    at = (stage.topics[0], 2)
+    assert positions(found.pop(at, [])) == [one for one in positions(wanted.pop(at)) if one > 60]
+    assert found == wanted
+
+
+async def is_through(stage: Stage, database: Database) -> bool:
+    """Tell whether every row is proven to be visible."""
+    return await stage.through(database) == await EventLog(database).end()
+
+
+@asynccontextmanager
+async def working(relay: Relay) -> AsyncIterator[list[tuple[str, str]]]:
+    """Run a relay as a process does, but for halts of a fraction of a second; give its states so far."""
+    bell = Bell()
+    states: list[tuple[str, str]] = []
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(
+            run("relay", relay, bell, idle_s=0.05, look_s=0.2, on_state=lambda *state: states.append(state))
+        )
+        try:
+            yield states
+        finally:
+            bell.stop()
+
+
+@asynccontextmanager
+async def halted(relay: Relay) -> AsyncIterator[str]:
+    """Run a relay likewise, and give why it halted."""
+    async with working(relay) as states:
+        await until(lambda: states and states[-1][0] == "halted", 60, "the relay has halted")
+        yield states[-1][1]
 
 
 async def test_foreign_open_transaction_is_named(stage: Stage, database: Database) -> None:
@@ -473,7 +621,7 @@ async def test_refused_batch_never_leads_to_a_transaction_with_a_hole(stage: Sta
     await limit_messages(stage, stage.topics[1], 2000)
     noise = Random(1).randbytes(20_000).hex()  # lz4 must not make it small
     await append(database, 20, data=f'{{"message":{{"id":"{noise}"}}}}')
-    with pytest.raises(IntegrityError, match=r"larger than its topic's max\.message\.bytes"):
+    with pytest.raises(IntegrityError, match=r"larger than the topic's max\.message\.bytes"):
         await relay.run_once()
     assert len(await stage.visible()) == 20
     with pytest.raises(IntegrityError, match=r"max\.message\.bytes"):
@@ -482,6 +630,201 @@ async def test_refused_batch_never_leads_to_a_transaction_with_a_hole(stage: Sta
     await stage.drain(relay, database)
     await relay.close()
     await stage.assert_equal(database)
+
+
+async def test_a_halted_relay_goes_on_when_a_limit_was_raised_again(stage: Stage, database: Database) -> None:
+    """max.message.bytes lowered under it and restored: it halts, names topic and limit, and goes on by itself."""
+    await append(database, 20)
+    relay = stage.relay(database)
+    await stage.drain(relay, database)
+    await limit_messages(stage, stage.topics[1], 2000)
+    noise = Random(1).randbytes(20_000).hex()
+    await append(database, 20, data=f'{{"message":{{"id":"{noise}"}}}}')
+    async with halted(relay) as why:
+        assert stage.topics[1] in why
+        assert "max.message.bytes" in why
+        await limit_messages(stage, stage.topics[1], 8 * 1024 * 1024)
+        await until(lambda: is_through(stage, database), 60, "it goes on by itself")
+    await stage.assert_equal(database)
+
+
+async def test_a_record_that_still_does_not_fit_is_not_tried_again(stage: Stage, database: Database) -> None:
+    """A topic that takes what the body limit asks for, but not this record: no producer until its limit was raised."""
+    await limit_messages(stage, stage.topics[0], 30_000)
+    noise = Random(1).randbytes(20_000).hex()
+    await append(database, 1, data=f'{{"message":{{"id":"{noise}"}}}}')
+    relay = stage.relay(database)
+    relay._body_limit_bytes = 20_000
+    async with halted(relay) as why:
+        (size,) = re.findall(rf"{stage.topics[0]}: (\d+) bytes are larger", why)
+        opened_before = openings()
+        for limit in (30_001, int(size) - 1):
+            await limit_messages(stage, stage.topics[0], limit)
+            with pytest.raises(IntegrityError, match=rf"{size} bytes are larger"):
+                await relay.look()
+        assert openings() == opened_before
+        await limit_messages(stage, stage.topics[0], int(size))
+        await until(lambda: is_through(stage, database), 60, "it goes on by itself")
+    await stage.assert_equal(database)
+
+
+def openings() -> float:
+    """Count openings of all causes."""
+    causes = ("start", "error", "hanging")
+    return float(sum(metrics.RELAY_OPENINGS.labels(cause)._value.get() for cause in causes))
+
+
+async def test_a_halted_relay_starts_no_producer_to_look(
+    stage: Stage, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two logs on one prefix: the wrong one looks and looks, and the rightful one publishes on and is never fenced."""
+    await append(database, 20)
+    rightful = stage.relay(database)
+    await stage.drain(rightful, database)
+    async with opened(tmp_path / "other.db") as other:
+        await append(other, 10)
+        wrong = stage.relay(other)
+        async with halted(wrong) as why:
+            assert "one topic prefix belongs to one log" in why
+            await append(database, 10)
+            with pytest.raises(FencedError):  # by the opening that halted, once
+                await rightful.run_once()
+            looks = await looking(wrong, monkeypatch)
+            for _ in range(3):
+                await append(database, 10)
+                await until(looks, 60, "it looks again")
+                await rightful.run_once()
+            await stage.drain(rightful, database)
+        await wrong.close()
+    await rightful.close()
+    await stage.assert_equal(database)
+
+
+async def looking(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """Return what tells whether the relay has looked once more, from begin to end, since the last time it told so."""
+    real, done = relay.look, 0
+
+    async def counted() -> None:
+        nonlocal done
+        try:
+            await real()
+        finally:
+            done += 1
+
+    def more() -> bool:
+        nonlocal done
+        more, done = done > 1, 0 if done > 1 else done
+        return more
+
+    monkeypatch.setattr(relay, "look", counted)
+    return more
+
+
+async def test_a_halted_relay_stays_halted_where_log_and_kafka_still_disagree(stage: Stage, database: Database) -> None:
+    """Missing topics: it goes on when they are there. Recreated topics: it does not, and opens nothing."""
+    relay = stage.relay(database)
+    await append(database, 20)
+    await delete_topics(stage)
+    async with halted(relay) as why:
+        assert "whatsms-events topics create" in why
+        await stage.create()
+        await until(lambda: is_through(stage, database), 60, "it goes on by itself")
+    await recreate(stage)
+    before = openings()
+    async with halted(relay) as why:
+        assert "recreated" in why
+        for _ in range(3):
+            with pytest.raises(IntegrityError, match="recreated"):
+                await relay.look()
+    assert openings() == before
+
+
+async def test_a_halted_relay_goes_on_when_a_foreign_transaction_has_ended(stage: Stage, database: Database) -> None:
+    """It stays halted while that transaction is open, and passes over what it left."""
+    foreign = Producer({"bootstrap.servers": stage.target.bootstrap_servers, "transactional.id": stage.prefix})
+    await asyncio.to_thread(foreign.init_transactions, 10)
+    foreign.begin_transaction()
+    foreign.produce(stage.topics[2], b"hello", partition=1)
+    foreign.flush(10)
+    stage.target = replace(stage.target, timeout_s=3)
+    await append(database, 10)
+    relay = stage.relay(database)
+    async with halted(relay) as why:
+        assert "--start-offset 0" in why
+        with pytest.raises(IntegrityError, match="stays open at offset 0"):
+            await relay.look()
+        await asyncio.to_thread(foreign.commit_transaction, 10)
+        await until(lambda: is_through(stage, database), 60, "it goes on by itself")
+    await stage.assert_equal(database)
+
+
+async def test_a_relay_goes_on_when_a_right_was_given_back(new_broker: Broker, database: Database) -> None:
+    """A right to see, or to write, that was taken away: it halts or tries again, and goes on when it is given back."""
+    new_broker.properties |= {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "true",
+    }
+    try:
+        await new_broker.start()
+        async with alone(new_broker, timeout_s=5) as stage:
+            relay = stage.relay(database)
+            await append(database, 10)
+            await stage.drain(relay, database)
+            for denied, state in ((AclOperation.ALL, "halted"), (AclOperation.WRITE, "standby")):
+                await deny(new_broker, stage.topics[0], denied)
+                async with working(relay) as states:
+
+                    async def refused(states: list[tuple[str, str]] = states, state: str = state) -> bool:
+                        await append(database, 1)
+                        return bool(states) and states[-1][0] == state and "Authorization" in states[-1][1]
+
+                    await until(refused, 60, "the relay says so")
+                    await allow(new_broker, stage.topics[0])
+                    await until(lambda: is_through(stage, database), 60, "it goes on by itself")
+                await stage.assert_equal(database)
+            await deny(new_broker, stage.topics[0], AclOperation.DESCRIBE_CONFIGS)
+
+            async def hidden() -> bool:
+                try:
+                    await check_topics(stage.target, stage.prefix, body_limit_bytes=BODY_LIMIT)
+                except ConfigError as exc:
+                    return "does not show its settings" in str(exc)
+                return False
+
+            await until(hidden, 60, "the settings are hidden")
+            found = await count_partitions(stage.target, stage.prefix)
+            assert found == dict.fromkeys(stage.topics, 4), "who only reads needs no right to see settings"
+    finally:
+        await new_broker.remove()
+
+
+async def deny(broker: Broker, topic: str, denied: AclOperation) -> None:
+    """Take a right to the topic away from everybody."""
+    wanted = [(AclOperation.ALL, AclPermissionType.ALLOW), (denied, AclPermissionType.DENY)]
+    bindings = [
+        AclBinding(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:ANONYMOUS", "*", operation, permission)
+        for operation, permission in wanted
+    ]
+    admin = AdminClient({"bootstrap.servers": broker.direct})
+    for done in admin.create_acls(bindings).values():
+        await asyncio.to_thread(done.result, 10)
+
+
+async def allow(broker: Broker, topic: str) -> None:
+    """Give every right back."""
+    anybody: Any = None  # as its documentation says; its types do not
+    every = AclBindingFilter(
+        ResourceType.TOPIC,
+        topic,
+        ResourcePatternType.LITERAL,
+        anybody,
+        anybody,
+        AclOperation.ANY,
+        AclPermissionType.ANY,
+    )
+    admin = AdminClient({"bootstrap.servers": broker.direct})
+    for done in admin.delete_acls([every]).values():
+        await asyncio.to_thread(done.result, 10)
 
 
 async def limit_messages(stage: Stage, topic: str, size: int) -> None:

@@ -85,7 +85,7 @@ DEFAULTS: Final = Options()
 
 @app.command
 def serve(*, roles: str = "receiver,relay,consumer,backfill", options: Options = DEFAULTS) -> int:
-    """Run the service until SIGTERM or SIGINT.
+    """Run the service until SIGTERM or SIGINT. SIGHUP lets roles that have halted look at once whether they can go on.
 
     Parameters
     ----------
@@ -106,11 +106,13 @@ def serve(*, roles: str = "receiver,relay,consumer,backfill", options: Options =
     def on_ready(addresses: Addresses) -> None:
         log.info("service.ready", public=addresses.public, private=addresses.private, roles=sorted(service.roles))
 
-    async def main() -> bool:
-        return await service.run(_stop_on_signals(), on_ready=on_ready)
+    async def main() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, service.look_again)
+        await service.run(_stop_on_signals(), on_ready=on_ready)
 
     with _addressed(settings):
-        return 0 if run(main()) else 1
+        run(main())
+    return 0
 
 
 @app.command(name="demo")

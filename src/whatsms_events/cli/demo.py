@@ -191,7 +191,7 @@ async def _misbehave(sender: Sender, over: asyncio.Event) -> None:
         await _within(over, BURST_S)
 
 
-async def _caught_up(log: Database, projection: Database, serving: asyncio.Task[bool]) -> None:
+async def _caught_up(log: Database, projection: Database, serving: asyncio.Task[None]) -> None:
     """Wait until the projection shows the whole log, at most CATCH_UP_S."""
     try:
         async with asyncio.timeout(CATCH_UP_S):

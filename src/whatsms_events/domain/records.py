@@ -5,7 +5,7 @@ lower-case letters only (CloudEvents 1.0, "Naming conventions"); header values a
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -23,6 +23,9 @@ TOPICS: Final = ("conversations", "contacts", "campaigns")
 
 MARKER_HEADER: Final = "whatsms_opening"
 """Marks a record of the relay's opening abort. It is aborted always; who sees one reads uncommitted records."""
+
+STRAY: Final = "stray"
+"""Why a record that names no log cannot be read: somebody else wrote it, and it says nothing about our code."""
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -67,7 +70,7 @@ _ORIGIN_VALUES: Final[Mapping[Origin, bytes]] = {"webhook": b"webhook", "backfil
 _ORIGINS: Final[Mapping[bytes, Origin]] = {value: origin for origin, value in _ORIGIN_VALUES.items()}
 
 # A header may be absent (KeyError) or, in Kafka, have no value at all (AttributeError, TypeError).
-_UNREADABLE: Final = (KeyError, AttributeError, TypeError, ValueError, msgspec.MsgspecError)
+_UNREADABLE: Final = (KeyError, AttributeError, TypeError, ValueError, OverflowError, msgspec.MsgspecError)
 
 # The same in every record.
 _SPECVERSION: Final = ("ce_specversion", b"1.0")
@@ -105,13 +108,16 @@ def to_record(entry: LogEntry, log_id: UUID) -> KafkaRecord:
 
 
 def from_record(headers: Headers, value: bytes | None) -> tuple[UUID, LogEntry]:
-    """Return the log id and the entry a record was made of; raise InvalidEventError("record") where it is not ours."""
-    if value is None:
-        raise InvalidEventError("record", "no value")
+    """Return the log id and the entry a record was made of.
+
+    Raise InvalidEventError: STRAY where the record names no log, "record" where something else of it cannot be read.
+    """
     found = dict(headers)
+    if value is None:
+        raise _fault(found)
     try:
         if found["ce_specversion"] != b"1.0":
-            raise InvalidEventError("record", "ce_specversion")
+            raise _fault(found)
         time = found.get("ce_time")
         event = Event(
             id=_uuid(found["ce_id"]),
@@ -127,12 +133,20 @@ def from_record(headers: Headers, value: bytes | None) -> tuple[UUID, LogEntry]:
             data=value,
         )
         return _uuid(found["ce_logid"]), LogEntry(position=_position(found["ce_sequence"]), event=event)
-    except (*_UNREADABLE, OverflowError) as exc:
-        raise InvalidEventError("record", type(exc).__name__) from exc
+    except _UNREADABLE as exc:
+        raise _fault(found) from exc
+
+
+def log_id_of(headers: Headers) -> UUID | None:
+    """Return the log that a record names; None for a stray record: nobody who publishes a log has written it."""
+    try:
+        return _uuid(dict(headers)["ce_logid"])
+    except _UNREADABLE:
+        return None
 
 
 def place_of(headers: Headers) -> tuple[UUID, int, UUID] | None:
-    """Return the log id, position and event id of a record; None where it is not ours."""
+    """Return the log id, position and event id of a record; None where one of them cannot be read."""
     found = dict(headers)
     try:
         return _uuid(found["ce_logid"]), _position(found["ce_sequence"]), _uuid(found["ce_id"])
@@ -169,9 +183,48 @@ def _position(value: bytes) -> int:
     return position
 
 
+def _decoded(value: bytes) -> str:
+    return value.decode("utf-8")
+
+
 def _text(found: Mapping[str, bytes], name: str) -> str | None:
     value = found.get(name)
     return None if value is None else value.decode("utf-8")
+
+
+_READERS: Final[Mapping[str, Callable[[bytes], object]]] = {
+    "ce_logid": _uuid,  # first: without it the record is a stray, whatever else it lacks
+    "ce_specversion": {b"1.0": "1.0"}.__getitem__,
+    "ce_id": _uuid,
+    "ce_type": _TYPES.__getitem__,
+    "ce_tenant": _decoded,
+    "ce_recordedtime": _time,
+    "ce_origin": _ORIGINS.__getitem__,
+    "ce_sequence": _position,
+    "ce_time": _time,
+    "ce_subject": _decoded,
+    "ce_ticketid": _decoded,
+    "ce_contactid": _decoded,
+    "ce_messageid": _decoded,
+}
+"""What `from_record` does with each header, for saying which one is at fault: too slow to read every record by it."""
+
+_OPTIONAL: Final = frozenset(("ce_time", "ce_subject", "ce_ticketid", "ce_contactid", "ce_messageid"))
+
+
+def _fault(found: Mapping[str, bytes]) -> InvalidEventError:
+    """Say what is wrong with a record: the first header that is missing or cannot be read, else its value."""
+    for name, read in _READERS.items():
+        reason = STRAY if name == "ce_logid" else "record"
+        if name not in found:
+            if name not in _OPTIONAL:
+                return InvalidEventError(reason, f"no header {name}")
+            continue
+        try:
+            read(found[name])
+        except _UNREADABLE:
+            return InvalidEventError(reason, f"header {name} cannot be read")
+    return InvalidEventError("record", "no value")
 
 
 @lru_cache(maxsize=1024)

@@ -23,7 +23,10 @@ REMEDY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """The last visible record of a partition: log id, position and event id as its headers say; None if not ours."""
+    """The last visible record of a partition that names a log: log id, position and event id as its headers say.
+
+    `place` is None where the record names a log and the rest cannot be read.
+    """
 
     offset: int
     place: tuple[UUID, int, UUID] | None
@@ -31,10 +34,14 @@ class Last:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One partition while nothing is open in it. `beginning` is the oldest offset kept, 0 until retention moves it."""
+    """One partition while nothing is open in it. `beginning` is the oldest offset kept, 0 until retention moves it.
+
+    `strays` is how many records behind `last` (all of them, where there is none) name no log: somebody else's.
+    """
 
     beginning: int
     last: Last | None
+    strays: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +135,8 @@ def _visible(published: Published, partition: Partition, found: Seen, ids: Mappi
     if found.last is None:
         if known and found.beginning == 0:
             raise IntegrityError(
-                f"{name} is empty from offset 0, but position {known} was visible there: the topic was recreated. "
-                f"{REMEDY}"
+                f"{name} holds no event from offset 0 on, but position {known} was visible there: the topic was "
+                f"recreated. {REMEDY}"
             )
         return known  # never used, or emptied by retention: then the database's word stands
     position = _position(published, f"{name} offset {found.last.offset}", found.last, ids)
@@ -144,8 +151,8 @@ def _visible(published: Published, partition: Partition, found: Seen, ids: Mappi
 def _position(published: Published, where: str, last: Last, ids: Mapping[int, UUID]) -> int:
     if last.place is None:
         raise IntegrityError(
-            f"{where} is not a record of this program, and the relay of log {published.log_id} must be the only writer "
-            f"of its topics. {REMEDY}"
+            f"{where} names a log, but no position and event id that can be read, and the relay of log "
+            f"{published.log_id} must be the only writer of its topics. {REMEDY}"
         )
     log_id, position, event_id = last.place
     if log_id != published.log_id:

@@ -12,17 +12,25 @@ from uuid import UUID
 
 import msgspec
 import structlog
-from sqlalchemy import delete, select, tuple_, update
+from sqlalchemy import delete, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain import fold
 from whatsms_events.domain.events import Checkpoint, EventType, LogEntry, decode, to_micros
+from whatsms_events.domain.records import STRAY
 from whatsms_events.errors import FencedError, IntegrityError, InvalidEventError
 from whatsms_events.storage.database import Database, insert
 from whatsms_events.storage.projection_rows import Folding, Reading
 from whatsms_events.storage.tables import parked_event, projection, projection_offset
 
 log = structlog.get_logger()
+
+STRAYS_KEPT: Final = 100
+"""So many records that name no log are parked: enough to see whose they are, and a flood of them fills no disk."""
+
+STRAY_BYTES: Final = 4096
+STRAY_HEADERS: Final = 16
+STRAY_HEADER_BYTES: Final = 256
 
 POISON_WINDOW: Final = 2000
 POISON_LIMIT: Final = 20
@@ -64,7 +72,8 @@ class Item:
 class Applied:
     """What a transaction did. `acks` are levels (or "failed") newly reached, with seconds since the message's creation.
 
-    `types` counts what was applied by event type, `reasons` what was parked by reason.
+    `types` counts what was applied by event type, `reasons` what was parked by reason, `strays` by source the records
+    that name no log, parked or not.
     """
 
     state: State
@@ -73,6 +82,13 @@ class Applied:
     acks: list[tuple[str, float | None]]
     types: Mapping[EventType, int]
     reasons: Mapping[str, int]
+    strays: Mapping[str, int]
+
+
+_Parked = tuple[Item, InvalidEventError]
+
+Poison = deque[bool]
+"""Which of the last POISON_WINDOW records were poison."""
 
 
 def _utc_now() -> datetime:
@@ -85,7 +101,7 @@ class Projection:
     def __init__(self, database: Database, *, now: Callable[[], datetime] = _utc_now) -> None:
         self._database = database
         self._now = now
-        self._poison: deque[bool] = deque(maxlen=POISON_WINDOW)
+        self._poison: Poison = deque(maxlen=POISON_WINDOW)
 
     async def state(self) -> State:
         """Return how far the projection is; its row is made at first use. Raises StorageUnavailableError."""
@@ -104,19 +120,21 @@ class Projection:
     async def apply(self, items: Sequence[Item], before: State, after: State) -> Applied:
         """Apply the items and move from `before` to `after`, in one transaction; `after` need not count.
 
-        What cannot be decoded, or what the database refuses, is parked with its bytes; the rest goes on. Raises
+        What cannot be decoded, or what the database refuses, is parked with its bytes; the rest goes on. Of records
+        that name no log the first few are parked, the others only counted: they are not ours, so no poison. Raises
         FencedError where another consumer moved the generation, IntegrityError where too much is poison,
         StorageUnavailableError; after each of them nothing is saved.
         """
-        readings, parked = _take_apart(items)
+        readings, parked, strays = _take_apart(items)
         folding = Folding()
         async with self._database.write() as connection:
             await _advance(connection, before.generation)
             refused = await folding.fold(connection, readings)
             parked += [(items[index], InvalidEventError("unstorable", why)) for index, why in refused.items()]
             done = [one for one in readings if one.number not in refused]
-            poison = self._judge(items, parked)
-            await self._park(connection, parked)
+            poison = _judge(items, parked, self._poison)
+            kept = await _with_room(connection, strays)
+            await self._park(connection, [*parked, *kept])
             state = replace(after, generation=before.generation + 1, applied=before.applied + len(done))
             await _save_state(connection, before, state)
         self._poison = poison
@@ -125,26 +143,20 @@ class Projection:
         return Applied(
             state=state,
             applied=len(done),
-            parked=len(parked),
+            parked=len(parked) + len(kept),
             acks=[ack for old, new in folding.changes("message") for ack in fold.reached(old, new)],
             types=Counter(one.entry.event.type for one in done),
-            reasons=Counter(error.reason for _, error in parked),
+            reasons=Counter(error.reason for _, error in [*parked, *kept]),
+            strays=Counter(item.source for item, _ in strays),
         )
 
-    def _judge(self, items: Sequence[Item], parked: Sequence[tuple[Item, InvalidEventError]]) -> deque[bool]:
-        """Return the window after this batch; raise IntegrityError where it holds too much poison."""
-        window = self._poison.copy()
-        bad = {(item.source, item.at) for item, _ in parked}
-        for item in items:
-            window.append((item.source, item.at) in bad)
-            if window[-1] and window.count(True) > POISON_LIMIT:
-                reasons = dict(Counter(error.reason for _, error in parked))
-                raise IntegrityError(
-                    f"more than {POISON_LIMIT} of the last {len(window)} records cannot be applied ({reasons} in this "
-                    f"batch, the last one {item.source} at {item.at}): the code is wrong, not the data. Nothing of "
-                    "the batch was saved; run a version that can read them"
-                )
-        return window
+    def judge(self, items: Sequence[Item], window: Poison | None = None) -> Poison:
+        """Return what of late was poison, had these items been read behind `window` (behind what was applied last).
+
+        Nothing is written. Raise IntegrityError where too much is poison, as far as it shows before the database is
+        asked.
+        """
+        return _judge(items, _take_apart(items)[1], self._poison if window is None else window)
 
     async def _park(self, connection: AsyncConnection, parked: Sequence[tuple[Item, InvalidEventError]]) -> None:
         if parked:
@@ -152,6 +164,24 @@ class Projection:
             records = [_parked_record(item, error, now) for item, error in parked]
             # A record that is read again is parked once.
             await connection.execute(insert(connection, parked_event).on_conflict_do_nothing(), records)
+
+
+def _judge(items: Sequence[Item], parked: Sequence[_Parked], before: Poison) -> Poison:
+    """Return the window after this batch; raise IntegrityError where it holds too much poison."""
+    window = before.copy()
+    bad = {(item.source, item.at) for item, _ in parked}
+    for item in items:
+        if _is_stray(item.read):
+            continue  # not ours: it says nothing about our code
+        window.append((item.source, item.at) in bad)
+        if window[-1] and window.count(True) > POISON_LIMIT:
+            reasons = dict(Counter(error.reason for _, error in parked))
+            raise IntegrityError(
+                f"more than {POISON_LIMIT} of the last {len(window)} records cannot be applied ({reasons} in this "
+                f"batch, the last one {item.source} at {item.at}): the code is wrong, not the data. Nothing of "
+                "the batch was saved; run a version that can read them"
+            )
+    return window
 
 
 async def _advance(connection: AsyncConnection, generation: int) -> None:
@@ -162,9 +192,11 @@ async def _advance(connection: AsyncConnection, generation: int) -> None:
         raise FencedError(f"the projection is no longer at generation {generation}: another consumer moved it")
 
 
-def _take_apart(items: Sequence[Item]) -> tuple[list[Reading], list[tuple[Item, InvalidEventError]]]:
-    """Return what each readable item claims, and what cannot be read."""
-    readings, parked = [], []
+def _take_apart(items: Sequence[Item]) -> tuple[list[Reading], list[_Parked], list[_Parked]]:
+    """Return what each readable item claims, what cannot be read, and what is not ours."""
+    readings: list[Reading] = []
+    parked: list[_Parked] = []
+    strays: list[_Parked] = []
     for index, item in enumerate(items):
         read = item.read
         try:
@@ -172,12 +204,30 @@ def _take_apart(items: Sequence[Item]) -> tuple[list[Reading], list[tuple[Item, 
                 raise read
             readings.append(Reading(index, read, fold.claims(read.event, decode(read.event))))
         except InvalidEventError as error:
-            parked.append((item, error))
-    return readings, parked
+            (strays if _is_stray(error) else parked).append((item, error))
+    return readings, parked, strays
+
+
+def _is_stray(read: LogEntry | InvalidEventError) -> bool:
+    return isinstance(read, InvalidEventError) and read.reason == STRAY
+
+
+async def _with_room(connection: AsyncConnection, strays: Sequence[_Parked]) -> Sequence[_Parked]:
+    """Return the strays that are parked: the first ones, as long as there are few."""
+    if not strays:
+        return []
+    query = select(func.count()).select_from(parked_event).where(parked_event.c.reason == STRAY)
+    return strays[: max(0, STRAYS_KEPT - (await connection.execute(query)).scalar_one())]
 
 
 def _parked_record(item: Item, error: InvalidEventError, parked_at: int) -> dict[str, object]:
     entry = item.read if isinstance(item.read, LogEntry) else None
+    raw, headers = item.raw, item.headers
+    if _is_stray(error):
+        raw = raw[:STRAY_BYTES]
+        headers = tuple(
+            (name[:STRAY_HEADER_BYTES], value[:STRAY_HEADER_BYTES]) for name, value in headers[:STRAY_HEADERS]
+        )
     return {
         "source": item.source,
         "at": item.at,
@@ -188,8 +238,8 @@ def _parked_record(item: Item, error: InvalidEventError, parked_at: int) -> dict
         "reason": error.reason,
         "detail": error.detail,
         "parked_at": parked_at,
-        "raw": item.raw,
-        "headers": encode_headers(item.headers),
+        "raw": raw,
+        "headers": encode_headers(headers),
     }
 
 

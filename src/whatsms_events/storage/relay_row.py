@@ -46,6 +46,11 @@ class RelayRows:
         async with self._database.read() as connection:
             return await _find(connection, prefix, lock=False)
 
+    async def known(self, prefix: str, log_id: UUID) -> Published:
+        """Return what `claim` would return, and take nothing. Raises IntegrityError for another log's row."""
+        found = await self.load(prefix)
+        return Published(log_id=log_id, generation=0) if found is None else _own(found, prefix, log_id)
+
     async def claim(self, prefix: str, log_id: UUID, now: datetime) -> Published:
         """Take a new generation, so that no older relay can save any more, and return what is known.
 
@@ -65,11 +70,7 @@ class RelayRows:
                 claimed = Published(log_id=log_id, generation=1)
                 await connection.execute(insert(relay).values(prefix=prefix, **_columns(claimed, now)))
                 return claimed
-            if found.log_id != log_id:
-                raise IntegrityError(
-                    f"topic prefix {prefix} belongs to log {found.log_id}, this is log {log_id}: use another prefix"
-                )
-            claimed = replace(found, generation=found.generation + 1)
+            claimed = replace(_own(found, prefix, log_id), generation=found.generation + 1)
             await _write(connection, prefix, claimed, now)
             return claimed
 
@@ -80,6 +81,14 @@ class RelayRows:
             if found is None or found.generation != published.generation:
                 raise FencedError(f"another relay opened topic prefix {prefix}")
             await _write(connection, prefix, published, now)
+
+
+def _own(found: Published, prefix: str, log_id: UUID) -> Published:
+    if found.log_id != log_id:
+        raise IntegrityError(
+            f"topic prefix {prefix} belongs to log {found.log_id}, this is log {log_id}: use another prefix"
+        )
+    return found
 
 
 async def _find(connection: AsyncConnection, prefix: str, *, lock: bool) -> Published | None:

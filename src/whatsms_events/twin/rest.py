@@ -64,8 +64,9 @@ class Seen:
 class Rest:
     """Serves one account to who has the key.
 
-    `faults`, `limits` and `page_limit` may be set anew at any time. `requests` are the last ones in the order they
-    came, `counts` all of them by method and template as in ("GET", "/tickets/{id}"), `statuses` their answers.
+    `api_key`, `faults`, `limits` and `page_limit` may be set anew at any time. `requests` are the last ones in the
+    order they came, `counts` all of them by method and template as in ("GET", "/tickets/{id}"), `statuses` their
+    answers.
     `on_request` is called before each: there a test lets the world go on while somebody reads.
     """
 
@@ -77,6 +78,7 @@ class Rest:
         limits: RestLimits = RestLimits(),  # noqa: B008 - frozen
         faults: RestFaults | None = None,
     ) -> None:
+        self.api_key = api_key
         self.faults = faults or RestFaults()
         self.page_limit = 100
         self.requests: deque[Seen] = deque(maxlen=_RECENT)
@@ -84,7 +86,6 @@ class Rest:
         self.statuses: Counter[int] = Counter()
         self.on_request: Callable[[], None] = lambda: None
         self._account = account
-        self._api_key = api_key
         self._windows = Windows(limits)
         self._mishaps = Mishaps(self.faults.seed)
         self._closing = asyncio.Event()
@@ -134,7 +135,7 @@ class Rest:
         self.requests.append(seen)
         self.counts[method, template] += 1
         faults: frozenset[RestFault] = frozenset()
-        if not _is_key(request, self._api_key):
+        if not _is_key(request, self.api_key):
             response = refused(401)
         elif wait_s := self._windows.take(method, template, seen.at):
             response = self._limited(wait_s)

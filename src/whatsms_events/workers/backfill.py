@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, assert_never
 
 import msgspec
 import structlog
@@ -23,12 +23,13 @@ from whatsms_events.storage.event_log import EventLog
 from whatsms_events.storage.holdings import Holdings
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.whatsms.client import Client
+from whatsms_events.whatsms.pages import Place
 from whatsms_events.workers.backfill_compare import Comparison
 from whatsms_events.workers.backfill_details import read_detail
 from whatsms_events.workers.backfill_gone import judge_missing, scan_absences
 from whatsms_events.workers.backfill_lists import read_page
 from whatsms_events.workers.backfill_messages import read_messages
-from whatsms_events.workers.backfill_run import PHASES, Course, Parts, Plan, Report
+from whatsms_events.workers.backfill_run import PHASES, Course, Parts, Phase, Plan, Report
 from whatsms_events.workers.backfill_schedule import Asked, Schedule
 
 LOOK_S: Final = 5.0
@@ -82,6 +83,7 @@ class Backfill:
         self._comparison: Comparison | None = None
         self._look_at = datetime.min.replace(tzinfo=now().tzinfo)
         self._show_at = 0.0
+        self._refused_in: Phase = "tickets"
 
     @property
     def active(self) -> bool:
@@ -114,11 +116,26 @@ class Backfill:
             course = self._course
             self._forget()
             if course is not None and isinstance(exc, UpstreamRefusedError):
+                self._refused_in = course.standing.phase
                 await course.save(msgspec.structs.replace(course.standing, stopped=str(exc)))
                 metrics.BACKFILL_STATE.labels(self._parts.slug).set(2)
                 log.error("backfill.stopped", tenant=self._parts.slug, reason=str(exc))  # noqa: TRY400 - written for the operator
             await self._lock.release()  # another process may have more luck
             raise
+
+    async def look(self) -> None:
+        """Ask for the first page of what was refused, and raise what the vendor says: one request of the budget."""
+        client = self._parts.client
+        await client.open()
+        match self._refused_in:
+            case "contacts":
+                await client.contacts.page(Place(), page_size=self._parts.plan.page_size)
+            case "campaigns" | "again":
+                await client.campaigns.page(Place(), page_size=self._parts.plan.page_size)
+            case "tickets" | "absences" | "messages":
+                await client.tickets.page(Place(), page_size=self._parts.plan.page_size)
+            case _:
+                assert_never(self._refused_in)
 
     async def close(self) -> None:
         """Give up the role and the connections; the run stays as it was saved."""

@@ -1,9 +1,18 @@
 """The log or Kafka in, an up-to-date projection out: each batch with its checkpoint in one transaction."""
 
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+
 from whatsms_events import metrics
 from whatsms_events.storage.projection import Projection, State
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.workers.sources import Source
+
+LOOK_BATCHES: Final = 20
+
+log = structlog.get_logger()
 
 
 class Consumer:
@@ -15,6 +24,7 @@ class Consumer:
         self._lock = lock
         self._batch_limit = batch_limit
         self._state: State | None = None
+        self._told: set[str] = set()  # the partitions whose strays were logged
 
     @property
     def active(self) -> bool:
@@ -48,6 +58,7 @@ class Consumer:
         with metrics.APPLY_SECONDS.time():
             applied = await self._projection.apply(batch.items, state, batch.after)
         self._state = applied.state
+        metrics.CONSUMER_SKIPPED.inc(batch.skipped)
         for event_type, count in applied.types.items():
             metrics.APPLIED.labels(event_type).inc(count)
         for reason, count in applied.reasons.items():
@@ -56,7 +67,29 @@ class Consumer:
             metrics.ACKS.labels(level).inc()
             if delay_s is not None:
                 metrics.ACK_DELAY.labels(level).observe(delay_s)
+        self._tell(applied.strays)
         return len(batch.items) or 1  # it moved, if only past what was skipped: more may follow at once
+
+    def _tell(self, strays: Mapping[str, int]) -> None:
+        """Count the records that name no log; say so once for each partition."""
+        for source, count in strays.items():
+            topic = source.rpartition("/")[0].rpartition(".")[2]
+            metrics.STRAY_RECORDS.labels("consumer", topic).inc(count)
+            if source not in self._told:
+                self._told.add(source)
+                log.warning("consumer.strays", source=source, records=count)
+
+    async def look(self) -> None:
+        """Raise what still stands in the way, as far as reading on for a while tells. Nothing is applied or saved."""
+        state, window = await self._projection.state(), None
+        try:
+            await self._source.open(state)
+            for _ in range(LOOK_BATCHES):  # some may be empty: the first records are still on their way
+                batch = await self._source.read(state, self._batch_limit)
+                window = self._projection.judge(batch.items, window)
+                state = batch.after
+        finally:
+            await self._source.close()
 
     async def _forget(self) -> None:
         self._state = None

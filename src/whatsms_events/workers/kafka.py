@@ -97,11 +97,9 @@ async def answered(target: KafkaTarget, doing: str) -> AsyncIterator[None]:
 
 
 def explained(exc: BaseException, target: KafkaTarget, doing: str) -> WhatsmsEventsError:
-    """Return FencedError, IntegrityError for what no retry can mend, else BrokerUnavailableError with `exc`'s class."""
+    """Return FencedError, else BrokerUnavailableError with `exc`'s class."""
     if isinstance(exc, errors.ProducerFenced | errors.InvalidProducerEpoch):
         return FencedError(f"{doing}: another relay took over, or a transaction took longer than its timeout")
-    if isinstance(exc, errors.MessageSizeTooLargeError | errors.RecordListTooLargeError):
-        return IntegrityError(f"{doing}: a record is larger than its topic's max.message.bytes: raise it and restart")
     reason = f"no answer within {target.timeout_s:g} s" if isinstance(exc, TimeoutError) else type(exc).__name__
     return BrokerUnavailableError(f"{target.bootstrap_servers}: {doing}: {reason}")
 

@@ -13,11 +13,11 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import IllegalOperation, ProducerFenced
+from aiokafka.errors import IllegalOperation, MessageSizeTooLargeError, ProducerFenced, RecordListTooLargeError
 
 from whatsms_events.domain.records import KafkaRecord
 from whatsms_events.domain.resume import Partition
-from whatsms_events.errors import BrokerUnavailableError
+from whatsms_events.errors import BrokerUnavailableError, RecordTooLargeError
 from whatsms_events.workers.kafka import KafkaTarget, answered, arguments, explained, hang_up
 
 BATCH_BYTES: Final = 1024 * 1024
@@ -77,7 +77,7 @@ class Producer:
     async def transact(self, batches: Mapping[Partition, Batch], *, commit: bool = True) -> None:
         """Write one transaction, each batch to its partition, and commit or abort it.
 
-        Raises FencedError, IntegrityError for a record too large, BrokerUnavailableError. Whether the transaction took
+        Raises FencedError, RecordTooLargeError, BrokerUnavailableError. Whether the transaction took
         place is then unknown: close this producer, open another one and look.
         """
         try:
@@ -97,10 +97,14 @@ class Producer:
                 for (topic, number), batch in batches.items():
                     answers.append(await self._producer.send_batch(batch.builder, topic, partition=number))
             await asyncio.wait(answers, timeout=self._target.timeout_s)
-            failures = [answer.exception() for answer in answers if answer.done()]
-            for failure in sorted(filter(None, failures), key=lambda exc: not isinstance(exc, ProducerFenced)):
-                raise explained(failure, self._target, doing) from failure
-            if len(failures) < len(answers):
+            outcomes = [(at, one.exception()) for at, one in zip(batches, answers, strict=True) if one.done()]
+            failures = [(at, exc) for at, exc in outcomes if exc is not None]
+            for (topic, number), exc in sorted(failures, key=lambda one: not isinstance(one[1], ProducerFenced)):
+                if isinstance(exc, MessageSizeTooLargeError | RecordListTooLargeError):
+                    # As the broker saw it: it is compressed by now.
+                    raise RecordTooLargeError(topic, batches[topic, number].builder.size()) from exc
+                raise explained(exc, self._target, doing) from exc
+            if len(outcomes) < len(answers):
                 raise explained(TimeoutError(), self._target, doing)
         finally:
             for answer in answers:

@@ -7,6 +7,7 @@ A part of the wrapper around aiokafka, see `kafka`.
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 from aiokafka import errors
@@ -19,6 +20,14 @@ from whatsms_events.workers.kafka import MAX_MESSAGE_BYTES, MISSING, KafkaTarget
 
 POLL_S: Final = 0.05
 _UNKNOWN: Final = errors.UnknownTopicOrPartitionError.errno
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What the relay needs to know of a topic."""
+
+    partitions: int
+    max_message_bytes: int
 
 
 async def create_topics(
@@ -69,8 +78,8 @@ def _compare(topics: Mapping[str, Mapping[str, str]], wanted: Mapping[str, str])
         raise IntegrityError("; ".join(different) + ": existing topics are not changed, change them or the settings")
 
 
-async def check_topics(target: KafkaTarget, prefix: str, *, body_limit_bytes: int) -> dict[str, int]:
-    """Return the number of partitions of each topic.
+async def check_topics(target: KafkaTarget, prefix: str, *, body_limit_bytes: int) -> dict[str, Topic]:
+    """Return each topic's partitions and limit.
 
     Raise IntegrityError where a topic is missing, drops records by compaction, or cannot hold the largest event.
     """
@@ -86,7 +95,9 @@ async def check_topics(target: KafkaTarget, prefix: str, *, body_limit_bytes: in
                 f"{name} has cleanup.policy {policy} and max.message.bytes {size}: it must be delete (compaction drops "
                 f"events), and {needed} for receiver.body_limit_bytes {body_limit_bytes}"
             )
-    return {name: int(topics[name]["partitions"]) for name in _names(prefix)}
+    return {
+        name: Topic(int(topics[name]["partitions"]), int(topics[name]["max.message.bytes"])) for name in _names(prefix)
+    }
 
 
 async def count_partitions(target: KafkaTarget, prefix: str) -> dict[str, int]:

@@ -7,7 +7,7 @@ relay closes hard and opens again, which is the only way to start.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,14 +18,14 @@ import structlog
 from whatsms_events import metrics
 from whatsms_events.domain.events import Checkpoint, LogEntry, to_micros
 from whatsms_events.domain.records import MARKER_HEADER, TOPICS, KafkaRecord, to_record
-from whatsms_events.domain.resume import Partition, Published, resume
-from whatsms_events.errors import FencedError, IntegrityError, TransientError
+from whatsms_events.domain.resume import Partition, Published, Seen, resume
+from whatsms_events.errors import FencedError, IntegrityError, RecordTooLargeError, TransientError
 from whatsms_events.storage.event_log import EventLog
 from whatsms_events.storage.relay_row import RelayRows
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.workers.kafka import KafkaTarget, Reader
 from whatsms_events.workers.kafka_producer import Batch, Producer
-from whatsms_events.workers.kafka_topics import check_topics
+from whatsms_events.workers.kafka_topics import Topic, check_topics
 from whatsms_events.workers.visible import hanging, look
 
 log = structlog.get_logger()
@@ -38,14 +38,21 @@ OPENING_ABORTS: Final = 2
 """A broker that dies during an opening loses the markers of the opening abort too: then once more."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Readers:
+    """The partitions, and two readers of them: one sees what is decided and committed, one everything."""
+
+    partitions: Sequence[Partition]
+    committed: Reader
+    uncommitted: Reader
+
+
 @dataclass(slots=True)
 class _Session:
     """What an opening leaves: connections, and how far everything got since."""
 
     producer: Producer
-    committed: Reader
-    uncommitted: Reader
-    partitions: Sequence[Partition]
+    readers: _Readers
     published: Published  # as it was saved last
     checkpoint: Checkpoint | None  # everything up to here is visible, or its commit was answered and may hang
     stack: AsyncExitStack
@@ -95,6 +102,8 @@ class Relay:
         self._session: _Session | None = None
         self._cause: Literal["start", "error", "hanging"] = "start"
         self._check_due = 0.0
+        self._stuck: dict[Partition, int] = {}  # the offsets at which somebody else's transactions stopped the opening
+        self._refused: tuple[str, int] | None = None  # the topic that took no batch of so many bytes
 
     @property
     def active(self) -> bool:
@@ -115,11 +124,30 @@ class Relay:
             if session.producer.disturbed() or self._monotonic() >= self._check_due:
                 session = await self._check(session)
             return await self._publish(session)
-        except BaseException:
+        except BaseException as exc:
             self._cause = "error"
+            self._refused = (exc.topic, exc.size_bytes) if isinstance(exc, RecordTooLargeError) else None
             await self._drop()
             await self._lock.release()
             raise
+
+    async def look(self) -> None:
+        """Raise what still stands in the way of an opening, as far as reading alone can tell.
+
+        It starts no producer and claims nothing: two logs on one prefix must not fence each other at every look.
+        """
+        log_id = await self._log.log_id()
+        topics = await check_topics(self._target, self._prefix, body_limit_bytes=self._body_limit_bytes)
+        if self._refused is not None and topics[self._refused[0]].max_message_bytes < self._refused[1]:
+            raise RecordTooLargeError(*self._refused)
+        published = await self._rows.known(self._prefix, log_id)
+        async with AsyncExitStack() as stack:
+            readers = await self._connect(stack, topics)
+            if self._stuck:
+                found = await self._hanging(readers, settle_s=0)
+                if still := {at: offset for at, offset in self._stuck.items() if found.get(at) == offset}:
+                    raise _stays_open(still)
+            await self._compared(published, await self._seen(readers))
 
     async def close(self) -> None:
         """Give up the role; what is visible by then is saved, so that the next opening has less to look through."""
@@ -127,7 +155,7 @@ class Relay:
             if self._session is not None:
                 with suppress(TransientError, FencedError, TimeoutError):
                     async with asyncio.timeout(SETTLE_S):
-                        if not await self._hanging(self._session, settle_s=SETTLE_S / 2):
+                        if not await self._hanging(self._session.readers, settle_s=SETTLE_S / 2):
                             await self._save(self._session)
         finally:
             await self._drop()
@@ -140,23 +168,18 @@ class Relay:
 
     async def _open(self) -> _Session:
         log_id = await self._log.log_id()
-        counts = await check_topics(self._target, self._prefix, body_limit_bytes=self._body_limit_bytes)
+        topics = await check_topics(self._target, self._prefix, body_limit_bytes=self._body_limit_bytes)
         async with AsyncExitStack() as stack:
             producer = await Producer.open(
                 self._target,
-                counts.keys(),
+                topics.keys(),
                 transactional_id=f"whatsms-events.{self._prefix}",
                 transaction_timeout_s=self._transaction_timeout_s,
             )
             stack.push_async_callback(producer.close)
             # Between the two: who is fenced cannot abort any more, and who did not claim cannot save any more.
             published = await self._rows.claim(self._prefix, log_id, self._now())
-            committed = await Reader.open(self._target)
-            stack.push_async_callback(committed.close)
-            uncommitted = await Reader.open(self._target, committed=False)
-            stack.push_async_callback(uncommitted.close)
-            partitions = [(topic, number) for topic, count in counts.items() for number in range(count)]
-            session = _Session(producer, committed, uncommitted, partitions, published, None, stack)
+            session = _Session(producer, await self._connect(stack, topics), published, None, stack)
             try:
                 await self._abort_what_hangs(session)
                 session.published = await self._resume(session)
@@ -173,42 +196,58 @@ class Relay:
         log.info("relay.opened", cause=self._cause, published_through=session.published.published_through)
         return session
 
+    async def _connect(self, stack: AsyncExitStack, topics: Mapping[str, Topic]) -> _Readers:
+        committed = await Reader.open(self._target)
+        stack.push_async_callback(committed.close)
+        uncommitted = await Reader.open(self._target, committed=False)
+        stack.push_async_callback(uncommitted.close)
+        partitions = [(name, number) for name, topic in topics.items() for number in range(topic.partitions)]
+        return _Readers(partitions, committed, uncommitted)
+
     async def _abort_what_hangs(self, session: _Session) -> None:
         """Write one record to every partition and abort: nothing older is open then, and nothing older can append."""
         stable: dict[Partition, int] = {}
         for _ in range(OPENING_ABORTS):
-            batches = {partition: session.producer.batch() for partition in session.partitions}
+            batches = {partition: session.producer.batch() for partition in session.readers.partitions}
             for batch in batches.values():
                 # A key, should the topic be compacted one day.
                 marker = KafkaRecord("", b"opening", b"{}", ((MARKER_HEADER, b"aborted"),))
                 batch.append(marker, timestamp_ms=self._millis())
             await session.producer.transact(batches, commit=False)
-            stable = await self._hanging(session, settle_s=self._target.timeout_s)
+            stable = await self._hanging(session.readers, settle_s=self._target.timeout_s)
+            self._stuck = stable
             if not stable:
                 return
-        (topic, number), offset = min(stable.items())
-        raise IntegrityError(
-            f"{topic}/{number}: a transaction that is not this relay's stays open at offset {offset}. Nobody else may "
-            f"write to this topic. Find it with `kafka-transactions.sh find-hanging --topic {topic} --partition "
-            f"{number}`, end it with `kafka-transactions.sh abort --topic {topic} --partition {number} --start-offset "
-            f"{offset}` (org.apache.kafka.tools.TransactionsCommand), then restart."
-        )
+        raise _stays_open(stable)
 
     async def _resume(self, session: _Session) -> Published:
-        seen = await look(
-            session.committed, session.partitions, stall_s=self._target.timeout_s, monotonic=self._monotonic
-        )
-        places = [found.last.place for found in seen.values() if found.last and found.last.place]
-        return resume(session.published, seen, await self._log.ids_at({place[1] for place in places}))
+        seen = await self._seen(session.readers)
+        if strays := {at: found.strays for at, found in seen.items() if found.strays}:
+            for (topic, _), count in strays.items():
+                metrics.STRAY_RECORDS.labels("relay", topic.removeprefix(f"{self._prefix}.")).inc(count)
+            topic, number = min(strays)
+            log.warning(
+                "relay.strays", source=f"{topic}/{number}", partitions=len(strays), records=sum(strays.values())
+            )
+        return await self._compared(session.published, seen)
 
-    async def _hanging(self, session: _Session, *, settle_s: float) -> dict[Partition, int]:
+    async def _seen(self, readers: _Readers) -> dict[Partition, Seen]:
+        return await look(
+            readers.committed, readers.partitions, stall_s=self._target.timeout_s, monotonic=self._monotonic
+        )
+
+    async def _compared(self, published: Published, seen: Mapping[Partition, Seen]) -> Published:
+        places = [found.last.place for found in seen.values() if found.last and found.last.place]
+        return resume(published, seen, await self._log.ids_at({place[1] for place in places}))
+
+    async def _hanging(self, readers: _Readers, *, settle_s: float) -> dict[Partition, int]:
         return await hanging(
-            session.committed, session.uncommitted, session.partitions, settle_s=settle_s, monotonic=self._monotonic
+            readers.committed, readers.uncommitted, readers.partitions, settle_s=settle_s, monotonic=self._monotonic
         )
 
     async def _check(self, session: _Session) -> _Session:
         """Look whether everything published is visible: then the lower bound moves up, else open again."""
-        if found := await self._hanging(session, settle_s=SETTLE_S):
+        if found := await self._hanging(session.readers, settle_s=SETTLE_S):
             log.warning("relay.hanging", partitions=len(found))
             self._cause = "hanging"
             await self._drop()
@@ -269,3 +308,14 @@ class Relay:
     def _millis(self) -> int:
         """Return the relay's clock: brokers refuse times far ahead and expire old ones at once; `ce_time` is theirs."""
         return to_micros(self._now()) // 1000
+
+
+def _stays_open(stable: Mapping[Partition, int]) -> IntegrityError:
+    """Name one of the transactions that are not this relay's, and how to end it."""
+    (topic, number), offset = min(stable.items())
+    return IntegrityError(
+        f"{topic}/{number}: a transaction that is not this relay's stays open at offset {offset}. Nobody else may "
+        f"write to this topic. Find it with `kafka-transactions.sh find-hanging --topic {topic} --partition "
+        f"{number}`, end it with `kafka-transactions.sh abort --topic {topic} --partition {number} --start-offset "
+        f"{offset}` (org.apache.kafka.tools.TransactionsCommand)."
+    )

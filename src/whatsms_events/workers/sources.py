@@ -13,7 +13,7 @@ from uuid import UUID
 
 from whatsms_events import metrics
 from whatsms_events.domain.events import Checkpoint, LogEntry
-from whatsms_events.domain.records import TOPICS, from_record
+from whatsms_events.domain.records import TOPICS, from_record, log_id_of
 from whatsms_events.domain.resume import Partition, Published
 from whatsms_events.errors import IntegrityError, InvalidEventError, OffsetGoneError
 from whatsms_events.storage.event_log import EventLog
@@ -29,10 +29,11 @@ REBUILD: Final = "Empty the projection (its tables or its file) and start again:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What was read, and the state that is true once it is applied."""
+    """What was read, and the state that is true once it is applied; `skipped` is how much of it needs no applying."""
 
     items: Sequence[Item]
     after: State
+    skipped: int = 0
 
 
 class Source(Protocol):
@@ -73,8 +74,7 @@ class LogSource:
             checkpoint = Checkpoint(log_id=log_id, position=last.position, event_id=last.event.id)
             after = replace(after, checkpoint=checkpoint, applied_through=last.position)
         items = [_log_item(entry, entry.event.data, ()) for entry in entries if entry.event.data]
-        metrics.CONSUMER_SKIPPED.inc(len(entries) - len(items))  # blanked by retention
-        return Batch(items, after)
+        return Batch(items, after, skipped=len(entries) - len(items))  # blanked by retention
 
     async def close(self) -> None:
         """Hold nothing, give nothing back."""
@@ -150,7 +150,7 @@ class KafkaSource:
             for key, offset in (await self._reader.positions()).items()
         }
         after = replace(state, log_id=log_id, offsets=offsets)
-        return Batch(items, await self._advance(self._reader, after))
+        return Batch(items, await self._advance(self._reader, after), skipped=len(fetched) - len(items))
 
     async def _ask(self) -> Sequence[Partition]:
         """Ask which partitions there are, and remember that."""
@@ -240,7 +240,6 @@ def _items(fetched: Sequence[Fetched], state: State, log_id: UUID) -> tuple[list
         read = _read(record, log_id)
         if isinstance(read, LogEntry):
             if read.position <= last.get(key, _last(state, key)):
-                metrics.CONSUMER_SKIPPED.inc()
                 continue
             last[key] = read.position
             # By its place in the log, so that it is parked once, whichever way it comes.
@@ -262,7 +261,10 @@ def _read(record: Fetched, log_id: UUID) -> LogEntry | InvalidEventError:
     try:
         found, entry = from_record(record.headers, record.value)
     except InvalidEventError as exc:
-        return exc
+        named = log_id_of(record.headers)
+        if named is None or named == log_id:
+            return exc
+        found = named
     if found != log_id:
         raise IntegrityError(
             f"{record.topic}/{record.partition} offset {record.offset} is a record of log {found}, "

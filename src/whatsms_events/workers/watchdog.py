@@ -126,6 +126,10 @@ class Watchdog:
         self._state = state
         return 0
 
+    async def look(self) -> None:
+        """Raise StorageUnavailableError if the log is away: nothing else stands in its way."""
+        await self._arrivals.latest()
+
     async def close(self) -> None:
         """Nothing is open."""
 
