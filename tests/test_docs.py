@@ -180,7 +180,10 @@ def test_every_answer_of_the_door_is_documented() -> None:
 def routes() -> set[str]:
     """List every path of the private listener, its placeholders without their patterns."""
     nothing: Any = None
-    parts = (api.Api(nothing, {}, None, nothing), Health(checks={}, details=dict, draining=lambda: False))
+    parts = (
+        api.Api(nothing, {}, None, nothing),
+        Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool),
+    )
     found = {getattr(route, "path", "") for part in parts for route in part.routes()}
     return {re.sub(r"\{(\w+):[^}]+\}", r"{\1}", path) for path in found}
 

@@ -71,6 +71,7 @@ APPENDED = {sample("appended_total", type=name): count for name, count in STORY.
 APPLIED = {
     **{sample("applied_total", type=name): count for name, count in STORY.items()},
     sample("role_state", role="consumer"): 1,
+    sample("role_stalled_seconds", role="consumer"): 0,
     sample("consumer_lag_records", topic="log", partition="0"): 0,
     # One message of ours: delivered (told before the message itself, so the delay is not known), pending, read.
     sample("message_acks_total", level="delivered"): 1,

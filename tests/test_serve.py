@@ -20,7 +20,7 @@ from servers.ports import HOST, free_port
 from servers.service import SECRET, SLUG, TENANT, Service, command
 from servers.upstream import KEY, account, sections
 from test_journey import delivery, get, post, see, told
-from test_metrics import on_kafka, produce, sample, shows
+from test_metrics import on_kafka, produce, sample, scrape, shows
 from whatsms_events.domain.records import to_record
 from whatsms_events.domain.signature import HEADER, sign
 from whatsms_events.twin.faults import Delivery, Faults
@@ -66,9 +66,11 @@ def files(folder: Path) -> tuple[str, str]:
     return f"sqlite:///{folder / 'log.db'}", f"sqlite:///{folder / 'projection.db'}"
 
 
-async def readiness(session: aiohttp.ClientSession, service: Service) -> tuple[int, dict[str, dict[str, object]]]:
-    """Ask /readyz."""
-    async with session.get(f"{service.private_url}/readyz") as answer:
+async def readiness(
+    session: aiohttp.ClientSession, service: Service, role: str = ""
+) -> tuple[int, dict[str, dict[str, object]]]:
+    """Ask /readyz, or that of a role."""
+    async with session.get(f"{service.private_url}/readyz{role and f'/{role}'}") as answer:
         return answer.status, await answer.json()
 
 
@@ -85,8 +87,10 @@ async def ended(service: Service, within_s: float) -> int | None:
     return service._child.poll()
 
 
-async def test_a_kafka_that_is_away_does_not_make_it_unready(tmp_path: Path) -> None:
-    """With nobody at the broker's port: ready, deliveries are accepted, and the relay stands by and says why."""
+async def test_a_kafka_that_is_away_leaves_the_door_open_and_is_seen(tmp_path: Path) -> None:
+    """With nobody at the broker's port: deliveries are accepted and the receiver stays ready, while relay and consumer
+    stand by and say why; when that has lasted, the process is not ready, a gauge grows and an error line says it.
+    """
     nobody = f"{HOST}:{free_port()}"
     service = Service(tmp_path / "service", settings={"kafka": {"bootstrap_servers": nobody, "timeout_s": 1}})
     await service.start()
@@ -94,23 +98,75 @@ async def test_a_kafka_that_is_away_does_not_make_it_unready(tmp_path: Path) -> 
 
         async def said_why() -> bool:
             _status, body = await readiness(session, service)
-            return "relay" in body["details"]
+            return {"relay", "consumer"} <= body["details"].keys()
 
-        await until(said_why, 30, "the relay has tried")
+        await until(said_why, 60, "relay and consumer have tried")
         await told(session, service)
-        status, body = await readiness(session, service)
+        status, body = await readiness(session, service, "receiver")
         assert status == 200
         assert body["checks"] == {"log_writable": "ok", "log_schema": "ok"}
+        assert body["roles"] == {"receiver": "ok"}
         relay = body["details"]["relay"]
         assert isinstance(relay, dict)
         assert relay["state"] == "standby"
         assert "checking topics" in relay["why"]
         await shows(session, service, {sample("role_state", role="relay"): 0, sample("relay_lag_events"): 5})
+
+        async def unready() -> bool:
+            status, body = await readiness(session, service)
+            return status == 503 and all("has failed" in str(body["roles"][role]) for role in ("relay", "consumer"))
+
+        await until(unready, 120, "it has lasted")
+        assert [(await readiness(session, service, role))[0] for role in ("receiver", "relay", "consumer")] == [
+            200, 503, 503,
+        ]  # fmt: skip
+        assert (await readiness(session, service, "backfill"))[0] == 404
+        stalled = {str(line["role"]): line for line in service.lines() if line["event"] == "role.stalled"}
+        assert stalled.keys() == {"relay", "consumer"}
+        assert stalled["relay"]["level"] == "error"
+        assert "checking topics" in str(stalled["relay"]["reason"])
+        assert (await scrape(session, service))[sample("role_stalled_seconds", role="relay")] >= 30
     await service.stop()
 
 
+async def test_a_standby_whose_active_one_is_frozen_is_not_ready(tmp_path: Path) -> None:
+    """The active consumer stops in the middle (SIGSTOP) and keeps the role: the one that stands by says so once the log
+    has gone on for long and the projection has not, its receiver stays ready, and both end when the other goes on.
+    """
+    active = Service(tmp_path / "active", roles="consumer")
+    await active.start()
+    settings = {"database": {"url": files(active.folder)[0]}}
+    standby = Service(tmp_path / "standby", roles="receiver,consumer", settings=settings)
+    await standby.start()
+    async with aiohttp.ClientSession() as session:
+        await shows(session, active, {sample("role_state", role="consumer"): 1})
+        assert (await readiness(session, standby))[0] == 200, "who stands by for one that works is ready"
+        await active.freeze()
+        await told(session, standby)
+
+        async def unready() -> bool:
+            return (await readiness(session, standby))[0] == 503
+
+        await until(unready, 240, "the standby notices")
+        _status, body = await readiness(session, standby)
+        assert "stands by, but whoever is active stays at 0" in str(body["roles"]["consumer"])
+        assert (await readiness(session, standby, "receiver"))[0] == 200
+        (line,) = [line for line in standby.lines() if line["event"] == "role.stalled"]
+        assert (line["role"], line["level"]) == ("consumer", "error")
+        await active.thaw()
+        await see(session, standby)
+
+        async def ready() -> bool:
+            return (await readiness(session, standby))[0] == 200
+
+        await until(ready, 60, "it is ready again")
+    assert [line["event"] for line in standby.lines()].count("role.recovered") == 1
+    for service in (active, standby):
+        await service.stop()
+
+
 async def test_a_broken_projection_does_not_turn_deliveries_away(tmp_path: Path) -> None:
-    """Where the projection's tables are gone, a receiver is ready and accepts; a consumer by itself is not ready."""
+    """Where the projection's tables are gone, the receiver is ready and accepts; a process that consumes is not."""
     both = Service(tmp_path / "both")
     await both.start()
     url, _ = files(both.folder)
@@ -129,15 +185,17 @@ async def test_a_broken_projection_does_not_turn_deliveries_away(tmp_path: Path)
         assert (await post(session, both, body))["status"] == 200
         await until(noticed, 30, "the consumer has tried")
         assert (await post(session, both, body))["duplicate"]
-        status, said = await readiness(session, both)
+        status, said = await readiness(session, both, "receiver")
         assert (status, said["checks"]) == (200, {"log_writable": "ok", "log_schema": "ok"})
+        status, said = await readiness(session, both)
+        assert (status, "projection schema" in str(said["checks"]["projection_schema"])) == (503, True)
 
         async def unready() -> bool:
             return (await readiness(session, consumer))[0] == 503
 
         await until(unready, 30, "the consumer is not ready")
         _status, said = await readiness(session, consumer)
-        assert said["checks"]["log_writable"] == said["checks"]["log_schema"] == "ok"
+        assert said["checks"]["log_schema"] == "ok"
         assert "projection schema" in str(said["checks"]["projection_schema"])
         # The observer looks at what is left, and ends nothing.
         await shows(session, both, {sample("log_end_position"): 1})
@@ -336,16 +394,16 @@ def backfilling(folder: Path, url: str, *, key: str = KEY, roles: str = "receive
 
 async def detail(session: aiohttp.ClientSession, service: Service, role: str) -> dict[str, object]:
     """Return what /readyz says of a role."""
-    status, body = await readiness(session, service)
-    assert status == 200
+    _status, body = await readiness(session, service)
     found = body["details"].get(role, {})
     assert isinstance(found, dict)
     return found
 
 
 async def test_a_backfill_that_the_vendor_refuses_stops_nothing_else(tmp_path: Path) -> None:
-    """With a wrong key the tenant's backfill halts and says why; the process goes on, is ready and takes deliveries,
-    and a process that has no other role goes on too. When the vendor takes the key, a SIGHUP lets the run go on.
+    """With a wrong key the tenant's backfill halts and says why; the process goes on and takes deliveries, and so does
+    a process that has no other role: it is not ready, but its receiver is. When the vendor takes the key, a SIGHUP lets
+    the run go on.
     """
     wrong, role = "sk_test_of_somebody_else", f"backfill.{SLUG}"
     async with account() as there, aiohttp.ClientSession() as session:
@@ -364,6 +422,10 @@ async def test_a_backfill_that_the_vendor_refuses_stops_nothing_else(tmp_path: P
                 sample("role_state", role=role): 2.0,
             }
             await shows(session, service, stopped)
+            status, body = await readiness(session, service)
+            assert (status, "401" in str(body["roles"][role])) == (503, True)
+            assert (await readiness(session, service, "backfill"))[0] == 503
+        assert [(await readiness(session, whole, one))[0] for one in ("receiver", "consumer")] == [200, 200]
         await told(session, whole)
         await see(session, whole)
         there.rest.api_key = wrong

@@ -13,8 +13,10 @@ The map, from the bottom up; imports go down only:
         tenant, door                  two spellings of one id; what deliveries say of their sender
         drift, last_message, silence  what REST shows against what we hold; whether silence is a fault
         repair                        what an odd answer of the REST API means for a backfill
+        standing                      whether a role stands still
     storage/            all SQL
         engines, database, schema, tables, migrations/    connect, open, check, migrate
+        held_file                                whether SQLite's path still leads to what is open
         appends, commit, committer               group commit: statements, one batch, the queue
         event_log, parked, relay_row, role_lock  the log's other verbs, and who is active
         projection, projection_rows              rows, offsets and checkpoint, in one transaction
@@ -47,7 +49,7 @@ The map, from the bottom up; imports go down only:
         rest, rest_reads, rest_writes, rest_answers, rest_limits, rest_faults, rest_ids     its REST API
         control                                                   faults while it runs
     settings, config    settings (with config_sources, config_checks): files, secrets, environment, flags
-    serve               the roles of one process (with serve_parts, serve_backfill)
+    serve               the roles of one process (with serve_parts, serve_backfill, serve_start, serve_standing)
     cli/                commands; the longer ones: parked, twin, backfill (with foreground, backfill_view),
                         demo (with demo_settings, demo_truth, demo_repair, view)
 """

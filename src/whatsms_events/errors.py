@@ -7,6 +7,7 @@ WhatsmsEventsError
 ├── UnstorableError          parked, its bytes alone
 ├── TransientError           tried again
 │   ├── StorageUnavailableError
+│   │   └── StorageReplacedError
 │   ├── OverloadedError
 │   ├── BrokerUnavailableError
 │   └── UpstreamUnavailableError    (an UpstreamError too)
@@ -71,6 +72,13 @@ class TransientError(WhatsmsEventsError):
 
 class StorageUnavailableError(TransientError):
     """The database is away, locked or full. Nothing was acknowledged."""
+
+
+class StorageReplacedError(StorageUnavailableError):
+    """A SQLite file is not at its path any more, or somebody wrote over it. Nothing is written until it is back.
+
+    A person must act, and the message says how; all look again, so that a file that is moved back is used again.
+    """
 
 
 class OverloadedError(TransientError):

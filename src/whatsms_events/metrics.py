@@ -91,6 +91,12 @@ ROLE_STATE = Gauge(
     "on by itself where the cause is gone.",
     ["role"],
 )
+ROLE_STALLED = Gauge(
+    "whatsms_events_role_stalled_seconds",
+    "For how long a role has failed, or has stood still or stood by although there is more to do; 0 is healthy. Over "
+    "60: the log line `role.stalled` and /readyz say why.",
+    ["role"],
+)
 RELAY_PUBLISHED = Counter(
     "whatsms_events_relay_published_total",
     "Events committed to Kafka. Flat while the log grows: not publishing.",

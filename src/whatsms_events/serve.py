@@ -1,6 +1,6 @@
 """Settings and roles in, a running service out: the roles of one process, started and stopped in order.
 
-start   databases, observer, private listener, relay, consumer, backfills, committer, and last the public listener
+start   both listeners, databases (waited for: until then 503), observer, committer, relay, consumer, backfills
 stop    not ready any more, no new deliveries, those in flight answered, committer, workers, databases
 """
 
@@ -29,8 +29,10 @@ from whatsms_events.serve_parts import (
     now,
     projection_target,
 )
+from whatsms_events.serve_standing import Standings
+from whatsms_events.serve_start import Start
 from whatsms_events.storage.committer import Committer
-from whatsms_events.storage.database import Database, open_log, open_projection, schema_problem
+from whatsms_events.storage.database import Database, make_ready, schema_problem, unopened
 from whatsms_events.storage.queries import write_problem
 from whatsms_events.web.app import Listener, private_app, public_app
 from whatsms_events.web.health import Check, Health
@@ -50,6 +52,14 @@ _LACKING: Final[dict[Role, str]] = {
     "relay": "the relay needs kafka.bootstrap_servers",
     "backfill": "a backfill needs tenants.<slug>.api_key",
 }
+
+NEEDS: Final[dict[Role, tuple[str, ...]]] = {
+    "receiver": ("log_writable", "log_schema"),  # a delivery is accepted where the log is: that is enough
+    "relay": ("log_writable", "log_schema"),
+    "consumer": ("log_schema", "projection_schema"),
+    "backfill": ("log_writable", "log_schema", "projection_schema"),
+}
+"""Which checks each role needs."""
 
 OBSERVE_S: Final = 1.0
 OBSERVE_BACKFILLS: Final = 5
@@ -105,6 +115,7 @@ class Service:
         self._states: dict[str, tuple[RoleState, str]] = {}
         self._watchdogs: dict[str, Watchdog] = {}
         self._senders: Callable[[], Mapping[str, object]] = dict
+        self._standings: Standings | None = None
         self._draining = False
 
     def _has(self, role: Role) -> bool:
@@ -120,47 +131,50 @@ class Service:
     async def run(self, stop: asyncio.Event, *, on_ready: Callable[[Addresses], None]) -> None:
         """Serve until `stop` is set.
 
-        Raises ConfigError, StorageUnavailableError, or OSError for a port that is taken, before it is ready.
+        A database that is away is waited for; `on_ready` is called after that. Raises ConfigError, or OSError for a
+        port that is taken, in a group.
         """
         metrics.BUILD.info({"version": __version__})
-        on_sqlite = log_target(self._settings).url.startswith("sqlite")  # one process, one file: it migrates by itself
         async with AsyncExitStack() as stack:
-            log_database = await open_log(log_target(self._settings), migrate=on_sqlite)
+            log_database = unopened("log", log_target(self._settings))
             stack.push_async_callback(log_database.close)
-            projection = await open_projection(projection_target(self._settings), migrate=on_sqlite)
+            projection = unopened("projection", projection_target(self._settings))
             stack.push_async_callback(projection.close)
             stores = Stores(log_database, projection, make_committer(self._settings, log_database, self._ring))
-            posts = [*self._readers(stores), *await self._repairers(stores, stack)]
             for slug in self._unkeyed:
                 log.info("backfill.off", tenant=slug, reason="the tenant has no api_key")
-            await self._run(stop, on_ready, stores, posts)
+            await self._run(stop, on_ready, stores, stack)
 
     async def _run(
-        self, stop: asyncio.Event, on_ready: Callable[[Addresses], None], stores: Stores, posts: Sequence[Post]
+        self, stop: asyncio.Event, on_ready: Callable[[Addresses], None], stores: Stores, stack: AsyncExitStack
     ) -> None:
         """Start the parts, wait, and stop them in order."""
         settings, committer = self._settings, stores.committer
+        start = Start(committer.refuse)
         receiver = make_receiver(settings, committer)
         if "receiver" in self.roles:
             self._senders = receiver.details
         public = Listener(public_app(receiver), on_unparsable=receiver.count_unparsable)
-        private = Listener(private_app(make_api(settings, stores.log, stores.projection), self._health(stores)))
+        private = Listener(private_app(make_api(settings, stores.log, stores.projection), self._health(stores, start)))
         observer = self._observer(stores)
-        await self._look(observer, 0)  # nobody shall read zeros that nobody measured
         flushed = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             try:
-                tasks.create_task(self._observe(observer))
                 private_url = await private.start(settings.private.host, settings.private.port)
-                if self.roles & {"receiver", "backfill"}:
-                    tasks.create_task(committer.run(flushed))
-                for post in posts:
-                    tasks.create_task(self._repeat(post))
                 public_url = None
                 if "receiver" in self.roles:
                     public_url = await public.start(settings.public.host, settings.public.port)
-                on_ready(Addresses(public_url, private_url))
-                await stop.wait()
+                posts = await start.prepared(partial(self._prepare, stores, stack), stop)
+                if posts is not None:
+                    self._standings = self._stand(posts, committer)
+                    await self._look(observer, 0)
+                    tasks.create_task(self._observe(observer))
+                    if self.roles & {"receiver", "backfill"}:
+                        tasks.create_task(committer.run(flushed))
+                    for post in posts:
+                        tasks.create_task(self._repeat(post))
+                    on_ready(Addresses(public_url, private_url))
+                    await stop.wait()
             finally:
                 self._draining = True
                 log.info("service.stopping")
@@ -171,6 +185,13 @@ class Service:
                     bell.stop()
         await private.stop(1.0)
         log.info("service.stopped")
+
+    async def _prepare(self, stores: Stores, stack: AsyncExitStack) -> Sequence[Post]:
+        """Open the databases and make the workers; may be repeated where a database is away."""
+        on_sqlite = stores.log.path is not None  # one process, one file: it migrates by itself
+        await make_ready(stores.log, log_target(self._settings), migrate=on_sqlite)
+        await make_ready(stores.projection, projection_target(self._settings), migrate=on_sqlite)
+        return [*self._readers(stores), *await self._repairers(stores, stack)]
 
     async def _repeat(self, post: Post) -> None:
         """Run one worker. Halted workers end no process: its restart would fence others, and a look does not."""
@@ -191,6 +212,8 @@ class Service:
 
     async def _look(self, observer: Observer, turn: int) -> None:
         await observer.look()
+        if self._standings is not None:
+            self._standings.look(asyncio.get_running_loop().time(), self._states, observer.seen)
         if turn % OBSERVE_BACKFILLS == 0:
             await observer.look_at_backfills({slug for slug in self._keyed if role_of(slug) in self._halted()})
 
@@ -237,16 +260,29 @@ class Service:
                 posts.append(Post(f"watchdog.{slug}", watchdog, self._repairing, WATCH_S, GRACE_S))
         return posts
 
-    def _health(self, stores: Stores) -> Health:
+    def _stand(self, posts: Sequence[Post], committer: Committer) -> Standings:
+        """Return the watch over what runs in this process."""
+        return Standings(
+            [post.role for post in posts],
+            (lambda: committer.problem) if "receiver" in self.roles else None,
+            kafka=self._kafka is not None,
+            check_interval_s=self._settings.relay.check_interval_s,
+        )
+
+    def _health(self, stores: Stores, start: Start) -> Health:
         checks: dict[str, Check] = {
             "log_writable": lambda: write_problem(stores.log),
             "log_schema": lambda: schema_problem(stores.log),
+            "projection_schema": lambda: schema_problem(stores.projection),
         }
-        if "receiver" not in self.roles:  # a receiver is ready where a delivery would be accepted: the log is enough
-            checks["projection_schema"] = lambda: schema_problem(stores.projection)
+        needs: dict[str, tuple[str, ...]] = {role: NEEDS[role] for role in self.roles}
+        wanted = {name for names in needs.values() for name in names}
         return Health(
-            checks=checks,
+            checks={name: check for name, check in checks.items() if name in wanted},
+            needs=needs,
+            roles=lambda: {} if self._standings is None else self._standings.problems(self._states),
             details=self._details,
+            starting=lambda: start.problem,
             draining=lambda: self._draining,
         )
 

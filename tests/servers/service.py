@@ -58,14 +58,15 @@ class Service(Server):
         return [sys.executable, "-m", "whatsms_events", "serve", "--config", str(self.config), "--roles", self.roles]
 
     async def serves(self) -> bool:
-        """Tell whether it is ready."""
+        """Tell whether its door is open; without one, whether it has started, however its roles are."""
+        receiving = "receiver" in self.roles
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session,
-                session.get(f"{self.private_url}/readyz") as answer,
+                session.get(f"{self.private_url}/readyz{'/receiver' if receiving else ''}") as answer,
             ):
-                ready = answer.status == 200
-            if ready and "receiver" in self.roles:
+                ready = answer.status == 200 or (not receiving and "start" not in (await answer.json())["checks"])
+            if ready and receiving:
                 _, writer = await asyncio.open_connection(HOST, self.public_port)
                 writer.close()
         except (aiohttp.ClientError, TimeoutError, OSError):

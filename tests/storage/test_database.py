@@ -4,8 +4,12 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import sys
 import time
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -135,9 +139,9 @@ async def test_a_log_on_sqlite_whose_connections_are_not_durable_does_not_open(
     await (await opened("log", url)).close()
     real = engines._sqlite_engine
 
-    def weaker(url: URL, size: int, *statements: str) -> AsyncEngine:
+    def weaker(url: URL, size: int, *statements: str, check: Callable[[], None]) -> AsyncEngine:
         return real(
-            url, size, *(statement.replace("synchronous=FULL", "synchronous=NORMAL") for statement in statements)
+            url, size, *(one.replace("synchronous=FULL", "synchronous=NORMAL") for one in statements), check=check
         )
 
     monkeypatch.setattr(engines, "_sqlite_engine", weaker)
@@ -256,6 +260,62 @@ async def test_postgresql_over_tls_with_a_password(own_postgres: Postgres, tmp_p
         {"password": None},
         {"tls_ca_file": tmp_path / "other.pem"},
     ):
-        with pytest.raises(StorageUnavailableError) as raised:
+        with pytest.raises(ConfigError) as raised:
             await open_log(replace(good, **change), migrate=False)
         assert "herons" not in str(raised.value)
+
+
+SSL_REQUEST = (80877103).to_bytes(4)
+
+
+async def says(state: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Refuse a client of PostgreSQL with this SQLSTATE, as a server does before it knows anybody."""
+    if (await reader.read(1000))[4:8] == SSL_REQUEST:
+        writer.write(b"N")  # no TLS here
+        await reader.read(1000)
+    fields = b"".join(kind + value.encode() + b"\0" for kind, value in ((b"S", "FATAL"), (b"C", state), (b"M", "no")))
+    writer.write(b"E" + (len(fields) + 5).to_bytes(4) + fields + b"\0")
+    await writer.drain()
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        ("28P01", ConfigError),  # wrong password
+        ("28000", ConfigError),  # no such user, or not from here
+        ("3D000", ConfigError),  # no such database
+        ("57P03", StorageUnavailableError),  # starting up, or shutting down
+        ("57P01", StorageUnavailableError),  # ended by an administrator
+        ("53300", StorageUnavailableError),  # too many connections
+    ],
+)
+async def test_what_waiting_mends_is_told_from_what_it_does_not(state: str, kind: type[Exception]) -> None:
+    """A server that refuses: wrong names and passwords are configuration, everything that passes is unavailable."""
+    server = await asyncio.start_server(partial(says, state), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        with pytest.raises((ConfigError, StorageUnavailableError)) as raised:
+            await opened("log", f"postgresql://whatsms@127.0.0.1:{port}/whatsms")
+        assert type(raised.value) is kind
+        assert f"127.0.0.1:{port}/whatsms" in str(raised.value)
+    finally:
+        server.close()
+
+
+async def test_a_second_opening_in_one_process_leaves_the_first_its_locks(tmp_path: Path) -> None:
+    """A file that is opened twice here and closed once is still locked: another process that looks at it and leaves
+    does not remove the WAL that is in use, and what is committed then is there afterwards.
+    """
+    url, path = f"sqlite:///{tmp_path / 'log.db'}", tmp_path / "log.db"
+    first = await opened("log", url)
+    await (await opened("log", url, migrate=False)).close()
+    look = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM log').fetchall(); c.close()"
+    looking = await asyncio.create_subprocess_exec(sys.executable, "-c", look, str(path))
+    assert await looking.wait() == 0
+    assert path.with_name("log.db-wal").exists()
+    async with first.write() as connection:
+        await connection.execute(tables.redelivery.insert(), {"id": uuid4(), "count": 1, "last_received_at": 1})
+    await first.close()
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("SELECT count(*) FROM redelivery").fetchone() == (1,)

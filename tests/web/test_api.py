@@ -44,7 +44,7 @@ async def databases(database_url: str) -> AsyncIterator[tuple[Database, Database
 
 def private(databases: tuple[Database, Database], token: str | None) -> web.Application:
     """Make the private listener's application."""
-    health = Health(checks={}, details=dict, draining=bool)
+    health = Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool)
     return private_app(Api(Queries(*databases), TENANTS, token, Reports(databases[0])), health)
 
 

@@ -26,11 +26,17 @@ def start(aiohttp_client: AiohttpClient) -> Start:
     async def started(
         checks: dict[str, Check],
         *,
+        needs: dict[str, list[str]] | None = None,
+        roles: Callable[[], dict[str, str | None]] = dict,
         details: Callable[[], dict[str, object]] = dict,
+        starting: Callable[[], str | None] = lambda: None,
         draining: Callable[[], bool] = bool,
     ) -> Client:
         app = web.Application()
-        app.add_routes(Health(checks=checks, details=details, draining=draining).routes())
+        health = Health(
+            checks=checks, needs=needs or {}, roles=roles, details=details, starting=starting, draining=draining
+        )
+        app.add_routes(health.routes())
         return await aiohttp_client(app)
 
     return started
@@ -59,9 +65,11 @@ async def test_alive_whatever_the_checks_say(start: Start) -> None:
     assert (await client.get("/livez")).status == 200
 
 
-async def test_ready_while_every_check_passes(start: Start) -> None:
-    """/readyz is 200 with each check and the roles' details, halted ones included: they do not decide."""
-    client = await start({"log": Counted(), "schema": Counted()}, details=lambda: {"relay": "halted: broker away"})
+async def test_ready_while_every_check_passes_and_every_role_works(start: Start) -> None:
+    """/readyz is 200 with each check, each role, and details, which do not decide."""
+    client = await start(
+        {"log": Counted(), "schema": Counted()}, roles=lambda: {"relay": None}, details=lambda: {"relay": "standby"}
+    )
     answer = await client.get("/readyz")
     assert answer.status == 200
     assert answer.headers["Cache-Control"] == "no-store"
@@ -69,8 +77,44 @@ async def test_ready_while_every_check_passes(start: Start) -> None:
         "ready": True,
         "draining": False,
         "checks": {"log": "ok", "schema": "ok"},
-        "details": {"relay": "halted: broker away"},
+        "roles": {"relay": "ok"},
+        "details": {"relay": "standby"},
     }
+
+
+async def test_a_role_that_does_not_work_makes_the_process_unready_and_no_other_role(start: Start) -> None:
+    """/readyz is 503 with the role's problem; /readyz/{role} goes by the role's own checks and problems alone, also
+    where there are several of it, and is 404 for a role that this process does not run.
+    """
+    problems: dict[str, str | None] = {"receiver": None, "relay": "halted", "backfill.acme": None}
+    client = await start(
+        {"log": Counted(), "projection": Counted("gone")},
+        needs={"receiver": ["log"], "relay": ["log"], "backfill": ["log"], "consumer": ["projection"]},
+        roles=lambda: problems,
+    )
+
+    async def statuses() -> list[int]:
+        paths = ("", "/receiver", "/relay", "/backfill", "/consumer", "/watchdog", "/receiver/")
+        return [(await client.get(f"/readyz{path}")).status for path in paths]
+
+    assert await statuses() == [503, 200, 503, 200, 503, 404, 404]
+    problems["backfill.other"] = "401"
+    assert await statuses() == [503, 200, 503, 503, 503, 404, 404]
+    answer = await client.get("/readyz/backfill")
+    said = await answer.json()
+    assert (said["checks"], said["roles"]) == ({"log": "ok"}, {"backfill.acme": "ok", "backfill.other": "401"})
+
+
+async def test_a_start_that_waits_is_not_ready_and_asks_the_database_nothing(start: Start) -> None:
+    """While the process starts, every readiness is 503 and says what it waits for; it is alive."""
+    check = Counted()
+    client = await start({"log": check}, needs={"receiver": ["log"]}, starting=lambda: "waiting: the log is away")
+    for path in ("/readyz", "/readyz/receiver"):
+        answer = await client.get(path)
+        assert (answer.status, (await answer.json())["checks"]) == (503, {"start": "waiting: the log is away"})
+    assert (await client.get("/readyz/relay")).status == 404
+    assert (await client.get("/livez")).status == 200
+    assert check.runs == 0
 
 
 async def test_not_ready_names_what_is_wrong(start: Start) -> None:
@@ -92,9 +136,10 @@ async def test_not_ready_names_what_is_wrong(start: Start) -> None:
 async def test_draining_shows_at_once(start: Start) -> None:
     """Draining makes /readyz 503 from the very next probe on, whatever is cached, and asks the database nothing."""
     draining, check = [False], Counted()
-    client = await start({"log": check}, draining=lambda: draining[0])
+    client = await start({"log": check}, needs={"receiver": ["log"]}, draining=lambda: draining[0])
     assert (await client.get("/readyz")).status == 200
     draining[0] = True
+    assert (await client.get("/readyz/receiver")).status == 503
     answer = await client.get("/readyz")
     assert answer.status == 503
     assert (await answer.json())["draining"] is True

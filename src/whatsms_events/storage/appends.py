@@ -4,17 +4,18 @@ Each is one statement in autocommit and one round trip. `ON CONFLICT (id) DO NOT
 refused row silently. Errors are the driver's own: the caller translates them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 import asyncpg
 
 from whatsms_events.domain.events import Event, to_micros
 from whatsms_events.errors import StorageUnavailableError
+from whatsms_events.storage.database import Database
 
 EventRow = tuple[
     UUID, str, str, int | None, int, str, str | None, str | None, str | None, str | None, bytes, str, bytes
@@ -137,9 +138,11 @@ class Appends(Protocol):
         """Park, or count one that is parked already; return how often each came so far."""
 
 
-def appends(dialect: Literal["sqlite", "postgresql"], connection: Any) -> Appends:
-    """Return the statements of this dialect on a connection lent by `Database.driver`."""
-    return SqliteAppends(connection) if dialect == "sqlite" else PostgresAppends(connection)
+def appends(database: Database, connection: Any) -> Appends:
+    """Return the statements of the database's dialect on a connection lent by its `driver`."""
+    if database.dialect == "sqlite":
+        return SqliteAppends(connection, database.check)
+    return PostgresAppends(connection)
 
 
 _EVENT: Final = ", ".join(EVENT_COLUMNS)
@@ -158,10 +161,15 @@ def _values(rows: int, columns: int) -> str:
 
 
 class SqliteAppends:
-    """One statement of many rows: one hop to the connection's thread, where executemany would take one step a row."""
+    """One statement of many rows: one hop to the connection's thread, where executemany would take one step a row.
 
-    def __init__(self, connection: Any) -> None:
+    `check` raises StorageReplacedError where the path leads to another file: asked before each statement, so that
+    nothing more is written to one that is gone, and after it, since only then what was committed is known to be kept.
+    """
+
+    def __init__(self, connection: Any, check: Callable[[], None]) -> None:
         self._connection = connection
+        self._check = check
 
     async def insert(self, rows: Sequence[EventRow]) -> dict[UUID, int]:
         """Append in this order; return the positions of the rows that are new."""
@@ -172,7 +180,7 @@ class SqliteAppends:
     async def find(self, ids: Sequence[UUID]) -> dict[UUID, Stored]:
         """Return what is in the log under these ids."""
         sql = f"SELECT id, position, tenant, sha256, received_at FROM event_log WHERE id IN {_values(1, len(ids))}"  # noqa: S608 - question marks only
-        rows = await self._connection.execute_fetchall(sql, [key.hex for key in ids])
+        rows = await self._execute(sql, [key.hex for key in ids])
         return {UUID(key): Stored(*rest) for key, *rest in rows}
 
     async def count(self, rows: Sequence[CountRow]) -> None:
@@ -188,12 +196,15 @@ class SqliteAppends:
         return {UUID(key): count for key, count in await self._fetch(sql, rows)}
 
     async def _fetch(self, sql: str, rows: Sequence[tuple[UUID, *tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
-        """Execute, step to the end (there the commit happens, and there its errors come), and return the rows."""
         # SQLAlchemy keeps a UUID as 32 hex digits on SQLite.
-        found = await self._connection.execute_fetchall(
-            sql, [value for key, *rest in rows for value in (key.hex, *rest)]
-        )
-        return list(found)
+        return await self._execute(sql, [value for key, *rest in rows for value in (key.hex, *rest)])
+
+    async def _execute(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Execute, step to the end (there the commit happens, and there its errors come), and return the rows."""
+        self._check()
+        found = list(await self._connection.execute_fetchall(sql, values))
+        self._check()
+        return found
 
 
 _PG_INSERT: Final = f"""

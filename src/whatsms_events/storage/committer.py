@@ -13,7 +13,13 @@ from typing import Final
 import structlog
 
 from whatsms_events import metrics
-from whatsms_events.errors import OverloadedError, StorageUnavailableError, TransientError, UnstorableError
+from whatsms_events.errors import (
+    OverloadedError,
+    StorageReplacedError,
+    StorageUnavailableError,
+    TransientError,
+    UnstorableError,
+)
 from whatsms_events.storage.appends import Append, Appends, Park, appends, event_row
 from whatsms_events.storage.commit import Answer, Appending, Commit, Outcome, Parking, Waiting, give
 from whatsms_events.storage.database import Database
@@ -49,16 +55,29 @@ class Committer:
         self._held_bytes = 0
         self._arrived = asyncio.Event()
         self._closing = False
-        self._away = False
+        self._away = ""  # why, while it is
+        self._refusing = ""  # why, while nothing is even taken in
         metrics.QUEUED_DELIVERIES.set_function(lambda: self._held)
+
+    @property
+    def problem(self) -> str | None:
+        """Say why nothing can be committed now, as far as that is known."""
+        return self._refusing or self._away or None
+
+    def refuse(self, why: str) -> None:
+        """Take nothing in and say why, until `run` has a connection: for a start that waits for its database."""
+        self._refusing = why
 
     async def submit(self, item: Append | Park, *, deadline_s: float) -> Outcome:
         """Queue the item and return its outcome once that is committed.
 
         Raise OverloadedError at once where the queue is full or closing, and when the deadline passes: then the item
-        may still be committed. Raise StorageUnavailableError where the database is away or did not say what happened.
+        may still be committed. Raise StorageUnavailableError where the database is away or did not say what happened,
+        and at once where it is not open yet or its files are replaced.
         """
         size = len(item.raw)
+        if self._refusing:
+            raise StorageUnavailableError(self._refusing)
         if self._closing:
             raise OverloadedError("stopping")
         if self._held >= self._queue_limit or self._held_bytes + size > self._queue_limit_bytes:
@@ -107,7 +126,8 @@ class Committer:
         while True:
             try:
                 async with self._database.driver() as connection:
-                    statements = appends(self._database.dialect, connection)
+                    failures = self._connected(failures)
+                    statements = appends(self._database, connection)
                     while batch := await self._take():
                         await self._commit(statements, batch)
                         failures = self._came_back(failures)
@@ -121,12 +141,24 @@ class Committer:
             failures += 1
 
     def _went_away(self, cause: StorageUnavailableError, failures: int) -> None:
-        self._away = True
-        if failures == 0:
+        self._away = str(cause)
+        if isinstance(cause, StorageReplacedError):
+            if not self._refusing:
+                log.error("log.replaced", reason=str(cause), waiting=self._held)
+            self._refusing = str(cause)
+            # Nobody waits for a person: come again later, please.
+            for one in self._queue:
+                give(one.answer, StorageUnavailableError(str(cause)))
+        elif failures == 0:
             log.error("log.away", cause=str(cause), waiting=self._held)
 
+    def _connected(self, failures: int) -> int:
+        """Take deliveries in again where they were refused; a server that is back has yet to commit one."""
+        was, self._refusing, self._away = self._refusing, "", ""
+        return self._came_back(failures) if was else failures
+
     def _came_back(self, failures: int) -> int:
-        self._away = False
+        self._away = ""
         if failures:
             log.info("log.back", failures=failures)
         return 0

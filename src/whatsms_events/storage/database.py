@@ -6,14 +6,19 @@ The log is durable or it is not opened: SQLite `synchronous=FULL`, PostgreSQL `f
 
 import asyncio
 import fcntl
+import os
+import secrets
 import sqlite3
+import ssl
+import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import asyncpg
+import structlog
 from sqlalchemy import ColumnElement, Connection, Table, Text, any_, exc, literal, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
@@ -21,8 +26,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from whatsms_events.errors import ConfigError, NotFoundError, StorageUnavailableError, UnstorableError
 from whatsms_events.storage import engines, schema
+from whatsms_events.storage.held_file import HeldFile
 
 POLL_S: Final = 0.05
+MARK_LIMIT: Final = 2**31 - 1  # SQLite's `application_id` is a signed number of 32 bits
 
 CHUNK: Final = 1000
 """Ids in one question: SQLite allows 32,766 variables, and a list much longer costs more than a second question."""
@@ -32,6 +39,11 @@ _POSTGRESQL_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyn
 
 # What no retry can mend: class 22 data, class 23 constraints, 54 a program limit such as an index row too large.
 _REFUSED: Final = ("22", "23", "54")
+
+# What no waiting can mend: user or password (28), database (3D), and a file that holds something else.
+_WRONG: Final = ("28", "3D", "SQLITE_NOTADB", "SQLITE_CORRUPT")
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +103,43 @@ def among(connection: AsyncConnection, column: ColumnElement[str], values: Seque
 class Database:
     """An open database: a writing and a reading side, and the driver's own connection for the committer."""
 
-    def __init__(self, part: schema.Part, writer: AsyncEngine, reader: AsyncEngine, path: Path | None) -> None:
+    def __init__(
+        self,
+        part: schema.Part,
+        writer: AsyncEngine,
+        reader: AsyncEngine,
+        path: Path | None = None,
+        held: HeldFile | None = None,
+    ) -> None:
         self.part: schema.Part = part
         self.path = path
         self.dialect: Literal["sqlite", "postgresql"] = "sqlite" if path is not None else "postgresql"
         self._writer = writer
         self._reader = reader
+        self._held = held
+        self._keeper: AsyncConnection | None = None
+
+    def check(self) -> None:
+        """Raise StorageReplacedError where SQLite's files are not those that are open here. Costs microseconds.
+
+        What a commit was before is at the path, so whoever asks afterwards may tell that it is kept.
+        """
+        if self._held is not None:
+            self._held.check()
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """Open one transaction that may write; it commits at the end of the block and rolls back on an error."""
+        self.check()
         with translated():
             async with self._writer.begin() as connection:
                 yield connection
+        self.check()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """Open one transaction that only reads. Keep it short: on SQLite an open reader lets the WAL grow."""
+        self.check()
         with translated():
             async with self._reader.begin() as connection:
                 yield connection
@@ -118,6 +150,7 @@ class Database:
 
         Where the block ends with an error the connection is thrown away, since nobody knows its state.
         """
+        self.check()
         with translated():
             async with self._writer.connect() as connection:
                 fairy = await connection.get_raw_connection()
@@ -127,11 +160,48 @@ class Database:
                     await connection.invalidate()
                     raise
 
+    async def hold(self) -> None:
+        """Keep one connection to a SQLite file, and know from now on whether the path leads to what it holds.
+
+        While a connection is open nobody removes the file's WAL in good order.
+        """
+        if self._held is None or self._keeper is not None:
+            return
+        with translated():
+            keeper = await self._writer.connect()
+            try:
+                self._held.hold(await _mark(keeper))
+            except BaseException:
+                await keeper.close()
+                raise
+        self._keeper = keeper
+
     async def close(self) -> None:
         """Give every connection back."""
+        if self._keeper is not None:
+            await self._keeper.close()
         await self._writer.dispose()
         if self._reader is not self._writer:
             await self._reader.dispose()
+        if self._held is not None:
+            self._held.release()
+
+
+async def _mark(keeper: AsyncConnection) -> int:
+    """Return the mark of the file, given to it now where it has none yet."""
+    connection: Any = (await keeper.get_raw_connection()).driver_connection
+
+    async def found() -> int:
+        ((mark,),) = await connection.execute_fetchall("PRAGMA application_id")
+        return int(mark)
+
+    if mark := await found():
+        return mark
+    async with keeper.begin():
+        if not await found():  # asked again under the lock: of two processes that open a new file, one gives it
+            await keeper.exec_driver_sql(f"PRAGMA application_id = {1 + secrets.randbelow(MARK_LIMIT)}")
+    await connection.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")  # into the file itself
+    return await found()
 
 
 def is_there(target: DatabaseTarget) -> bool:
@@ -198,13 +268,17 @@ async def _alone(database: Database) -> AsyncIterator[None]:
     if database.path is None:  # PostgreSQL has a lock of its own for it, see schema.upgrade
         yield
         return
-    with database.path.with_name(f"{database.path.name}.migrate.lock").open("w") as file:
+    path = database.path.with_name(f"{database.path.name}.migrate.lock")
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, engines.PRIVATE_MODE)
+    try:
         while not _flocked(file):  # noqa: ASYNC110 - another process unlocks it, and nobody tells
             await asyncio.sleep(POLL_S)  # the caller's deadline bounds it
         yield
+    finally:
+        os.close(file)
 
 
-def _flocked(file: IO[str]) -> bool:
+def _flocked(file: int) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -215,22 +289,38 @@ def _flocked(file: IO[str]) -> bool:
 async def _open(part: schema.Part, target: DatabaseTarget, *, migrate: bool) -> Database:
     if not migrate and not is_there(target):
         raise ConfigError(f"{make_url(target.url).database} is not there: run `whatsms-events db upgrade`")
-    database = _connect(part, target)
+    database = unopened(part, target)
     try:
-        with _named(part, target):
-            if migrate:
-                await _migrate(database)
-            async with asyncio.timeout(engines.CONNECT_TIMEOUT_S + engines.STATEMENT_TIMEOUT_S):
-                problem = await schema_problem(database)
-                if problem is None and part == "log":
-                    async with database.write() as connection:
-                        problem = await connection.run_sync(durability_problem)
-        if problem is not None:
-            raise ConfigError(problem)
+        await make_ready(database, target, migrate=migrate)
     except BaseException:
         await database.close()
         raise
     return database
+
+
+def unopened(part: schema.Part, target: DatabaseTarget) -> Database:
+    """Return a database that nobody has spoken to yet; raise ConfigError. Call `make_ready` before it is used."""
+    return _connect(part, target)
+
+
+async def make_ready(database: Database, target: DatabaseTarget, *, migrate: bool) -> None:
+    """Connect, migrate if wanted, and check; may be repeated until it succeeds.
+
+    Raise ConfigError where waiting mends nothing: not durable, not at head, no such user, password or database, no
+    database at all. Raise StorageUnavailableError where the database is away, starting, locked or full.
+    """
+    with _named(database.part, target):
+        if migrate:
+            await _migrate(database)
+        async with asyncio.timeout(engines.CONNECT_TIMEOUT_S + engines.STATEMENT_TIMEOUT_S):
+            problem = await schema_problem(database)
+            if problem is None and database.part == "log":
+                async with database.write() as connection:
+                    problem = await connection.run_sync(durability_problem)
+            if problem is None:
+                await database.hold()
+    if problem is not None:
+        raise ConfigError(problem)
 
 
 @contextmanager
@@ -242,7 +332,25 @@ def _named(part: schema.Part, target: DatabaseTarget) -> Iterator[None]:
         yield
     except (StorageUnavailableError, TimeoutError) as error:
         reason = str(error) or "no answer in time"
-        raise StorageUnavailableError(f"the {part} database at {place} cannot be used: {reason}") from error
+        kind = ConfigError if _is_wrong(error) else StorageUnavailableError
+        raise kind(f"the {part} database at {place} cannot be used: {reason}") from error
+
+
+def _is_wrong(error: BaseException | None) -> bool:
+    """Tell whether the configuration is wrong, so that waiting mends nothing."""
+    while error is not None:
+        state = str(getattr(error, "sqlstate", None) or _sqlite_name(error))
+        if state.startswith(_WRONG) or isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _warn_of_readers(path: Path) -> None:
+    """Say where others can read the file. Its mode stays: somebody may have let a group read it, for backups."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & ~engines.PRIVATE_MODE:
+        log.warning("database.readable", file=str(path), reason=f"others can read it, mode {mode:04o}: chmod 600")
 
 
 def durability_problem(connection: Connection) -> str | None:
@@ -268,12 +376,15 @@ def _connect(part: schema.Part, target: DatabaseTarget, statement_timeout_s: flo
     match url.get_backend_name():
         case "sqlite":
             path = engines.sqlite_file(url)
-            return Database(part, *engines.sqlite(url, "FULL" if part == "log" else "NORMAL"), path)
+            _warn_of_readers(path)
+            held = HeldFile(path)
+            writer, reader = engines.sqlite(url, path, "FULL" if part == "log" else "NORMAL", held.check)
+            return Database(part, writer, reader, path, held)
         case "postgresql":
             wait_s = statement_timeout_s or engines.STATEMENT_TIMEOUT_S
             engine = engines.postgresql(
                 url, target.password, tls=target.tls, tls_ca_file=target.tls_ca_file, statement_timeout_s=wait_s
             )
-            return Database(part, engine, engine, None)
+            return Database(part, engine, engine)
         case other:
             raise ConfigError(f"database.url: {other} is not supported, use sqlite or postgresql")

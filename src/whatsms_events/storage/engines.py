@@ -3,14 +3,16 @@
 import os
 import sqlite3
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from whatsms_events.errors import ConfigError
+from whatsms_events.errors import ConfigError, StorageReplacedError
 
 LOCK_TIMEOUT_MS: Final = 2500
 """Longest wait for a lock of the database: shorter than a sender waits for its answer."""
@@ -23,6 +25,7 @@ MIGRATION_TIMEOUT_S: Final = 3600.0
 IDLE_IN_TRANSACTION_MS: Final = 10_000
 """A process that froze inside a transaction loses it, and with it the log's lock."""
 
+PRIVATE_MODE: Final = 0o600
 SQLITE_MINIMUM: Final = (3, 35, 0)  # RETURNING and upserts
 
 
@@ -35,27 +38,42 @@ def sqlite_file(url: URL) -> Path:
     path = Path(url.database)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Personal data: for nobody else's eyes. SQLite gives the files beside it the same mode.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        # Never opened where it is there: closing it again would drop the locks of this process, see `held_file`.
+        if not path.exists():
+            # Personal data: for nobody else's eyes. SQLite gives the files beside it the same mode.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_MODE))
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+    if not path.is_file() or not os.access(path, os.R_OK | os.W_OK):
+        raise ConfigError(f"cannot write {path}: it is no file, or its mode does not let this user write it")
     return path
 
 
-def sqlite(url: URL, synchronous: str) -> tuple[AsyncEngine, AsyncEngine]:
-    """Return the writing and the reading engine of a file, whose commits are as durable as `synchronous` says."""
-    # Two writing connections: the committer keeps one, the rest (migrations, parked, relay row) take turns.
-    writer = _sqlite_engine(url, 2, "BEGIN IMMEDIATE", f"PRAGMA synchronous={synchronous}")
-    reader = _sqlite_engine(url, 4, "BEGIN", f"PRAGMA synchronous={synchronous}", "PRAGMA query_only=ON")
+def sqlite(url: URL, path: Path, synchronous: str, check: Callable[[], None]) -> tuple[AsyncEngine, AsyncEngine]:
+    """Return the writing and the reading engine of a file, whose commits are as durable as `synchronous` says.
+
+    `check` raises where the path does not lead to the file that is held: no connection to another one is kept.
+    """
+    # `rw`: where the file is gone SQLite makes no new one, which everybody could read.
+    there = url.set(
+        drivername="sqlite+aiosqlite", database=f"file:{quote(str(path))}", query={"mode": "rw", "uri": "true"}
+    )
+    # Three writing connections: one stays open until the end, the committer keeps one, and the rest (migrations,
+    # parked, relay row) take turns.
+    writer = _sqlite_engine(there, 3, "BEGIN IMMEDIATE", f"PRAGMA synchronous={synchronous}", check=check)
+    reader = _sqlite_engine(there, 4, "BEGIN", f"PRAGMA synchronous={synchronous}", "PRAGMA query_only=ON", check=check)
     return writer, reader
 
 
-def _sqlite_engine(url: URL, size: int, begin: str, *pragmas: str) -> AsyncEngine:
-    engine = create_async_engine(
-        url.set(drivername="sqlite+aiosqlite"), pool_size=size, max_overflow=0, pool_timeout=LOCK_TIMEOUT_MS / 1000
-    )
+def _sqlite_engine(url: URL, size: int, begin: str, *pragmas: str, check: Callable[[], None]) -> AsyncEngine:
+    engine = create_async_engine(url, pool_size=size, max_overflow=0, pool_timeout=LOCK_TIMEOUT_MS / 1000)
 
     def on_connect(connection: Any, _record: object) -> None:
+        try:
+            check()
+        except StorageReplacedError:
+            connection.close()
+            raise
         connection.isolation_level = None  # transactions begin where we say, not where sqlite3 guesses
         cursor = connection.cursor()
         # busy_timeout first: switching a new file to WAL needs a lock that another process may hold.

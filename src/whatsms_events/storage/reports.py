@@ -66,7 +66,7 @@ class RunInfo:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """How a tenant stands. `remaining`: items of the run under way that are not done.
+    """How a tenant stands. `remaining`: items of the run under way that are not done; `moved_at`: when it was saved.
 
     `finished_at`, `drift` (entity, kind -> entities) and `report` (the worker's own JSON) are of the last finished
     reconcile.
@@ -78,6 +78,7 @@ class Overview:
     finished_at: datetime | None
     drift: Mapping[tuple[Entity, str], int]
     report: bytes | None = None
+    moved_at: datetime | None = None
 
 
 RUN: Final = (
@@ -178,8 +179,12 @@ class Reports:
         runs, drift = backfill_run.c, backfill_drift.c
         finished = runs.finished_at.is_not(None)
         latest = select(func.max(runs.run)).where(runs.kind == "reconcile", finished).group_by(runs.tenant)
-        columns = runs.run, runs.tenant, runs.kind, runs.finished_at, runs.report, _REMAINING.label("remaining")
-        standing = select(*columns).where(or_(~finished, runs.run.in_(latest))).order_by(runs.tenant, runs.run)
+        columns = runs.run, runs.tenant, runs.kind, runs.updated_at, runs.finished_at, runs.report
+        standing = (
+            select(*columns, _REMAINING.label("remaining"))
+            .where(or_(~finished, runs.run.in_(latest)))
+            .order_by(runs.tenant, runs.run)
+        )
         counting = select(drift.run, drift.entity, drift.kind, func.count()).group_by(
             drift.run, drift.entity, drift.kind
         )
@@ -197,7 +202,8 @@ class Reports:
                 finished_at, report = from_micros(row["finished_at"]), (row["report"] or "null").encode()
                 held = replace(held, finished_at=finished_at, drift=counts.get(row["run"], {}), report=report)
             else:
-                held = replace(held, running=row["kind"], remaining=row["remaining"])
+                moved_at = from_micros(row["updated_at"])
+                held = replace(held, running=row["kind"], remaining=row["remaining"], moved_at=moved_at)
             found[tenant] = held
         return list(found.values())
 

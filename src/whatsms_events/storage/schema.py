@@ -4,6 +4,7 @@ Log and projection have a history each (`migrations/log`, `migrations/projection
 they live in two SQLite files or in one PostgreSQL database.
 """
 
+from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
@@ -34,8 +35,9 @@ def version_table(part: Part) -> str:
     return f"alembic_version_{part}"
 
 
+@cache
 def head(part: Part) -> str:
-    """Return the newest migration this program knows."""
+    """Return the newest migration this program knows; read once, since readiness asks every second."""
     found = ScriptDirectory.from_config(_config(part)).get_current_head()
     assert found is not None  # noqa: S101 - the package ships its migrations
     return found

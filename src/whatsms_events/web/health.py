@@ -1,10 +1,12 @@
 """Probes in, the state of this process out: /livez, /readyz and /metrics; without a token, on the private listener.
 
-Ready means that a delivery would be accepted now. Kafka plays no part in that: events wait in the log.
+/readyz is for people and alarms: 200 while each role of this process does its work or stands by for one that does.
+/readyz/{role} is for one role: /readyz/receiver tells whether a delivery would be accepted now, and that is what a load
+balancer asks. Kafka plays no part in that: events wait in the log.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 
 import msgspec
@@ -23,27 +25,38 @@ _encoder = msgspec.json.Encoder()
 
 
 class Health:
-    """The probes. A check returns None where all is well, else the problem; `details` is shown and decides nothing."""
+    """The probes. A check or a role gives None where all is well, else the problem; `details` decides nothing.
+
+    `needs` has each role of this process with the names of the checks that it needs. `roles` gives what runs here with
+    its problem, by role or, where there are several of one role, by `role.name`.
+    """
 
     def __init__(
         self,
         *,
         checks: Mapping[str, Check],
+        needs: Mapping[str, Collection[str]],
+        roles: Callable[[], Mapping[str, str | None]],
         details: Callable[[], Mapping[str, object]],
+        starting: Callable[[], str | None],
         draining: Callable[[], bool],
     ) -> None:
         self._checks = checks
+        self._needs = needs
+        self._roles = roles
         self._details = details
+        self._starting = starting
         self._draining = draining
         self._turn = asyncio.Lock()
         self._found: dict[str, str | None] = {}
         self._found_at: float | None = None
 
     def routes(self) -> list[web.AbstractRouteDef]:
-        """Return the three routes."""
+        """Return the four routes."""
         return [
             web.get("/livez", self._livez),
             web.get("/readyz", self._readyz),
+            web.get("/readyz/{role}", self._readyz_of),
             web.get("/metrics", make_aiohttp_handler()),
         ]
 
@@ -51,12 +64,34 @@ class Health:
         return _json(200, {"alive": True})
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        # Draining is asked afresh each time: whoever sends us deliveries must know at once.
-        draining = self._draining()
-        found = {} if draining else await self._problems()
-        ready = not draining and not any(found.values())
-        checks = {name: problem or "ok" for name, problem in found.items()}
-        body = {"ready": ready, "draining": draining, "checks": checks, "details": self._details()}
+        return await self._answer(self._checks.keys(), self._roles)
+
+    async def _readyz_of(self, request: web.Request) -> web.Response:
+        role = request.match_info["role"]
+        if role not in self._needs:
+            raise web.HTTPNotFound
+        return await self._answer(
+            self._needs[role],
+            lambda: {name: problem for name, problem in self._roles().items() if name.split(".")[0] == role},
+        )
+
+    async def _answer(self, wanted: Collection[str], roles: Callable[[], Mapping[str, str | None]]) -> web.Response:
+        # Asked afresh each time: whoever sends us deliveries must know at once that this process stops.
+        draining, starting = self._draining(), self._starting()
+        found: dict[str, str | None] = {}
+        if starting is not None:
+            found = {"start": starting}
+        elif not draining:
+            found = {name: problem for name, problem in (await self._problems()).items() if name in wanted}
+        standing = roles()
+        ready = not draining and not any(found.values()) and not any(standing.values())
+        body = {
+            "ready": ready,
+            "draining": draining,
+            "checks": {name: problem or "ok" for name, problem in found.items()},
+            "roles": {name: problem or "ok" for name, problem in standing.items()},
+            "details": self._details(),
+        }
         return _json(200 if ready else 503, body)
 
     async def _problems(self) -> dict[str, str | None]:

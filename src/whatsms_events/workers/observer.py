@@ -1,16 +1,18 @@
 """Log, projection and backfill tables in, gauges out, whatever the workers do: one that has halted measures nothing."""
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Final, get_args
 
 import msgspec
 
 from whatsms_events import metrics
 from whatsms_events.domain.drift import Kind
-from whatsms_events.domain.events import Entity
+from whatsms_events.domain.events import Entity, to_micros
 from whatsms_events.errors import WhatsmsEventsError
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.event_log import EventLog
@@ -19,6 +21,17 @@ from whatsms_events.storage.relay_row import RelayRows
 from whatsms_events.storage.reports import Overview, Reports
 
 LOOK_LIMIT_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the databases said last; None where one did not answer. `runs`: when each unfinished run last moved."""
+
+    end: int | None = None
+    published: int | None = None
+    applied: int | None = None
+    trouble: str = ""
+    runs: Mapping[str, int] = field(default_factory=dict)
 
 
 class Observer:
@@ -31,36 +44,53 @@ class Observer:
         self._projection = Projection(projection)
         self._prefix = prefix
         self._slugs = slugs
+        self.seen = Seen()
+        for gauge in (
+            metrics.LOG_END, metrics.APPLIED_THROUGH, metrics.RELAY_THROUGH, metrics.RELAY_LAG, metrics.RELAY_OLDEST,
+        ):  # fmt: skip
+            gauge.set(math.nan)  # nobody shall read zeros that nobody measured: a start may wait for its databases
 
     async def look(self) -> None:
         """Set the gauges of log, relay and projection; where a database is away, readiness and the workers say so."""
-        with suppress(WhatsmsEventsError, TimeoutError):
+        seen = Seen(runs=self.seen.runs)
+        try:
             async with asyncio.timeout(LOOK_LIMIT_S):
-                metrics.LOG_END.set(await self._event_log.end())
+                seen = replace(seen, end=await self._event_log.end())
+                metrics.LOG_END.set(seen.end or 0)
                 if self._prefix is not None:
-                    await self._see_published(self._prefix)
+                    seen = replace(seen, published=await self._see_published(self._prefix))
+        except (WhatsmsEventsError, TimeoutError) as exc:
+            seen = replace(seen, trouble=str(exc) or f"no answer within {LOOK_LIMIT_S:g} s")
         with suppress(WhatsmsEventsError, TimeoutError):
             async with asyncio.timeout(LOOK_LIMIT_S):
                 through = (await self._projection.state()).applied_through
                 metrics.APPLIED_THROUGH.set(through)
                 metrics.CONSUMER_LAG.labels("log", "0").set(await self._event_log.end() - through)
+                seen = replace(seen, applied=through)
+        self.seen = seen
 
-    async def _see_published(self, prefix: str) -> None:
-        """Set the relay's gauges from its row, which holds what is known to be visible in Kafka."""
+    async def _see_published(self, prefix: str) -> int:
+        """Set the relay's gauges from its row, which holds what is known to be visible in Kafka; return that."""
         published = await self._relay_rows.load(prefix)
         through = published.published_through if published is not None else 0
         waiting = await self._event_log.read(through, 1)
         metrics.RELAY_THROUGH.set(through)
         metrics.RELAY_LAG.set(await self._event_log.end() - through if waiting else 0)
         metrics.RELAY_OLDEST.set(waiting[0].event.received_at.timestamp() if waiting else 0)
+        return through
 
     async def look_at_backfills(self, stopped: Collection[str]) -> None:
         """Set the gauges of backfills, whichever process runs them; `stopped`: slugs whose backfill halted here."""
         with suppress(WhatsmsEventsError, TimeoutError):
             async with asyncio.timeout(LOOK_LIMIT_S):
                 overviews = {one.tenant: one for one in await self._reports.overview()}
+                runs: dict[str, int] = {}
                 for tenant, slug in self._slugs.items():
-                    _show(slug, overviews.get(tenant), stopped=slug in stopped)
+                    overview = overviews.get(tenant)
+                    _show(slug, overview, stopped=slug in stopped)
+                    if overview is not None and overview.moved_at is not None:
+                        runs[slug] = to_micros(overview.moved_at)
+                self.seen = replace(self.seen, runs=runs)
                 _show_drift([one for tenant, one in overviews.items() if tenant in self._slugs])
 
 

@@ -1,0 +1,126 @@
+"""A SQLite file in, whether its path still leads to what this process holds open out.
+
+SQLite goes on writing into a file that was removed, moved or written over, and calls each commit a success. So whoever
+commits asks here afterwards, before anybody is told: what was looked at after the commit held it.
+
+Looked at are the device and inode of the file and of the two files beside it, and the first 100 bytes of the file
+itself. These hold a mark that each file gets once (SQLite's `application_id`) and a count of changes that only grows.
+So another file that is copied over ours is seen, and an older copy of ours is seen too. A copy that is no older by this
+count (no page was added or freed since) is not seen, nor is what somebody writes behind the first page.
+"""
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from whatsms_events.errors import StorageReplacedError
+
+HEADER_BYTES: Final = 100
+MAGIC: Final = b"SQLite format 3\0"
+_COUNT: Final = struct.Struct(">24xI")
+_MARK: Final = struct.Struct(">68xI")
+BESIDE: Final = ("-wal", "-shm")
+
+Identity = tuple[int, int]
+"""Device and inode."""
+
+
+@dataclass(slots=True)
+class _Descriptor:
+    number: int
+    identity: Identity
+    users: int = 0
+
+
+_descriptors: Final[dict[Identity, _Descriptor]] = {}
+"""One for each file, however often this process has it open.
+
+POSIX drops all locks that a process has on a file when it closes any descriptor of that file, SQLite's locks too; then
+another process may remove a WAL that is in use. So ours is closed after the last connection.
+"""
+
+
+class HeldFile:
+    """The file of one open database. `mark` and `beside` are set once it is migrated and a connection stays open."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = _share(path)
+        self._beside: dict[Path, Identity | None] = {}
+        self._mark: int | None = None
+        self._marked = False  # in the file itself: until a checkpoint the mark is in the WAL alone
+        self._count = 0
+
+    def hold(self, mark: int) -> None:
+        """Take in the file's mark and what is beside it. A connection must be open, and stay open until `release`."""
+        beside = (self._path.with_name(f"{self._path.name}{suffix}") for suffix in BESIDE)
+        self._beside = {path: _identity(path) for path in beside}
+        self._mark = mark
+
+    def check(self) -> None:
+        """Raise StorageReplacedError where the path does not lead to what is held; its message says what to do."""
+        problem = self._moved() or self._beside_moved() or self._overwritten()
+        if problem is not None:
+            raise StorageReplacedError(problem)
+
+    def release(self) -> None:
+        """Close the descriptor where nobody else uses it; after the last connection."""
+        self._descriptor.users -= 1
+        if not self._descriptor.users:
+            del _descriptors[self._descriptor.identity]
+            os.close(self._descriptor.number)
+
+    def _moved(self) -> str | None:
+        found = _identity(self._path)
+        if found == self._descriptor.identity:
+            return None
+        what = "removed or moved" if found is None else "replaced by another file"
+        return (
+            f"{self._path} was {what} while in use. Move it back, with its -wal and -shm, and the service goes on by "
+            f"itself. If it was deleted, save the only copy from /proc/{os.getpid()}/fd before you restart."
+        )
+
+    def _beside_moved(self) -> str | None:
+        for path, identity in self._beside.items():
+            if _identity(path) != identity:
+                return (
+                    f"{path} was removed or replaced while in use. Move it back, or stop the service with SIGTERM "
+                    f"(never SIGKILL), which writes what it holds into {self._path.name}, and start it again."
+                )
+        return None
+
+    def _overwritten(self) -> str | None:
+        if self._mark is None:
+            return None
+        header = os.pread(self._descriptor.number, HEADER_BYTES, 0)
+        if len(header) == HEADER_BYTES and header.startswith(MAGIC):
+            (mark,), (count,) = _MARK.unpack_from(header), _COUNT.unpack_from(header)
+            if (mark == self._mark or not (mark or self._marked)) and count >= self._count:
+                self._marked, self._count = mark == self._mark, count
+                return None
+        return (
+            f"{self._path} was written over while in use (a restored backup?). Stop the service with SIGKILL, remove "
+            f"{self._path.name}-wal and {self._path.name}-shm, copy the wanted file once more, and start again."
+        )
+
+
+def _identity(path: Path) -> Identity | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _share(path: Path) -> _Descriptor:
+    identity = _identity(path)
+    shared = _descriptors.get(identity) if identity is not None else None
+    if shared is None:
+        number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        opened = os.fstat(number)
+        shared = _Descriptor(number, (opened.st_dev, opened.st_ino))
+        _descriptors[shared.identity] = shared
+    shared.users += 1
+    return shared
