@@ -265,7 +265,7 @@ async def filled_api(tmp_path: Path, aiohttp_client: AiohttpClient) -> AsyncIter
     log = await open_log(DatabaseTarget(f"sqlite:///{tmp_path / 'log.db'}"), migrate=True)
     projection = await open_projection(DatabaseTarget(f"sqlite:///{tmp_path / 'projection.db'}"), migrate=True)
     await fill(log, projection)
-    health = Health(checks={}, details=dict, draining=bool)
+    health = Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool)
     reading = api.Api(Queries(log, projection), {"shop": "tenant-1"}, None, Reports(log))
     yield await aiohttp_client(app.private_app(reading, health))
     await projection.close()
