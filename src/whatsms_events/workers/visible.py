@@ -61,32 +61,49 @@ async def look(
     while left:
         starts = {partition: max(beginnings[partition], ends[partition] - step) for partition in left}
         await reader.assign(starts)
-        positions, until = starts, monotonic() + stall_s
-        passed: Counter[Partition] = Counter()  # in this step
-        while any(positions[partition] < end for partition, end in left.items()):
-            try:
-                records = await reader.read(limit=READ_LIMIT, timeout_s=POLL_S)
-            except OffsetGoneError as exc:  # retention, just now
-                raise BrokerUnavailableError(str(exc)) from exc
-            for record in records:
-                partition = (record.topic, record.partition)
-                if record.offset >= left[partition]:
-                    continue
-                if log_id_of(record.headers) is None:
-                    passed[partition] += 1
-                else:
-                    found[partition] = Last(record.offset, place_of(record.headers))
-                    passed[partition] = 0
-            before, positions = positions, await reader.positions()
-            if positions != before:
-                until = monotonic() + stall_s
-            elif monotonic() > until:
-                raise BrokerUnavailableError(f"no records from {min(left)[0]} within {stall_s:g} s")
+        passed = await _read_step(reader, starts, left, found, stall_s=stall_s, monotonic=monotonic)
         strays += passed
         left = {at: start for at, start in starts.items() if at not in found and start > beginnings[at]}
         _give_up({at: strays[at] for at in left}, ends)
         step *= LOOK_BACK
     return {at: Seen(beginnings[at], found.get(at), strays[at]) for at in partitions}
+
+
+async def _read_step(
+    reader: Reader,
+    starts: Mapping[Partition, int],
+    left: Mapping[Partition, int],
+    found: dict[Partition, Last],
+    *,
+    stall_s: float,
+    monotonic: Callable[[], float],
+) -> Counter[Partition]:
+    """Read each partition from its start to its end in `left`; note in `found` the last record that names a log.
+
+    Return how many records that name none lie behind it. Raises BrokerUnavailableError as `look` does.
+    """
+    passed: Counter[Partition] = Counter()
+    positions, until = starts, monotonic() + stall_s
+    while any(positions[partition] < end for partition, end in left.items()):
+        try:
+            records = await reader.read(limit=READ_LIMIT, timeout_s=POLL_S)
+        except OffsetGoneError as exc:  # retention, just now
+            raise BrokerUnavailableError(str(exc)) from exc
+        for record in records:
+            partition = (record.topic, record.partition)
+            if record.offset >= left[partition]:
+                continue
+            if log_id_of(record.headers) is None:
+                passed[partition] += 1
+            else:
+                found[partition] = Last(record.offset, place_of(record.headers))
+                passed[partition] = 0
+        before, positions = positions, await reader.positions()
+        if positions != before:
+            until = monotonic() + stall_s
+        elif monotonic() > until:
+            raise BrokerUnavailableError(f"no records from {min(left)[0]} within {stall_s:g} s")
+    return passed
 
 
 def _give_up(strays: Mapping[Partition, int], ends: Mapping[Partition, int]) -> None:
