@@ -11,7 +11,8 @@ The map, from the bottom up; imports go down only:
         records, resume               event <-> Kafka record; what each partition still needs
         rows, fold                    registers; event -> changed rows
         tenant, door                  two spellings of one id; what deliveries say of their sender
-        drift, last_message, silence  what REST shows against what we hold; whether silence is a fault
+        gone, differences, last_message, drift   what REST shows against what we hold
+        silence                         whether it is a fault
         repair                        what an odd answer of the REST API means for a backfill
         standing                      whether a role stands still
     storage/            all SQL

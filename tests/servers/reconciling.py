@@ -275,10 +275,19 @@ async def half_an_hour(folder: Path) -> AsyncIterator[House]:
 
 
 def truth(world: World) -> Mapping[Table, dict[str, dict[str, Any]]]:
-    """Return what the vendor's account holds, in the columns of the projection that REST can tell."""
+    """Return what the vendor's account holds, in the columns that REST can tell and that are right after one run.
+
+    A ticket's time and last message move with each message: `servers.week` compares those, of an account at rest.
+    """
     account = world.account
     contacts = {
-        str(one.id): {"name": one.name, "number": one.number, "email": one.email, "is_group": one.is_group}
+        str(one.id): {
+            "name": one.name,
+            "number": one.number,
+            "email": one.email,
+            "is_group": one.is_group,
+            "profile_pic_url": one.profile_pic_url,
+        }
         for one in account.contacts.values()
     }
     tickets = {
@@ -310,6 +319,8 @@ def true_messages(world: World) -> dict[str, dict[str, Any]]:
             "body": one.body,
             "from_me": one.from_me,
             "media_type": one.media_type,
+            "media_url": one.media_url,
+            "deleted": one.deleted,
             "ticket_id": str(one.ticket.id),
         }
         for one in world.account.messages.values()

@@ -13,10 +13,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from servers.reconciling import SLUG, House
+from whatsms_events.domain import bodies
 from whatsms_events.domain.events import to_micros
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database
 from whatsms_events.twin.account import Account
+from whatsms_events.twin.dialects import Dialect, write
 from whatsms_events.twin.entities import Campaign, Contact, Message, Ticket
 from whatsms_events.twin.faults import Faults
 from whatsms_events.twin.ledger import Ledger
@@ -123,17 +125,27 @@ async def held_by(database: Database) -> dict[str, Any]:
 # What differs.
 
 
+QUIET: Final = frozenset({"created_at", "updated_at", "media_url", "last_message(told)"})
+"""Columns whose difference no webhook need have told of; and one that nobody told, shown as empty or as a name only."""
+
+EITHER: Final = frozenset({"profile_pic_url(none)", "last_message(media)"})
+"""Columns of which it is so or not: was no picture ever told, or that there is none; and what is shown for media?"""
+
+
 def differing(account: Account, held: Mapping[str, Any], *, messages: bool) -> dict[Name, str]:
     """Return by entity and id what a report has to name, and why: missed, extra, doubtful, or the differing columns."""
-    last_words = _last_words(held)
+    last_words, media, as_shown = _last_words(held), _media_last(held), account.dialect
     told: dict[str, dict[str, Callable[[Mapping[str, Any]], Iterator[str]]]] = {
-        "contact": {str(one.id): _of_contact(one) for one in account.contacts.values()},
-        "ticket": {str(one.id): _of_ticket(one, last_words[str(one.id)]) for one in account.tickets.values()},
-        "campaign": {str(one.id): _of_campaign(one) for one in account.campaigns.values()},
+        "contact": {str(one.id): _of_contact(one, as_shown) for one in account.contacts.values()},
+        "ticket": {
+            str(one.id): _of_ticket(one, last_words[str(one.id)], as_shown, media=str(one.id) in media)
+            for one in account.tickets.values()
+        },
+        "campaign": {str(one.id): _of_campaign(one, as_shown) for one in account.campaigns.values()},
     }
     if messages:  # those of campaigns are in no ticket, so in no list
         listed = [one for ticket in account.tickets.values() for one in ticket.messages]
-        told["message"] = {str(one.id): _of_message(one) for one in listed}
+        told["message"] = {str(one.id): _of_message(one, as_shown) for one in listed}
     found: dict[Name, str] = {}
     for entity, wanted in told.items():
         rows: Rows = held[entity]
@@ -151,48 +163,75 @@ def differing(account: Account, held: Mapping[str, Any], *, messages: bool) -> d
     return found
 
 
+def is_quiet(why: str) -> bool | None:
+    """Tell whether no webhook need have told of any of these columns; None where nobody can tell."""
+    loud = {one for one in why.split() if one not in QUIET and not one.endswith("(empty)")}
+    return None if loud and loud <= EITHER else not loud
+
+
 def _differ(row: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
-    """List the columns that differ; null, empty, false and nought are the same."""
-    return (name for name, value in wanted.items() if (row[name] or None) != (value or None))
+    """List the columns that differ; nothing that is held where something empty is shown is named as that."""
+    for name, value in wanted.items():
+        if (row[name] or None) != (value or None):
+            yield name
+        elif row[name] is None and value is not None:
+            yield f"{name}(empty)"
 
 
-def _of_contact(one: Contact) -> Callable[[Mapping[str, Any]], Iterator[str]]:
+def _as_shown(dialect: Dialect, moment: datetime) -> int:
+    """Return a time as the vendor writes it, as the projection stores it."""
+    return to_micros(datetime.fromisoformat(dialect.time(moment)))
+
+
+def _of_contact(one: Contact, dialect: Dialect) -> Callable[[Mapping[str, Any]], Iterator[str]]:
     def columns(row: Mapping[str, Any]) -> Iterator[str]:
-        yield from _differ(
-            row,
-            {"gone": False, "name": one.name, "number": one.number, "email": one.email, "is_group": one.is_group},
-        )
+        wanted: dict[str, Any] = {"name": one.name, "number": one.number, "email": one.email}
+        wanted["is_group"] = one.is_group
+        wanted["created_at"] = _as_shown(dialect, one.created_at)
+        yield from _differ(row, wanted | ({"gone": False} if row["gone"] else {}))
+        if row["profile_pic_url"] != one.profile_pic_url:
+            yield "profile_pic_url" if row["profile_pic_url"] else "profile_pic_url(none)"
         if json.loads(row["extra_info"] or "[]") != one.extra_info:
             yield "extra_info"
+        elif row["extra_info"] is None:
+            yield "extra_info(empty)"
 
     return columns
 
 
-def _of_ticket(one: Ticket, words: list[str]) -> Callable[[Mapping[str, Any]], Iterator[str]]:
+def _of_ticket(
+    one: Ticket, words: list[str], dialect: Dialect, *, media: bool
+) -> Callable[[Mapping[str, Any]], Iterator[str]]:
     def columns(row: Mapping[str, Any]) -> Iterator[str]:
-        wanted = {"gone": False, "status": one.status, "channel": one.channel, "contact_id": str(one.contact.id)}
+        wanted: dict[str, Any] = {"status": one.status, "channel": one.channel, "contact_id": str(one.contact.id)}
+        wanted["created_at"] = _as_shown(dialect, one.created_at)
+        if dialect.updated_at:
+            wanted["updated_at"] = _as_shown(dialect, one.updated_at)
         if one.ai_agent_id is not None:  # else the vendor shows nothing
             wanted["ai_agent_id"] = str(one.ai_agent_id)
-        yield from _differ(row, wanted)
+        yield from _differ(row, wanted | ({"gone": False} if row["gone"] else {}))
         for name, who in (("user", one.user), ("queue", one.queue)):
             if row[f"{name}_id"] != (who and str(who.id)):
                 yield name
-            elif who is not None and row[f"{name}_name"] not in (None, who.name):  # some webhooks tell no name
-                yield f"{name}_name"
-        if one.last_message and not _is_told(one.last_message, [row["last_message"] or "", *words]):
-            yield "last_message"
+            elif who is not None and row[f"{name}_name"] != who.name:  # some webhooks tell no name
+                yield f"{name}_name" if row[f"{name}_name"] else f"{name}_name(empty)"
+        last = bodies.decode(write({"last": one.last_message}))["last"]  # half an emoji is read as U+FFFD
+        if row["last_message"] != last:
+            told = not last or _is_told(one.last_message, words)
+            yield "last_message(told)" if told else "last_message(media)" if media else "last_message"
 
     return columns
 
 
 def _is_told(last: str, words: list[str]) -> bool:
-    """Tell whether a ticket's last message, which is cut at 255 UTF-16 units, is one of these.
+    """Tell whether a ticket's last message, which is cut at 255 UTF-16 units, is one of these, or a part of one.
 
-    The account keeps half an emoji at the cut as half a surrogate pair; what was read of it has U+FFFD there.
+    A part of 20 units or more is taken for a preview, also of a message that was edited since. The account keeps half
+    an emoji at the cut as half a surrogate pair; what was read of it has U+FFFD there.
     """
-    cut = len(last.encode("utf-16-le", "surrogatepass")) >= 2 * 250
+    cut = len(last.encode("utf-16-le", "surrogatepass")) >= 2 * 20
     start = last.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore").removesuffix("\ufffd")
-    return any(last == word or (cut and word.startswith(start)) for word in words)
+    return any(last == word or (cut and start in word) for word in words)
 
 
 def _last_words(held: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -204,30 +243,36 @@ def _last_words(held: Mapping[str, Any]) -> dict[str, list[str]]:
     return found
 
 
-def _of_campaign(one: Campaign) -> Callable[[Mapping[str, Any]], Iterator[str]]:
-    # Milliseconds at most are written.
-    at = one.scheduled_at and to_micros(one.scheduled_at)
+def _media_last(held: Mapping[str, Any]) -> set[str]:
+    """Return the tickets whose last message that is held is media, of which a list may show anything short."""
+    last: dict[str, Mapping[str, Any]] = {}
+    for row in held["message"].values():
+        before = last.get(row["ticket_id"])
+        if row["ticket_id"] and (before is None or (row["created_at"] or 0) >= (before["created_at"] or 0)):
+            last[row["ticket_id"]] = row
+    return {one for one, row in last.items() if row["media_type"] or row["deleted"] or not row["body"]}
+
+
+def _of_campaign(one: Campaign, dialect: Dialect) -> Callable[[Mapping[str, Any]], Iterator[str]]:
     columns = {
-        "gone": False,
         "name": one.name,
         "status": one.status,
         "sent_count": one.sent_count,
         "failed_count": one.failed_count,
+        "created_at": _as_shown(dialect, one.created_at),
+        "scheduled_at": one.scheduled_at and _as_shown(dialect, one.scheduled_at),
     }
-
-    def differ(row: Mapping[str, Any]) -> Iterator[str]:
-        yield from _differ(row, columns)
-        if (at is None) != (row["scheduled_at"] is None) or (at and abs(at - row["scheduled_at"]) >= 1_000_000):
-            yield "scheduled_at"
-
-    return differ
+    return lambda row: _differ(row, columns | ({"gone": False} if row["gone"] else {}))
 
 
-def _of_message(one: Message) -> Callable[[Mapping[str, Any]], Iterator[str]]:
+def _of_message(one: Message, dialect: Dialect) -> Callable[[Mapping[str, Any]], Iterator[str]]:
     def columns(row: Mapping[str, Any]) -> Iterator[str]:
+        wanted: dict[str, Any] = {"body": one.body, "from_me": one.from_me, "media_type": one.media_type}
+        wanted |= {"media_url": one.media_url, "created_at": _as_shown(dialect, one.created_at)}
+        wanted |= {"gone": False} if row["gone"] else {}
+        wanted |= {"deleted": True} if one.deleted or row["deleted"] else {}  # the vendor shows it where it is set
         quoted = None if one.quoted is None else str(one.quoted)
-        wanted = {"gone": False, "body": one.body, "from_me": one.from_me, "media_type": one.media_type}
-        yield from _differ(row, wanted | {"deleted": one.deleted, "quoted_message_id": quoted})
+        yield from _differ(row, wanted | {"quoted_message_id": quoted})
         if row["ticket_id"] != str(one.ticket and one.ticket.id):
             yield "ticket_id"
         # An ack of 0 says nothing in a list, and what was lower before is no news.

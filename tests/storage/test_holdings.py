@@ -5,9 +5,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from msgspec import UNSET
-from sqlalchemy import insert, text
+from sqlalchemy import delete, insert, select, text
 
 from whatsms_events.domain.drift import position
 from whatsms_events.domain.events import (
@@ -25,13 +28,16 @@ from whatsms_events.domain.events import (
     Ticket,
     TicketPayload,
     encode,
+    to_micros,
 )
-from whatsms_events.domain.last_message import BODY_LIMIT
+from whatsms_events.domain.gone import is_gone
+from whatsms_events.domain.last_message import BODY_LIMIT, Told
 from whatsms_events.domain.normalize import ids
-from whatsms_events.domain.rows import Key
+from whatsms_events.domain.rows import OBSERVATION, OWN, SNAPSHOT, Key, Version
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_projection
 from whatsms_events.storage.holdings import Holdings
+from whatsms_events.storage.holdings import is_gone as is_gone_in_sql
 from whatsms_events.storage.looks import Doubt
 from whatsms_events.storage.projection import Item, Projection
 
@@ -100,6 +106,41 @@ async def apply(database: Database, *items: Item, checkpoint: Checkpoint | None 
         through = checkpoint.position
         state = replace(state, log_id=checkpoint.log_id, checkpoint=checkpoint, applied_through=through)
     await projection.apply(items, state, state)
+
+
+VERSION = st.builds(
+    Version, st.integers(-1, 1), st.sampled_from([SNAPSHOT, OWN, OBSERVATION]), st.integers(1, 3), st.booleans()
+)
+ROW = st.tuples(
+    st.sampled_from([None, False, True, True]),
+    st.dictionaries(st.sampled_from(["gone", "gone", "status", "queue"]), VERSION),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@given(rows=st.lists(ROW, min_size=20, max_size=60))
+async def test_sql_and_python_agree_on_what_is_gone(
+    database: Database, rows: list[tuple[bool | None, dict[str, Version]]]
+) -> None:
+    """Whatever the mark and the versions are, both databases say of each row what the one rule says."""
+    plain = {"tenant": "t1", "known": False, "doubtful": False}
+    versions = [msgspec.json.encode(one).decode() for _, one in rows]
+    for table in (tables.ticket, tables.message):
+        beside = {"ticket_id": "k1"} if table is tables.message else {}
+        values = [
+            {**plain, **beside, "id": f"{number:02}", "gone": marked, "versions": versions[number]}
+            for number, (marked, _) in enumerate(rows)
+        ]
+        async with database.write() as connection:
+            await connection.execute(delete(table))
+            await connection.execute(insert(table), values)
+    wanted = [(f"{number:02}", is_gone(*row)) for number, row in enumerate(rows)]
+    there = [one for one, left in wanted if not left]
+    holdings = Holdings(database)
+    assert await holdings.ids("ticket", "t1", "", 100) == wanted
+    assert [doubt.id for doubt in await holdings.unsure("t1", 100)] == there
+    assert [doubt.id for _, doubt in await holdings.unsure_messages("t1", 100)] == there
+    assert await holdings.message_ids("t1", "k1", "", 100) == there
 
 
 async def test_rows_and_how_far_they_are_applied(database: Database) -> None:
@@ -207,23 +248,34 @@ async def test_the_unsure_are_found_by_index(database: Database) -> None:
         await connection.execute(insert(tables.ticket), tickets)
         await connection.execute(insert(tables.message), messages)
         await connection.execute(text("ANALYZE"))
-    of_all = f"tenant = 't1' AND {tables.UNSURE} AND gone IS NOT TRUE"
     explain = "EXPLAIN" if database.dialect == "postgresql" else "EXPLAIN QUERY PLAN"
     for table, query in (
-        ("ticket", "id > '' ORDER BY id"),
-        ("message", "(ticket_id, id) > ('', '') ORDER BY ticket_id, id"),
-        ("message", "(ticket_id, id) > ('', '') AND ticket_id IN ('k000001', 'k000002') ORDER BY ticket_id, id"),
+        (tables.ticket, "id > '' ORDER BY id"),
+        (tables.message, "(ticket_id, id) > ('', '') ORDER BY ticket_id, id"),
+        (tables.message, "(ticket_id, id) > ('', '') AND ticket_id IN ('k000001', 'k000002') ORDER BY ticket_id, id"),
     ):
         async with database.read() as connection:
-            rows = await connection.execute(text(f"{explain} SELECT id FROM {table} WHERE {of_all} AND {query}"))
-            plan = " ".join(str(tuple(row)) for row in rows)
-        assert f"{table}_unsure" in plan, plan
+            there = is_gone_in_sql(database, table).is_not(True)
+            asked = str(select(table.c.id).where(there).compile(dialect=connection.dialect))
+            of_all = f"{asked} AND tenant = 't1' AND {tables.UNSURE} AND {query}"
+            plan = " ".join(str(tuple(row)) for row in await connection.exec_driver_sql(f"{explain} {of_all}"))
+        assert f"{table.name}_unsure" in plan, plan
     assert await Holdings(database).unsure("t1", 10) == []
     assert await Holdings(database).unsure_messages("t1", 10, ticket_ids=["k000001"]) == []
 
 
-async def test_recent_bodies_are_the_newest_with_all_their_wordings(database: Database) -> None:
-    """Per ticket the last messages' texts, newest first, edited ones with each wording; untimed messages come last."""
+def micros(seconds: float) -> int:
+    """Return a moment as the projection stores it."""
+    return to_micros(at(seconds))
+
+
+async def test_recent_messages_are_the_newest_with_all_their_wordings(database: Database) -> None:
+    """Per ticket what was told of the last messages, newest first, each with all its wordings; untimed ones come last.
+
+    Of media without a text it is told that it is media; of what is known by an ack only nothing is.
+    """
+    file = Message(id="n4", ticket_id="k3", media_type="document", media_url="https://x/fatura.pdf", created_at=at(6))
+    acked = Message(id="n5", ticket_id="k3", ack=3)
     await apply(
         database,
         *(message(number, f"m{number:02}", "k1", f"text {number}", number) for number in range(1, 31)),
@@ -232,17 +284,24 @@ async def test_recent_bodies_are_the_newest_with_all_their_wordings(database: Da
         message(42, "n1", "k2", "x" * 9000, 5),
         message(43, "n2", "k2", "no time"),
         message(44, "n3", "k3", None, 5),
+        happened(45, EventType.MESSAGE_RECEIVED, MessagePayload(message=file)),
+        happened(46, EventType.MESSAGE_ACK, MessagePayload(message=acked)),
+        message(47, "n6", "k3", "a\n b", 4),
     )
-    found = await Holdings(database).recent_bodies("t1", ["k1", "k2", "k3", "k4"], 3)
+    found = await Holdings(database).recent_messages("t1", ["k1", "k2", "k3", "k4"], 3)
     assert found == {
-        "k1": ["edited", "text 29", "text 28", "text 27"],
-        "k2": ["x" * BODY_LIMIT, "no time"],
-        "k3": [],
+        "k1": [
+            Told(("edited", "text 29"), at=micros(29)),
+            Told(("text 28",), at=micros(28)),
+            Told(("text 27",), at=micros(27)),
+        ],
+        "k2": [Told(("x" * BODY_LIMIT,), at=micros(5)), Told(("no time",))],
+        "k3": [Told((), veiled=True, at=micros(6)), Told(("a b",), at=micros(4))],
         "k4": [],
     }
-    assert await Holdings(database).recent_bodies("t2", ["k1"]) == {"k1": []}
-    assert await Holdings(database).recent_bodies("t1", []) == {}
-    assert len((await Holdings(database).recent_bodies("t1", ["k1"]))["k1"]) == 21
+    assert await Holdings(database).recent_messages("t2", ["k1"]) == {"k1": []}
+    assert await Holdings(database).recent_messages("t1", []) == {}
+    assert len((await Holdings(database).recent_messages("t1", ["k1"]))["k1"]) == 20
 
 
 async def test_many_tickets_are_asked_for_at_once(database: Database) -> None:
@@ -250,7 +309,7 @@ async def test_many_tickets_are_asked_for_at_once(database: Database) -> None:
     names = [f"k{number:03}" for number in range(130)]
     await apply(database, *(message(number + 1, f"m{one}", one, f"of {one}", 1) for number, one in enumerate(names)))
     holdings = Holdings(database)
-    assert await holdings.recent_bodies("t1", names) == {one: [f"of {one}"] for one in names}
+    assert await holdings.recent_messages("t1", names) == {one: [Told((f"of {one}",), at=micros(1))] for one in names}
 
 
 async def test_a_tickets_messages_by_id(database: Database) -> None:

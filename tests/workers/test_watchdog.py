@@ -414,6 +414,15 @@ async def test_a_ticket_that_was_gone_and_is_back_is_news(here: House, probe: Ti
     assert await probe(START, 1) is True
 
 
+async def test_a_ticket_that_was_told_of_since_it_was_gone_is_no_news(here: House, probe: TicketProbe) -> None:
+    """A webhook that happened after the look shows that it is there: that the list shows it too is no difference."""
+    since = "UPDATE ticket SET gone = true, versions = json_set(versions, '$.gone', json('[1, 2, 1, false]'))"
+    async with here.projection.write() as connection:
+        await connection.exec_driver_sql(since)
+    assert await probe(here.now(), 1) is False
+    assert here.rest.counts[TICKET] == 0
+
+
 async def test_a_projection_that_is_behind_tells_nothing(here: House, probe: TicketProbe) -> None:
     """Before the last accepted webhook is applied there is no answer, and no request."""
     assert await probe(START, await Holdings(here.projection).applied_through() + 1) is None

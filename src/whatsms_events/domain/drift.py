@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from whatsms_events.domain import fold
+from whatsms_events.domain import differences, fold, gone
 from whatsms_events.domain.events import (
     Campaign,
     CampaignPayload,
@@ -31,7 +31,7 @@ from whatsms_events.domain.events import (
     event_id,
 )
 from whatsms_events.domain.normalize import ids
-from whatsms_events.domain.rows import GROUPS, OBSERVATION, UNCOMPARED, Claim, Key, Row, Table, value_of
+from whatsms_events.domain.rows import OBSERVATION, UNCOMPARED, Claim, Key, Row, value_of
 from whatsms_events.errors import InvalidEventError
 
 Kind = Literal["missed", "stale", "extra", "unannounced", "doubtful"]
@@ -39,24 +39,12 @@ KINDS: Final[tuple[Kind, ...]] = (
     "missed",  # there, and not known here
     "stale",  # known here with another value, or as gone
     "extra",  # held here, no longer there
-    "unannounced",  # a difference of a campaign that no webhook tells of: the vendor has one event for them, the end
+    "unannounced",  # it differed, but no webhook need have told of it: of a campaign all but its end; or it `is_quiet`
     "doubtful",  # two values were seen here at the same time, and the answer settles which it is
 )
 
 AGES: Final = ("under_1h", "under_1d", "under_7d", "older", "unknown")
 _AGE_LIMITS_S: Final = (3600, 86_400, 7 * 86_400)
-
-COMPARED: Final[Mapping[Table, tuple[str, ...]]] = {
-    "ticket": (
-        *("gone", "status", "channel", "contact_id", "user", "queue", "ai_agent_id"),
-        "last_message",  # the caller leaves it out where a message explains it: webhooks of messages do not carry it
-    ),
-    "contact": ("gone", "name", "number", "email", "is_group", "extra_info"),
-    "campaign": ("gone", "name", "status", "scheduled_at", "sent_count", "failed_count"),
-    "message": ("gone", "body", "from_me", "media_type", "deleted", "quoted_message_id"),
-}
-"""The registers that make a difference, beside the ack of a message of ours. The rest is stored with an observation:
-URLs are signed anew on each read, times and the ticket of a message are no state of it."""
 
 _json: Final = msgspec.json.Encoder()
 _canonical: Final = msgspec.json.Encoder(order="deterministic")
@@ -68,6 +56,7 @@ class Sighting:
     """What a page or an answer showed of one entity, as of a time of the vendor's clock.
 
     `log_end` is the log's end before it was asked for. `ticket_id`, for a message: the ticket whose list showed it.
+    `explained`, for a ticket: a message that is held, or none, explains the last message that was shown.
     """
 
     entity: Entity
@@ -76,6 +65,7 @@ class Sighting:
     as_of: datetime
     log_end: int
     ticket_id: str | None = None
+    explained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,28 +85,27 @@ Verdict = Finding | Literal["same", "waits"]
 def compare(tenant: str, sighting: Sighting, row: Row | None) -> Verdict:
     """Return what is to be observed, "same" if nothing, "waits" where the row is newer than what was seen: read again.
 
-    Only a field that matters makes it wait: one that differs or is doubtful. Raises InvalidEventError where the
-    payload is not about the sighting's id.
+    Only a field that matters makes it wait: one that is doubtful, or that differs and of which a webhook would have
+    told; others are left to the next run. Raises InvalidEventError where the payload is not about the sighting's id.
     """
-    _, claim = _claimed(tenant, sighting, row)
+    _, claim, place = _claimed(tenant, sighting, row)
     if claim.registers.get("gone") is True:
         return _compare_absence(sighting, claim, row)
-    fields = _differing(claim, row)
+    fields = differences.differing(claim, place, row)
+    loud = tuple(name for name in fields if not differences.is_quiet(claim, row, name, explained=sighting.explained))
     doubtful = tuple(name for name in claim.registers if _doubtful(claim, row, name))
+    known = row is not None and row.known
     if _newer(sighting, claim, row, {*fields, *doubtful}):
-        return "waits"
-    kind: Kind
-    if row is None or not row.known:
-        kind = "missed"
-    elif fields:
-        kind = "stale"
-    elif doubtful:
-        return Finding(sighting.entity, sighting.id, "doubtful", doubtful, None)
-    else:
+        return "waits" if loud or doubtful or not known else "same"
+    if known and not fields and not doubtful:
         return "same"
-    if sighting.entity == "campaign" and not _announced(claim, kind, fields):
+    if known and not loud and doubtful:
+        both = tuple(dict.fromkeys((*doubtful, *fields)))
+        return Finding(sighting.entity, sighting.id, "doubtful", both, None)
+    kind: Kind = "stale" if known else "missed"
+    if (known and not loud) or (sighting.entity == "campaign" and not _announced(claim, kind, fields)):
         return Finding(sighting.entity, sighting.id, "unannounced", fields, None)
-    return Finding(sighting.entity, sighting.id, kind, fields, _age_s(claim, row, kind, fields))
+    return Finding(sighting.entity, sighting.id, kind, fields, _age_s(claim, row, kind, loud))
 
 
 def observation(tenant: str, sighting: Sighting, row: Row | None, *, received_at: datetime) -> tuple[Event, bytes]:
@@ -126,9 +115,9 @@ def observation(tenant: str, sighting: Sighting, row: Row | None, *, received_at
     compared, and the row's position. So it comes once, however often it is appended, and again after the row moved.
     Raises InvalidEventError as `compare` does.
     """
-    event, claim = _claimed(tenant, sighting, row)
+    event, claim, _ = _claimed(tenant, sighting, row)
     at = position(row)
-    identity = _canonical.encode([event.type, sighting.id, at, _compared(claim, row)])
+    identity = _canonical.encode([event.type, sighting.id, at, differences.identity(claim, row)])
     event = msgspec.structs.replace(event, id=event_id(tenant, identity, None), received_at=received_at)
     raw = {
         "event": event.type,
@@ -171,8 +160,8 @@ def age_bucket(age_s: float | None) -> str:
     return next((name for name, limit in zip(AGES, _AGE_LIMITS_S, strict=False) if age_s < limit), AGES[-2])
 
 
-def _claimed(tenant: str, sighting: Sighting, row: Row | None) -> tuple[Event, Claim]:
-    """Return the observation, still without its id, and what it claims about the entity itself."""
+def _claimed(tenant: str, sighting: Sighting, row: Row | None) -> tuple[Event, Claim, dict[str, Any]]:
+    """Return the observation, still without its id, what it claims about the entity, and about a message's place."""
     payload = _again(sighting, row)
     about = ids(payload)
     if about.subject != sighting.id:
@@ -191,22 +180,32 @@ def _claimed(tenant: str, sighting: Sighting, row: Row | None) -> tuple[Event, C
         data=encode(payload),
     )
     key = Key(sighting.entity, tenant, sighting.id)
+    mine = [one for one in fold.claims(event, payload) if one.key == key]
+    (claim,) = (one for one in mine if one.rank == OBSERVATION)
     # A message's other claim, of a lower rank, says only where it is.
-    (claim,) = (one for one in fold.claims(event, payload) if one.key == key and one.rank == OBSERVATION)
-    return event, claim
+    place = {name: value for one in mine if one is not claim for name, value in one.registers.items()}
+    return event, claim, place
 
 
 def _again(sighting: Sighting, row: Row | None) -> Payload:
-    """Return the payload; of what we hold as gone and now see, one that says that it is not."""
+    """Return the payload; of what we hold as gone, or may be so, and now see, one that says that it is not."""
     shown = getattr(sighting.payload, sighting.entity)
-    if row is None or row.values["gone"] is not True or shown.gone is not UNSET:
+    if row is None or shown.gone is not UNSET or not (_is_gone(row) or _may_be_gone(row)):
         return sighting.payload
     return msgspec.structs.replace(sighting.payload, **{sighting.entity: msgspec.structs.replace(shown, gone=False)})
 
 
+def _is_gone(row: Row) -> bool:
+    return gone.is_gone(row.values["gone"], row.versions)
+
+
+def _may_be_gone(row: Row) -> bool:
+    return gone.in_doubt(row.values["gone"], row.versions)
+
+
 def _compare_absence(sighting: Sighting, claim: Claim, row: Row | None) -> Verdict:
     """Compare with nothing there: any event since then means that there may be something."""
-    if row is None or row.values["gone"] is True:
+    if row is None or _is_gone(row):
         return "same"
     if _newer(sighting, claim, row, row.versions):
         return "waits"
@@ -223,52 +222,10 @@ def _doubtful(claim: Claim, row: Row | None, name: str) -> bool:
     """Tell whether two values were seen of a register at one time, the claim's own being one of them."""
     if row is None or name not in row.versions or name in UNCOMPARED:
         return False
+    if name == "gone" and _may_be_gone(row):
+        return True
     version, value = row.versions[name], value_of(row.values, name)
     return version.doubtful or (version[:2] == (claim.time, claim.rank) and value != claim.registers[name])
-
-
-def _differing(claim: Claim, row: Row | None) -> tuple[str, ...]:
-    """Return the compared registers that differ; null is in every column that nobody wrote."""
-    found = []
-    for name, shown in _compared(claim, row).items():
-        present = None if row is None else _plain(name, value_of(row.values, name))
-        if name == "ack":
-            differs = shown > (present or 0)  # it never goes down
-        elif name in GROUPS:
-            differs = _another(shown, present or (None, None))
-        else:
-            differs = shown != present
-        if differs:
-            found.append(name)
-    return tuple(found)
-
-
-def _another(shown: tuple[str | None, ...], held: tuple[str | None, ...]) -> bool:
-    """Tell whether it is another agent or queue: by the id, and by the name where both have one."""
-    names = {shown[1], held[1]} - {None}
-    return shown[0] != held[0] or len(names) > 1
-
-
-def _compared(claim: Claim, row: Row | None) -> dict[str, Any]:
-    """Return what the claim says of each compared register, in a form in which equal means the same."""
-    shown = {name: _plain(name, claim.registers[name]) for name in COMPARED[claim.key.table] if name in claim.registers}
-    ours = claim.registers.get("from_me", None if row is None else row.values.get("from_me"))
-    # What a contact wrote has an ack without a dependable meaning.
-    return shown | dict(claim.most) if ours is True else shown
-
-
-def _plain(name: str, value: Any) -> Any:
-    """Return the value; null for what is as good as absent: an empty text or list, false, zero."""
-    if name == "extra_info" and value is not None:
-        # In an order of our own: that table has none.
-        return sorted(_canonical.encode(_pair(item)).decode() for item in msgspec.json.decode(value)) or None
-    return value or None
-
-
-def _pair(item: Any) -> Any:
-    """Return of a contact's further field what is documented: webhooks of relatives show more columns of its table."""
-    named = isinstance(item, dict) and "name" in item
-    return {"name": item["name"], "value": item.get("value")} if named else item
 
 
 def _announced(claim: Claim, kind: Kind, fields: Sequence[str]) -> bool:

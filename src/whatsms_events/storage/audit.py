@@ -10,6 +10,7 @@ from whatsms_events.domain.acks import LEVELS
 from whatsms_events.domain.events import Entity
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database
+from whatsms_events.storage.holdings import is_gone
 
 PAGE: Final = 10_000
 
@@ -54,9 +55,11 @@ async def observed(log: Database) -> int:
 
 
 async def rows(projection: Database, entity: Entity, tenant: str) -> AsyncIterator[RowMapping]:
-    """Yield a tenant's rows of an entity, in the order of ids."""
+    """Yield a tenant's rows of an entity, in the order of ids; `gone` is what the rule for it says."""
     table = _TABLES[entity]
-    query = select(table).where(table.c.tenant == tenant).order_by(table.c.id).limit(PAGE)
+    columns = [column for column in table.c if column.name != "gone"]
+    query = select(*columns, is_gone(projection, table).label("gone")).where(table.c.tenant == tenant)
+    query = query.order_by(table.c.id).limit(PAGE)
     last = ""
     while True:
         async with projection.read() as connection:

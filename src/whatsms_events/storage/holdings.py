@@ -4,12 +4,12 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
-from sqlalchemy import Select, false, func, select, tuple_, union_all
+from sqlalchemy import Boolean, ColumnElement, Select, Table, func, literal_column, select, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.events import Entity
-from whatsms_events.domain.last_message import BODY_LIMIT
-from whatsms_events.domain.rows import Key, Row, Version
+from whatsms_events.domain.last_message import BODY_LIMIT, Told, is_veiled, plain
+from whatsms_events.domain.rows import OWN, Key, Row, Version
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import CHUNK, Database, among
 from whatsms_events.storage.looks import Doubt
@@ -47,9 +47,9 @@ class Holdings:
         return 0 if found is None else int(found)
 
     async def ids(self, entity: Entity, tenant: str, after: str, limit: int) -> list[tuple[str, bool]]:
-        """Return a page of what is held, in the order of ids: id, and whether it is marked as gone."""
+        """Return a page of what is held, in the order of ids: id, and whether it is gone."""
         table = _TABLES[entity].c
-        query = select(table.id, func.coalesce(table.gone, false()))
+        query = select(table.id, is_gone(self._database, _TABLES[entity]))
         query = query.where(table.tenant == tenant, table.id > after).order_by(table.id).limit(min(limit, PAGE_LIMIT))
         async with self._database.read() as connection:
             return [(one, bool(gone)) for one, gone in await connection.execute(query)]
@@ -64,7 +64,7 @@ class Holdings:
     async def unsure(self, tenant: str, limit: int, after: tuple[str, str] = ("", "")) -> list[Doubt]:
         """Return campaigns, then contacts, then tickets that are doubtful or only named by others, in the order of ids.
 
-        Those marked as gone are left out: the vendor has no more to say about them.
+        Those that are gone are left out: the vendor has no more to say about them.
         """
         found: list[Doubt] = []
         async with self._database.read() as connection:
@@ -73,7 +73,8 @@ class Holdings:
                     continue
                 table = _TABLES[entity].c
                 query = select(table.id, table.versions).where(table.tenant == tenant, tables.UNSURE)
-                query = query.where(table.gone.is_not(True), table.id > (after[1] if entity == after[0] else ""))
+                query = query.where(is_gone(self._database, _TABLES[entity]).is_not(True))
+                query = query.where(table.id > (after[1] if entity == after[0] else ""))
                 rows = await connection.execute(query.order_by(table.id).limit(min(limit, PAGE_LIMIT) - len(found)))
                 found += [Doubt(entity, one, _position(versions)) for one, versions in rows]
         return found
@@ -87,11 +88,11 @@ class Holdings:
     ) -> list[tuple[str, Doubt]]:
         """Return messages that are doubtful or known by an ack only, each with its ticket, in the order of both ids.
 
-        Of all tickets, or of at most CHUNK. Those marked as gone, and those of no ticket, no list can tell of.
+        Of all tickets, or of at most CHUNK. Those that are gone, and those of no ticket, no list can tell of.
         """
         table = tables.message.c
         query = select(table.ticket_id, table.id, table.versions).where(table.tenant == tenant, tables.UNSURE)
-        query = query.where(table.gone.is_not(True), table.ticket_id.is_not(None))
+        query = query.where(is_gone(self._database, tables.message).is_not(True), table.ticket_id.is_not(None))
         if after is not None:  # SQLite takes one condition into the index, and this one before that on the tickets
             query = query.where(tuple_(table.ticket_id, table.id) > tuple_(*after))
         query = query.order_by(table.ticket_id, table.id).limit(min(limit, PAGE_LIMIT))
@@ -101,28 +102,49 @@ class Holdings:
             rows = await connection.execute(query)
             return [(of, Doubt("message", one, _position(versions))) for of, one, versions in rows]
 
-    async def recent_bodies(self, tenant: str, ticket_ids: Sequence[str], per_ticket: int = 20) -> dict[str, list[str]]:
-        """Return the bodies of each ticket's last messages, newest first, cut to BODY_LIMIT characters.
+    async def recent_messages(
+        self, tenant: str, ticket_ids: Sequence[str], per_ticket: int = 20
+    ) -> dict[str, list[Told]]:
+        """Return what was told of each ticket's last messages, newest first, texts cut to BODY_LIMIT characters.
 
-        A message's other wordings follow it. Those whose time nobody knows come last, at most `per_ticket` more.
+        Those whose time nobody knows come last, at most `per_ticket` more. Of those known by an ack only nothing is.
         """
-        found: dict[str, list[str]] = {one: [] for one in ticket_ids}
+        found: dict[str, list[Told]] = {one: [] for one in ticket_ids}
         async with self._database.read() as connection:
             for some in _chunks(list(found), _TICKETS_LIMIT):
                 terms = [term for one in some for term in _recent(tenant, one, per_ticket)]
                 rows = (await connection.execute(union_all(*terms))).all()
                 wordings = await _wordings(connection, tenant, [row.id for row in rows])
                 for row in sorted(rows, key=lambda row: (row.created_at or 0, row.id), reverse=True):
-                    found[row.ticket_id] += dict.fromkeys((row.body, *wordings.get(row.id, ())))
+                    found[row.ticket_id].append(_told(row, wordings.get(row.id, ())))
         return found
 
     async def message_ids(self, tenant: str, ticket_id: str, after: str, limit: int) -> list[str]:
-        """Return a page of the ids of a ticket's messages, in their order, but for those marked as gone."""
-        table = tables.message.c
-        query = select(table.id).where(table.tenant == tenant, table.ticket_id == ticket_id, table.gone.is_not(True))
+        """Return a page of the ids of a ticket's messages, in their order, but for those that are gone."""
+        table, there = tables.message.c, is_gone(self._database, tables.message).is_not(True)
+        query = select(table.id).where(table.tenant == tenant, table.ticket_id == ticket_id, there)
         query = query.where(table.id > after).order_by(table.id).limit(min(limit, PAGE_LIMIT))
         async with self._database.read() as connection:
             return list((await connection.execute(query)).scalars())
+
+
+_GONE: Final = {
+    "sqlite": """({name}.gone IS TRUE AND NOT EXISTS (
+        SELECT 1 FROM json_each({name}.versions) AS told
+        WHERE json_extract(told.value, '$[1]') >= {own}
+        AND (json_extract(told.value, '$[0]') > json_extract({name}.versions, '$.gone[0]')
+            OR json_extract(told.value, '$[2]') > json_extract({name}.versions, '$.gone[2]'))))""",
+    "postgresql": """({name}.gone IS TRUE AND NOT EXISTS (
+        SELECT 1 FROM jsonb_each({name}.versions::jsonb) AS told
+        WHERE (told.value ->> 1)::bigint >= {own}
+        AND ((told.value ->> 0)::bigint > ({name}.versions::jsonb #>> '{{gone,0}}')::bigint
+            OR (told.value ->> 2)::bigint > ({name}.versions::jsonb #>> '{{gone,2}}')::bigint)))""",
+}
+
+
+def is_gone(database: Database, table: Table) -> ColumnElement[bool]:
+    """Return the condition that a row's thing is gone: `domain.gone.is_gone`, which says why."""
+    return literal_column(_GONE[database.dialect].format(name=table.name, own=OWN), Boolean)
 
 
 def _chunks(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:
@@ -136,12 +158,22 @@ def _position(versions: str) -> int:
 def _recent(tenant: str, ticket_id: str, limit: int) -> Iterator[Select[Any]]:
     """Ask for a ticket's last messages in two questions: the databases sort a missing time to different ends."""
     table = tables.message.c
-    query = select(table.ticket_id, table.id, table.created_at, func.substr(table.body, 1, BODY_LIMIT).label("body"))
-    query = query.where(table.tenant == tenant, table.ticket_id == ticket_id, table.body.is_not(None)).limit(limit)
+    body = func.substr(table.body, 1, BODY_LIMIT).label("body")
+    linked = table.media_url.is_not(None).label("linked")
+    query = select(table.ticket_id, table.id, table.created_at, body, table.media_type, linked, table.deleted)
+    query = query.where(table.tenant == tenant, table.ticket_id == ticket_id).limit(limit)
+    query = query.where(table.body.is_not(None) | table.media_type.is_not(None) | table.media_url.is_not(None))
     timed = query.where(table.created_at.is_not(None)).order_by(table.created_at.desc(), table.id.desc())
     untimed = query.where(table.created_at.is_(None)).order_by(table.id.desc())
     # SQLite takes an ORDER BY within a term only in a subquery.
     return (select(part.subquery()) for part in (timed, untimed))
+
+
+def _told(row: Any, wordings: Sequence[str]) -> Told:
+    texts = dict.fromkeys(plain(text) for text in (row.body, *wordings) if text is not None)
+    return Told(
+        tuple(texts), is_veiled(row.body, row.media_type, linked=row.linked, deleted=row.deleted), row.created_at
+    )
 
 
 async def _wordings(connection: AsyncConnection, tenant: str, ids: Sequence[str]) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.events import LogEntry
 from whatsms_events.domain.fold import merge_all
+from whatsms_events.domain.gone import in_doubt
 from whatsms_events.domain.rows import COLUMNS, Claim, Key, Row, Table, Version
 from whatsms_events.errors import UnstorableError
 from whatsms_events.storage import tables
@@ -143,4 +144,5 @@ def _record(key: Key, row: Row) -> tuple[Any, ...]:
     versions = _json.encode(row.versions).decode()
     if key.table == "message_revision":
         return (key.tenant, key.id, key.digest, *values, versions)
-    return (key.tenant, key.id, row.known, row.doubtful, *values, versions)
+    doubtful = row.doubtful or in_doubt(row.values["gone"], row.versions)
+    return (key.tenant, key.id, row.known, doubtful, *values, versions)

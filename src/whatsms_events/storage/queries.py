@@ -18,10 +18,10 @@ import msgspec
 from sqlalchemy import ColumnElement, Table, Text, func, literal, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from whatsms_events.domain import fold
+from whatsms_events.domain import fold, gone
 from whatsms_events.domain.acks import LEVELS
 from whatsms_events.domain.events import from_micros
-from whatsms_events.domain.rows import GROUPS, OWN, Version
+from whatsms_events.domain.rows import GROUPS, Version
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, translated
 
@@ -225,8 +225,9 @@ def _shown(row: _Row) -> Shown:
         # The tenant is the slug that was asked for.
         del plain["tenant"], plain["versions"]
         versions = _versions.decode(row["versions"])
-        plain["doubtful"] = sorted(name for name, version in versions.items() if version.doubtful)
-        plain["gone"] = plain["gone"] and not _told_since(versions)
+        doubts = {name for name, version in versions.items() if version.doubtful}
+        plain["doubtful"] = sorted(doubts | ({"gone"} if gone.in_doubt(row["gone"], versions) else set()))
+        plain["gone"] = plain["gone"] and gone.is_gone(row["gone"], versions)
     if "queue_id" in plain:
         plain |= {group: _named(plain, columns) for group, columns in GROUPS.items()}
     if "ack" in plain:
@@ -234,11 +235,6 @@ def _shown(row: _Row) -> Shown:
         levels = {"level": row["ack"], "name": LEVELS.get(row["ack"])}
         plain["ack"] = levels | {f"{name}_at": plain.pop(f"{name}_at") for name in (*LEVELS.values(), "failed")}
     return plain
-
-
-def _told_since(versions: Mapping[str, Version]) -> bool:
-    """Tell whether an event about the thing itself is newer than the look that found it gone."""
-    return any(one.rank >= OWN and one.time > versions["gone"].time for one in versions.values())
 
 
 def _value(name: str, value: Any) -> object:

@@ -17,16 +17,17 @@ import structlog
 
 from whatsms_events import metrics
 from whatsms_events.domain import drift, fold, normalize
-from whatsms_events.domain.drift import Finding, Sighting
-from whatsms_events.domain.events import Event, TicketPayload
-from whatsms_events.domain.last_message import explained
+from whatsms_events.domain.differences import LISTED_ONLY
+from whatsms_events.domain.drift import Finding, Sighting, Verdict
+from whatsms_events.domain.events import Event
+from whatsms_events.domain.last_message import Told, explained
 from whatsms_events.domain.repair import ROUNDS
 from whatsms_events.domain.rows import Key, Row
 from whatsms_events.errors import InvalidEventError, TransientError
 from whatsms_events.storage.appends import Append
 from whatsms_events.storage.checkpoints import Item
-from whatsms_events.workers.backfill_gaps import Bodies, find_gaps
-from whatsms_events.workers.backfill_run import Course, shown_payload, unpack
+from whatsms_events.workers.backfill_gaps import Messages, find_gaps
+from whatsms_events.workers.backfill_run import Course, last_shown, shown_payload, unpack
 
 BATCH: Final = 100
 SKEW: Final = timedelta(microseconds=fold.SKEW)
@@ -132,12 +133,12 @@ class Comparison:
     async def _compare(self, batch: Sequence[Item]) -> None:
         tenant = self._parts.tenant
         rows = await self._parts.holdings.rows({Key(item.entity, tenant, item.id) for item in batch})
-        bodies = await self._bodies(batch)
-        gaps = await find_gaps(self._parts, batch, rows, bodies) if self._course.messages == "narrow" else set[str]()
+        told = await self._told(batch)
+        gaps = await find_gaps(self._parts, batch, rows, told) if self._course.messages == "narrow" else set[str]()
         outcomes = _Outcomes()
         for item in batch:
             wanted = self._with_messages(item, gaps)
-            self._judge(wanted, rows.get(Key(item.entity, tenant, item.id)), bodies, outcomes)
+            self._judge(wanted, rows.get(Key(item.entity, tenant, item.id)), told, outcomes)
         standing = self._course.standing
         standing = msgspec.structs.replace(standing, unsettled=standing.unsettled + outcomes.unsettled)
         await self._course.save(standing, items=outcomes.items, drift=outcomes.findings)
@@ -145,13 +146,13 @@ class Comparison:
         for finding in outcomes.findings:
             metrics.BACKFILL_OBSERVED.labels(finding.entity, finding.kind).inc()
 
-    async def _bodies(self, batch: Sequence[Item]) -> dict[str, list[str]]:
+    async def _told(self, batch: Sequence[Item]) -> dict[str, list[Told]]:
         """Return what may explain the last message of each ticket whose list showed one: a busy one needs more."""
-        told = {item.id: unpack(item).last_message for item in batch if item.entity == "ticket"}
-        held: dict[str, list[str]] = {}
+        shown = {item.id: last_shown(item) for item in batch if item.entity == "ticket"}
+        held: dict[str, list[Told]] = {}
         for per_ticket in (20, 500):
-            wanted = [one for one, last in told.items() if last and not explained(last, held.get(one, []))]
-            held |= await self._parts.holdings.recent_bodies(self._parts.tenant, wanted, per_ticket) if wanted else {}
+            wanted = [one for one, last in shown.items() if last and not explained(last, held.get(one, []))]
+            held |= await self._parts.holdings.recent_messages(self._parts.tenant, wanted, per_ticket) if wanted else {}
         return held
 
     def _with_messages(self, item: Item, gaps: Container[str]) -> Item:
@@ -163,11 +164,10 @@ class Comparison:
         wanted = self._course.messages == "full" or item.id in gaps
         return replace(item, messages="wanted") if wanted and item.messages == "none" else item
 
-    def _judge(self, item: Item, row: Row | None, bodies: Bodies, outcomes: _Outcomes) -> None:
+    def _judge(self, item: Item, row: Row | None, told: Messages, outcomes: _Outcomes) -> None:
         """Add to `outcomes` what becomes of an item."""
         try:
-            sighting = self._sighting(item, row, bodies)
-            verdict = drift.compare(self._parts.tenant, sighting, row)
+            sighting, verdict = self._verdict(item, row, told)
         except InvalidEventError as exc:  # an answer about something else than what was asked for
             log.warning("observation.refused", entity=item.entity, reason=exc.reason)
             outcomes.give_up(item)
@@ -191,34 +191,43 @@ class Comparison:
         else:
             outcomes.give_up(item)
 
-    def _sighting(self, item: Item, row: Row | None, bodies: Bodies) -> Sighting:
-        """Return what was seen, with the ticket's last message where nobody here knows it."""
+    def _verdict(self, item: Item, row: Row | None, told: Messages) -> tuple[Sighting, Verdict]:
+        """Compare with all that was seen of an item, or with what its detail showed. Raises InvalidEventError.
+
+        An observation has one time, and what only the list told is older: all of it is as old as the list then, so the
+        list's part is left out where it tells nothing new, or where something was told meanwhile.
+        """
+        sighting = self._sighting(item)
+        if (whole := self._listed(item, sighting, told)) is not None:
+            verdict = drift.compare(self._parts.tenant, whole, row)
+            if isinstance(verdict, Finding) and {*verdict.fields} & {*LISTED_ONLY[item.entity]}:
+                return whole, verdict
+        return sighting, drift.compare(self._parts.tenant, sighting, row)
+
+    def _sighting(self, item: Item) -> Sighting:
+        """Return what was seen, but for what only lists show."""
         now = self._parts.now()
-        shown = unpack(item)
-        payload = shown_payload(item.entity, shown)
-        sighting = Sighting(
+        return Sighting(
             entity=item.entity,
             id=item.id,
-            payload=payload,
+            payload=shown_payload(item.entity, unpack(item)),
             # The fold believes no clock that is further ahead.
             as_of=min(item.as_of or now, now + SKEW) - self._lag,
             log_end=item.log_end,
             ticket_id=item.ticket_id,
         )
-        if shown.gone or shown.last_message is None or not isinstance(payload, TicketPayload):
-            return sighting
-        # Of its messages or, from an earlier observation, by the ticket itself.
-        told = None if row is None else row.values["last_message"]
-        held = [*bodies.get(item.id, ()), *([told] if isinstance(told, str) else [])]
-        if explained(shown.last_message, held) and not _in_doubt(row, "last_message"):
-            return sighting
-        # Only the list tells the last message, so all of it is as old as the list.
-        ticket = msgspec.structs.replace(payload.ticket, last_message=shown.last_message)
+
+    def _listed(self, item: Item, sighting: Sighting, told: Messages) -> Sighting | None:
+        """Return all that was seen, as of the list; None where the list showed nothing that the detail does not."""
+        shown = unpack(item)
+        if shown.gone or not shown.listed:
+            return None
         return replace(
             sighting,
-            payload=msgspec.structs.replace(payload, ticket=ticket),
+            payload=shown_payload(item.entity, shown, listed=True),
             as_of=sighting.as_of if shown.listed_as_of is None else shown.listed_as_of - self._lag,
             log_end=shown.listed_log_end,
+            explained=explained(last_shown(item), told.get(item.id, ())),
         )
 
     async def _append(self, found: Sequence[Item]) -> None:
@@ -242,10 +251,6 @@ class Comparison:
         if outcome.kind == "parked":
             log.warning("observation.parked", entity=item.entity, id=str(event.id), reason=outcome.reason)
         return None
-
-
-def _in_doubt(row: Row | None, name: str) -> bool:
-    return row is not None and name in row.versions and row.versions[name].doubtful
 
 
 def _done(item: Item) -> Item:

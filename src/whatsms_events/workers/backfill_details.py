@@ -14,7 +14,7 @@ from whatsms_events.domain.repair import classify
 from whatsms_events.errors import TransientError, UpstreamError, UpstreamGoneError
 from whatsms_events.storage.checkpoints import Item, State
 from whatsms_events.whatsms.resources import Observed
-from whatsms_events.workers.backfill_run import Course, Shown, pack, seen_at, shown_payload, unpack, without
+from whatsms_events.workers.backfill_run import Course, Shown, pack, seen_at, unpack, without
 
 AHEAD: Final = 100
 """Items that are fetched at once to be looked at: asking for each by itself takes as long as looking at it."""
@@ -95,28 +95,14 @@ async def _observe(course: Course, item: Item) -> Observed[Payload]:
 
 def _read(course: Course, item: Item, found: Observed[Payload], log_end: int) -> Item:
     before = unpack(item) if item.payload else Shown(payload=b"")
-    # A list's last message goes with the first reading only: later ones are too far from it.
-    shown = before if item.rounds == 0 else Shown(payload=before.payload)
-    payload = _filled(item, before, found.value)
     return replace(
         item,
         state="read",
         due_at=course.settled_at(),
         as_of=found.as_of,
         log_end=log_end,
-        payload=pack(msgspec.structs.replace(shown, payload=encode(payload))),
+        payload=pack(msgspec.structs.replace(before, payload=encode(found.value))),
     )
-
-
-def _filled(item: Item, before: Shown, payload: Payload) -> Payload:
-    """Return a contact's detail with what only the list shows of it; a ticket's needs nothing of its list."""
-    if not before.payload or not isinstance(payload, ContactPayload):
-        return payload
-    listed = shown_payload(item.entity, before)
-    assert isinstance(listed, ContactPayload)  # noqa: S101 - of the same item
-    fields = ("is_group", "profile_pic_url")
-    lacking = {name: getattr(listed.contact, name) for name in fields if getattr(payload.contact, name) is UNSET}
-    return msgspec.structs.replace(payload, contact=msgspec.structs.replace(payload.contact, **lacking))
 
 
 def _not_found(course: Course, item: Item, log_end: int) -> Item:

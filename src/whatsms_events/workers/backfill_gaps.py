@@ -8,40 +8,40 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from whatsms_events.domain.last_message import explained
+from whatsms_events.domain.last_message import Told, explained
 from whatsms_events.domain.rows import Key, Row
 from whatsms_events.storage.checkpoints import Doubt, Item
-from whatsms_events.workers.backfill_run import Parts, unpack
+from whatsms_events.workers.backfill_run import Parts, last_shown, unpack
 
 READS: Final = 2
 """Runs that read a ticket's list for the same gap as it stands: the first may have come too early."""
 
 _PAGE: Final = 1000
 
-Bodies = Mapping[str, Sequence[str]]
-"""By ticket, what its messages say (`Holdings.recent_bodies`)."""
+Messages = Mapping[str, Sequence[Told]]
+"""By ticket, what was told of its last messages (`Holdings.recent_messages`)."""
 
 
-async def find_gaps(parts: Parts, batch: Sequence[Item], rows: Mapping[Key, Row], bodies: Bodies) -> set[str]:
+async def find_gaps(parts: Parts, batch: Sequence[Item], rows: Mapping[Key, Row], told: Messages) -> set[str]:
     """Return the tickets whose messages are to be read, but for what they were read for READS times as it stands."""
     tickets = {item.id: item for item in batch if item.entity == "ticket" and not unpack(item).gone}
     if not tickets:
         return set()
-    found = {doubt: item.id for item in tickets.values() for doubt in _of_ticket(parts, item, rows, bodies)}
+    found = {doubt: item.id for item in tickets.values() for doubt in _of_ticket(parts, item, rows, told)}
     found |= await _of_messages(parts, list(tickets))
     return {found[doubt] for doubt in await parts.checkpoints.not_looked_at(parts.tenant, list(found), READS)}
 
 
 async def read_for(parts: Parts, ticket: Item) -> list[Doubt]:
     """Return what a ticket's messages have been read for, as it stands now that they all are."""
-    last = unpack(ticket).last_message if ticket.payload is not None else None
+    last = last_shown(ticket) if ticket.payload is not None else None
     told = [_of_last_message(ticket.id, last)] if last else []
     return [*told, *await _of_messages(parts, [ticket.id])]
 
 
-def _of_ticket(parts: Parts, item: Item, rows: Mapping[Key, Row], bodies: Bodies) -> list[Doubt]:
-    last, row = unpack(item).last_message, rows.get(Key("ticket", parts.tenant, item.id))
-    if row is not None and row.known and explained(last, bodies.get(item.id, ())):
+def _of_ticket(parts: Parts, item: Item, rows: Mapping[Key, Row], told: Messages) -> list[Doubt]:
+    last, row = last_shown(item), rows.get(Key("ticket", parts.tenant, item.id))
+    if row is not None and row.known and explained(last, told.get(item.id, ())):
         return []
     return [_of_last_message(item.id, last or "")]
 

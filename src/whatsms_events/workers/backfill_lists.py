@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Final, assert_never
 
 import structlog
-from msgspec import UNSET
 from msgspec.structs import replace
 
 from whatsms_events.domain.events import (
@@ -19,13 +18,12 @@ from whatsms_events.domain.events import (
     Payload,
     Ticket,
     TicketPayload,
-    encode,
 )
 from whatsms_events.domain.repair import asked_page, classify
 from whatsms_events.errors import UpstreamError, UpstreamPagingError, UpstreamRefusedError, UpstreamUnavailableError
 from whatsms_events.storage.checkpoints import Item, State
 from whatsms_events.whatsms.pages import Page, Place
-from whatsms_events.workers.backfill_run import PHASES, Course, Phase, Shown, Standing, pack, seen_at
+from whatsms_events.workers.backfill_run import PHASES, Course, Phase, Shown, Standing, pack, seen_at, split_listed
 
 WALKS: Final[dict[Phase, tuple[str | None, ...]]] = {
     "contacts": (None,),
@@ -194,22 +192,19 @@ def _expected(standing: Standing, page: Page[Ticket] | Page[Contact] | Page[Camp
 
 
 def _item(one: Ticket | Contact | Campaign, state: State, as_of: datetime, log_end: int, due_at: datetime) -> Item:
-    last_message = None
     payload: Payload
     entity: Entity
     match one:
         case Ticket():
-            last_message = one.last_message if isinstance(one.last_message, str) else None
-            entity, payload = "ticket", TicketPayload(ticket=replace(one, last_message=UNSET))
+            entity, payload = "ticket", TicketPayload(ticket=one)
         case Contact():
             entity, payload = "contact", ContactPayload(contact=one)
         case Campaign():
             entity, payload = "campaign", CampaignPayload(campaign=one)
         case _:
             assert_never(one)
-    shown = Shown(
-        payload=encode(payload), last_message=last_message or None, listed_as_of=as_of, listed_log_end=log_end
-    )
+    rest, listed = split_listed(entity, payload)
+    shown = Shown(payload=rest, listed=listed, listed_as_of=as_of, listed_log_end=log_end)
     return Item(
         entity=entity, id=str(one.id), state=state, due_at=due_at, as_of=as_of, log_end=log_end, payload=pack(shown)
     )

@@ -8,11 +8,12 @@ from typing import Final, Literal
 
 import msgspec
 import structlog
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
+from whatsms_events.domain.differences import LISTED_ONLY
 from whatsms_events.domain.drift import Finding, age_bucket
-from whatsms_events.domain.events import SHAPES, Entity, Payload
+from whatsms_events.domain.events import SHAPES, Entity, Payload, TicketPayload, encode
 from whatsms_events.errors import UpstreamError
 from whatsms_events.storage.appends import Append
 from whatsms_events.storage.checkpoints import Checkpoints, Doubt, Item, Options, Run
@@ -149,13 +150,13 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 class Shown(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the vendor's answer said about an item: the payload's JSON, and the list's last message with its own time.
+    """What the vendor's answer said about an item: the payload's JSON; what only lists show of it, with their own time.
 
     `gone`: it answered twice that there is no such thing.
     """
 
     payload: bytes
-    last_message: str | None = None
+    listed: bytes = b""
     listed_as_of: datetime | None = None
     listed_log_end: int = 0
     gone: bool = False
@@ -193,9 +194,33 @@ def unpack(item: Item) -> Shown:
     return _shown.decode(item.payload or b"")
 
 
-def shown_payload(entity: Entity, shown: Shown) -> Payload:
-    """Return the payload of what was shown."""
-    return _payloads[entity].decode(shown.payload)
+def split_listed(entity: Entity, payload: Payload) -> tuple[bytes, bytes]:
+    """Return the JSON of what details show too, and of what only lists show (empty where they show none of it)."""
+    shown = getattr(payload, entity)
+    names = [name for name in LISTED_ONLY.get(entity, ()) if getattr(shown, name) is not UNSET]
+    if not names:
+        return encode(payload), b""
+    rest = replace(payload, **{entity: replace(shown, **dict.fromkeys(names, UNSET))})
+    listed = type(shown)(id=shown.id, **{name: getattr(shown, name) for name in names})
+    return encode(rest), encode(type(payload)(**{entity: listed}))
+
+
+def shown_payload(entity: Entity, shown: Shown, *, listed: bool = False) -> Payload:
+    """Return the payload of what was shown; if `listed`, with what only lists show and it lacks."""
+    payload = _payloads[entity].decode(shown.payload)
+    if not listed or not shown.listed:
+        return payload
+    seen, beside = (getattr(one, entity) for one in (payload, _payloads[entity].decode(shown.listed)))
+    lacking = [name for name in LISTED_ONLY[entity] if getattr(seen, name) is UNSET]
+    return replace(payload, **{entity: replace(seen, **{name: getattr(beside, name) for name in lacking})})
+
+
+def last_shown(item: Item) -> str | None:
+    """Return the last message that a list showed of a ticket, None where none did or there is none."""
+    listed = unpack(item).listed
+    payload = _payloads[item.entity].decode(listed) if listed else None
+    last = payload.ticket.last_message if isinstance(payload, TicketPayload) else None
+    return last if isinstance(last, str) else None
 
 
 NAMES: Final = 20

@@ -11,7 +11,8 @@ import structlog
 
 from whatsms_events import metrics
 from whatsms_events.domain.events import Ticket
-from whatsms_events.domain.last_message import explained
+from whatsms_events.domain.gone import is_gone
+from whatsms_events.domain.last_message import Told, explained, is_same
 from whatsms_events.domain.rows import Key, Row
 from whatsms_events.domain.silence import Verdict, patience, usual_gap, verdict
 from whatsms_events.errors import UpstreamError, UpstreamForbiddenError, UpstreamUnauthorizedError
@@ -231,15 +232,16 @@ class TicketProbe:
         keys = {str(one.id): Key("ticket", self._tenant, str(one.id)) for one in tickets}
         rows = await self._holdings.rows(list(keys.values()))
         held = {one: rows[key] for one, key in keys.items() if key in rows}
-        bodies = await self._holdings.recent_bodies(self._tenant, list(held))
-        return [one for one in tickets if _differs(one, held.get(str(one.id)), bodies.get(str(one.id), []))]
+        told = await self._holdings.recent_messages(self._tenant, list(held))
+        return [one for one in tickets if _differs(one, held.get(str(one.id)), told.get(str(one.id), []))]
 
 
-def _differs(ticket: Ticket, row: Row | None, bodies: Sequence[str]) -> bool:
-    if row is None or row.values["gone"]:
+def _differs(ticket: Ticket, row: Row | None, told: Sequence[Told]) -> bool:
+    if row is None or is_gone(row.values["gone"], row.versions):
         return True
     status, last_message = row.values["status"], row.values["last_message"]
     if isinstance(ticket.status, str) and ticket.status and ticket.status != status:
         return True
     shown = ticket.last_message if isinstance(ticket.last_message, str) else None
-    return bool(shown) and not explained(shown, [*bodies, *([last_message] if isinstance(last_message, str) else [])])
+    held = last_message if isinstance(last_message, str) else None
+    return not explained(shown, told) and not is_same(shown, held)

@@ -1,0 +1,33 @@
+"""What a look found and what was told since in, whether the vendor still has the thing out: one rule for all who ask.
+
+A look that finds nothing marks a row in the register `gone`. An event about the thing itself shows that it is there if
+it happened after that look, or if it arrived after it and told anything new: whoever tells of a thing has it. One that
+is later by its arrival only may have been on its way when the thing was deleted: that is a doubt, so the next repair
+asks. What others tell of the thing beside themselves shows nothing: they may name it long after it was deleted.
+
+`storage/holdings` asks the same in SQL, and a test holds the two together.
+"""
+
+from collections.abc import Mapping
+
+from whatsms_events.domain.rows import OWN, Value, Version
+
+
+def is_gone(marked: Value, versions: Mapping[str, Version]) -> bool:
+    """Tell whether the thing is gone, by its row's column `gone` and the versions of its registers."""
+    return marked is True and not (_told_newer(versions) or _told_later(versions))
+
+
+def in_doubt(marked: Value, versions: Mapping[str, Version]) -> bool:
+    """Tell whether the thing may be gone all the same: only the arrival of what was told of it is after the look."""
+    return marked is True and _told_later(versions) and not _told_newer(versions)
+
+
+def _told_newer(versions: Mapping[str, Version]) -> bool:
+    look = versions.get("gone")
+    return look is not None and any(one.rank >= OWN and one.time > look.time for one in versions.values())
+
+
+def _told_later(versions: Mapping[str, Version]) -> bool:
+    look = versions.get("gone")
+    return look is not None and any(one.rank >= OWN and one.position > look.position for one in versions.values())
