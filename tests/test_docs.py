@@ -21,7 +21,8 @@ from sqlalchemy import BigInteger, Boolean, Integer, LargeBinary, SmallInteger, 
 
 import whatsms_events
 from whatsms_events import cli, config, metrics
-from whatsms_events.domain.drift import COMPARED, Finding
+from whatsms_events.domain.differences import COMPARED
+from whatsms_events.domain.drift import Finding
 from whatsms_events.domain.events import Campaign, Contact, EventType, Message, Ticket
 from whatsms_events.domain.records import TOPICS, KafkaRecord, to_record
 from whatsms_events.domain.signature import REASONS
