@@ -269,7 +269,7 @@ async def refused_while_locked(fleet: Fleet) -> list[str]:
 async def parked_at_the_fold(fleet: Fleet) -> None:
     """Append a row that nobody can decode and, with Kafka, write a record that is none; wait until both are parked."""
     log, projection = await fleet.databases()
-    wanted = {"log"} if fleet.bootstrap is None else {"record", "data"}
+    wanted = {"log"} if fleet.bootstrap is None else {"stray", "data"}
     row = {"id": uuid4(), "type": "message.received", "tenant": TENANT, "received_at": 1, "origin": "webhook"}
     async with log.write() as connection:
         data = f'{{"message": {TEXT} {NAME}'

@@ -40,6 +40,7 @@ NOT_SHOWN: Final = {
     "whatsms_events_parked_in_a_row": "for an alert; a panel shows what is parked at the door by reason",
     "whatsms_events_message_acks_total": "what became of messages at the contacts: not whether this service works",
     "whatsms_events_message_ack_delay_seconds": "the same",
+    "whatsms_events_stray_records_total": "zero but for somebody else's mistake, which a log line at warning tells",
 }
 """Metrics that no panel shows, with the reason."""
 

@@ -8,7 +8,7 @@ from typing import Final
 from whatsms_events.domain.records import log_id_of, place_of
 from whatsms_events.domain.resume import Last, Partition, Seen
 from whatsms_events.errors import BrokerUnavailableError, IntegrityError, OffsetGoneError
-from whatsms_events.workers.kafka import Reader
+from whatsms_events.workers.kafka import Fetched, Reader
 
 LOOK_BACK: Final = 16
 """Offsets before a partition's end to look at first, and the factor by which that grows."""
@@ -61,7 +61,21 @@ async def look(
     while left:
         starts = {partition: max(beginnings[partition], ends[partition] - step) for partition in left}
         await reader.assign(starts)
-        passed = await _read_step(reader, starts, left, found, stall_s=stall_s, monotonic=monotonic)
+        positions, until = starts, monotonic() + stall_s
+        passed: Counter[Partition] = Counter()  # in this step
+        while any(positions[partition] < end for partition, end in left.items()):
+            try:
+                records = await reader.read(limit=READ_LIMIT, timeout_s=POLL_S)
+            except OffsetGoneError as exc:  # retention, just now
+                raise BrokerUnavailableError(str(exc)) from exc
+            for record in records:
+                if record.offset < left[record.topic, record.partition]:
+                    _note(record, found, passed)
+            before, positions = positions, await reader.positions()
+            if positions != before:
+                until = monotonic() + stall_s
+            elif monotonic() > until:
+                raise BrokerUnavailableError(f"no records from {min(left)[0]} within {stall_s:g} s")
         strays += passed
         left = {at: start for at, start in starts.items() if at not in found and start > beginnings[at]}
         _give_up({at: strays[at] for at in left}, ends)
@@ -69,41 +83,14 @@ async def look(
     return {at: Seen(beginnings[at], found.get(at), strays[at]) for at in partitions}
 
 
-async def _read_step(
-    reader: Reader,
-    starts: Mapping[Partition, int],
-    left: Mapping[Partition, int],
-    found: dict[Partition, Last],
-    *,
-    stall_s: float,
-    monotonic: Callable[[], float],
-) -> Counter[Partition]:
-    """Read each partition from its start to its end in `left`; note in `found` the last record that names a log.
-
-    Return how many records that name none lie behind it. Raises BrokerUnavailableError as `look` does.
-    """
-    passed: Counter[Partition] = Counter()
-    positions, until = starts, monotonic() + stall_s
-    while any(positions[partition] < end for partition, end in left.items()):
-        try:
-            records = await reader.read(limit=READ_LIMIT, timeout_s=POLL_S)
-        except OffsetGoneError as exc:  # retention, just now
-            raise BrokerUnavailableError(str(exc)) from exc
-        for record in records:
-            partition = (record.topic, record.partition)
-            if record.offset >= left[partition]:
-                continue
-            if log_id_of(record.headers) is None:
-                passed[partition] += 1
-            else:
-                found[partition] = Last(record.offset, place_of(record.headers))
-                passed[partition] = 0
-        before, positions = positions, await reader.positions()
-        if positions != before:
-            until = monotonic() + stall_s
-        elif monotonic() > until:
-            raise BrokerUnavailableError(f"no records from {min(left)[0]} within {stall_s:g} s")
-    return passed
+def _note(record: Fetched, found: dict[Partition, Last], passed: Counter[Partition]) -> None:
+    """Note a record as the last one of a log so far, or as one more stray behind that."""
+    partition = (record.topic, record.partition)
+    if log_id_of(record.headers) is None:
+        passed[partition] += 1
+    else:
+        found[partition] = Last(record.offset, place_of(record.headers))
+        passed[partition] = 0
 
 
 def _give_up(strays: Mapping[Partition, int], ends: Mapping[Partition, int]) -> None:
