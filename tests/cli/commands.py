@@ -49,7 +49,7 @@ def make_log(folder: Path) -> str:
 
 
 def run(folder: Path, *words: str, environ: Mapping[str, str] | None = None, config: str | None = CONFIG) -> Done:
-    """Run a command in `folder`, on `config` where it is not None; it has 60 s."""
+    """Run a command in `folder`, on `config` where it is not None; it has 300 s."""
     done = run_raw(folder, *words, environ=environ, config=config)
     return Done(done.returncode, done.stdout.decode().splitlines(), done.stderr.decode().splitlines())
 
@@ -65,7 +65,7 @@ def run_raw(
     done = subprocess.run(
         [sys.executable, "-m", "whatsms_events", *words],
         cwd=folder, env=environment | {"COLUMNS": "200"} | dict(environ or {}), stdin=subprocess.DEVNULL,
-        capture_output=True, check=False, timeout=60,
+        capture_output=True, check=False, timeout=300,
     )  # fmt: skip
     assert b"Traceback" not in done.stderr
     return done
