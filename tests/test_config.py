@@ -350,7 +350,7 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
         ("public.host", "a b", "should be a host name or an address"),
         ("private.token", "short", "should have 16 to 1024 characters"),
         ("private.token", CANARY + " x", "should have only letters"),
-        ("receiver.body_limit_bytes", 8 * 1024 * 1024, "should be less than or equal to 5242880"),
+        ("receiver.body_limit_bytes", 65 * 1024 * 1024, "should be less than or equal to 67108864"),
         ("receiver.deadline_s", "inf", "should be a finite number"),
         ("receiver.in_flight_limit_bytes", 1024 * 1024, "should be at least receiver.body_limit_bytes"),
         ("kafka.bootstrap_servers", "broker", "should be host:port"),
@@ -538,6 +538,11 @@ def test_advice_names_what_is_allowed_but_doubtful() -> None:
     assert advice(load(environ=keyed)) == []
     (line,) = advice(load(environ=TENANT))
     assert "none has an api_key" in line
+    large = {"receiver.body_limit_bytes": str(64 << 20), "kafka.bootstrap_servers": "kafka:9092"}
+    (line,) = advice(load(environ=keyed, flags=large))
+    assert line.startswith("receiver.body_limit_bytes: so large a record may take 64 s")
+    patient = {"kafka.timeout_s": "64", "relay.transaction_timeout_s": "64"}
+    assert advice(load(environ=keyed, flags=large | patient)) == []
     (line,) = advice(load(environ=keyed, flags={"backfill.messages": "narrow"}))
     assert "read receipts" in line
     flags = {

@@ -95,6 +95,7 @@ ON_SQLITE: Mapping[Sample, float] = {
     sample("role_state", role=f"watchdog.{SLUG}"): 1,
     sample("silent", tenant=SLUG): 0,
     sample("parked_in_a_row", tenant=SLUG): 1,
+    sample("largest_refused_bytes"): 0,
 }
 
 

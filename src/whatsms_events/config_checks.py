@@ -12,10 +12,14 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from whatsms_events.config_sources import Name
+from whatsms_events.domain.normalize import BODY_BYTES
 from whatsms_events.domain.tenant import canonical
 from whatsms_events.settings import Settings
 
 Fault = tuple[Name, str]
+
+LARGE_BYTES_PER_S: Final = 1024 * 1024
+"""A slow way to a broker: 16 Mbit a second, since a record may be twice as large there as its body."""
 
 _ANY: Final = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
@@ -42,6 +46,14 @@ def advice(settings: Settings) -> list[str]:
         lines.append("database.tls: is off, so events go to PostgreSQL in the clear; turn it on unless it is local")
     if settings.tenants and not any(tenant.api_key for tenant in settings.tenants.values()):
         lines.append("tenants: none has an api_key, so nothing that the webhook misses is found")
+    limit = settings.receiver.body_limit_bytes
+    slow_s = limit / LARGE_BYTES_PER_S
+    patience_s = min(settings.kafka.timeout_s, settings.relay.transaction_timeout_s)
+    if settings.kafka.bootstrap_servers and limit > BODY_BYTES and patience_s < slow_s:
+        lines.append(
+            f"receiver.body_limit_bytes: so large a record may take {slow_s:.0f} s to Kafka; give kafka.timeout_s and "
+            "relay.transaction_timeout_s as much, or the relay tries it again and again"
+        )
     if settings.backfill.messages != "off":
         lines.append("backfill.messages: listing messages may send read receipts to the people who wrote them")
     return lines

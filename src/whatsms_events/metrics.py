@@ -33,7 +33,12 @@ DELIVERY_SECONDS = Histogram(
 DELIVERY_BYTES = Histogram(
     "whatsms_events_delivery_size_bytes",
     "Size of verified bodies. Close to the body limit: raise it before the vendor meets it.",
-    buckets=(256, 512, 1024, 4096, 16384, 65536, 262144, 1048576, 5242880),
+    buckets=(256, 512, 1024, 4096, 16384, 65536, 262144, 1048576, 5242880, 16777216, 67108864),
+)
+LARGEST_REFUSED = Gauge(
+    "whatsms_events_largest_refused_bytes",
+    "The largest body that this process refused with 413: announced, or of a chunked one as much as was read. Only "
+    "deliveries with a signature's form count. Raise receiver.body_limit_bytes above it.",
 )
 DELIVERY_DELAY = Histogram(
     "whatsms_events_delivery_delay_seconds",

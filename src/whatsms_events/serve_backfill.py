@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from whatsms_events import metrics
+from whatsms_events.domain.normalize import BODY_BYTES, data_limit_bytes
 from whatsms_events.domain.signature import REASONS
 from whatsms_events.serve_parts import now
 from whatsms_events.settings import Settings, Tenant
@@ -60,6 +61,7 @@ def plan_of(settings: Settings) -> Plan:
         settle_s=backfill.settle_s,
         absence_s=backfill.absence_s,
         gone_share=backfill.gone_share,
+        data_limit_bytes=data_limit_bytes(max(BODY_BYTES, settings.receiver.body_limit_bytes)),
     )
 
 

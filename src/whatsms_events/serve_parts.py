@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from whatsms_events.domain.normalize import record_limit_bytes
 from whatsms_events.settings import Settings
 from whatsms_events.storage.committer import Committer
 from whatsms_events.storage.database import Database, DatabaseTarget
@@ -17,7 +18,7 @@ from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.web.api import Api
 from whatsms_events.web.receiver import Receiver, Tenant
 from whatsms_events.workers.consumer import Consumer
-from whatsms_events.workers.kafka import KafkaTarget
+from whatsms_events.workers.kafka import MAX_MESSAGE_BYTES, KafkaTarget
 from whatsms_events.workers.relay import Relay
 from whatsms_events.workers.sources import KafkaSource, LogSource, Source
 
@@ -66,6 +67,7 @@ def kafka_target(settings: Settings) -> KafkaTarget | None:
         cert_file=kafka.cert_file,
         key_file=kafka.key_file,
         timeout_s=kafka.timeout_s,
+        max_message_bytes=max(MAX_MESSAGE_BYTES, record_limit_bytes(settings.receiver.body_limit_bytes)),
     )
 
 

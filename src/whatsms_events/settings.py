@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from whatsms_events.config_sources import Name
+from whatsms_events.domain.normalize import BODY_BYTES
 
 # With PYDANTIC_SETTINGS_DEBUG set the library logs every value it is given at DEBUG, secrets too.
 logging.getLogger("pydantic_settings").setLevel(logging.WARNING)
@@ -115,8 +116,9 @@ class Private(_Section):
 class Receiver(_Section):
     """What the door takes in, and how long a sender waits."""
 
-    # An event's record may be half as large again as its body (`normalize.data_limit_bytes`), and topics take 8 MiB.
-    body_limit_bytes: int = Field(default=5 * _MIB, ge=1024, le=5 * _MIB)
+    # An event's record may be half as large again (`normalize.record_limit_bytes`): 96 MiB, and no more than 100 MiB go
+    # to a broker in one request (its `socket.request.max.bytes`).
+    body_limit_bytes: int = Field(default=BODY_BYTES, ge=1024, le=64 * _MIB)
     in_flight_limit_bytes: int = Field(default=256 * _MIB, ge=_MIB, le=65536 * _MIB)
     queue_limit: int = Field(default=10_000, ge=1, le=1_000_000)
     # One statement on SQLite holds at most 32,766 values.

@@ -102,6 +102,20 @@ async def test_reader_goes_on_from_its_own_row(database: Database) -> None:
     assert await reader.read_from(last, 100) == []
 
 
+async def test_reader_goes_on_behind_a_row_that_is_larger_than_a_read(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint's own row, which is read to be recognised, takes no place from what follows it."""
+    monkeypatch.setattr(module, "READ_LIMIT_BYTES", 10_000)
+    await fill(database, [append(1, size=50_000), append(2, size=50_000), append(3), append(4, size=50_000)])
+    reader, checkpoint, pages = EventLog(database), None, []
+    while page := await reader.read_from(checkpoint, 100):
+        pages.append([entry.position for entry in page])
+        assert all(entry.event.data for entry in page)
+        checkpoint = Checkpoint(log_id=await reader.log_id(), position=page[-1].position, event_id=page[-1].event.id)
+    assert pages == [[1], [2], [3, 4]]
+
+
 @pytest.mark.parametrize("wrong", ["log", "event", "beyond", "gone"])
 async def test_restored_or_foreign_log_is_never_read_past(database: Database, wrong: str) -> None:
     """A checkpoint that another log, or an older copy of this one, does not hold is an IntegrityError."""

@@ -305,6 +305,23 @@ async def test_chunked_body_over_the_limit_is_413_without_holding_it(
         assert in_flight() == 0
 
 
+async def test_largest_refused_size_is_shown_of_what_may_be_the_vendors(tmp_path: Path) -> None:
+    """The gauge shows the largest size that was refused, announced or read, and not what a scanner announces."""
+    async with opened(f"sqlite:///{tmp_path / 'log.db'}") as door:
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for _ in range(40):
+                yield b"x" * 10_000
+
+        assert (await door.send("POST", "/webhooks/acme", b"x" * (LIMIT + 900))).is_problem(413)
+        assert not REGISTRY.get_sample_value("whatsms_events_largest_refused_bytes")
+        for size in (LIMIT + 200, LIMIT + 100):
+            assert (await door.post(b"x" * size)).is_problem(413)
+            assert REGISTRY.get_sample_value("whatsms_events_largest_refused_bytes") == LIMIT + 200
+        assert (await door.send("POST", "/webhooks/acme", pieces(), {HEADER: sign(b"", SECRET)})).is_problem(413)
+        assert (REGISTRY.get_sample_value("whatsms_events_largest_refused_bytes") or 0) >= LIMIT + 200
+
+
 async def test_chunked_body_within_the_limit_is_accepted(door: Door) -> None:
     """A chunked delivery is as good as any."""
 

@@ -138,7 +138,6 @@ class Stage:
             partitions=partitions,
             replication_factor=1,
             retention_ms=-1,
-            max_message_bytes=8 * 1024 * 1024,
         )
 
     def relay(

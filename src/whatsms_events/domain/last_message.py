@@ -18,7 +18,7 @@ CUT_UNSEEN_FROM: Final = 100
 """Units from which one preview may be another one's part although no dots say so: the vendor's relatives cut at 255."""
 
 BODY_LIMIT: Final = 4096
-"""Characters of a message's text that are compared: bodies may have 5 MiB."""
+"""Characters of a message's text that are compared: bodies may have many MiB."""
 
 SHOWN_LIMIT: Final = 2048
 """Characters of a preview that are compared, once its blanks are folded: so it is no longer than what is held."""

@@ -52,6 +52,10 @@ REASONS: Final = (
 """Why a body was refused: the closed set of `InvalidEventError.reason` here."""
 
 
+BODY_BYTES: Final = 5 * 1024 * 1024
+"""The limit of a body where nobody raised it. Our topics always take the record of such a one."""
+
+
 class About(NamedTuple):
     """The ids an event is found by, as far as its payload names them."""
 
@@ -118,6 +122,14 @@ def data_limit_bytes(body_bytes: int) -> int:
     1000000000.0), and a record over the topic's `max.message.bytes` would stop the relay for good.
     """
     return body_bytes + body_bytes // 2 + 65536
+
+
+def record_limit_bytes(body_bytes: int) -> int:
+    """Return how large the Kafka record of a body can be: its data, and a place for key, headers and framing.
+
+    64 KiB is far more than those take: the longest headers are ids, of 256 bytes at most.
+    """
+    return data_limit_bytes(body_bytes) + 65536
 
 
 def ids(payload: Payload) -> About:

@@ -172,9 +172,11 @@ class Committer:
             await self._arrived.wait()
         batch: list[Waiting] = []
         size = 0
-        while self._queue and len(batch) < self._batch_limit and size < BATCH_LIMIT_BYTES:
+        while self._queue and len(batch) < self._batch_limit:
+            size += len(self._queue[0].item.raw)
+            if batch and size > BATCH_LIMIT_BYTES:
+                break
             batch.append(self._queue.popleft())
-            size += len(batch[-1].item.raw)
         return batch
 
     async def _commit(self, statements: Appends, batch: list[Waiting]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, RowMapping, Select, func, select
+from sqlalchemy import ColumnElement, RowMapping, Select, case, func, null, select
 
 from whatsms_events.domain.events import Checkpoint, Event, EventType, LogEntry, from_micros
 from whatsms_events.errors import IntegrityError
@@ -20,7 +20,7 @@ READ_LIMIT_BYTES: Final = 8 * 1024 * 1024
 
 _IDS_LIMIT: Final = 500
 
-_EVENT = select(
+_EVENT = (
     event_log.c.position,
     event_log.c.id,
     event_log.c.type,
@@ -32,7 +32,6 @@ _EVENT = select(
     event_log.c.ticket_id,
     event_log.c.contact_id,
     event_log.c.message_id,
-    event_log.c.data,
 )
 
 
@@ -70,7 +69,7 @@ class EventLog:
             return await self.read(0, limit)
         if checkpoint.log_id != await self.log_id():
             raise IntegrityError(f"the checkpoint is of log {checkpoint.log_id}, this is log {await self.log_id()}")
-        entries = await self._entries(event_log.c.position >= checkpoint.position, limit + 1)
+        entries = await self._entries(event_log.c.position >= checkpoint.position, limit + 1, own=checkpoint.position)
         own = entries[0] if entries else None
         if own is None or (own.position, own.event.id) != (checkpoint.position, checkpoint.event_id):
             raise IntegrityError(
@@ -96,17 +95,24 @@ class EventLog:
             rows = await connection.execute(select(event_log.c.raw).where(event_log.c.position == position))
             return rows.scalar_one_or_none()
 
-    async def _entries(self, place: ColumnElement[bool], limit: int) -> list[LogEntry]:
-        query = _EVENT.where(place, event_log.c.position <= _last(place, min(limit, READ_LIMIT)).scalar_subquery())
+    async def _entries(self, place: ColumnElement[bool], limit: int, *, own: int = 0) -> list[LogEntry]:
+        """Return events in order. The row at `own` is only recognised: it comes without its data, and counts nothing.
+
+        Or a reader behind a row over the limit would get that row alone, again and again.
+        """
+        data = case((event_log.c.position == own, null()), else_=event_log.c.data).label("data")
+        last = _last(place, min(limit, READ_LIMIT), own).scalar_subquery()
+        query = select(*_EVENT, data).where(place, event_log.c.position <= last)
         async with self._database.read() as connection:
             rows = (await connection.execute(query.order_by(event_log.c.position))).mappings().all()
         return [_entry(row) for row in rows]
 
 
-def _last(place: ColumnElement[bool], limit: int) -> Select[tuple[int]]:
+def _last(place: ColumnElement[bool], limit: int, own: int) -> Select[tuple[int]]:
     """Return the position to stop at. The sizes are those of `raw`: both databases know them without reading it."""
+    size = case((event_log.c.position == own, 0), else_=func.coalesce(func.length(event_log.c.raw), 0))
     some = (
-        select(event_log.c.position, func.coalesce(func.length(event_log.c.raw), 0).label("size"))
+        select(event_log.c.position, size.label("size"))
         .where(place)
         .order_by(event_log.c.position)
         .limit(limit)

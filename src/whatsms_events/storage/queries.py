@@ -27,7 +27,7 @@ from whatsms_events.storage.database import Database, translated
 
 PAGE_LIMIT: Final = 500
 PAGE_TEXT_LIMIT: Final = 8 * 1024 * 1024
-"""Characters of one page: a body may have 5 MiB, and 500 of them would not fit into memory."""
+"""Characters of one page: a body may have many MiB, and 500 of them would not fit into memory."""
 
 QUERY_TIMEOUT_S: Final = 5.0
 READERS: Final = 2

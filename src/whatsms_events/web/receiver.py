@@ -7,7 +7,8 @@ import asyncio
 import hashlib
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -31,6 +32,9 @@ from whatsms_events.web.connection import Unparsable
 from whatsms_events.web.senders import Sender
 
 BODY_DEADLINE_S: Final = 10.0
+BODY_BYTES_PER_S: Final = 512 * 1024
+"""How fast the largest body must come at least: at 5 MiB these are the ten seconds, a larger limit gives more."""
+
 LOG_INTERVAL_S: Final = 10.0
 
 _PATH: Final = re.compile(r"/webhooks/([^/]+)/?")
@@ -63,19 +67,21 @@ class Receiver:
         in_flight_limit_bytes: int,
         deadline_s: float,
         now: Callable[[], datetime],
-        body_deadline_s: float = BODY_DEADLINE_S,
+        body_deadline_s: float | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tenants = tenants
         self._committer = committer
         self._body_limit_bytes = body_limit_bytes
         self._deadline_s = deadline_s
-        self._body_deadline_s = body_deadline_s
+        self._body_deadline_s = body_deadline_s or max(BODY_DEADLINE_S, body_limit_bytes / BODY_BYTES_PER_S)
+        self._largest_refused_bytes = 0
         self._now = now
         self._monotonic = monotonic
         self._senders = {tenant.slug: Sender(tenant.slug) for tenant in tenants.values()}
         self._room = Room(in_flight_limit_bytes)
         self._rejected = Throttle(LOG_INTERVAL_S, monotonic)
+        metrics.LARGEST_REFUSED.set(0)
         metrics.IN_FLIGHT_BYTES.set_function(lambda: self._room.used_bytes)
 
     def routes(self) -> list[web.AbstractRouteDef]:
@@ -128,10 +134,10 @@ class Receiver:
 
     async def _deliver(self, tenant: Tenant, request: web.Request, hold: "Hold") -> Outcome:
         headers, encoding = request.headers.getall(HEADER, []), _content_encoding(request)
-        self._check_size(request.content_length or 0)
+        self._check_size(request.content_length or 0, headers)
         if encoding is None:
             given(headers)  # who cannot have signed is sent away before a byte of the body is taken in
-        body = await self._read(request, hold)
+        body = await self._read(request, headers, hold)
         try:
             secret = verify(body, headers, tenant.secrets)
         except SignatureError:
@@ -161,7 +167,7 @@ class Receiver:
         """Return what each tenant's deliveries say of their sender, for /readyz."""
         return {f"door.{slug}": sender.detail for slug, sender in self._senders.items()}
 
-    async def _read(self, request: web.Request, hold: "Hold") -> bytes:
+    async def _read(self, request: web.Request, headers: Sequence[str], hold: "Hold") -> bytes:
         """Return the body as it was on the wire; never hold more of it than the limits allow."""
         try:
             if request.content_length is not None and request.content.is_eof():
@@ -169,23 +175,27 @@ class Receiver:
                 hold.take(len(body))
                 return body
             async with asyncio.timeout(self._body_deadline_s):
-                return await self._read_on(request.content, hold)
+                return await self._read_on(request.content, headers, hold)
         except TimeoutError as exc:
             raise web.HTTPRequestTimeout from exc
         except (OSError, web.RequestPayloadError) as exc:  # the client has gone, or its chunks are no chunks
             raise web.HTTPBadRequest from exc
 
-    async def _read_on(self, content: StreamReader, hold: "Hold") -> bytes:
+    async def _read_on(self, content: StreamReader, headers: Sequence[str], hold: "Hold") -> bytes:
         # Room is taken as bytes come: what was only announced would let a few silent strangers shut the door.
         body = bytearray()
         while chunk := await content.readany():
-            self._check_size(len(body) + len(chunk))
+            self._check_size(len(body) + len(chunk), headers)
             hold.take(len(chunk))
             body += chunk
         return bytes(body)
 
-    def _check_size(self, size: int) -> None:
+    def _check_size(self, size: int, signatures: Sequence[str]) -> None:
         if size > self._body_limit_bytes:
+            with suppress(SignatureError):  # what scanners announce would hide what the vendor sends
+                given(signatures)
+                self._largest_refused_bytes = max(self._largest_refused_bytes, size)
+                metrics.LARGEST_REFUSED.set(self._largest_refused_bytes)
             raise web.HTTPRequestEntityTooLarge(self._body_limit_bytes, size)
 
     def _log_refusal(self, slug: str, outcome: str) -> None:

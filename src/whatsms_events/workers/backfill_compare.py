@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from whatsms_events import metrics
-from whatsms_events.domain import drift, fold, normalize
+from whatsms_events.domain import drift, fold
 from whatsms_events.domain.differences import LISTED_ONLY
 from whatsms_events.domain.drift import Finding, Sighting, Verdict
 from whatsms_events.domain.events import Event
@@ -38,9 +38,6 @@ written within that time is read again. Never more than the settle delay."""
 
 LOOK_S: Final = 0.5
 """How often it looks what is due: one by one, as they become due, each item would cost commits of its own."""
-
-DATA_LIMIT_BYTES: Final = normalize.data_limit_bytes(5 * 1024 * 1024)
-"""As large as a delivery's event can be: a record over what the topics take would halt the relay."""
 
 BEHIND_LIMIT_S: Final = 600.0
 """A projection that is not applied up to a point after this long has no consumer."""
@@ -179,7 +176,7 @@ class Comparison:
             outcomes.items.append(replace(item, state="wanted", due_at=self._parts.now()))
         elif verdict != "waits":
             event, raw = drift.observation(self._parts.tenant, sighting, row, received_at=self._parts.now())
-            if len(event.data) > DATA_LIMIT_BYTES:
+            if len(event.data) > self._parts.plan.data_limit_bytes:
                 log.warning("observation.too_large", entity=item.entity, size_bytes=len(event.data))
                 outcomes.give_up(item)
                 return

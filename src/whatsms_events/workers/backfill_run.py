@@ -11,6 +11,7 @@ import structlog
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
+from whatsms_events.domain import normalize
 from whatsms_events.domain.differences import LISTED_ONLY
 from whatsms_events.domain.drift import Finding, age_bucket
 from whatsms_events.domain.events import SHAPES, Entity, Payload, TicketPayload, encode
@@ -36,7 +37,8 @@ class Plan:
 
     `settle_s`: an answer is compared so long after it came, when webhooks that were on their way have arrived.
     `absence_s`: what the vendor does not show is looked for once more, so long after. `gone_share`: the part of an
-    entity that a run may mark as gone by itself.
+    entity that a run may mark as gone by itself. `data_limit_bytes`: what is larger as an event is left out, since a
+    record over what topics take halts the relay.
     """
 
     options: Options
@@ -47,6 +49,7 @@ class Plan:
     settle_s: float
     absence_s: float
     gone_share: float
+    data_limit_bytes: int = normalize.data_limit_bytes(normalize.BODY_BYTES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,9 +27,11 @@ from whatsms_events.errors import (
 )
 
 MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
-"""`max.message.bytes` of our topics; a fetch can always take that much of one partition."""
+"""`max.message.bytes` of our topics at least."""
 
 FETCH_BYTES: Final = 32 * 1024 * 1024
+"""One answer to a fetch, or as much as the largest record."""
+
 FETCH_WAIT_MS: Final = 100  # a waiting fetch holds up what is asked for next on its connection
 GRACE_S: Final = 2.0
 MISSING: Final = "topic {} does not exist: run `whatsms-events topics create`"
@@ -37,7 +39,10 @@ MISSING: Final = "topic {} does not exist: run `whatsms-events topics create`"
 
 @dataclass(frozen=True, slots=True)
 class KafkaTarget:
-    """Where Kafka is and how to speak to it. `timeout_s` bounds every single wait."""
+    """Where Kafka is and how to speak to it. `timeout_s` bounds every single wait.
+
+    `max_message_bytes` is what our topics take; a fetch can always take that much of one partition.
+    """
 
     bootstrap_servers: str
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -48,6 +53,7 @@ class KafkaTarget:
     cert_file: Path | None = None
     key_file: Path | None = None
     timeout_s: float = 10.0
+    max_message_bytes: int = MAX_MESSAGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +149,8 @@ class Reader:
             isolation_level="read_committed" if committed else "read_uncommitted",
             # A lost offset is an error for a person, not a reason to skip to wherever the partition is now.
             auto_offset_reset="none",
-            max_partition_fetch_bytes=MAX_MESSAGE_BYTES,
-            fetch_max_bytes=FETCH_BYTES,
+            max_partition_fetch_bytes=target.max_message_bytes,
+            fetch_max_bytes=max(FETCH_BYTES, target.max_message_bytes),
             fetch_max_wait_ms=FETCH_WAIT_MS,
         )
         reader = cls(target, consumer)

@@ -14,9 +14,10 @@ from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from whatsms_events.domain.normalize import record_limit_bytes
 from whatsms_events.domain.records import TOPICS
 from whatsms_events.errors import ConfigError, IntegrityError
-from whatsms_events.workers.kafka import MAX_MESSAGE_BYTES, MISSING, KafkaTarget, answered, arguments, hang_up
+from whatsms_events.workers.kafka import MISSING, KafkaTarget, answered, arguments, hang_up
 
 POLL_S: Final = 0.05
 _UNKNOWN: Final = errors.UnknownTopicOrPartitionError.errno
@@ -37,7 +38,6 @@ async def create_topics(
     partitions: int,
     replication_factor: int,
     retention_ms: int,
-    max_message_bytes: int = MAX_MESSAGE_BYTES,
 ) -> list[str]:
     """Create the topics that are missing and return their names; those that are there are compared, never changed.
 
@@ -46,7 +46,7 @@ async def create_topics(
     configs = {
         "cleanup.policy": "delete",  # compaction would drop events
         "retention.ms": str(retention_ms),
-        "max.message.bytes": str(max_message_bytes),
+        "max.message.bytes": str(target.max_message_bytes),
         # An acknowledged record outlives one broker, where there are enough of them.
         "min.insync.replicas": "2" if replication_factor > 2 else "1",
         "unclean.leader.election.enable": "false",
@@ -73,6 +73,7 @@ def _compare(topics: Mapping[str, Mapping[str, str]], wanted: Mapping[str, str])
         for name, found in topics.items()
         for key, value in wanted.items()
         if found.get(key) != value
+        and not (key == "max.message.bytes" and int(found.get(key, 0)) > int(value))  # more is no fault
     ]
     if different:
         raise IntegrityError("; ".join(different) + ": existing topics are not changed, change them or the settings")
@@ -83,7 +84,7 @@ async def check_topics(target: KafkaTarget, prefix: str, *, body_limit_bytes: in
 
     Raise IntegrityError where a topic is missing, drops records by compaction, or cannot hold the largest event.
     """
-    needed = body_limit_bytes * 3 // 2  # our form of a body and its headers may be half as large again
+    needed = record_limit_bytes(body_limit_bytes)
     async with _admin(target, "checking topics") as admin:
         topics = await _topics(admin, prefix)
     for name in _names(prefix):

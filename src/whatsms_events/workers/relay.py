@@ -300,8 +300,8 @@ class Relay:
 
     @staticmethod
     def _append(session: _Session, transaction: _Transaction, to: Partition, record: KafkaRecord, millis: int) -> bool:
-        if transaction.size > TRANSACTION_BYTES:
-            return False
+        if transaction.size and transaction.size + len(record.value) > TRANSACTION_BYTES:
+            return False  # a large record goes alone: brokers take no more than 100 MiB in a request
         transaction.size += len(record.value)
         return transaction.batches.setdefault(to, session.producer.batch()).append(record, timestamp_ms=millis)
 
