@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 
 from servers.kafka import Broker, RunningKafka, have_jars, is_ready, make_sasl_ssl
-from servers.postgres import Postgres, create_database, drop_database, given_url, programs
+from servers.postgres import Postgres, Standby, create_database, drop_database, given_url, programs
 from servers.process import UnavailableError, run_apart, running
 from servers.proxy import TcpProxy
 
@@ -109,6 +109,18 @@ async def own_postgres() -> AsyncIterator[Postgres]:
     try:
         server.initialise()
         await server.start()
+        yield server
+    finally:
+        await server.remove()
+
+
+@pytest.fixture
+async def standby(own_postgres: Postgres) -> AsyncIterator[Standby]:
+    """Give a standby of `own_postgres`, running; the primary commits nothing that is not on its disk too."""
+    server = Standby(own_postgres)
+    try:
+        server.initialise()
+        await server.follow()
         yield server
     finally:
         await server.remove()

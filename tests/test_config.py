@@ -464,6 +464,11 @@ def test_tenants_with_one_tenant_id_are_refused() -> None:
         (f"postgresql://u@h:{CANARY}/db", "is not a URL"),
         ("postgresql:///db", "should have the form"),
         ("postgresql://u@h", "should have the form"),
+        ("postgresql://u@h:1,/db", "should have the form"),
+        ("postgresql://u@h:1,other:99999/db", "should have the form"),
+        ("postgresql://u@h:1,other:2", "should have the form"),
+        (f"postgresql://u:{CANARY}@h:1,other:2/db", "holds a password"),
+        ("postgresql://u@h/db?target_session_attrs=any", "should end with the database's name"),
         ("postgresql+asyncpg://u@h/db", "should begin with"),
         ("postgres://u@h/db", "should begin with"),
         ("mysql://u@h/db", "should begin with"),
@@ -479,8 +484,11 @@ def test_database_url_has_two_forms_and_no_password(url: str, says: str) -> None
 
 
 def test_database_urls_that_are_right() -> None:
-    """Both forms load, PostgreSQL with password and TLS beside the URL."""
+    """Both forms load, PostgreSQL with several hosts, and with password and TLS beside the URL."""
     load(environ={}, flags={"database.url": "sqlite:////var/lib/whatsms/log.db"})
+    for hosts in ("a.example:5432,b.example:5433", "a.example,b.example,[::1]:5433"):
+        for query in ("", "?target_session_attrs=read-write", "?target_session_attrs=primary"):
+            load(environ={}, flags={"database.url": f"postgresql://u@{hosts}/n{query}"})
     load(
         environ={},
         flags={"database.url": "postgresql://u@[::1]:5432/n", "database.password": "p", "database.tls": True},

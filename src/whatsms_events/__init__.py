@@ -18,6 +18,8 @@ The map, from the bottom up; imports go down only:
     storage/            all SQL
         engines, database, schema, tables, migrations/    connect, open, check, migrate
         held_file                                whether SQLite's path still leads to what is open
+        postgres_url, servers, lock_session      the server that takes writes; one session for all role locks
+        trouble                                  what databases and drivers raise -> our errors, with what to do
         appends, commit, committer               group commit: statements, one batch, the queue
         event_log, parked, relay_row, role_lock  the log's other verbs, and who is active
         projection, projection_rows              rows, offsets and checkpoint, in one transaction

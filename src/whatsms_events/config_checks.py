@@ -15,6 +15,7 @@ from whatsms_events.config_sources import Name
 from whatsms_events.domain.normalize import BODY_BYTES
 from whatsms_events.domain.tenant import canonical
 from whatsms_events.settings import Settings
+from whatsms_events.storage import postgres_url
 
 Fault = tuple[Name, str]
 
@@ -44,6 +45,11 @@ def advice(settings: Settings) -> list[str]:
     url = settings.database.url
     if url is not None and url.startswith("postgresql:") and not settings.database.tls:
         lines.append("database.tls: is off, so events go to PostgreSQL in the clear; turn it on unless it is local")
+    if url is not None and "," in url and url.startswith("postgresql:"):
+        lines.append(
+            "database.url: names several servers; what got a 2xx is on more than one of them only with "
+            "synchronous_standby_names set on the primary"
+        )
     if settings.tenants and not any(tenant.api_key for tenant in settings.tenants.values()):
         lines.append("tenants: none has an api_key, so nothing that the webhook misses is found")
     limit = settings.receiver.body_limit_bytes
@@ -99,7 +105,8 @@ def _database_url(settings: Settings) -> Iterator[Fault]:
 def _url_problem(url: str) -> str | None:
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - reading it checks it
+        if "," not in parts.netloc:  # one host
+            parts.port  # noqa: B018 - reading it checks it
     except ValueError:
         return "is not a URL (special characters in it must be percent-encoded)"
     sqlite, postgresql = parts.scheme == "sqlite", parts.scheme == "postgresql"
@@ -109,12 +116,13 @@ def _url_problem(url: str) -> str | None:
         "holds a password, and urls are printed; set database.password instead": parts.password is not None
         or "@" in parts.path + parts.query + parts.fragment,
         "should begin with postgresql:// or sqlite:///": not (sqlite or postgresql),
-        "should end with the database's name (for TLS set database.tls)": parts.query or parts.fragment,
+        "should end with the database's name (for TLS set database.tls)": parts.fragment
+        or (parts.query and not (postgresql and postgres_url.asks_for_writable(parts.query))),
         "holds characters that cannot be seen, percent-encode them": not url.isprintable()
         or (postgresql and " " in url),
         "should name a file: sqlite:////absolute/path/log.db": sqlite and (parts.netloc or in_memory),
-        "should have the form postgresql://user@host:5432/name": postgresql
-        and not (parts.hostname and re.fullmatch(r"/[^/]+", parts.path)),
+        "should have the form postgresql://user@host:5432/name, or with several hosts postgresql://user@host:5432,"
+        "other:5432/name, of which the one that takes writes is used": postgresql and postgres_url.parse(url) is None,
     }
     return next((problem for problem, broken in rules.items() if broken), None)
 

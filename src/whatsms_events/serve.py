@@ -33,6 +33,7 @@ from whatsms_events.serve_standing import Standings
 from whatsms_events.serve_start import Start
 from whatsms_events.storage.committer import Committer
 from whatsms_events.storage.database import Database, make_ready, schema_problem, unopened
+from whatsms_events.storage.engines import REPAIR_TURNS
 from whatsms_events.storage.queries import write_problem
 from whatsms_events.web.app import Listener, private_app, public_app
 from whatsms_events.web.health import Check, Health
@@ -245,7 +246,8 @@ class Service:
 
     async def _repairers(self, stores: Stores, stack: AsyncExitStack) -> list[Post]:
         """Return a backfill for each tenant with a key, and a watchdog for each whose webhooks come in here."""
-        upstream, posts = Upstream(self._settings, stores.log, stores.projection), []
+        shared = [store.in_turns(REPAIR_TURNS) for store in (stores.log, stores.projection)]
+        upstream, posts = Upstream(self._settings, *shared), []
         backfills: dict[str, Backfill] = {}
         if "backfill" in self.roles:
             plan = plan_of(self._settings)

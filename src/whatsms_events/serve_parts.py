@@ -11,7 +11,7 @@ from whatsms_events.storage.committer import Committer
 from whatsms_events.storage.database import Database, DatabaseTarget
 from whatsms_events.storage.event_log import EventLog
 from whatsms_events.storage.projection import Projection
-from whatsms_events.storage.queries import Queries
+from whatsms_events.storage.queries import READERS, Queries
 from whatsms_events.storage.relay_row import RelayRows
 from whatsms_events.storage.reports import Reports
 from whatsms_events.storage.role_lock import RoleLock
@@ -108,7 +108,8 @@ def make_api(settings: Settings, log: Database, projection: Database) -> Api:
     """Return the read API."""
     tenants = {slug: tenant.tenant_id for slug, tenant in settings.tenants.items()}
     token = settings.private.token
-    return Api(Queries(log, projection), tenants, token.get_secret_value() if token is not None else None, Reports(log))
+    secret = token.get_secret_value() if token is not None else None
+    return Api(Queries(log, projection), tenants, secret, Reports(log.in_turns(READERS)))
 
 
 def make_relay(settings: Settings, target: KafkaTarget, log: Database) -> Relay:
@@ -136,5 +137,5 @@ def make_consumer(settings: Settings, log: Database, projection: Database) -> Co
         rows, prefix = RelayRows(log), settings.kafka.topic_prefix
         poll_s = settings.consumer.poll_interval_s
         source = KafkaSource(event_log, rows, target, prefix, poll_s=poll_s, monotonic=time.monotonic)
-    lock = RoleLock(projection, "consumer")
+    lock = RoleLock(log, "consumer")  # with the other roles' locks, in one session
     return Consumer(Projection(projection), source, lock, batch_limit=settings.consumer.batch_limit)

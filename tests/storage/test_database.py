@@ -34,7 +34,7 @@ from whatsms_events.storage.database import (
     schema_problem,
     upgrade,
 )
-from whatsms_events.storage.engines import LOCK_TIMEOUT_MS
+from whatsms_events.storage.servers import LOCK_TIMEOUT_MS
 
 METADATA: dict[schema.Part, MetaData] = {"log": tables.log_metadata, "projection": tables.projection_metadata}
 

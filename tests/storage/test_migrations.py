@@ -154,7 +154,7 @@ async def test_a_migration_may_take_longer_than_a_statement(database_url: str, m
 
     with monkeypatch.context() as hasty:
         hasty.setattr(engines, "STATEMENT_TIMEOUT_S", 0.5)
-        hasty.setattr(engines, "CONNECT_TIMEOUT_S", 0.9)
+        hasty.setattr(databases, "CONNECT_TIMEOUT_S", 0.9)
         hasty.setattr(schema, "upgrade", slow)
         await upgrade("log", DatabaseTarget(database_url))
     log = await open_log(DatabaseTarget(database_url), migrate=False)

@@ -78,6 +78,38 @@ async def test_terminated_session_loses_the_role(postgres_url: str) -> None:
     await database.close()
 
 
+async def test_one_session_holds_all_locks_of_a_process_and_all_are_lost_with_it(postgres_url: str) -> None:
+    """Twenty roles cost one connection; where its server ends it each role knows that it has lost its lock."""
+    database = await open_log(DatabaseTarget(postgres_url), migrate=True)
+    locks = [RoleLock(database, f"backfill.{number}") for number in range(20)]
+    assert all([await lock.take() for lock in locks])
+    connection = await asyncpg.connect(postgres_url)
+    held = "SELECT array[count(*), count(DISTINCT pid)] FROM pg_locks WHERE locktype = 'advisory'"
+    assert await connection.fetchval(held) == [20, 1]
+    await connection.execute("SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory'")
+    assert not any([await lock.held() for lock in locks])
+    assert all([await lock.take() for lock in locks])
+    assert await connection.fetchval(held) == [20, 1]
+    await connection.close()
+    await database.close()
+
+
+async def test_lock_that_is_lost_in_an_earlier_session_is_not_given_back_in_a_later_one(postgres_url: str) -> None:
+    """Who held a role in a session that is gone neither holds nor frees what another one of the process took since."""
+    database, clock = await open_log(DatabaseTarget(postgres_url), migrate=True), Clock()
+    late, other = RoleLock(database, "relay", monotonic=clock), RoleLock(database, "relay")
+    assert await late.take()
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute("SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory'")
+    assert await other.take()
+    assert not await late.held()
+    await late.release()
+    assert await other.held()
+    assert await connection.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 1
+    await connection.close()
+    await database.close()
+
+
 async def test_replaced_lock_file_is_no_lock(tmp_path: Path) -> None:
     """Who holds a lock on a file that is not there any more has nothing."""
     database, clock = await open_log(DatabaseTarget(f"sqlite:///{tmp_path / 'log.db'}"), migrate=True), Clock()

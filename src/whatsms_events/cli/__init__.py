@@ -18,7 +18,7 @@ from cyclopts.validators import Number
 
 from whatsms_events import __version__, logs
 from whatsms_events.config import NO_TENANTS, Settings, advice, load, render
-from whatsms_events.errors import ConfigError, WhatsmsEventsError
+from whatsms_events.errors import ConfigError, StorageUnavailableError, WhatsmsEventsError
 
 app: Final = App(
     name="whatsms-events",
@@ -162,10 +162,24 @@ def check(*, options: Options = DEFAULTS) -> int:
     settings = options.load()
     if not settings.tenants:
         raise ConfigError(NO_TENANTS)
-    for line in advice(settings):
+    for line in (*advice(settings), *_server_advice(settings)):
         print(line)
     print("the configuration can be used")
     return 0
+
+
+def _server_advice(settings: Settings) -> list[str]:
+    """Look at the PostgreSQL server, if it is there; raise ConfigError where no log can be on it."""
+    if settings.database.url is None or not settings.database.url.startswith("postgresql:"):
+        return []
+    from whatsms_events.serve_parts import log_target  # noqa: PLC0415 - heavy
+    from whatsms_events.storage.database import check_server  # noqa: PLC0415 - heavy
+
+    try:
+        run(check_server(log_target(settings)))
+    except StorageUnavailableError as exc:
+        return [f"database.url: {exc}"]
+    return []
 
 
 @config_app.command

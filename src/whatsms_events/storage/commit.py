@@ -16,7 +16,7 @@ from whatsms_events import metrics
 from whatsms_events.domain.events import Origin, to_micros
 from whatsms_events.errors import StorageUnavailableError, TransientError, UnstorableError
 from whatsms_events.storage.appends import Append, Appends, EventRow, Park, park_row
-from whatsms_events.storage.database import translated
+from whatsms_events.storage.trouble import translated
 
 log = structlog.get_logger()
 
@@ -147,6 +147,7 @@ class Commit:
         with translated():
             stored = await self._statements.find(list({one.item.event.id for one in waiting}))
         again: list[tuple[Appending, int]] = []
+        ours: list[tuple[Appending, int]] = []  # rows of the try whose outcome was unknown
         collisions: list[Parking] = []
         for one in waiting:
             row = stored.get(one.item.event.id)
@@ -155,11 +156,21 @@ class Commit:
             elif (row.tenant, row.sha256) != (one.item.event.tenant, one.item.sha256):
                 collisions.append(_parked_instead(one, "collision", f"position {row.position}"))
             elif one.unsure and row.received_at == to_micros(one.item.event.received_at):
-                self._accept(one, row.position)  # our own row, from the try whose outcome was unknown
+                ours.append((one, row.position))
             else:
                 again.append((one, row.position))
+        await self._confirm(ours)
         await self._count(again)
         await self.park(collisions)
+
+    async def _confirm(self, ours: Sequence[tuple[Appending, int]]) -> None:
+        """Accept rows of ours that are there, once they are durable."""
+        if not ours:
+            return
+        with translated():
+            await self._statements.confirm([one.item.event.id for one, _ in ours])
+        for one, position in ours:
+            self._accept(one, position)
 
     async def _count(self, again: Sequence[tuple[Appending, int]]) -> None:
         """Count redeliveries and answer for them. Never tried again, or it would count twice."""

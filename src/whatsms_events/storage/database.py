@@ -8,37 +8,33 @@ import asyncio
 import fcntl
 import os
 import secrets
-import sqlite3
 import ssl
 import stat
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import asyncpg
 import structlog
-from sqlalchemy import ColumnElement, Connection, Table, Text, any_, exc, literal, text
+from sqlalchemy import ColumnElement, Connection, Table, Text, any_, literal, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from whatsms_events.errors import ConfigError, NotFoundError, StorageUnavailableError, UnstorableError
-from whatsms_events.storage import engines, schema
+from whatsms_events.errors import ConfigError, NotFoundError, StorageUnavailableError
+from whatsms_events.storage import engines, postgres_url, schema
 from whatsms_events.storage.held_file import HeldFile
+from whatsms_events.storage.lock_session import LockSession
+from whatsms_events.storage.servers import CONNECT_TIMEOUT_S, Servers
+from whatsms_events.storage.trouble import POOLER_SAYS, state_of, translated
 
 POLL_S: Final = 0.05
 MARK_LIMIT: Final = 2**31 - 1  # SQLite's `application_id` is a signed number of 32 bits
 
 CHUNK: Final = 1000
 """Ids in one question: SQLite allows 32,766 variables, and a list much longer costs more than a second question."""
-
-# asyncpg's internal error is what a connection says whose backend died in the middle of an answer.
-_POSTGRESQL_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-
-# What no retry can mend: class 22 data, class 23 constraints, 54 a program limit such as an index row too large.
-_REFUSED: Final = ("22", "23", "54")
 
 # What no waiting can mend: user or password (28), database (3D), and a file that holds something else.
 _WRONG: Final = ("28", "3D", "SQLITE_NOTADB", "SQLITE_CORRUPT")
@@ -48,43 +44,20 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class DatabaseTarget:
-    """Where a database is. `url` is `sqlite:////absolute/path` or `postgresql://user@host:port/name`, no password."""
+    """Where a database is. `url` is `sqlite:////absolute/path` or `postgresql://user@host:port/name`, no password.
+
+    Of several hosts with commas between them the one that takes writes is used.
+    """
 
     url: str
     password: str | None = None
     tls: bool = False
     tls_ca_file: Path | None = None
 
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Raise StorageUnavailableError, or UnstorableError for refused data, for what databases and drivers raise."""
-    try:
-        yield
-    except exc.DBAPIError as error:
-        raise _translate(error.orig or error) from error
-    except (exc.SQLAlchemyError, sqlite3.Error, *_POSTGRESQL_ERRORS, OSError) as error:
-        raise _translate(error) from error
-    except (OverflowError, UnicodeEncodeError) as error:  # a value that a driver could not bind
-        raise UnstorableError(type(error).__name__) from error
-
-
-def _translate(error: BaseException) -> StorageUnavailableError | UnstorableError:
-    """Tell refused data from everything else. Messages carry class and SQLSTATE only: the drivers' carry values."""
-    # SQLSTATE, or SQLite's own name such as SQLITE_FULL: what went wrong, and never a value.
-    state = str(getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or _sqlite_name(error))
-    # By name, since SQLAlchemy wraps the drivers' classes in its own of the same names.
-    names = {cls.__name__ for cls in type(error).__mro__}
-    summary = f"{type(error).__name__} {state}".strip()
-    if state.startswith(_REFUSED) or names & {"IntegrityError", "DataError"}:
-        return UnstorableError(summary)
-    return StorageUnavailableError(summary)
-
-
-def _sqlite_name(error: BaseException) -> str:
-    if isinstance(error, sqlite3.Error):
-        return getattr(error, "sqlite_errorname", "")
-    return "" if error.__cause__ is None else _sqlite_name(error.__cause__)
+    @property
+    def is_sqlite(self) -> bool:
+        """Tell whether it is a file of SQLite."""
+        return self.url.startswith("sqlite")
 
 
 def insert(connection: AsyncConnection, table: Table) -> postgresql.Insert | sqlite.Insert:
@@ -101,23 +74,48 @@ def among(connection: AsyncConnection, column: ColumnElement[str], values: Seque
 
 
 class Database:
-    """An open database: a writing and a reading side, and the driver's own connection for the committer."""
+    """An open database: a writing and a reading side, the committer's own connection, and on PostgreSQL the locks."""
 
     def __init__(
         self,
         part: schema.Part,
         writer: AsyncEngine,
         reader: AsyncEngine,
+        lend: Callable[[], AbstractAsyncContextManager[Any]],
+        *,
         path: Path | None = None,
         held: HeldFile | None = None,
+        locks: LockSession | None = None,
+        turns: int | None = None,
     ) -> None:
+        """Exactly one of `path` and `locks` is given: a file, or the session that holds locks on a server."""
         self.part: schema.Part = part
         self.path = path
+        self.locks = locks
         self.dialect: Literal["sqlite", "postgresql"] = "sqlite" if path is not None else "postgresql"
         self._writer = writer
         self._reader = reader
+        self._lend = lend
+        self._turns: AbstractAsyncContextManager[None] = nullcontext() if turns is None else asyncio.Semaphore(turns)
         self._held = held
         self._keeper: AsyncConnection | None = None
+
+    def in_turns(self, turns: int) -> "Database":
+        """Return the same database for users of whom there may be many: at most `turns` transactions of theirs at once.
+
+        The others wait until it is their turn, and leave the pool to those whom nobody may keep waiting. Each
+        statement has a deadline, and so has each turn.
+        """
+        return Database(
+            self.part,
+            self._writer,
+            self._reader,
+            self._lend,
+            path=self.path,
+            held=self._held,
+            locks=self.locks,
+            turns=turns,
+        )
 
     def check(self) -> None:
         """Raise StorageReplacedError where SQLite's files are not those that are open here. Costs microseconds.
@@ -132,7 +130,7 @@ class Database:
         """Open one transaction that may write; it commits at the end of the block and rolls back on an error."""
         self.check()
         with translated():
-            async with self._writer.begin() as connection:
+            async with self._turns, self._writer.begin() as connection:
                 yield connection
         self.check()
 
@@ -141,24 +139,20 @@ class Database:
         """Open one transaction that only reads. Keep it short: on SQLite an open reader lets the WAL grow."""
         self.check()
         with translated():
-            async with self._reader.begin() as connection:
+            async with self._turns, self._reader.begin() as connection:
                 yield connection
 
     @asynccontextmanager
     async def driver(self) -> AsyncIterator[Any]:
-        """Lend the driver's own connection, in autocommit: aiosqlite.Connection or asyncpg.Connection.
+        """Lend the committer its own connection, in autocommit: aiosqlite.Connection or asyncpg.Connection.
 
-        Where the block ends with an error the connection is thrown away, since nobody knows its state.
+        It comes from no pool, so nobody competes for it. Where the block ends with an error it is thrown away, since
+        nobody knows its state.
         """
         self.check()
         with translated():
-            async with self._writer.connect() as connection:
-                fairy = await connection.get_raw_connection()
-                try:
-                    yield fairy.driver_connection
-                except BaseException:
-                    await connection.invalidate()
-                    raise
+            async with self._lend() as connection:
+                yield connection
 
     async def hold(self) -> None:
         """Keep one connection to a SQLite file, and know from now on whether the path leads to what it holds.
@@ -180,6 +174,8 @@ class Database:
         """Give every connection back."""
         if self._keeper is not None:
             await self._keeper.close()
+        if self.locks is not None:
+            await self.locks.close()
         await self._writer.dispose()
         if self._reader is not self._writer:
             await self._reader.dispose()
@@ -206,11 +202,11 @@ async def _mark(keeper: AsyncConnection) -> int:
 
 def is_there(target: DatabaseTarget) -> bool:
     """Tell whether there is something to open; a file without a byte is one that nobody has come to migrate yet."""
-    url = make_url(target.url)
-    if url.get_backend_name() != "sqlite" or url.database is None:
+    file = make_url(target.url).database if target.is_sqlite else None
+    if file is None:
         return True
     try:
-        return Path(url.database).stat().st_size > 0
+        return Path(file).stat().st_size > 0
     except OSError:
         return False
 
@@ -244,9 +240,39 @@ async def upgrade(part: schema.Part, target: DatabaseTarget) -> None:
     database = _connect(part, target, engines.MIGRATION_TIMEOUT_S)
     try:
         with _named(part, target):
+            await _check_server(database)
             await _migrate(database)
     finally:
         await database.close()
+
+
+async def check_server(target: DatabaseTarget) -> None:
+    """Look at a server of PostgreSQL; raise ConfigError where it cannot be used, StorageUnavailableError if away."""
+    database = _connect("log", target)
+    try:
+        with _named("log", target):
+            await _check_server(database)
+    finally:
+        await database.close()
+
+
+async def _check_server(database: Database) -> None:
+    if database.path is not None:
+        return
+    async with asyncio.timeout(CONNECT_TIMEOUT_S + engines.STATEMENT_TIMEOUT_S):
+        async with database.driver() as connection:
+            encoding = await connection.fetchval("SHOW server_encoding")
+            pid = await connection.fetchval("SELECT pg_backend_pid()")
+            pooled = pid != connection.get_server_pid()
+            if pooled:  # in transaction mode two connections that are open can have one session
+                async with database.driver() as other:
+                    if await other.fetchval("SELECT pg_backend_pid()") == pid:
+                        raise ConfigError(f"database.url: {POOLER_SAYS}")
+    if encoding != "UTF8":
+        raise ConfigError(
+            f"database.url: the database's encoding is {encoding}, which cannot hold every text: make one with "
+            "CREATE DATABASE ... TEMPLATE template0 ENCODING 'UTF8'"
+        )
 
 
 async def schema_problem(database: Database) -> str | None:
@@ -256,7 +282,7 @@ async def schema_problem(database: Database) -> str | None:
 
 
 async def _migrate(database: Database) -> None:
-    async with asyncio.timeout(engines.CONNECT_TIMEOUT_S + engines.MIGRATION_TIMEOUT_S), _alone(database):
+    async with asyncio.timeout(CONNECT_TIMEOUT_S + engines.MIGRATION_TIMEOUT_S), _alone(database):
         if await schema_problem(database) is not None:
             async with database.write() as connection:
                 await connection.run_sync(schema.upgrade, database.part)
@@ -310,9 +336,10 @@ async def make_ready(database: Database, target: DatabaseTarget, *, migrate: boo
     database at all. Raise StorageUnavailableError where the database is away, starting, locked or full.
     """
     with _named(database.part, target):
+        await _check_server(database)
         if migrate:
             await _migrate(database)
-        async with asyncio.timeout(engines.CONNECT_TIMEOUT_S + engines.STATEMENT_TIMEOUT_S):
+        async with asyncio.timeout(CONNECT_TIMEOUT_S + engines.STATEMENT_TIMEOUT_S):
             problem = await schema_problem(database)
             if problem is None and database.part == "log":
                 async with database.write() as connection:
@@ -326,8 +353,8 @@ async def make_ready(database: Database, target: DatabaseTarget, *, migrate: boo
 @contextmanager
 def _named(part: schema.Part, target: DatabaseTarget) -> Iterator[None]:
     """Say in the error which database it was."""
-    url = make_url(target.url)
-    place = f"{url.host}:{url.port or 5432}/{url.database}" if url.host else url.database
+    parts = None if target.is_sqlite else postgres_url.parse(target.url)
+    place = make_url(target.url).database if parts is None else parts.place
     try:
         yield
     except (StorageUnavailableError, TimeoutError) as error:
@@ -339,8 +366,7 @@ def _named(part: schema.Part, target: DatabaseTarget) -> Iterator[None]:
 def _is_wrong(error: BaseException | None) -> bool:
     """Tell whether the configuration is wrong, so that waiting mends nothing."""
     while error is not None:
-        state = str(getattr(error, "sqlstate", None) or _sqlite_name(error))
-        if state.startswith(_WRONG) or isinstance(error, ssl.SSLCertVerificationError):
+        if state_of(error).startswith(_WRONG) or isinstance(error, ssl.SSLCertVerificationError):
             return True
         error = error.__cause__
     return False
@@ -372,19 +398,18 @@ def durability_problem(connection: Connection) -> str | None:
 
 
 def _connect(part: schema.Part, target: DatabaseTarget, statement_timeout_s: float | None = None) -> Database:
-    url = make_url(target.url)
-    match url.get_backend_name():
-        case "sqlite":
-            path = engines.sqlite_file(url)
-            _warn_of_readers(path)
-            held = HeldFile(path)
-            writer, reader = engines.sqlite(url, path, "FULL" if part == "log" else "NORMAL", held.check)
-            return Database(part, writer, reader, path, held)
-        case "postgresql":
-            wait_s = statement_timeout_s or engines.STATEMENT_TIMEOUT_S
-            engine = engines.postgresql(
-                url, target.password, tls=target.tls, tls_ca_file=target.tls_ca_file, statement_timeout_s=wait_s
-            )
-            return Database(part, engine, engine)
-        case other:
-            raise ConfigError(f"database.url: {other} is not supported, use sqlite or postgresql")
+    if target.is_sqlite:
+        url = make_url(target.url)
+        path = engines.sqlite_file(url)
+        _warn_of_readers(path)
+        held = HeldFile(path)
+        writer, reader, own = engines.sqlite(url, path, "FULL" if part == "log" else "NORMAL", held.check)
+        return Database(part, writer, reader, partial(engines.lend, own), path=path, held=held)
+    parts = postgres_url.parse(target.url)
+    if parts is None:
+        raise ConfigError("database.url: use postgresql://user@host:5432/name or sqlite:////absolute/path/log.db")
+    tls = engines.authorities(target.tls_ca_file) if target.tls else None
+    wait_s = statement_timeout_s or engines.STATEMENT_TIMEOUT_S
+    servers = Servers(parts, target.password, tls, statement_timeout_s=wait_s)
+    pool = engines.postgresql(servers)
+    return Database(part, pool, pool, servers.lend, locks=LockSession(servers.connect))

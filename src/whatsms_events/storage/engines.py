@@ -3,27 +3,31 @@
 import os
 import sqlite3
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, NullPool, event
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from whatsms_events.errors import ConfigError, StorageReplacedError
+from whatsms_events.storage.servers import LOCK_TIMEOUT_MS, Servers, leave_when_read_only
 
-LOCK_TIMEOUT_MS: Final = 2500
-"""Longest wait for a lock of the database: shorter than a sender waits for its answer."""
-
-CONNECT_TIMEOUT_S: Final = 5.0
 STATEMENT_TIMEOUT_S: Final = 15.0
 MIGRATION_TIMEOUT_S: Final = 3600.0
 """An index of tens of millions of messages takes minutes."""
 
-IDLE_IN_TRANSACTION_MS: Final = 10_000
-"""A process that froze inside a transaction loses it, and with it the log's lock."""
+REPAIR_TURNS: Final = 3
+"""Transactions at a time of all backfills and watchdogs together, of which there are as many as tenants."""
+
+POOL_SIZE: Final = 12
+"""As many as can be wanted at a time, however many tenants there are: relay, consumer and observer one each, the probes
+two, the read API twice `queries.READERS`, what repairs REPAIR_TURNS. The committer and the role locks have connections
+of their own.
+"""
 
 PRIVATE_MODE: Final = 0o600
 SQLITE_MINIMUM: Final = (3, 35, 0)  # RETURNING and upserts
@@ -49,8 +53,10 @@ def sqlite_file(url: URL) -> Path:
     return path
 
 
-def sqlite(url: URL, path: Path, synchronous: str, check: Callable[[], None]) -> tuple[AsyncEngine, AsyncEngine]:
-    """Return the writing and the reading engine of a file, whose commits are as durable as `synchronous` says.
+def sqlite(
+    url: URL, path: Path, synchronous: str, check: Callable[[], None]
+) -> tuple[AsyncEngine, AsyncEngine, AsyncEngine]:
+    """Return a file's writing engine, its reading one, and the committer's own; `synchronous` says how durable.
 
     `check` raises where the path does not lead to the file that is held: no connection to another one is kept.
     """
@@ -58,15 +64,17 @@ def sqlite(url: URL, path: Path, synchronous: str, check: Callable[[], None]) ->
     there = url.set(
         drivername="sqlite+aiosqlite", database=f"file:{quote(str(path))}", query={"mode": "rw", "uri": "true"}
     )
-    # Three writing connections: one stays open until the end, the committer keeps one, and the rest (migrations,
-    # parked, relay row) take turns.
-    writer = _sqlite_engine(there, 3, "BEGIN IMMEDIATE", f"PRAGMA synchronous={synchronous}", check=check)
-    reader = _sqlite_engine(there, 4, "BEGIN", f"PRAGMA synchronous={synchronous}", "PRAGMA query_only=ON", check=check)
-    return writer, reader
+    durable = f"PRAGMA synchronous={synchronous}"
+    # Two writing connections beside the committer's: one stays open until the end, and who writes takes turns anyway.
+    writer = _sqlite_engine(there, 2, "BEGIN IMMEDIATE", durable, check=check)
+    own = _sqlite_engine(there, 0, "BEGIN IMMEDIATE", durable, check=check)
+    reader = _sqlite_engine(there, POOL_SIZE, "BEGIN", durable, "PRAGMA query_only=ON", check=check)
+    return writer, reader, own
 
 
 def _sqlite_engine(url: URL, size: int, begin: str, *pragmas: str, check: Callable[[], None]) -> AsyncEngine:
-    engine = create_async_engine(url, pool_size=size, max_overflow=0, pool_timeout=LOCK_TIMEOUT_MS / 1000)
+    pool: dict[str, Any] = {"pool_size": size, "max_overflow": 0, "pool_timeout": LOCK_TIMEOUT_MS / 1000}
+    engine = create_async_engine(url, **(pool if size else {"poolclass": NullPool}))
 
     def on_connect(connection: Any, _record: object) -> None:
         try:
@@ -97,32 +105,35 @@ def _sqlite_engine(url: URL, size: int, begin: str, *pragmas: str, check: Callab
     return engine
 
 
-def postgresql(
-    url: URL, password: str | None, *, tls: bool, tls_ca_file: Path | None, statement_timeout_s: float
-) -> AsyncEngine:
-    """Return the engine of a server; raise ConfigError for a certificate file that cannot be used."""
-    arguments: dict[str, Any] = {
-        "timeout": CONNECT_TIMEOUT_S,
-        "command_timeout": statement_timeout_s,
-        "server_settings": {
-            "application_name": "whatsms-events",
-            "lock_timeout": str(LOCK_TIMEOUT_MS),
-            "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
-            # A frozen or unplugged holder of a role lock is noticed by the server within half a minute.
-            "tcp_keepalives_idle": "10",
-            "tcp_keepalives_interval": "5",
-            "tcp_keepalives_count": "4",
-        },
-    }
-    if password is not None:
-        arguments["password"] = password
-    if tls:
+@asynccontextmanager
+async def lend(engine: AsyncEngine) -> AsyncIterator[Any]:
+    """Lend the driver's own connection; after an error it is thrown away, since nobody knows its state."""
+    async with engine.connect() as connection:
+        fairy = await connection.get_raw_connection()
         try:
-            arguments["ssl"] = ssl.create_default_context(cafile=tls_ca_file)
-        except OSError as error:  # ssl.SSLError too, whose text is about OpenSSL's insides
-            raise ConfigError(f"database.tls_ca_file: {tls_ca_file} holds no certificate in PEM form") from error
-    # Recycled, so that a plan made before a migration does not live for ever.
-    pool: dict[str, Any] = {"pool_size": 8, "max_overflow": 0, "pool_recycle": 1800}
-    return create_async_engine(
-        url.set(drivername="postgresql+asyncpg"), connect_args=arguments, pool_timeout=LOCK_TIMEOUT_MS / 1000, **pool
+            yield fairy.driver_connection
+        except BaseException:
+            await connection.invalidate()
+            raise
+
+
+def postgresql(servers: Servers) -> AsyncEngine:
+    """Return the pool of connections to the server that takes writes."""
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=servers.connect,
+        pool_size=POOL_SIZE,
+        max_overflow=0,
+        pool_timeout=LOCK_TIMEOUT_MS / 1000,
+        pool_recycle=1800,  # so that a plan made before a migration does not live for ever
     )
+    leave_when_read_only(engine)
+    return engine
+
+
+def authorities(file: Path | None) -> ssl.SSLContext:
+    """Return whom to trust with TLS; raise ConfigError for a certificate file that cannot be used."""
+    try:
+        return ssl.create_default_context(cafile=file)
+    except OSError as error:  # ssl.SSLError too, whose text is about OpenSSL's insides
+        raise ConfigError(f"database.tls_ca_file: {file} holds no certificate in PEM form") from error

@@ -17,7 +17,8 @@ from whatsms_events.domain.gone import in_doubt
 from whatsms_events.domain.rows import COLUMNS, Claim, Key, Row, Table, Version
 from whatsms_events.errors import UnstorableError
 from whatsms_events.storage import tables
-from whatsms_events.storage.database import CHUNK, among, translated
+from whatsms_events.storage.database import CHUNK, among
+from whatsms_events.storage.trouble import translated
 
 _TABLES: Final[Mapping[Table, SqlTable]] = {
     "ticket": tables.ticket,

@@ -23,7 +23,8 @@ from whatsms_events.domain.acks import LEVELS
 from whatsms_events.domain.events import from_micros
 from whatsms_events.domain.rows import GROUPS, Version
 from whatsms_events.storage import tables
-from whatsms_events.storage.database import Database, translated
+from whatsms_events.storage.database import Database
+from whatsms_events.storage.trouble import translated
 
 PAGE_LIMIT: Final = 500
 PAGE_TEXT_LIMIT: Final = 8 * 1024 * 1024

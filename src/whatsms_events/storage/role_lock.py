@@ -9,24 +9,25 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from whatsms_events.errors import StorageUnavailableError
-from whatsms_events.storage.database import Database, translated
+from whatsms_events.storage.database import Database
+from whatsms_events.storage.lock_session import LockSession
+from whatsms_events.storage.trouble import translated
 
 CHECK_INTERVAL_S: Final = 1.0
-ANSWER_S: Final = 5.0
-"""A server that does not answer this long has lost us, or we have lost it."""
 
 
 class RoleLock:
-    """One role: `flock` on `<file>.<role>.lock` beside SQLite, a session's advisory lock on PostgreSQL."""
+    """One role: `flock` on `<file>.<role>.lock` beside SQLite, an advisory lock on PostgreSQL."""
 
     def __init__(self, database: Database, role: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._lock: _FileLock | _AdvisoryLock = (
-            _FileLock(Path(f"{database.path}.{role}.lock")) if database.path else _AdvisoryLock(database, role)
+            _AdvisoryLock(database.locks, role)
+            if database.locks is not None
+            else _FileLock(Path(f"{database.path}.{role}.lock"))
         )
         self._monotonic = monotonic
         self._sure_until = 0.0
@@ -96,41 +97,25 @@ class _FileLock:
 
 
 class _AdvisoryLock:
-    """Belongs to a connection of its own, and ends with it. Not through a pooler in transaction mode."""
+    """A lock in the one session that holds all of this process's. Not through a pooler in transaction mode."""
 
-    def __init__(self, database: Database, role: str) -> None:
-        self._database = database
+    def __init__(self, session: LockSession, role: str) -> None:
+        self._session = session
         self._key = int.from_bytes(hashlib.sha256(f"whatsms-events role {role}".encode()).digest()[:8], signed=True)
-        self._stack: AsyncExitStack | None = None
-        self._connection: Any = None
+        self._number: int | None = None  # of the session it was taken in
 
     @property
     def taken(self) -> bool:
-        return self._stack is not None
+        return self._number is not None
 
     async def take(self) -> bool:
-        async with AsyncExitStack() as stack:
-            connection = await stack.enter_async_context(self._database.driver())
-            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", self._key, timeout=ANSWER_S):
-                return False
-            self._connection, self._stack = connection, stack.pop_all()
-        return True
+        self._number = await self._session.take(self._key)
+        return self.taken
 
     async def held(self) -> bool:
-        # The lock lives as long as its session: a session that answers has it.
-        try:
-            with translated():
-                await self._connection.fetchval("SELECT 1", timeout=ANSWER_S)
-        except (StorageUnavailableError, TimeoutError):
-            return False
-        return True
+        return self._number is not None and await self._session.held(self._key, self._number)
 
     async def release(self) -> None:
-        stack, self._stack = self._stack, None
-        if stack is None:
-            return
-        # Unlocked before the pool gets the connection back; where that fails, the pool throws it away.
-        with suppress(StorageUnavailableError, TimeoutError):
-            async with stack:
-                await self._connection.fetchval("SELECT pg_advisory_unlock($1)", self._key, timeout=ANSWER_S)
-        self._connection = None
+        number, self._number = self._number, None
+        if number is not None:
+            await self._session.release(self._key, number)

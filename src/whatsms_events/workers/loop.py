@@ -18,6 +18,7 @@ from whatsms_events.errors import (
     ConfigError,
     FencedError,
     IntegrityError,
+    StorageUnavailableError,
     TransientError,
     UnstorableError,
     UpstreamRefusedError,
@@ -28,6 +29,9 @@ log = structlog.get_logger()
 
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_LIMIT_S: Final = 10.0
+STORAGE_BACKOFF_LIMIT_S: Final = 2.0
+"""A database that changed its primary is there again at once, and every role waits for it."""
+
 STANDBY_S: Final = 1.0
 LOOK_S: Final = 60.0
 LOOK_LIMIT_S: Final = 3600.0
@@ -140,7 +144,8 @@ async def _repeat(role: str, worker: Worker, bell: Bell, say: Callable[..., None
             failures += 1
             say("standby", str(exc))
             log.warning("role.retrying", role=role, error=type(exc).__name__, reason=str(exc), failures=failures)
-            await _pause(bell, backoff(failures), bell.hurries)
+            limit_s = STORAGE_BACKOFF_LIMIT_S if isinstance(exc, StorageUnavailableError) else BACKOFF_LIMIT_S
+            await _pause(bell, backoff(failures, limit_s), bell.hurries)
             continue
         except FencedError as exc:
             say("standby", str(exc))
@@ -244,9 +249,9 @@ def _announcer(role: str, on_state: Callable[[RoleState, str], None]) -> Callabl
     return say
 
 
-def backoff(failures: int) -> float:
+def backoff(failures: int, limit_s: float = BACKOFF_LIMIT_S) -> float:
     """Return seconds to wait after this many failures in a row: doubling, capped, with jitter against herds."""
-    return float(min(BACKOFF_LIMIT_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+    return float(min(limit_s, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
 
 
 async def _pause(bell: Bell, seconds: float, hurries: int) -> None:
