@@ -21,6 +21,8 @@ from sqlalchemy import func, select, text
 from sqlalchemy.engine import make_url
 from structlog.testing import capture_logs
 
+from servers.compare import until
+from servers.postgres import Standby, ask
 from servers.proxy import TcpProxy
 from whatsms_events.domain.events import Event, EventType, event_id, to_micros
 from whatsms_events.errors import OverloadedError, StorageUnavailableError
@@ -528,3 +530,27 @@ async def waiting_for_a_lock(connection: asyncpg.Connection) -> None:
             " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         ):
             await asyncio.sleep(0.01)
+
+
+async def test_row_that_no_standby_has_is_not_acknowledged_because_it_can_be_seen(standby: Standby) -> None:
+    """A commit that is broken off while it waits for its standby shows its row: sent again, that row is acknowledged
+    only when the standby has it, since the standby may be the primary of tomorrow.
+    """
+    url = standby.primary.url
+    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name = 'whatsms-events'"
+    async with opened(url) as database, committing(database) as committer, asyncio.TaskGroup() as tasks:
+        await standby.stop()
+        delivery = tasks.create_task(committer.submit(append(1), deadline_s=120))
+        await until(lambda: ask(url, waiting), 60, "a commit that waits for its standby")
+        first = await ask(url, waiting)
+        await ask(url, f"SELECT pg_terminate_backend({first}, 10000)")
+        again = f"{waiting} AND pid <> {first}"
+
+        async def waits_again() -> bool:
+            assert not delivery.done(), "acknowledged without the standby"
+            return await ask(url, again) is not None
+
+        await until(waits_again, 60, "the commit to wait again")
+        assert not delivery.done()
+        await standby.start()
+        assert (await delivery).kind == "accepted"

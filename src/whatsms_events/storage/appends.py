@@ -123,13 +123,16 @@ class Stored:
 
 
 class Appends(Protocol):
-    """The four statements. No id may come twice in one call."""
+    """The statements. No id may come twice in one call."""
 
     async def insert(self, rows: Sequence[EventRow]) -> dict[UUID, int]:
         """Append in this order; return the positions of the rows that are new."""
 
     async def find(self, ids: Sequence[UUID]) -> dict[UUID, Stored]:
         """Return what is in the log under these ids."""
+
+    async def confirm(self, ids: Sequence[UUID]) -> None:
+        """Return once these rows are as durable as those whose commit was answered."""
 
     async def count(self, rows: Sequence[CountRow]) -> None:
         """Add to the redeliveries of these ids."""
@@ -183,6 +186,9 @@ class SqliteAppends:
         rows = await self._execute(sql, [key.hex for key in ids])
         return {UUID(key): Stored(*rest) for key, *rest in rows}
 
+    async def confirm(self, ids: Sequence[UUID]) -> None:
+        """Do nothing: what can be seen in a file of SQLite is on its disk."""
+
     async def count(self, rows: Sequence[CountRow]) -> None:
         """Add to the redeliveries of these ids."""
         await self._fetch(
@@ -218,6 +224,9 @@ ON CONFLICT (id) DO NOTHING
 RETURNING id, position
 """  # noqa: S608 - names only
 _PG_FIND: Final = "SELECT id, position, tenant, sha256, received_at FROM event_log WHERE id = ANY($1::uuid[])"
+# A commit whose connection broke while it waited for a standby shows its rows, and waits no longer. To lock them is a
+# change of its own, whose commit waits.
+_PG_CONFIRM: Final = "SELECT 1 FROM event_log WHERE id = ANY($1::uuid[]) FOR KEY SHARE"
 _PG_COUNT: Final = f"""
 INSERT INTO redelivery (id, count, last_received_at)
 SELECT * FROM unnest($1::uuid[], $2::integer[], $3::bigint[]) {_ADD_COUNT}
@@ -244,6 +253,10 @@ class PostgresAppends:
         """Return what is in the log under these ids."""
         rows = await self._fetch(_PG_FIND, [(key,) for key in ids])
         return {UUID(int=key.int): Stored(*rest) for key, *rest in rows}
+
+    async def confirm(self, ids: Sequence[UUID]) -> None:
+        """Commit something behind these rows: that returns when a synchronous standby has it, and so them."""
+        await self._fetch(_PG_CONFIRM, [(key,) for key in ids])
 
     async def count(self, rows: Sequence[CountRow]) -> None:
         """Add to the redeliveries of these ids."""
