@@ -174,7 +174,7 @@ def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
 async def post(service: Service, payload: bytes | io.BytesIO, headers: Mapping[str, str]) -> str:
     """Send one delivery; return the answer, headers too."""
     async with (
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
         session.post(service.webhook_url, data=payload, headers=headers) as answer,
     ):
         return f"{answer.status} {answer.headers} {await answer.text()}"
@@ -205,7 +205,7 @@ async def asked(services: Sequence[Service]) -> list[str]:
     said: list[str] = []
     tickets = f"/api/v1/{SLUG}/tickets"
     refused = [tickets, f"{tickets}/{TEXT}", f"/{TEXT}", f"/api/v1/{TEXT}/tickets"]
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
         for service in services:
             for path in ("/readyz", "/livez", "/metrics", *refused):
                 async with session.get(f"{service.private_url}{path}?{TEXT}={NAME}") as answer:
@@ -239,7 +239,7 @@ def printed(service: Service, *words: str) -> str:
 def run(service: Service, *words: str) -> "subprocess.CompletedProcess[str]":
     """Run a command with the service's configuration to its end."""
     line = [sys.executable, "-m", "whatsms_events", *words, "--config", str(service.config)]
-    return subprocess.run(line, cwd=service.folder, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(line, cwd=service.folder, capture_output=True, text=True, check=False, timeout=300)
 
 
 async def killed_in_flight(fleet: Fleet) -> None:

@@ -29,7 +29,7 @@ from whatsms_events.storage.event_log import EventLog
 from whatsms_events.storage.tables import event_log
 
 KINDS = (Counter, Gauge, Histogram, Info)
-DEADLINE_S = 40.0
+DEADLINE_S = 120.0
 POLL_S = 0.2
 
 Sample = tuple[str, frozenset[tuple[str, str]]]

@@ -13,7 +13,7 @@ PACKAGE = Path(whatsms_events.__file__).parent
 def test_the_wheel_holds_the_whole_package(tmp_path: Path) -> None:
     """Every file of the source, `py.typed` among them, which lets a user's type checker read our types."""
     words = ("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path))
-    subprocess.run([sys.executable, *words, str(PACKAGE.parent.parent)], check=True, timeout=120)
+    subprocess.run([sys.executable, *words, str(PACKAGE.parent.parent)], check=True, timeout=300)
     (wheel,) = tmp_path.glob("*.whl")
     with ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}

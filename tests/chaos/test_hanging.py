@@ -34,7 +34,7 @@ from whatsms_events.workers.relay import Relay
 KILLS = 10
 PARTITIONS = 16
 ROWS = 300
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 BATCH_START, CONTROL = 12, 0x20  # Kafka's record batch: offset and length, then what the length is of; attributes
 OURS, FOREIGN = "whatsms-events.{}", "somebody-else.{}"
 
@@ -74,7 +74,7 @@ class Stage:
                 Append(normalize(body, tenant=TENANT, received_at=now), body, hashlib.sha256(body).digest())
                 for body in bodies
             ]
-            await asyncio.gather(*(committer.submit(append, deadline_s=10) for append in appends))
+            await asyncio.gather(*(committer.submit(append, deadline_s=60) for append in appends))
             stop.set()
 
     async def published_through(self) -> int:

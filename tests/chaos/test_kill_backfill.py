@@ -35,7 +35,7 @@ POLL_S = 0.005
 
 LISTS, DETAILS = ("GET", "/tickets"), ("GET", "/tickets/{id}")
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 
 class Run(Service):

@@ -28,7 +28,7 @@ from whatsms_events.twin.sender import Sender
 from whatsms_events.twin.world import World
 
 KILLS = 10
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(2700)]
 
 
 async def published_through(log: Database, prefix: str) -> int:

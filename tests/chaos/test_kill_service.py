@@ -26,7 +26,7 @@ from whatsms_events.twin.sender import Sender
 from whatsms_events.twin.world import World
 
 KILLS = 20
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
 
 async def storm(service: Service, *, kills: int, seed: int) -> Ledger:

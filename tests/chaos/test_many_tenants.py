@@ -26,7 +26,7 @@ LOCKING = (
 )
 """Sessions that hold role locks: neither the log's lock nor that of migrations."""
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
 
 async def test_first_backfills_of_many_tenants_leave_connections_to_everybody(

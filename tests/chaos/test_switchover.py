@@ -41,7 +41,7 @@ LIMIT_S = 90.0
 
 OURS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'whatsms-events'"
 Recorder = Callable[[str, object], None]
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
 
 @dataclass(frozen=True, slots=True)

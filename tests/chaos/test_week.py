@@ -60,7 +60,7 @@ RUNS += [
     (dialect, seed) for n, dialect in enumerate(sorted(DIALECTS.keys() - {"documented"})) for seed in (10 + n, 30 + n)
 ]
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

@@ -327,7 +327,7 @@ def test_standard_output_is_for_data(tmp_path: Path) -> None:
         "cli.main()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "told"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code, "told"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
     )
     assert (done.returncode, done.stdout) == (0, "data\n")
     assert json.loads(done.stderr)["event"] == "event.parked"

@@ -41,7 +41,7 @@ KEYS = {
 def run(folder: Path, *words: str) -> tuple[int, dict[str, Any], str]:
     """Run `whatsms-events demo` in `folder`; return its status, its JSON and what it said on standard error."""
     line = [sys.executable, "-m", "whatsms_events", "demo", "--seconds", "4", "--json", *words]
-    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
     return done.returncode, json.loads(done.stdout), done.stderr
 
 
@@ -243,7 +243,7 @@ def test_ctrl_c_ends_the_sending_and_the_repair_comes_all_the_same(tmp_path: Pat
         assert running.stderr is not None
         assert any("accepted" in said and "sent 0" not in said for said in running.stderr)
         running.send_signal(signal.SIGINT)
-        out, _said = running.communicate(timeout=60)
+        out, _said = running.communicate(timeout=300)
     summary = json.loads(out)
     assert (running.returncode, summary["ok"], summary["differing"]) == (0, True, 0)
 
@@ -289,12 +289,12 @@ def test_two_demos_do_not_share_their_files(tmp_path: Path) -> None:
     mine.mkdir(parents=True)
     (mine / "letters.txt").write_text("not the demo's")
     line = [sys.executable, "-m", "whatsms_events", "demo", "--seconds", "1", "--json"]
-    refused = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    refused = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
     assert (mine / "letters.txt").read_text() == "not the demo's"
     (mine / "letters.txt").unlink()
     with (mine / "demo.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        refused = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+        refused = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert refused.returncode == 2
     assert "another demo" in refused.stderr

@@ -21,7 +21,7 @@ from whatsms_events.domain import signature
 from whatsms_events.errors import SignatureError
 from whatsms_events.twin.rest_faults import RestFault
 
-DEADLINE_S = 20.0
+DEADLINE_S = 120.0
 
 
 class Receiver:

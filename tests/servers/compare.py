@@ -27,6 +27,9 @@ from whatsms_events.workers.sources import LogSource
 
 POLL_S = 0.1
 
+PATIENCE_S = 120.0
+"""The least limit of a wait: machines differ by a factor of four and are shared, and only a failure waits so long."""
+
 
 async def whole_log(log: Database) -> list[LogEntry]:
     """Return every row of the log."""
@@ -71,6 +74,7 @@ def _headers(message: Message) -> list[tuple[str, bytes]]:
 async def until(reached: Callable[[], Any], deadline_s: float, what: str) -> None:
     """Poll until `reached()` (or what it awaits) is true. Raises TimeoutError naming `what`."""
     loop = asyncio.get_running_loop()
+    deadline_s = max(deadline_s, PATIENCE_S)
     end = loop.time() + deadline_s
     while True:
         answer = reached()

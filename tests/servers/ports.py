@@ -13,7 +13,7 @@ from typing import Any, Final
 HOST: Final = "127.0.0.1"
 # Linux gives outgoing connections ports from 32768 on: below, nobody can take one between two starts of a server.
 PORTS: Final = range(20_000, 32_768)
-CLOSE_DEADLINE_S: Final = 5.0
+CLOSE_DEADLINE_S: Final = 120.0
 _reserved: Final[list[int]] = []  # file descriptors: the locks go with the process
 
 

@@ -14,8 +14,8 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-START_DEADLINE_S: Final = 60.0
-STOP_DEADLINE_S: Final = 20.0
+START_DEADLINE_S: Final = 120.0
+STOP_DEADLINE_S: Final = 120.0
 POLL_S: Final = 0.05
 PR_SET_PDEATHSIG: Final = 1
 T = TypeVar("T")

@@ -120,7 +120,7 @@ class House:
     async def take_body(self, body: bytes) -> Outcome:
         """Append one delivery."""
         event = normalize(body, tenant=self.tenant, received_at=self.now())
-        return await self.committer.submit(Append(event, body, hashlib.sha256(body).digest()), deadline_s=10)
+        return await self.committer.submit(Append(event, body, hashlib.sha256(body).digest()), deadline_s=60)
 
     async def apply(self) -> None:
         """Bring the projection up to the log's end."""
@@ -151,7 +151,7 @@ class House:
         )
 
     async def _submit(self, item: Append) -> Outcome:
-        return await self.committer.submit(item, deadline_s=10)
+        return await self.committer.submit(item, deadline_s=60)
 
     async def _last_accepted(self) -> datetime | None:
         column = tables.event_log.c.received_at

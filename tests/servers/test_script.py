@@ -59,7 +59,7 @@ def test_old_java_is_refused(tools: Path, tmp_path: Path) -> None:
     """A Java before 17, also one that calls itself 1.8, is refused with its version."""
     for version, named in (("11.0.2", "Java 11:"), ("1.8.0_292", "Java 8:")):
         (tools / "java").write_text(JAVA_17.replace("17.0.1", version))
-        output, error = (run := script(tools, "fetch", "--cache", tmp_path / "cache")).communicate(timeout=30)
+        output, error = (run := script(tools, "fetch", "--cache", tmp_path / "cache")).communicate(timeout=300)
         assert (run.returncode, output) == (2, "")
         assert named in error
 
@@ -68,7 +68,7 @@ def test_parallel_fetches_get_whole_jars_once(tools: Path, tmp_path: Path) -> No
     """Of fetches at the same time one works and the others wait, and all find the jars whole."""
     cache = tmp_path / "deep" / "cache"
     runs = [script(tools, "fetch", "--cache", cache) for _ in range(4)]
-    said = [run.communicate(timeout=60)[0] for run in runs]
+    said = [run.communicate(timeout=300)[0] for run in runs]
     assert [run.returncode for run in runs] == [0] * 4
     assert said == [f"{cache}\n"] * 4
     assert (tools / "calls").read_text() == "called\n"
@@ -79,7 +79,7 @@ def test_fetch_tries_again_and_leaves_nothing_half(tools: Path, tmp_path: Path) 
     """A failed try is made again and said; what it left behind, or a fetch that was killed, is gone."""
     (tools / "failures").write_text("1")
     (tmp_path / ".cache.killed" / "jars").mkdir(parents=True)
-    output, error = (run := script(tools, "fetch", "--cache", tmp_path / "cache")).communicate(timeout=60)
+    output, error = (run := script(tools, "fetch", "--cache", tmp_path / "cache")).communicate(timeout=300)
     assert (run.returncode, output) == (0, f"{tmp_path / 'cache'}\n")
     assert "connection reset" in error
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"bin", "cache"}
@@ -95,7 +95,7 @@ def test_fetch_tries_again_and_leaves_nothing_half(tools: Path, tmp_path: Path) 
 )
 def test_senseless_options_are_refused(tools: Path, tmp_path: Path, arguments: list[str]) -> None:
     """Options that cannot work are refused with exit status 2, before anything is fetched or made."""
-    output, error = (run := script(tools, "start", "--dir", tmp_path / "broker", *arguments)).communicate(timeout=30)
+    output, error = (run := script(tools, "start", "--dir", tmp_path / "broker", *arguments)).communicate(timeout=300)
     assert (run.returncode, output) == (2, "")
     assert "Traceback" not in error
     assert not (tmp_path / "broker").exists()
@@ -108,7 +108,7 @@ def suite_without_java(tmp_path: Path, **environ: str) -> tuple[int, str]:
     cache = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path), "PATH": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test], cwd=SCRIPT.parents[2],
-        env=cache | environ, capture_output=True, text=True, check=False, timeout=120,
+        env=cache | environ, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     return done.returncode, done.stdout
 

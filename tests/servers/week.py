@@ -55,7 +55,7 @@ async def door(here: House) -> AsyncIterator[str]:
         here.committer,
         body_limit_bytes=1 << 20,
         in_flight_limit_bytes=1 << 26,
-        deadline_s=10,
+        deadline_s=60,
         now=here.now,
     )
     listener = Listener(public_app(receiver))

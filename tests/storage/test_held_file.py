@@ -52,7 +52,7 @@ def elsewhere(folder: Path, *statements: str) -> None:
         "for one in sys.argv[1:]:\n"
         "    c = sqlite3.connect('log.db', isolation_level=None, timeout=30); c.execute(one).fetchall(); c.close()\n"
     )
-    subprocess.run([sys.executable, "-c", code, *statements], cwd=folder, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, *statements], cwd=folder, check=True, timeout=300)
 
 
 def descriptors() -> int:

@@ -130,7 +130,7 @@ async def test_unread_body_never_becomes_the_next_request() -> None:
         host, port = url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n")
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
         assert b"503" in head
         assert b"Retry-After: 5\r\n" in head
         assert b"Connection: close" in head
@@ -171,7 +171,7 @@ async def test_stop_waits_for_the_request_that_is_being_answered() -> None:
         release.set()
         response = await answer
         assert (response.status, await response.text()) == (200, "done")
-        await asyncio.wait_for(stopping, 5)
+        await asyncio.wait_for(stopping, 60)
 
 
 async def test_stop_does_not_wait_for_ever() -> None:
@@ -188,6 +188,6 @@ async def test_stop_does_not_wait_for_ever() -> None:
     async with aiohttp.ClientSession() as client:
         answer = asyncio.create_task(client.get(url))
         await entered.wait()
-        await asyncio.wait_for(listener.stop(0.2), 3)
+        await asyncio.wait_for(listener.stop(0.2), 60)
         with pytest.raises(aiohttp.ClientError):
             await answer

@@ -152,7 +152,7 @@ async def test_a_check_that_hangs_is_a_problem(start: Start, monkeypatch: pytest
     stuck = Counted()
     stuck.gate.clear()
     client = await start({"log": stuck})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         answer = await client.get("/readyz")
     assert answer.status == 503
     assert (await answer.json())["checks"] == {"log": "no answer within 0.05 s"}

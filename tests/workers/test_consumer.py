@@ -42,7 +42,7 @@ from whatsms_events.workers.sources import KafkaSource, LogSource
 
 TENANT = "tenant-1"
 START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 
 class Bench:
@@ -64,7 +64,7 @@ class Bench:
         async with asyncio.TaskGroup() as group:
             group.create_task(committer.run(stop))
             bodies = [webhook.body for webhook in itertools.islice(self.stream, count)]
-            await asyncio.gather(*(committer.submit(self.appending(body), deadline_s=10) for body in bodies))
+            await asyncio.gather(*(committer.submit(self.appending(body), deadline_s=60) for body in bodies))
             stop.set()
         return await self.event_log.end()
 

@@ -27,7 +27,7 @@ from workers.test_consumer import Bench, bench, connect, with_kafka
 
 __all__ = ["bench", "with_kafka"]  # fixtures
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 
 def admin_of(bench: Bench) -> AdminClient:

@@ -336,7 +336,7 @@ async def test_the_loop_runs_it(watch: Watch) -> None:
         states.append(state)
         bell.stop()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await run("watchdog", dog, bell, idle_s=1, on_state=on_state)
     assert states[0] == "active"
 
