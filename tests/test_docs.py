@@ -414,3 +414,18 @@ def test_nothing_of_one_machine_is_in_the_repository() -> None:
     assert not list(ROOT.glob("pylock.toml"))
     for name in ("requirements.lock", "requirements-dev.lock"):
         assert "://" not in (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_every_fault_has_its_tests() -> None:
+    """Each of the 36 faults has two tests or more beside it, and every test that the page names is there."""
+    page = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    assert [int(row[0]) for row in rows(page)] == list(range(1, 37))
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", page)
+    for row in rows(page):
+        assert row[3].count("::") >= (1 if row[0] in ("5", "31") else 2), row[0]
+    lacking = [
+        f"{path}::{name}"
+        for path, name in named
+        if not (ROOT / path).exists() or f"def {name}(" not in (ROOT / path).read_text(encoding="utf-8")
+    ]
+    assert not lacking
