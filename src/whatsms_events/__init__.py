@@ -8,11 +8,12 @@ The map, from the bottom up; imports go down only:
     domain/             pure rules
         events, signature, acks       the normalised event and its id; HMAC; the ack lattice
         bodies, fields, many, normalize    raw body -> JSON -> resources -> event
+        times, secrets                what is read as a time; what of unknown fields is never kept
         records, resume               event <-> Kafka record; what each partition still needs
-        rows, fold                    registers; event -> changed rows
+        doubt, rows, fold             what nobody can tell; registers; event -> changed rows
         tenant, door                  two spellings of one id; what deliveries say of their sender
         gone, differences, last_message, drift   what REST shows against what we hold
-        silence                         whether it is a fault
+        silence                       whether it is a fault
         repair                        what an odd answer of the REST API means for a backfill
         standing                      whether a role stands still
     storage/            all SQL

@@ -160,6 +160,12 @@ APPLY_SECONDS = Histogram(
 APPLIED_THROUGH = Gauge(
     "whatsms_events_applied_through_position", "The projection shows every event up to this position of the log."
 )
+UNREADABLE_TIMES = Counter(
+    "whatsms_events_unreadable_times_total",
+    "Times in applied events that could not be read, by the vendor's name of the field. A rise of `timestamp` or "
+    "`updatedAt`: events count by when they came, and rows become doubtful; the vendor writes times in a new way.",
+    ["field"],
+)
 ACKS = Counter(
     "whatsms_events_message_acks_total",
     "Messages that reached a level, first time each: the funnel. `failed` counts failures before delivery.",
@@ -167,7 +173,8 @@ ACKS = Counter(
 )
 ACK_DELAY = Histogram(
     "whatsms_events_message_ack_delay_seconds",
-    "From the message's creation to the level. Delivered rising: the channel or the contact's phone.",
+    "From the message's creation to the level, as webhooks told it; what a backfill saw is not in it. Delivered "
+    "rising: the channel or the contact's phone.",
     ["level"],
     buckets=_DELAYS,
 )

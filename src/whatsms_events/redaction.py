@@ -34,7 +34,7 @@ KEYS: Final = frozenset({
     "count", "events", "rows", "records", "deliveries", "accepted", "duplicates", "rejected", "parked", "applied",
     "published", "skipped", "failures", "attempts", "suppressed", "waiting", "partitions", "lag", "limit", "size_bytes",
     "limit_bytes", "duration_s", "delay_s", "wait_s", "deadline_s", "interval_s",
-    "requests", "entities", "shown", "remaining", "drift", "unsettled", "unusable", "silent_s", "usual_gap_s",
+    "requests", "entities", "shown", "remaining", "fields", "drift", "unsettled", "unusable", "silent_s", "usual_gap_s",
     "offset_s",
     "unstable", "forbidden", "held_back", "extra", "missed", "held",
     # How far.

@@ -4,10 +4,13 @@ import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from domain.histories import (
     CONTACT,
@@ -16,6 +19,7 @@ from domain.histories import (
     TICKET,
     History,
     Rows,
+    assert_same_but_for_doubt,
     at,
     entry,
     folded,
@@ -23,10 +27,10 @@ from domain.histories import (
     message,
     micros,
     numbered,
-    settled,
     ticket,
 )
 from whatsms_events.domain import fold
+from whatsms_events.domain.doubt import LOADING
 from whatsms_events.domain.events import (
     EPOCH,
     Campaign,
@@ -43,7 +47,7 @@ from whatsms_events.domain.events import (
     decode,
     to_micros,
 )
-from whatsms_events.domain.rows import BELOW, OWN, UNCOMPARED, Key
+from whatsms_events.domain.rows import BELOW, LOADED, OBSERVATION, OWN, UNCOMPARED, Key, Value, Version
 from whatsms_events.errors import InvalidEventError
 
 T = EventType
@@ -75,25 +79,64 @@ def test_another_order_of_the_same_history_differs_only_where_doubt_is_marked(
 ) -> None:
     """A log that got the same events in another order, some again, gives the same tables but for doubtful values."""
     other = data.draw(st.permutations([*history, *history[::3]]))
-    assert settled(folded(numbered(other))) == settled(folded(numbered(history)))
+    assert_same_but_for_doubt(folded(numbered(other)), folded(numbered(history)))
+
+
+class Said(NamedTuple):
+    """What one claim says of a register, and what its doubt depends on."""
+
+    place: tuple[int, int]
+    position: int
+    value: Value
+    arrived: bool
+    loaded: bool
+
+
+def doubtful(said: Sequence[Said]) -> tuple[tuple[int, int], bool]:
+    """Return where the winner of all that was said of a register stands, and whether it is in doubt, by definition."""
+    winner = max(said, key=lambda one: (one.place, one.position))
+    real = winner.place[0] > -BELOW // 2
+    rivals = [one for one in said if one.value != winner.value]
+    confirmed = [one.place for one in said if one.value == winner.value and not one.arrived]
+    # Two values of equal standing, or one that only arrived later: no telling which is the last.
+    contested = [one.place for one in rivals if one.place[0] > -BELOW // 2 or not real]
+    tied = any(not confirmed or place >= max(confirmed) for place in contested)
+    # An own event after an observation: late, or stamped by a clock that is behind.
+    late = [one for one in rivals if one.place[1] == OWN and one.position > winner.position]
+    # A thing shown within five seconds after: loaded before, or changed since.
+    shown = [one for one in rivals if one.loaded and one.place[0] > winner.place[0] - LOADING]
+    observed, told = winner.place[1] == OBSERVATION, winner.place[1] >= OWN
+    return winner.place, tied or (observed and bool(late)) or (told and bool(shown))
 
 
 @given(history=HISTORY)
-def test_a_field_is_doubtful_just_where_two_values_share_the_winning_version(history: History) -> None:
-    """Doubt is neither missed nor made up: it is counted here from all claims at once."""
+def test_a_field_is_doubtful_just_where_nobody_can_tell(history: History) -> None:
+    """Doubt is neither missed nor made up: it is found here from all claims at once."""
     entries = numbered(history)
-    seen: dict[tuple[Key, str], dict[tuple[int, int], set[object]]] = defaultdict(lambda: defaultdict(set))
+    seen: dict[tuple[Key, str], list[Said]] = defaultdict(list)
     for one in entries:
         for claim in fold.claims(one.event, decode(one.event)):
             for name, value in claim.registers.items():
-                seen[claim.key, name][claim.time, claim.rank].add(value)
+                said = Said(claim[1:3], one.position, value, claim.arrived, claim.rank == LOADED)
+                seen[claim.key, name].append(said)
     rows = folded(entries)
-    for (key, name), versions in seen.items():
-        winning = max(versions)
+    for (key, name), claims in seen.items():
+        place, doubt = doubtful(list(reversed(claims)))
         version = rows[key].versions[name]
-        assert (version.time, version.rank) == winning
-        assert version.doubtful == (len(versions[winning]) > 1 and name not in UNCOMPARED)
+        assert (version.time, version.rank) == place
+        assert version.doubtful == (doubt and name not in UNCOMPARED)
     assert {(key, name) for key, row in rows.items() for name in row.versions} == seen.keys()
+
+
+@given(history=HISTORY)
+def test_what_a_row_remembers_is_bounded_and_survives_its_json(history: History) -> None:
+    """However long the history, a register keeps a handful of numbers, the same after a look at the database."""
+    decoder = msgspec.json.Decoder(Version)
+    for row in folded(numbered(history)).values():
+        for version in row.versions.values():
+            written = msgspec.json.encode(version)
+            assert decoder.decode(written) == version
+            assert len(written) < 200
 
 
 @given(history=HISTORY)
@@ -190,6 +233,20 @@ def test_reached_tells_each_new_level_once_with_its_delay() -> None:
     assert fold.reached(None, stub) == [("sent", None)]
     inbound = folded(log((T.MESSAGE_RECEIVED, message(from_me=False, ack=3), 1)))[MESSAGE]
     assert fold.reached(None, inbound) == []
+
+
+def test_an_ack_that_was_only_seen_has_no_delay() -> None:
+    """It is reached, by then; a time that an event tells later stands if it is not after that, and counts no more."""
+    sent = folded(log((T.MESSAGE_SENT, message(from_me=True, ack=1, created_at=at(0)), 1)))[MESSAGE]
+    seen = folded([entry(2, T.MESSAGE_OBSERVED, message(from_me=True, ack=4), 3600)], {MESSAGE: sent})[MESSAGE]
+    assert fold.reached(sent, seen) == [("read", None)]
+    ack = fold.ack(seen.values)
+    assert (ack.level, ack.times["read"], ack.by_then) == (4, micros(3600), ("read",))
+    told = folded([entry(3, T.MESSAGE_ACK, message(ack=4), 9)], {MESSAGE: seen})[MESSAGE]
+    assert fold.reached(seen, told) == []
+    ack = fold.ack(told.values)
+    assert (ack.times["read"], ack.by_then) == (micros(9), ())
+    assert folded([entry(3, T.MESSAGE_ACK, message(ack=4), 9)], {MESSAGE: sent})[MESSAGE].values["read_at"] == micros(9)
 
 
 # Revisions
@@ -294,7 +351,27 @@ def test_a_partial_event_hides_no_field_of_another() -> None:
     assert (values["name"], values["email"], values["number"]) == ("Ana B", "a@b.pt", None)
 
 
-def test_agent_and_queue_are_one_register_each() -> None:
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_an_id_without_a_name_keeps_the_name_of_that_id(order: Sequence[int]) -> None:
+    """In whatever order they come: the last id, with the last name that was told of it; another one's is not shown."""
+    refs = [Ref(id="1", name="Ana"), Ref(id="2"), None, Ref(id="1")]
+    entries = [entry(n, T.TICKET_UPDATED, ticket(user=ref), n) for n, ref in enumerate(refs, 1)]
+    rows: Rows = {}
+    for index in order:
+        folded([entries[index]], rows)
+        named = (rows[TICKET].values["user_id"], rows[TICKET].values["user_name"])
+        assert named in {(None, None), ("1", None), ("1", "Ana"), ("2", None)}
+    assert (rows[TICKET].values["user_id"], rows[TICKET].values["user_name"]) == ("1", "Ana")
+
+
+def test_a_name_alone_is_shown_until_nobody_is_there() -> None:
+    """A name without an id is somebody, whose name no other id gets, and null ends it."""
+    history = [(T.TICKET_UPDATED, ticket(user=ref), n) for n, ref in enumerate((Ref(name="Ana"), Ref(id="1"), None))]
+    shown = [folded(log(*history[:n]))[TICKET].values for n in (1, 2, 3)]
+    assert [(one["user_id"] or None, one["user_name"]) for one in shown] == [(None, "Ana"), ("1", None), (None, None)]
+
+
+def test_agent_and_queue_are_two_registers_each() -> None:
     """A name never stands beside another one's id."""
     rows = folded(
         log(
@@ -313,11 +390,44 @@ def test_who_is_only_named_becomes_a_stub() -> None:
     rows = folded(log((T.MESSAGE_RECEIVED, named, 1)))
     assert not rows[TICKET].known
     assert not rows[CONTACT].known
-    assert rows[TICKET].values["contact_id"] == "c1"
+    assert rows[TICKET].values["contact_id"] is None, "who wrote a message is not whose the ticket is"
     assert (rows[MESSAGE].values["ticket_id"], rows[MESSAGE].values["contact_id"]) == ("k1", "c1")
-    folded([entry(2, T.TICKET_CREATED, ticket(status="open"), 0)], rows)
+    folded([entry(2, T.TICKET_CREATED, ticket(status="open", contact_id="c2"), 0)], rows)
     assert rows[TICKET].known
-    assert rows[TICKET].values["contact_id"] == "c1"
+    assert rows[TICKET].values["contact_id"] == "c2"
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_a_contact_beside_a_message_fills_and_never_changes(order: Sequence[int]) -> None:
+    """Of a ticket and of a message: whoever says it better stands, however late the others come."""
+    group = Contact(id="c1", is_group=True)
+    beside = MessagePayload(message=Message(id="m1"), ticket=Ticket(id="k1"), contact=Contact(id="c2"))
+    history: list[tuple[EventType, Payload, float]] = [
+        (T.TICKET_CREATED, ticket(contact_id="c1"), 1),
+        (T.MESSAGE_RECEIVED, MessagePayload(message=Message(id="m1", contact_id="c3"), ticket=Ticket(id="k1")), 2),
+        (T.MESSAGE_ACK, beside, 30),
+        (T.MESSAGE_ACK, msgspec.structs.replace(beside, contact=group), 40),
+    ]
+    rows = folded(log(*(history[index] for index in order)))
+    assert (rows[TICKET].values["contact_id"], rows[TICKET].doubtful) == ("c1", False)
+    assert (rows[MESSAGE].values["contact_id"], rows[MESSAGE].doubtful) == ("c3", False)
+    alone = folded(log(history[2], history[3]))
+    assert alone[TICKET].values["contact_id"] == "c1", "the later one, where nobody else says it"
+    assert alone[MESSAGE].values["contact_id"] == "c2", "a group writes nothing"
+
+
+def test_a_message_that_is_quoted_is_one_of_its_own() -> None:
+    """It becomes a stub, and nothing of it is mixed with the one that quotes it."""
+    rows = folded(log((T.MESSAGE_RECEIVED, message(body="x", quoted_message_id="m0"), 1)))
+    quoted = rows[Key("message", "t1", "m0")]
+    assert (quoted.known, quoted.values["body"], quoted.versions) == (False, None, {})
+    assert rows[MESSAGE].known
+
+
+def test_an_ack_that_carries_the_message_makes_it_known() -> None:
+    """With its body, even a null one, the message was seen; an ack with less leaves a stub."""
+    for shown, known in (({"body": None}, True), ({"body": "x"}, True), ({"from_me": True, "ticket_id": "k1"}, False)):
+        assert folded(log((T.MESSAGE_ACK, message(ack=2, **shown), 1)))[MESSAGE].known is known
 
 
 def test_a_ticket_takes_its_contact_from_where_it_is_shown() -> None:
@@ -408,6 +518,88 @@ def test_without_any_time_of_the_vendor_our_clock_counts() -> None:
     assert folded([entry(1, T.TICKET_UPDATED, ticket(status="open"), None, received=7)])[TICKET].versions[
         "status"
     ].time == micros(7)
+
+
+def test_an_own_event_after_an_observation_makes_doubt_and_another_observation_ends_it() -> None:
+    """Stamped before it, and another value: late, or by a clock that is behind. An event before it, or one that says
+    the same, makes none, and one that is newer wins.
+    """
+    seen = entry(5, T.TICKET_OBSERVED, ticket(status="open"), 100)
+    late = entry(7, T.TICKET_CLOSED, ticket(status="closed"), 50, received=200)
+    agrees = entry(8, T.TICKET_UPDATED, ticket(status="open"), 60, received=210)
+    again = entry(9, T.TICKET_OBSERVED, ticket(status="closed"), 300)
+    newer = entry(9, T.TICKET_CLOSED, ticket(status="closed"), 101)
+    early = entry(4, T.TICKET_CLOSED, ticket(status="closed"), 50)
+    beside = MessagePayload(message=Message(id="m1"), ticket=Ticket(id="k1", status="closed"))
+    for entries, status, doubt in (
+        ([seen, late], "open", True),
+        ([seen, late, agrees], "open", True),
+        ([seen, agrees], "open", False),
+        ([early, seen], "open", False),
+        ([seen, late, again], "closed", False),
+        ([seen, late, newer], "closed", False),
+        ([seen, entry(7, T.MESSAGE_SENT, beside, 50)], "open", False),
+    ):
+        for order in itertools.permutations(entries):
+            row = folded(order)[TICKET]
+            assert (row.values["status"], row.doubtful) == (status, doubt), [one.position for one in order]
+    assert folded([seen, late])[TICKET].versions["status"].latest == 7
+
+
+@pytest.mark.parametrize(
+    ("seconds", "updated", "status", "doubt"),
+    [
+        (0, None, "closed", False),
+        (0.1, None, "closed", True),
+        (5, None, "closed", True),
+        (5.000001, None, "open", False),
+        (-0.1, None, "closed", False),
+        (0.1, 0.1, "open", False),
+        (0.1, -3, "closed", False),
+    ],
+)
+def test_what_was_loaded_before_changes_nothing(
+    seconds: float, updated: float | None, status: str, *, doubt: bool
+) -> None:
+    """Five seconds after a close a message may show the ticket as it was; a time of its own tells when that was."""
+    shown = Ticket(id="k1", status="open", updated_at=UNSET if updated is None else at(10 + updated))
+    history: list[tuple[EventType, Payload, float]] = [
+        (T.TICKET_CLOSED, ticket(status="closed"), 10),
+        (T.MESSAGE_SENT, MessagePayload(message=Message(id="m1"), ticket=shown), 10 + seconds),
+    ]
+    for events in (history, history[::-1]):
+        row = folded(log(*events))[TICKET]
+        assert (row.values["status"], row.doubtful) == (status, doubt)
+    confirmed = folded(log(*history, (T.TICKET_UPDATED, ticket(status="closed"), 16)))[TICKET]
+    assert (confirmed.values["status"], confirmed.doubtful) == ("closed", False)
+
+
+def test_what_arrival_alone_decided_is_doubtful_until_a_time_confirms_it() -> None:
+    """Without a time the later arrival is shown, in doubt, in either order; a value that was told with a time after
+    all others is none, and so is one that nothing contradicts.
+    """
+    first = entry(1, T.TICKET_UPDATED, ticket(status="open"), None, received=10)
+    second = entry(2, T.TICKET_CLOSED, ticket(status="closed"), None, received=20)
+    confirmed = entry(3, T.TICKET_UPDATED, ticket(status="closed"), 15, received=30)
+    contradicted = entry(4, T.TICKET_UPDATED, ticket(status="open"), 16, received=30)
+    later = entry(5, T.TICKET_UPDATED, ticket(status="open"), 21, received=30)
+    for entries, status, doubt in (
+        ([first], "open", False),
+        ([first, second], "closed", True),
+        ([first, second, confirmed], "closed", False),
+        ([first, second, confirmed, contradicted], "closed", True),
+        ([first, second, later], "open", False),
+    ):
+        for order in itertools.permutations(entries):
+            row = folded(order)[TICKET]
+            assert (row.values["status"], row.doubtful) == (status, doubt), [one.position for one in order]
+
+
+def test_two_clocks_far_ahead_leave_doubt() -> None:
+    """Both count as five minutes after they came: arrival alone decided between them."""
+    ahead = [entry(n, T.TICKET_UPDATED, ticket(status=s), 10**8 - n, received=n) for n, s in ((1, "a"), (2, "b"))]
+    row = folded(ahead)[TICKET]
+    assert (row.values["status"], row.doubtful) == ("b", True)
 
 
 def test_tenants_share_no_row() -> None:

@@ -11,7 +11,7 @@ import pytest
 from alembic import command
 from sqlalchemy import Connection, MetaData, Table, insert, inspect, select, text
 
-from whatsms_events.domain.rows import Key, Version
+from whatsms_events.domain.rows import Claim, Key, Version, merge
 from whatsms_events.errors import ConfigError
 from whatsms_events.storage import database as databases
 from whatsms_events.storage import engines, schema, tables
@@ -106,6 +106,27 @@ async def test_a_projection_of_the_first_release_is_taken_over(database_url: str
     assert await holdings.ids("message", "t1", "", 9) == [("m1", False)]
     assert await holdings.unsure("t1", 9) == [Doubt("contact", "p1", 0), Doubt("ticket", "k1", 41)]
     await projection.close()
+
+
+async def test_a_name_that_was_told_stays_its_agents(database_url: str) -> None:
+    """After the upgrade a name is that of the id beside it, with its version: an older event does not rename it, and
+    the same agent without a name keeps it.
+    """
+    versions = msgspec.json.encode({"user": Version(5, 1, 41)[:4], "status": Version(5, 1, 41)[:4]}).decode()
+    row = {"tenant": "t1", "id": "k1", "known": True, "doubtful": False, "versions": versions}
+    rows = ((tables.ticket, row | {"user_id": "5", "user_name": 'Zoë "Z"\n', "queue_id": "7"}),)
+    await make_first("projection", database_url, rows)
+    projection = await open_projection(DatabaseTarget(database_url), migrate=True)
+    (held,) = (await Holdings(projection).rows({Key("ticket", "t1", "k1")})).values()
+    await projection.close()
+    assert held.versions["user_named"] == held.versions["user"] == Version(5, 1, 41)
+    told = '["5","Zoë \\"Z\\"\\n"]'
+    assert (held.values["user_named"], held.values["queue_named"]) == (told, None)
+    older = Claim(Key("ticket", "t1", "k1"), 4, 1, {"user": "5", "user_named": '["5","Old"]'})
+    nameless = Claim(Key("ticket", "t1", "k1"), 6, 1, {"user": "5"})
+    for claim in (older, nameless, nameless._replace(registers={"user": "6"}), nameless._replace(time=7)):
+        held = merge(held, claim, 50 + claim.time)
+    assert (held.values["user_id"], held.values["user_name"]) == ("5", 'Zoë "Z"\n')
 
 
 @pytest.mark.parametrize("part", ["log", "projection"])

@@ -1,9 +1,12 @@
 """One transaction per batch: all of it or nothing, one consumer at a time, and rows that come back as they went in."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 import msgspec
@@ -30,14 +33,15 @@ from whatsms_events.domain.events import (
     decode,
     encode,
 )
-from whatsms_events.domain.normalize import ids
-from whatsms_events.domain.records import STRAY
+from whatsms_events.domain.normalize import ids, normalize
+from whatsms_events.domain.records import STRAY, partition_of, to_record
 from whatsms_events.domain.rows import Key, Row
 from whatsms_events.errors import FencedError, IntegrityError, InvalidEventError
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_projection
 from whatsms_events.storage.projection import POISON_LIMIT, STRAYS_KEPT, Applied, Item, Offset, Projection, State
 from whatsms_events.storage.projection_rows import load
+from whatsms_events.twin.world import World
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 LOG_ID = UUID(int=77)
@@ -385,3 +389,41 @@ async def test_a_lost_state_row_fences_instead_of_beginning_again(database: Data
         await connection.execute(update(tables.projection).values(generation=5))
     with pytest.raises(FencedError, match="generation 0"):
         await projection.apply([ticket(1)], state, state)
+
+
+@pytest.mark.parametrize("seed", [3, 11])
+async def test_the_same_log_gives_the_same_tables_to_the_byte(tmp_path: Path, seed: int) -> None:
+    """On SQLite files, whatever the batches were and however they mixed Kafka's partitions: every column of every row
+    is the same, `versions` too.
+    """
+    world = World(seed, start=NOW, tenant_id="t1", pace=2)
+    webhooks = world.advance(NOW + timedelta(minutes=6))
+    events = [normalize(one.body, tenant="t1", received_at=NOW + timedelta(minutes=6)) for one in webhooks]
+    items = [item(LogEntry(position=number, event=event)) for number, event in enumerate(events, 1)]
+    assert len(items) > 100
+    by_partition = sorted(items, key=partition)
+    assert [one.at for one in by_partition] != [one.at for one in items]
+    orders = ((items, 9), (items, len(items)), (by_partition, 7), (by_partition[::-1], 50))
+    first, *others = [await dumped(tmp_path / f"{n}.db", *one) for n, one in enumerate(orders)]
+    for other in others:
+        assert other == first
+
+
+def partition(one: Item) -> tuple[str, int]:
+    """Return the topic and the partition that an item's event is read from."""
+    assert isinstance(one.read, LogEntry)
+    record = to_record(one.read, LOG_ID)
+    return record.topic, partition_of(record.key, 3)
+
+
+async def dumped(file: Path, items: Sequence[Item], size: int) -> dict[str, list[tuple[object, ...]]]:
+    """Apply the items in batches of a size to a new file; return its tables of entities as they lie there."""
+    database = await open_projection(DatabaseTarget(url=f"sqlite:///{file}"), migrate=True)
+    projection = Projection(database)
+    state = await projection.state()
+    for start in range(0, len(items), size):
+        batch = items[start : start + size]
+        state = (await projection.apply(batch, state, through(state, start + len(batch)))).state
+    await database.close()
+    with closing(sqlite3.connect(file)) as opened:
+        return {name: opened.execute(f"SELECT * FROM {name} ORDER BY 1, 2, 3").fetchall() for name in rows.COLUMNS}

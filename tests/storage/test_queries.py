@@ -203,7 +203,7 @@ async def test_ticket_shows_agent_queue_and_doubt(ask: Queries, projection: Data
             "user_name": "Ana",
             "created_at": NOW + 1,
             "doubtful": True,
-            "versions": msgspec.json.encode({"user": unsure, "status": sure, "channel": unsure}).decode(),
+            "versions": msgspec.json.encode({"user_named": unsure, "status": sure, "channel": unsure}).decode(),
         },
         {"tenant": "t1", "id": "stub", "known": False},
     )
@@ -246,16 +246,32 @@ async def test_everything_shows_whether_the_vendor_still_has_it(ask: Queries, pr
 async def test_failure_counts_only_for_ours_before_delivery(
     ask: Queries, projection: Database, ack: int | None, *, from_me: bool, counts: bool
 ) -> None:
-    """A failed ack shows only while the message is ours and was not delivered."""
+    """A failed ack shows only while the message is ours and was not delivered; a contact's own has no ack at all."""
     row = {"tenant": "t1", "id": "m", "ack": ack, "from_me": from_me, "sent_at": NOW, "failed_at": NOW + 1}
     await put(projection, tables.message, row)
     message = await ask.message("t1", "m")
     assert message is not None
     shown = msgspec.convert(message["ack"], dict[str, Any])
     assert shown["failed_at"] == (from_micros(NOW + 1) if counts else None)
-    assert (shown["level"], shown["name"]) == (ack, {None: None, 2: "sent", 3: "delivered"}[ack])
-    assert (shown["sent_at"], shown["played_at"]) == (from_micros(NOW), None)
+    level = ack if from_me else None
+    assert (shown["level"], shown["name"]) == (level, {None: None, 2: "sent", 3: "delivered"}[level])
+    assert (shown["sent_at"], shown["played_at"]) == (from_micros(NOW) if from_me else None, None)
     assert not {"sent_at", "failed_at"} & message.keys()
+
+
+async def test_a_level_that_was_only_seen_says_so(ask: Queries, projection: Database) -> None:
+    """The time by which a backfill saw a level is shown and named, but for one that an event told before."""
+    row = {"tenant": "t1", "id": "m", "ack": 5, "from_me": True, "pending_at": NOW, "read_at": NOW + 2}
+    row |= {"sent_by": NOW + 1, "read_by": NOW + 2, "played_by": NOW + 9, "pending_by": NOW - 1}
+    await put(projection, tables.message, row)
+    message = await ask.message("t1", "m")
+    assert message is not None
+    shown = msgspec.convert(message["ack"], dict[str, Any])
+    assert shown["by_then"] == ["pending", "sent", "played"]
+    times = [shown[f"{name}_at"] for name in ("pending", "sent", "delivered", "read", "played")]
+    expected = (NOW - 1, NOW + 1, None, NOW + 2, NOW + 9)
+    assert times == [None if one is None else from_micros(one) for one in expected]
+    assert not {name for name in message if name.endswith("_by")}
 
 
 async def test_message_shows_its_revisions_in_order(ask: Queries, projection: Database) -> None:

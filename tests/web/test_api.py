@@ -354,6 +354,7 @@ async def test_one_message_shows_acks_and_revisions(client: Client, put: Any) ->
             "read_at": "2025-10-09T08:53:21.500000Z",
             "played_at": None,
             "failed_at": None,
+            "by_then": [],
         },
         "gone": None,
         "known": True,

@@ -56,8 +56,10 @@ def differing(claim: Claim, place: Mapping[str, Any], row: Row | None) -> tuple[
 
 
 def _held(row: Row | None, name: str) -> Any:
+    if name in GROUPS:
+        return (None, None) if row is None else tuple(row.values[column] or None for column in GROUPS[name])
     if row is None:
-        return (None, None) if name in GROUPS else None
+        return None
     return gone.is_gone(row.values["gone"], row.versions) if name == "gone" else value_of(row.values, name)
 
 
@@ -67,7 +69,7 @@ def _differs(name: str, shown: Any, held: Any) -> bool:
     What is held and empty is as good as nothing shown.
     """
     if name in GROUPS:
-        return bool(shown[0] != held[0] or (shown[1] is not None and shown[1] != held[1]))
+        return bool(shown[0] != held[0] or (shown[0] is not None and shown[1] not in (None, held[1])))
     if name == "gone":
         return bool(shown) is not held
     if held is None or shown is None:
@@ -97,15 +99,23 @@ def is_quiet(claim: Claim, row: Row | None, name: str, *, explained: bool) -> bo
         return True
     if name == "last_message":
         return explained or not shown
-    if isinstance(shown, tuple):
-        return bool(shown[0] == held[0] and held[1] is None)
+    if name in GROUPS:
+        return bool(_who(claim, name)[0] == held[0] and held[1] is None)
     if held is None and _plain(name, shown) is None:
         return True
     return table == "contact" and name in LISTED_ONLY["contact"] and (row is None or name not in row.versions)
 
 
 def _compared(claim: Claim) -> dict[str, Any]:
-    return {name: claim.registers[name] for name in COMPARED[claim.key.table] if name in claim.registers}
+    names = (name for name in COMPARED[claim.key.table] if name in claim.registers)
+    return {name: _who(claim, name) if name in GROUPS else claim.registers[name] for name in names}
+
+
+def _who(claim: Claim, name: str) -> tuple[str | None, str | None]:
+    """Return id and name of the agent or the queue that is claimed; null where no name is told."""
+    told: Any = claim.registers.get(f"{name}_named")
+    one: Any = claim.registers.get(name)
+    return one or None, None if told is None else msgspec.json.decode(told)[1]
 
 
 def _acks(claim: Claim, row: Row | None) -> Mapping[str, int]:

@@ -31,7 +31,7 @@ from whatsms_events.domain.events import (
     event_id,
 )
 from whatsms_events.domain.normalize import ids
-from whatsms_events.domain.rows import OBSERVATION, UNCOMPARED, Claim, Key, Row, value_of
+from whatsms_events.domain.rows import NAMED, OBSERVATION, UNCOMPARED, Claim, Key, Row, value_of
 from whatsms_events.errors import InvalidEventError
 
 Kind = Literal["missed", "stale", "extra", "unannounced", "doubtful"]
@@ -93,9 +93,11 @@ def compare(tenant: str, sighting: Sighting, row: Row | None) -> Verdict:
         return _compare_absence(sighting, claim, row)
     fields = differences.differing(claim, place, row)
     loud = tuple(name for name in fields if not differences.is_quiet(claim, row, name, explained=sighting.explained))
-    doubtful = tuple(name for name in claim.registers if _doubtful(claim, row, name))
+    unsure = [name for name in claim.registers if _doubtful(claim, row, name)]
+    named = [name for name, group in NAMED.items() if group in fields and name in claim.registers]
+    doubtful = tuple(dict.fromkeys(NAMED.get(name, name) for name in unsure))
     known = row is not None and row.known
-    if _newer(sighting, claim, row, {*fields, *doubtful}):
+    if _newer(sighting, claim, row, {*fields, *unsure, *named}):
         return "waits" if loud or doubtful or not known else "same"
     if known and not fields and not doubtful:
         return "same"
@@ -149,8 +151,8 @@ _GONE: Final[Mapping[Entity, Callable[[str, str | UnsetType], Payload]]] = {
 
 
 def position(row: Row | None) -> int:
-    """Return the highest position that wrote any register of the row, 0 for none."""
-    return 0 if row is None else max((version.position for version in row.versions.values()), default=0)
+    """Return the highest position that said something of any register of the row, 0 for none."""
+    return 0 if row is None else max((version.latest for version in row.versions.values()), default=0)
 
 
 def age_bucket(age_s: float | None) -> str:
@@ -215,7 +217,7 @@ def _compare_absence(sighting: Sighting, claim: Claim, row: Row | None) -> Verdi
 def _newer(sighting: Sighting, claim: Claim, row: Row | None, names: Iterable[str]) -> bool:
     """Tell whether any of these registers was written after the log's end then, or would stand against the claim."""
     held = [row.versions[name] for name in names if name in row.versions] if row is not None else []
-    return any(one.position > sighting.log_end or one[:2] >= (claim.time, claim.rank) for one in held)
+    return any(one.latest > sighting.log_end or one[:2] >= (claim.time, claim.rank) for one in held)
 
 
 def _doubtful(claim: Claim, row: Row | None, name: str) -> bool:

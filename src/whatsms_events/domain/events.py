@@ -252,7 +252,10 @@ _JAVASCRIPT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]
 
 
 def parse_time(value: object) -> datetime | None:
-    """Return an ISO 8601 date and time in UTC, cut to microseconds; without an offset it is UTC; None if unreadable."""
+    """Return an ISO 8601 date and time in UTC, cut to microseconds; without an offset it is UTC; None if unreadable.
+
+    Frozen, since ids rest on it. `times.read_time` reads more.
+    """
     if not isinstance(value, str):
         return None
     try:
@@ -293,14 +296,15 @@ _TIME_BITS: Final = 48
 _HASH_BITS: Final = 74
 
 
-def event_id(tenant: str, body: bytes, occurred_at: datetime | None) -> UUID:
+def event_id(tenant: str, body: bytes, stamped_at: datetime | None) -> UUID:
     """Return the id of a delivery: a UUID version 8 (RFC 9562, 5.8), frozen by test vectors.
 
-    48 bits of the envelope's time in milliseconds (0 where it is None or before 1970), then the first 74 bits of
-    SHA-256 of (tenant, NUL, body). The same bytes give the same id for ever; ids sort by time.
+    48 bits of `stamped_at` in milliseconds (0 where it is None or before 1970), then the first 74 bits of SHA-256 of
+    (tenant, NUL, body). `stamped_at` is what `parse_time` reads of the envelope's `timestamp`: what else is read as a
+    time since then moves no id. The same bytes give the same id for ever; ids sort by time.
     """
     digest = hashlib.sha256(tenant.encode("utf-8") + b"\x00" + body).digest()
     tail = int.from_bytes(digest[:10]) >> (80 - _HASH_BITS)
-    millis = 0 if occurred_at is None else max(0, to_micros(occurred_at) // 1000) & ((1 << _TIME_BITS) - 1)
+    millis = 0 if stamped_at is None else max(0, to_micros(stamped_at) // 1000) & ((1 << _TIME_BITS) - 1)
     high, low = tail >> 62, tail & ((1 << 62) - 1)
     return UUID(int=(millis << 80) | (8 << 76) | (high << 64) | (2 << 62) | low)

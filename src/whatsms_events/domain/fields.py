@@ -1,10 +1,11 @@
 """The vendor's JSON objects in, our structs out: one table per resource says which field becomes which.
 
 Absent stays absent, null stays None. A field nobody knows, or whose value cannot be used (wrong type, unreadable time,
-integer beyond 64 bit, empty id), is kept in the struct's `extra` under the vendor's name.
+integer beyond 64 bit, empty id), is kept in the struct's `extra` under the vendor's name, but for secrets.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -13,7 +14,9 @@ from msgspec import UNSET, UnsetType
 
 from whatsms_events.domain import acks
 from whatsms_events.domain.bodies import Source
-from whatsms_events.domain.events import Campaign, Contact, Extra, Message, Ref, Ticket, parse_time
+from whatsms_events.domain.events import Campaign, Contact, Extra, Message, Ref, Ticket
+from whatsms_events.domain.secrets import without_secrets
+from whatsms_events.domain.times import read_time
 
 SHORT_LIMIT_BYTES: Final = 256
 """Far above every id and enum word seen (uuids, up to 36), and three of them fit into one index row: PostgreSQL refuses
@@ -21,6 +24,7 @@ rows over 2,704 bytes there."""
 
 _HASH_CHARS: Final = 64
 _INT64_LIMIT: Final = 1 << 63
+_DIGITS: Final = re.compile(r"-?[0-9]{1,19}")
 
 
 def shorten(text: str) -> str:
@@ -63,6 +67,9 @@ def _flag(value: Any) -> bool | None | UnsetType:
 
 
 def _count(value: Any) -> int | None | UnsetType:
+    """Read a count, also from text ("148"): big integers of a database come so."""
+    if type(value) is str and _DIGITS.fullmatch(value):
+        value = int(value)
     if type(value) is int:
         return value if -_INT64_LIMIT <= value < _INT64_LIMIT else UNSET
     return None if value is None else UNSET
@@ -77,7 +84,7 @@ def _ack(value: Any) -> int | None | UnsetType:
 
 
 def _time(value: Any) -> datetime | None | UnsetType:
-    return None if value is None else (parse_time(value) or UNSET)
+    return None if value is None else (read_time(value) or UNSET)
 
 
 def _list(value: Any) -> list[Any] | None | UnsetType:
@@ -156,7 +163,7 @@ def _read(source: Source, fields: _Fields) -> tuple[dict[str, Any], Extra]:
                 values[field[0]] = usable
                 continue
         extra[key] = value
-    return values, extra
+    return values, without_secrets(extra) if extra else extra
 
 
 def _fill(values: dict[str, Any], name: str, place: Extra, flat: str, read: Callable[[Any], Any] = _id) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from whatsms_events.domain import acks
+from whatsms_events.domain.doubt import LOADING
 from whatsms_events.domain.events import (
     Campaign,
     CampaignPayload,
@@ -31,7 +32,7 @@ from whatsms_events.domain.events import (
     TicketPayload,
     to_micros,
 )
-from whatsms_events.domain.rows import BELOW, OBSERVATION, OWN, SNAPSHOT, Claim, Key, Row, Table, Value, merge
+from whatsms_events.domain.rows import BELOW, LOADED, OBSERVATION, OWN, SNAPSHOT, Claim, Key, Row, Table, Value, merge
 from whatsms_events.errors import InvalidEventError
 
 OBSERVED: Final = (
@@ -62,7 +63,7 @@ _CONTENT: Final = ("body", "media_type", "deleted")
 _NO_TICKET: Final = Ticket()
 _json = msgspec.json.Encoder(order="deterministic")
 
-Registers = dict[str, Value | tuple[Value, ...]]
+Registers = dict[str, Value]
 
 
 def apply(entry: LogEntry, payload: Payload, rows: Mapping[Key, Row]) -> dict[Key, Row]:
@@ -98,12 +99,34 @@ class _Source(NamedTuple):
     rank: int  # of what it says about its subject
     at: int  # when it happened, as far as anybody knows
     latest: int  # no version time is beyond
+    arrived: bool  # `at` is only when it came
 
-    def time(self, updated_at: datetime | None | UnsetType) -> int:
-        """Return the version time: an observation's is the page's, else the thing's own, else the event's."""
-        if self.observed or not isinstance(updated_at, datetime):
-            return self.at
-        return min(to_micros(updated_at), self.latest)
+    def claim(
+        self,
+        key: Key,
+        updated_at: datetime | None | UnsetType,
+        rank: int,
+        registers: Registers,
+        *,
+        known: bool = False,
+    ) -> Claim:
+        """Return a claim at the version time: an observation's is the page's, else the thing's own, else the event's.
+
+        What was shown beside something else, without a time of its own, is as old as it may be: see `LOADING`.
+        """
+        time, arrived = self.at, self.arrived
+        if not self.observed:
+            if isinstance(updated_at, datetime):
+                time, arrived = to_micros(updated_at), False
+            elif rank == SNAPSHOT:
+                time, rank = time - LOADING, LOADED
+        if time > self.latest:  # a clock that far ahead is wrong, and tells no time
+            time, arrived = self.latest, True
+        return Claim(key, time, rank, registers, known, arrived=arrived)
+
+    def fallback(self, key: Key, registers: Registers) -> Claim:
+        """Return a claim that counts only where nobody says better: below every real time."""
+        return Claim(key, self.at - BELOW, SNAPSHOT, registers, arrived=self.arrived)
 
 
 def claims(event: Event, payload: Payload) -> list[Claim]:
@@ -112,14 +135,15 @@ def claims(event: Event, payload: Payload) -> list[Claim]:
     if not subject:
         raise InvalidEventError("no_id", event.type.value)
     received, observed = to_micros(event.received_at), event.type in OBSERVED
+    latest = received + SKEW
     at = received if event.occurred_at is None else to_micros(event.occurred_at)
     rank = OBSERVATION if observed else OWN
-    source = _Source(event, observed, rank, min(at, received + SKEW), received + SKEW)
+    source = _Source(event, observed, rank, min(at, latest), latest, event.occurred_at is None or at > latest)
     match payload:
         case MessagePayload():
             return _message(source, payload, subject)
         case TicketPayload():
-            return _ticket(source, payload.ticket, subject, payload.contact, known=True)
+            return _told_ticket(source, payload, subject)
         case ContactPayload():
             return [_contact(source, payload.contact, subject, known=True)]
         case CampaignPayload():
@@ -130,85 +154,141 @@ def claims(event: Event, payload: Payload) -> list[Claim]:
 
 def _message(source: _Source, payload: MessagePayload, subject: str) -> list[Claim]:
     message, event = payload.message, source.event
-    at = source.time(message.updated_at)
     key = Key("message", event.tenant, subject)
-    places: Registers = {}
-    if event.ticket_id:
-        places["ticket_id"] = event.ticket_id
-    if event.contact_id:
-        places["contact_id"] = event.contact_id
-    registers = _fields("message", message)
-    claimed = []
-    if not source.observed:
-        registers |= places
-    elif places:
-        # A list shows messages of one ticket: it says where a message is only if nobody else does.
-        claimed.append(Claim(key, at - BELOW, SNAPSHOT, places))
-    # An ack alone leaves a stub: the message itself was not seen, and may never come.
-    known = event.type is not EventType.MESSAGE_ACK
-    least, most = _ack(event, message, at)
-    claimed.append(Claim(key, at, source.rank, registers, known, least, most))
-    if (revision := _revision(source, message, key, at)) is not None:
+    claim = source.claim(
+        key, message.updated_at, source.rank, _fields("message", message), known=_shown(event, message)
+    )
+    told, fallback = _places(source, payload)
+    least, most = _ack(event, message, claim.time)
+    claimed = [claim._replace(registers={**claim.registers, **told}, least=least, most=most)]
+    if fallback:
+        claimed.append(source.fallback(key, fallback))
+    if (revision := _revision(claim, message)) is not None:
         claimed.append(revision)
+    if isinstance(message.quoted_message_id, str):
+        claimed.append(Claim(Key("message", event.tenant, message.quoted_message_id), claim.time, SNAPSHOT, {}))
+    return claimed + _around(source, payload)
+
+
+def _shown(event: Event, message: Message) -> bool:
+    """Tell whether the message itself was seen. Most acks show none: they leave a stub, and it may never come."""
+    return event.type is not EventType.MESSAGE_ACK or message.body is not UNSET
+
+
+def _places(source: _Source, payload: MessagePayload) -> tuple[Registers, Registers]:
+    """Return whose the message is and where, as the event tells it, and what to fall back to.
+
+    Its author is who the message names. A contact beside it may be the author or a group, so it is believed only where
+    nobody names one, and never where it is known to be a group. A list shows the messages of one ticket: it says where
+    a message is only if nobody else does.
+    """
+    message, event = payload.message, source.event
+    author = _first(message.contact_id)
+    told: Registers = {"ticket_id": event.ticket_id} if event.ticket_id else {}
+    fallback: Registers = {}
+    if author:
+        told["contact_id"] = author
+    elif event.contact_id and not _is_group(payload, event.contact_id):
+        fallback["contact_id"] = event.contact_id
+    return ({}, fallback | told) if source.observed else (told, fallback)
+
+
+def _is_group(payload: MessagePayload, contact_id: str) -> bool:
+    ticket = payload.ticket
+    shown = (payload.contact, ticket.contact if isinstance(ticket, Ticket) else None)
+    return any(isinstance(one, Contact) and one.id == contact_id and one.is_group is True for one in shown)
+
+
+def _around(source: _Source, payload: MessagePayload) -> list[Claim]:
+    """Claim the ticket and the contacts that are shown or named by a message."""
+    tenant, event = source.event.tenant, source.event
     ticket = payload.ticket if isinstance(payload.ticket, Ticket) else _NO_TICKET
-    return claimed + _ticket(source, ticket, _first(ticket.id, event.ticket_id), payload.contact, known=False)
+    ticket_id = _first(ticket.id, event.ticket_id)
+    beside = payload.contact if isinstance(payload.contact, Contact) else None
+    beside_id = None if beside is None else _first(beside.id)
+    whose = _whose(ticket)
+    claimed = []
+    if ticket_id:
+        key = Key("ticket", tenant, ticket_id)
+        registers = _ticket_registers(ticket)
+        if whose or (_names_nobody(ticket) and beside_id is None):
+            registers["contact_id"] = whose
+        claimed.append(source.claim(key, ticket.updated_at, SNAPSHOT, registers))
+        if beside_id and not whose:
+            # In a group it may be the author: it fills what nobody said, and moves no ticket.
+            claimed.append(source.fallback(key, {"contact_id": beside_id}))
+    shown = [] if beside is None else [(beside_id or event.contact_id, beside)]
+    if isinstance(ticket.contact, Contact):
+        shown.insert(0, (_first(ticket.contact.id) or whose, ticket.contact))
+    return claimed + _contacts(source, shown, (whose, event.contact_id))
+
+
+def _told_ticket(source: _Source, payload: TicketPayload, ticket_id: str) -> list[Claim]:
+    """Claim the ticket that the event is about, and the contacts that are shown in it or beside it."""
+    ticket, event = payload.ticket, source.event
+    nested = [one for one in (ticket.contact, payload.contact) if isinstance(one, Contact)]
+    whose = _first(ticket.contact_id, *(one.id for one in nested), event.contact_id)
+    registers = _ticket_registers(ticket)
+    if whose or _names_nobody(ticket):
+        registers["contact_id"] = whose
+    key = Key("ticket", event.tenant, ticket_id)
+    claimed = [source.claim(key, ticket.updated_at, source.rank, registers, known=True)]
+    return claimed + _contacts(source, [(_first(one.id) or whose, one) for one in nested], (whose,))
+
+
+def _contacts(source: _Source, shown: Iterable[tuple[str | None, Contact]], named: Iterable[str | None]) -> list[Claim]:
+    """Claim the contacts that are shown, and stubs for those that are only named."""
+    claimed = [_contact(source, one, contact_id, known=False) for contact_id, one in shown if contact_id]
+    stubs = {one for one in named if one} - {claim.key.id for claim in claimed}
+    keys = (Key("contact", source.event.tenant, one) for one in sorted(stubs))
+    return claimed + [Claim(key, source.at, SNAPSHOT, {}) for key in keys]
+
+
+def _ticket_registers(ticket: Ticket) -> Registers:
+    registers = _fields("ticket", ticket)
+    _refer(registers, "user", ticket.user)
+    _refer(registers, "queue", ticket.queue)
+    return registers
+
+
+def _whose(ticket: Ticket) -> str | None:
+    """Return whose the ticket is, as it says itself."""
+    return _first(ticket.contact_id, ticket.contact.id if isinstance(ticket.contact, Contact) else None)
+
+
+def _names_nobody(ticket: Ticket) -> bool:
+    return ticket.contact_id is None or ticket.contact is None
 
 
 def _ack(event: Event, message: Message, at: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the least and the most that the raw ack says; values outside the table say nothing."""
+    """Return the least and the most that the raw ack says; values outside the table say nothing.
+
+    An event tells when a level was reached, an observation by when it was.
+    """
     ack = message.ack
     if not isinstance(ack, int):
         return {}, {}
     if (level := acks.LEVELS.get(ack)) is not None:
-        return {f"{level}_at": at}, {"ack": ack}
+        return {f"{level}_by" if event.type in OBSERVED else f"{level}_at": at}, {"ack": ack}
     # Elsewhere 0 is a column's default, so only an ack event can mean failure.
     if acks.failed(ack) and event.type is EventType.MESSAGE_ACK:
         return {"failed_at": at}, {}
     return {}, {}
 
 
-def _revision(source: _Source, message: Message, key: Key, at: int) -> Claim | None:
+def _revision(claim: Claim, message: Message) -> Claim | None:
     content = {name: value for name in _CONTENT if (value := getattr(message, name)) is not UNSET}
     if not content:
         return None
     text = _json.encode(content)
     digest = hashlib.blake2b(text, digest_size=16).hexdigest()
-    registers: Registers = {} if message.media_url is UNSET else {"media_url": message.media_url}
-    return Claim(
-        Key("message_revision", key.tenant, key.id, digest),
-        at,
-        source.rank,
-        registers,
+    return claim._replace(
+        key=claim.key._replace(table="message_revision", digest=digest),
+        registers={} if message.media_url is UNSET else {"media_url": message.media_url},
         known=True,
-        least={"first_at": at},
+        least={"first_at": claim.time},
         fixed={"content": text.decode()},
     )
-
-
-def _ticket(
-    source: _Source, ticket: Ticket, ticket_id: str | None, beside: Contact | None | UnsetType, *, known: bool
-) -> list[Claim]:
-    """Claim the ticket (an own event's where `known`, else a snapshot), and the contacts shown in and beside it."""
-    tenant = source.event.tenant
-    shown = [contact for contact in (ticket.contact, beside) if isinstance(contact, Contact)]
-    contact_id = _first(ticket.contact_id, *(contact.id for contact in shown), source.event.contact_id)
-    claimed = []
-    if ticket_id:
-        registers = _fields("ticket", ticket)
-        _refer(registers, "user", ticket.user)
-        _refer(registers, "queue", ticket.queue)
-        if contact_id or ticket.contact_id is None or ticket.contact is None:
-            registers["contact_id"] = contact_id
-        rank = source.rank if known else SNAPSHOT
-        claimed.append(Claim(Key("ticket", tenant, ticket_id), source.time(ticket.updated_at), rank, registers, known))
-    stub = contact_id
-    for contact in shown:
-        if nested_id := contact.id or contact_id:
-            claimed.append(_contact(source, contact, nested_id, known=False))
-            stub = None if nested_id == stub else stub
-    if stub:
-        claimed.append(Claim(Key("contact", tenant, stub), source.at, SNAPSHOT, {}))
-    return claimed
 
 
 def _first(*ids: Text) -> str | None:
@@ -219,10 +299,15 @@ def _first(*ids: Text) -> str | None:
 
 
 def _refer(registers: Registers, name: str, ref: Ref | None | UnsetType) -> None:
+    """Claim who an agent or a queue is, and the name where one is told: an id alone says nothing of its name."""
     if ref is None:
-        registers[name] = (None, None)
+        registers[name] = None
     elif ref is not UNSET and not (ref.id is UNSET and ref.name is UNSET):
-        registers[name] = (ref.id or None, ref.name or None)
+        # A name without an id is somebody, not nobody: "" is the id of none that has one.
+        one = ref.id or ("" if ref.name else None)
+        registers[name] = one
+        if ref.name is not UNSET:
+            registers[f"{name}_named"] = _json.encode((one, ref.name or None)).decode()
 
 
 def _contact(source: _Source, contact: Contact, contact_id: str, *, known: bool) -> Claim:
@@ -232,12 +317,12 @@ def _contact(source: _Source, contact: Contact, contact_id: str, *, known: bool)
         registers["extra_info"] = None if info is None else _json.encode(info).decode()
     rank = source.rank if known else SNAPSHOT
     key = Key("contact", source.event.tenant, contact_id)
-    return Claim(key, source.time(contact.updated_at), rank, registers, known)
+    return source.claim(key, contact.updated_at, rank, registers, known=known)
 
 
 def _campaign(source: _Source, campaign: Campaign, subject: str) -> Claim:
     key = Key("campaign", source.event.tenant, subject)
-    return Claim(key, source.time(campaign.updated_at), source.rank, _fields("campaign", campaign), known=True)
+    return source.claim(key, campaign.updated_at, source.rank, _fields("campaign", campaign), known=True)
 
 
 def _fields(table: Table, resource: Ticket | Message | Contact | Campaign) -> Registers:
@@ -250,6 +335,21 @@ def _fields(table: Table, resource: Ticket | Message | Contact | Campaign) -> Re
     return registers
 
 
+class Ack(NamedTuple):
+    """How far a message got: the highest level, the time of each that is known, when it failed.
+
+    `by_then` are the levels whose time was not told: a backfill saw by that time that they had been reached.
+    """
+
+    level: int | None
+    times: Mapping[str, int | None]
+    by_then: tuple[str, ...]
+    failed_at: int | None
+
+
+_NO_ACK: Final = Ack(None, dict.fromkeys(acks.LEVELS.values()), (), None)
+
+
 def failed_at(message: Mapping[str, Any]) -> int | None:
     """Return when sending failed, of a message row's columns: only ours can fail, and none that was delivered."""
     if message["from_me"] is not True or (message["ack"] or 0) >= acks.DELIVERED:
@@ -258,19 +358,31 @@ def failed_at(message: Mapping[str, Any]) -> int | None:
     return at
 
 
+def ack(message: Mapping[str, Any]) -> Ack:
+    """Return how far a message got, of its row's columns.
+
+    None for what a contact wrote: its ack has no dependable meaning, and REST shows one where webhooks show none.
+    """
+    if message["from_me"] is False:
+        return _NO_ACK
+    told = {name: message[f"{name}_at"] for name in acks.LEVELS.values()}
+    seen = {name: message[f"{name}_by"] for name in acks.LEVELS.values()}
+    by_then = tuple(name for name, by in seen.items() if by is not None and ((at := told[name]) is None or by < at))
+    times = told | {name: seen[name] for name in by_then}
+    return Ack(message["ack"], times, by_then, failed_at(message))
+
+
 def reached(before: Row | None, after: Row) -> list[tuple[str, float | None]]:
     """Return what a message newly reached: level or "failed", and seconds since its creation where that is known.
 
-    Nothing for what a contact wrote: its ack has no dependable meaning.
+    Where a backfill saw it, nobody knows how long it took. Nothing for what a contact wrote.
     """
-    new = after.values
-    if new["from_me"] is False:
-        return []
-    columns = {name: new[f"{name}_at"] for name in acks.LEVELS.values()} | {"failed": failed_at(new)}
-    if before is not None:
-        old = {**before.values, "failed_at": failed_at(before.values)}
-        columns = {name: at for name, at in columns.items() if old[f"{name}_at"] is None}
-    return [(name, _seconds(new["created_at"], at)) for name, at in columns.items() if isinstance(at, int)]
+    old, new = _NO_ACK if before is None else ack(before.values), ack(after.values)
+    found = [(name, at) for name, at in new.times.items() if at is not None and old.times[name] is None]
+    delays = [(name, None if name in new.by_then else _seconds(after.values["created_at"], at)) for name, at in found]
+    if new.failed_at is not None and old.failed_at is None:
+        delays.append(("failed", _seconds(after.values["created_at"], new.failed_at)))
+    return delays
 
 
 def _seconds(start: Value, end: int) -> float | None:

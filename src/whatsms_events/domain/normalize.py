@@ -32,7 +32,9 @@ from whatsms_events.domain.events import (
 )
 from whatsms_events.domain.fields import read_campaign, read_contact, read_message, read_ticket
 from whatsms_events.domain.many import listed
+from whatsms_events.domain.secrets import without_secrets
 from whatsms_events.domain.tenant import same
+from whatsms_events.domain.times import credible, read_time
 from whatsms_events.errors import InvalidEventError
 
 REASONS: Final = (
@@ -82,8 +84,10 @@ def normalize(body: bytes, *, tenant: str, received_at: datetime) -> Event:
         raise InvalidEventError("many", f"data: {len(data)}")
     if type(data) is not dict:
         raise InvalidEventError("no_data", f"data: {type(data).__name__}")
-    occurred_at = parse_time(envelope.get("timestamp"))
-    if occurred_at is not None or envelope.get("timestamp", UNSET) is None:
+    stamp = envelope.get("timestamp", UNSET)
+    stamped_at = parse_time(stamp)  # of ISO text alone: the id rests on it, whatever else is read as a time
+    occurred_at = read_time(stamp) if stamped_at is None else credible(stamped_at)
+    if occurred_at is not None or stamp is None:
         del envelope["timestamp"]
     payload = read(data, envelope)
     about = ids(payload)
@@ -92,7 +96,7 @@ def normalize(body: bytes, *, tenant: str, received_at: datetime) -> Event:
     if len(encoded) > data_limit_bytes(len(body)):
         raise InvalidEventError("too_large", f"{len(encoded)} bytes from {len(body)}")
     return Event(
-        id=event_id(tenant, body, occurred_at),
+        id=event_id(tenant, body, stamped_at),
         type=event_type,
         tenant=tenant,
         occurred_at=occurred_at,
@@ -109,10 +113,10 @@ def normalize(body: bytes, *, tenant: str, received_at: datetime) -> Event:
 def identify(body: bytes, *, tenant: str) -> UUID:
     """Return the id of any body, the same that `normalize` gives where it can read it."""
     try:
-        occurred_at = parse_time(bodies.decode(body).get("timestamp"))
+        stamp = bodies.decode(body).get("timestamp")
     except InvalidEventError:
-        occurred_at = None
-    return event_id(tenant, body, occurred_at)
+        stamp = None
+    return event_id(tenant, body, parse_time(stamp))
 
 
 def data_limit_bytes(body_bytes: int) -> int:
@@ -139,7 +143,8 @@ def ids(payload: Payload) -> About:
             message, ticket = payload.message, payload.ticket
             subject = _text(message.id)
             ticket_id = _id_of(ticket) or _text(message.ticket_id)
-            contact_id = _id_of(payload.contact) or _text(message.contact_id) or _contact_of(ticket)
+            # Whom the message names wrote it; the contact beside it may be the group that it stands in.
+            contact_id = _text(message.contact_id) or _id_of(payload.contact) or _contact_of(ticket)
             return About(subject, ticket_id, contact_id, subject)
         case TicketPayload():
             subject = _text(payload.ticket.id)
@@ -205,7 +210,7 @@ def _extra(beside: Extra, envelope: Extra) -> Extra:
     """Return the unknown fields of `data` and of the envelope; the latter get a prefix where both use a name."""
     for name, value in envelope.items():
         beside[f"envelope.{name}" if name in beside else name] = value
-    return beside
+    return without_secrets(beside) if beside else beside
 
 
 def _read_message(data: Source, envelope: Extra) -> MessagePayload:

@@ -24,7 +24,7 @@ _TABLES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Rows of the projection; `acks` counts messages by the name of the highest level they reached."""
+    """Rows of the projection; `acks` counts messages by the highest level they reached, but for what contacts wrote."""
 
     tickets: int
     messages: int
@@ -91,8 +91,8 @@ async def totals(projection: Database) -> Totals:
             (await connection.execute(select(func.count()).select_from(table))).scalar_one()
             for table in _TABLES.values()
         ]
-        ack = tables.message.c.ack
-        levels = await connection.execute(select(ack, func.count()).where(ack.is_not(None)).group_by(ack))
+        ack, ours = tables.message.c.ack, tables.message.c.from_me.is_not(False)
+        levels = await connection.execute(select(ack, func.count()).where(ours, ack.is_not(None)).group_by(ack))
         acks = {LEVELS[level]: count for level, count in levels}
     by_name = {name: acks.get(name, 0) for name in LEVELS.values()}
     return Totals(tickets=tickets, messages=messages, contacts=contacts, campaigns=campaigns, acks=by_name)

@@ -152,7 +152,7 @@ def _chunks(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 
 
 def _position(versions: str) -> int:
-    return max((version.position for version in _versions.decode(versions).values()), default=0)
+    return max((version.latest for version in _versions.decode(versions).values()), default=0)
 
 
 def _recent(tenant: str, ticket_id: str, limit: int) -> Iterator[Select[Any]]:

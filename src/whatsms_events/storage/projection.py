@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy import delete, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from whatsms_events.domain import fold
+from whatsms_events.domain import fold, times
 from whatsms_events.domain.events import Checkpoint, EventType, LogEntry, decode, to_micros
 from whatsms_events.domain.records import STRAY
 from whatsms_events.errors import FencedError, IntegrityError, InvalidEventError
@@ -73,7 +73,8 @@ class Applied:
     """What a transaction did. `acks` are levels (or "failed") newly reached, with seconds since the message's creation.
 
     `types` counts what was applied by event type, `reasons` what was parked by reason, `strays` by source the records
-    that name no log, parked or not.
+    that name no log, parked or not, `unreadable` the times in what was applied that could not be read, by the vendor's
+    name of the field.
     """
 
     state: State
@@ -83,6 +84,7 @@ class Applied:
     types: Mapping[EventType, int]
     reasons: Mapping[str, int]
     strays: Mapping[str, int]
+    unreadable: Mapping[str, int]
 
 
 _Parked = tuple[Item, InvalidEventError]
@@ -148,6 +150,7 @@ class Projection:
             types=Counter(one.entry.event.type for one in done),
             reasons=Counter(error.reason for _, error in [*parked, *kept]),
             strays=Counter(item.source for item, _ in strays),
+            unreadable=Counter(name for one in done for name in one.unreadable),
         )
 
     def judge(self, items: Sequence[Item], window: Poison | None = None) -> Poison:
@@ -202,7 +205,8 @@ def _take_apart(items: Sequence[Item]) -> tuple[list[Reading], list[_Parked], li
         try:
             if isinstance(read, InvalidEventError):
                 raise read
-            readings.append(Reading(index, read, fold.claims(read.event, decode(read.event))))
+            event, payload = read.event, decode(read.event)
+            readings.append(Reading(index, read, fold.claims(event, payload), times.unreadable(event, payload)))
         except InvalidEventError as error:
             (strays if _is_stray(error) else parked).append((item, error))
     return readings, parked, strays

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from whatsms_events.domain import fold, gone
 from whatsms_events.domain.acks import LEVELS
 from whatsms_events.domain.events import from_micros
-from whatsms_events.domain.rows import GROUPS, Version
+from whatsms_events.domain.rows import GROUPS, NAMED, Version
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.trouble import translated
@@ -226,16 +226,32 @@ def _shown(row: _Row) -> Shown:
         # The tenant is the slug that was asked for.
         del plain["tenant"], plain["versions"]
         versions = _versions.decode(row["versions"])
-        doubts = {name for name, version in versions.items() if version.doubtful}
+        doubts = {NAMED.get(name, name) for name, version in versions.items() if version.doubtful}
         plain["doubtful"] = sorted(doubts | ({"gone"} if gone.in_doubt(row["gone"], versions) else set()))
         plain["gone"] = plain["gone"] and gone.is_gone(row["gone"], versions)
     if "queue_id" in plain:
         plain |= {group: _named(plain, columns) for group, columns in GROUPS.items()}
+        for name in NAMED:
+            del plain[name]
     if "ack" in plain:
-        plain["failed_at"] = _value("failed_at", fold.failed_at(row))
-        levels = {"level": row["ack"], "name": LEVELS.get(row["ack"])}
-        plain["ack"] = levels | {f"{name}_at": plain.pop(f"{name}_at") for name in (*LEVELS.values(), "failed")}
+        for level in LEVELS.values():
+            del plain[f"{level}_at"], plain[f"{level}_by"]
+        del plain["failed_at"]
+        plain["ack"] = _ack(row)
     return plain
+
+
+def _ack(row: _Row) -> Shown:
+    """Return how far a message got; `by_then` names the levels whose time is only when a backfill saw them reached."""
+    ack = fold.ack(row)
+    times = {f"{name}_at": _value(f"{name}_at", at) for name, at in ack.times.items()}
+    return {
+        "level": ack.level,
+        "name": LEVELS.get(ack.level or 0),
+        **times,
+        "failed_at": _value("failed_at", ack.failed_at),
+        "by_then": list(ack.by_then),
+    }
 
 
 def _value(name: str, value: Any) -> object:
@@ -250,7 +266,7 @@ def _value(name: str, value: Any) -> object:
 
 def _named(plain: Shown, columns: Sequence[str]) -> Shown | None:
     known, name = (plain.pop(column) for column in columns)
-    return None if known is None and name is None else {"id": known, "name": name}
+    return None if known is None and name is None else {"id": known or None, "name": name}
 
 
 def _revisions(rows: Sequence[_Row]) -> list[Shown]:

@@ -186,7 +186,7 @@ def _row(name: str, *columns: Column[object]) -> Table:
         Column("doubtful", Boolean, nullable=False),
         *columns,
         Column("gone", Boolean),  # true where the vendor no longer has it
-        Column("versions", Text, nullable=False),  # JSON: register -> [version time, rank, position, doubtful]
+        Column("versions", Text, nullable=False),  # JSON: register -> [version time, rank, position, doubtful, aside?]
         Index(f"{name}_doubtful", "tenant", "id", postgresql_where=text("doubtful"), sqlite_where=text("doubtful")),
     )
 
@@ -200,6 +200,8 @@ ticket = _row(
     Column("user_name", Text),
     Column("queue_id", Text),
     Column("queue_name", Text),
+    Column("user_named", Text),  # JSON: the last agent that was told with a name, id and name
+    Column("queue_named", Text),
     Column("ai_agent_id", Text),
     Column("last_message", Text),
     Column("created_at", BigInteger),
@@ -221,11 +223,16 @@ message = _row(
     Column("created_at", BigInteger),
     Column("updated_at", BigInteger),
     Column("ack", SmallInteger),  # the highest level seen, 1 to 5
-    Column("pending_at", BigInteger),  # the earliest time each level was seen
+    Column("pending_at", BigInteger),  # the earliest time at which an event told of each level
     Column("sent_at", BigInteger),
     Column("delivered_at", BigInteger),
     Column("read_at", BigInteger),
     Column("played_at", BigInteger),
+    Column("pending_by", BigInteger),  # the earliest time at which a backfill saw that it had been reached
+    Column("sent_by", BigInteger),
+    Column("delivered_by", BigInteger),
+    Column("read_by", BigInteger),
+    Column("played_by", BigInteger),
     Column("failed_at", BigInteger),  # the earliest ack of 0 or less; whether it counts is decided when read
 )
 Index("message_by_ticket", message.c.tenant, message.c.ticket_id, message.c.created_at, message.c.id)

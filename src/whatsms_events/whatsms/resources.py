@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar
 from msgspec import UNSET, Struct, UnsetType
 
 from whatsms_events.domain.bodies import Source
-from whatsms_events.domain.events import Campaign, Contact, Extra, Flag, Message, Text, Ticket, Time, parse_time
+from whatsms_events.domain.events import Campaign, Contact, Extra, Flag, Message, Text, Ticket, Time
+from whatsms_events.domain.times import read_time
 from whatsms_events.errors import InvalidEventError
 from whatsms_events.whatsms.pages import Listing
 
@@ -108,7 +109,7 @@ def read_agent(source: Source, _beside: Extra) -> Agent:
     if type(values.get("id")) is int:
         values["id"] = str(values["id"])
     if "created_at" in values and values["created_at"] is not None:
-        values["created_at"] = parse_time(values["created_at"])
+        values["created_at"] = read_time(values["created_at"])
     return Agent(**values, extra=extra)
 
 
@@ -123,5 +124,5 @@ _AGENT = {
     "isActive": ("is_active", _is(bool)),
     "enabledIntegrations": ("enabled_integrations", _is(list)),
     "handoffEnabled": ("handoff_enabled", _is(bool)),
-    "createdAt": ("created_at", lambda value: parse_time(value) is not None),
+    "createdAt": ("created_at", lambda value: read_time(value) is not None),
 }

@@ -11,6 +11,9 @@ from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.workers.sources import Source
 
 LOOK_BATCHES: Final = 20
+_UNREADABLE: Final = (
+    "such an event counts by when it came, and what nobody can tell is marked doubtful; report the format"
+)
 
 log = structlog.get_logger()
 
@@ -63,6 +66,10 @@ class Consumer:
             metrics.APPLIED.labels(event_type).inc(count)
         for reason, count in applied.reasons.items():
             metrics.PARKED.labels("fold", reason).inc(count)
+        for field, count in applied.unreadable.items():
+            metrics.UNREADABLE_TIMES.labels(field).inc(count)
+        if applied.unreadable:
+            log.warning("time.unreadable", fields=dict(applied.unreadable), detail=_UNREADABLE)
         for level, delay_s in applied.acks:
             metrics.ACKS.labels(level).inc()
             if delay_s is not None:

@@ -1,0 +1,76 @@
+"""Unknown fields in, the same without what is a secret by its name out: at any depth, also in JSON within a text.
+
+The vendor's relatives send whole database rows, with tokens of other systems in them. The raw bytes in the log keep
+them; `data`, and with it Kafka and the read API, never gets them.
+"""
+
+import re
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+
+_SECRET: Final = re.compile(
+    r"token|secret|passw|passphrase|passcode|credential|authori[sz]ation|bearer|cookie|senha|segredo|credencia"
+    r"|(api|access|auth|private|media)[_-]?key",
+    re.IGNORECASE,
+)
+"""What makes a name secret wherever it stands in it, in English and in the vendor's Portuguese."""
+
+_LAST: Final = frozenset({"key", "keys", "chave", "chaves", "pwd", "jwt", "session"})
+"""Words that make a name secret at its end: `signingKey`, and a connection's `session`, but not `sessionId`."""
+
+_REFERENCES: Final = frozenset({"externalKey"})
+"""What a relative's API lets its caller give to a message, to know it again: a key of no door."""
+
+_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_NAME: Final = re.compile(r'"([^"]{1,128})"\s*:')
+_NAME_LIMIT: Final = 128
+_json = msgspec.json.Decoder()
+
+
+def without_secrets(value: dict[str, Any]) -> dict[str, Any]:
+    """Return the object without what is a secret by its name."""
+    return {name: _clean(inner) for name, inner in value.items() if not _is_secret(name, inner)}
+
+
+def _clean(value: Any) -> Any:
+    match value:
+        case dict():
+            return without_secrets(value)
+        case list():
+            return [_clean(item) for item in value]
+        case str() if value[:1] in ("{", "[") and _may_hold_secret(value):
+            return _clean_text(value)
+        case _:
+            return value
+
+
+def _may_hold_secret(text: str) -> bool:
+    """Tell whether the text has a secret's name in it, also one in JSON within JSON, where quotes are escaped."""
+    return any(_names_secret(name) for name in _NAME.findall(text.replace("\\", "")))
+
+
+def _clean_text(text: str) -> str | None:
+    """Return a text without the secrets of the JSON that it holds; None for what looks like it and cannot be read."""
+    try:
+        value = _json.decode(text)
+        cleaned = _clean(value)
+        return text if cleaned == value else msgspec.json.encode(cleaned).decode()
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    """Tell whether a field is a secret by its name: none that is null, nor the `key` that says which message it is."""
+    if value is None or not _names_secret(name[:_NAME_LIMIT]):
+        return False
+    return type(value) not in (dict, list) or len(_WORD.findall(name)) > 1 or _SECRET.search(name) is not None
+
+
+@lru_cache(maxsize=4096)
+def _names_secret(name: str) -> bool:
+    if name in _REFERENCES:
+        return False
+    words = _WORD.findall(name)
+    return _SECRET.search(name) is not None or bool(words and words[-1].lower() in _LAST)
