@@ -312,7 +312,7 @@ async def test_no_marked_value_is_shown_on_any_path(fleet: Fleet) -> None:
 
 
 async def test_a_wrong_database_password_is_said_without_it(own_postgres: Postgres, tmp_path: Path) -> None:
-    """Where PostgreSQL refuses the password every command ends with status 1 and the reason, without the password."""
+    """Where PostgreSQL refuses the password every command ends with status 2 and the reason, without the password."""
     connection = await asyncpg.connect(own_postgres.url)
     await connection.execute(f"ALTER USER CURRENT_USER PASSWORD '{PASSWORD}'")
     (own_postgres.folder / "data" / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
@@ -332,7 +332,7 @@ async def test_a_wrong_database_password_is_said_without_it(own_postgres: Postgr
     service.config.write_text(service.config.read_text().replace(PASSWORD, PASSWORD + TEXT))
     for words in (["serve"], ["db", "upgrade"], ["parked", "list"]):
         done = run(service, *words)
-        assert (done.returncode, "28P01" in done.stderr) == (1, True), done.stderr
+        assert (done.returncode, "28P01" in done.stderr) == (2, True), done.stderr
         said.append(done.stdout + done.stderr)
     said.append((service.folder / "output.log").read_text())
     for one in said:

@@ -1,20 +1,23 @@
 """What the databases show against what each role of a process says: who stands still, and who is told."""
 
+from collections.abc import Mapping
+
 import pytest
 from structlog.testing import capture_logs
 
 from whatsms_events import metrics
 from whatsms_events.domain.standing import STILL_S
-from whatsms_events.serve_standing import RUN_STILL_S, Standings, States
+from whatsms_events.serve_standing import Standings, States
 from whatsms_events.workers.observer import Seen
 
+NO_LIMITS: Mapping[str, float] = {}
 NAMES = ("relay", "consumer", "backfill.acme")
 WELL: States = {"relay": ("active", ""), "consumer": ("standby", ""), "backfill.acme": ("standby", "")}
 
 
-def watched(seen: Seen, seconds: float, *, kafka: bool = True, check_interval_s: float = 2) -> Standings:
+def watched(seen: Seen, seconds: float, *, kafka: bool = True, limits: Mapping[str, float] = NO_LIMITS) -> Standings:
     """Return the roles after so many seconds in which the databases showed the same."""
-    standings = Standings(NAMES, lambda: None, kafka=kafka, check_interval_s=check_interval_s)
+    standings = Standings(NAMES, lambda: None, kafka=kafka, limits=limits)
     for second in range(int(seconds) + 1):
         standings.look(second, WELL, seen)
     return standings
@@ -39,18 +42,19 @@ def test_a_consumer_that_stands_still_is_told_by_what_it_could_have() -> None:
     assert faulty(watched(Seen(end=9, applied=5), STILL_S, kafka=False)) == {"consumer"}
 
 
-def test_a_relay_that_looks_rarely_is_given_the_time() -> None:
-    """Its place moves when it checks what is visible: a long `relay.check_interval_s` is no fault."""
+def test_a_role_that_moves_rarely_is_given_the_time() -> None:
+    """The relay's place moves when it checks what is visible: a long `relay.check_interval_s` is no fault."""
     seen = Seen(end=9, published=5, applied=5)
-    assert faulty(watched(seen, STILL_S, check_interval_s=300)) == set()
-    assert faulty(watched(seen, 900, check_interval_s=300)) == {"relay"}
+    assert faulty(watched(seen, STILL_S, limits={"relay": 900})) == set()
+    assert faulty(watched(seen, 900, limits={"relay": 900})) == {"relay"}
 
 
 def test_a_backfill_that_nobody_moves_is_told() -> None:
     """A run that is not finished and was not saved for long: whoever holds it is frozen. No run is no fault."""
-    assert faulty(watched(Seen(runs={"acme": 1}), RUN_STILL_S - 1)) == set()
-    assert faulty(watched(Seen(runs={"acme": 1}), RUN_STILL_S)) == {"backfill.acme"}
-    assert faulty(watched(Seen(), 2 * RUN_STILL_S)) == set()
+    limits = {"backfill": 900.0}
+    assert faulty(watched(Seen(runs={"acme": 1}), 899, limits=limits)) == set()
+    assert faulty(watched(Seen(runs={"acme": 1}), 900, limits=limits)) == {"backfill.acme"}
+    assert faulty(watched(Seen(), 2000, limits=limits)) == set()
 
 
 def test_who_has_halted_is_told_at_once() -> None:
@@ -63,7 +67,7 @@ def test_who_has_halted_is_told_at_once() -> None:
 def test_a_receiver_is_as_the_committer_is_now() -> None:
     """The door's own problem counts at once, and its end too."""
     said: list[str | None] = [None]
-    standings = Standings((), lambda: said[0], kafka=False, check_interval_s=2)
+    standings = Standings((), lambda: said[0], kafka=False, limits={})
     assert standings.problems({}) == {"receiver": None}
     said[0] = "removed"
     assert standings.problems({}) == {"receiver": "removed"}
@@ -75,7 +79,7 @@ def test_a_receiver_is_as_the_committer_is_now() -> None:
 @pytest.mark.parametrize("state", ["standby", "halted"])
 def test_each_fault_is_one_line(state: str) -> None:
     """What lasts is said once, and its end too; a halted role was announced by its loop already."""
-    standings = Standings(("relay",), None, kafka=True, check_interval_s=2)
+    standings = Standings(("relay",), None, kafka=True, limits={})
     with capture_logs() as lines:
         for second in range(120):
             standings.look(second, {"relay": ("halted" if state == "halted" else "standby", "broker away")}, Seen())

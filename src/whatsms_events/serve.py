@@ -62,6 +62,12 @@ NEEDS: Final[dict[Role, tuple[str, ...]]] = {
 }
 """Which checks each role needs."""
 
+CHECKS: Final = 3
+"""The relay's place moves when it checks what is visible; it may miss some."""
+
+RUN_STILL_S: Final = 900.0
+"""A run is saved at each answer of the vendor's; a pause after 429 is two minutes at most, and may come again."""
+
 OBSERVE_S: Final = 1.0
 OBSERVE_BACKFILLS: Final = 5
 """Looks at the backfills are dearer: one of so many."""
@@ -264,11 +270,12 @@ class Service:
 
     def _stand(self, posts: Sequence[Post], committer: Committer) -> Standings:
         """Return the watch over what runs in this process."""
+        waits_s = max(self._settings.backfill.settle_s, self._settings.backfill.absence_s)
         return Standings(
             [post.role for post in posts],
             (lambda: committer.problem) if "receiver" in self.roles else None,
             kafka=self._kafka is not None,
-            check_interval_s=self._settings.relay.check_interval_s,
+            limits={"relay": CHECKS * self._settings.relay.check_interval_s, "backfill": RUN_STILL_S + waits_s},
         )
 
     def _health(self, stores: Stores, start: Start) -> Health:

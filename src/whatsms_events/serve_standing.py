@@ -1,7 +1,6 @@
 """States of roles and what the databases show in; readiness, a gauge and one log line out where a role stands still."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
 
 import structlog
 
@@ -9,12 +8,6 @@ from whatsms_events import metrics
 from whatsms_events.domain.standing import STILL_S, Place, Standing
 from whatsms_events.workers.loop import RoleState
 from whatsms_events.workers.observer import Seen
-
-RUN_STILL_S: Final = 900.0
-"""A run under way is saved at each answer of the vendor's; a pause after 429 is two minutes at most, and may repeat."""
-
-CHECKS: Final = 3
-"""The relay's place moves when it checks what is visible; it may miss some."""
 
 log = structlog.get_logger()
 
@@ -24,17 +17,22 @@ States = Mapping[str, tuple[RoleState, str]]
 class Standings:
     """Every role of this process by the name it has in states, log lines and metrics.
 
-    `receiver` says why no delivery can be accepted now; it is None without that role.
+    `receiver` says why no delivery can be accepted now; it is None without that role. `limits`: roles that may stay in
+    one place for longer than STILL_S, and how long.
     """
 
     def __init__(
-        self, names: Iterable[str], receiver: Callable[[], str | None] | None, *, kafka: bool, check_interval_s: float
+        self,
+        names: Iterable[str],
+        receiver: Callable[[], str | None] | None,
+        *,
+        kafka: bool,
+        limits: Mapping[str, float],
     ) -> None:
         self._receiver = receiver
         self._kafka = kafka
         names = [*names, *(["receiver"] if receiver is not None else [])]
-        limits = {"relay": max(STILL_S, CHECKS * check_interval_s)}
-        self._standings = {name: Standing(limits.get(name, _limit(name))) for name in names}
+        self._standings = {name: Standing(max(STILL_S, limits.get(name.split(".")[0], 0.0))) for name in names}
         self._said: set[str] = set()
 
     def look(self, now: float, states: States, seen: Seen) -> None:
@@ -77,7 +75,3 @@ class Standings:
             at = seen.runs.get(name.removeprefix("backfill."))
             target = None if at is None else at + 1  # a run that is not finished has somewhere to go
         return None if at is None or target is None else Place(at, target)
-
-
-def _limit(name: str) -> float:
-    return RUN_STILL_S if name.startswith("backfill.") else STILL_S

@@ -172,15 +172,17 @@ class Database:
 
     async def close(self) -> None:
         """Give every connection back."""
-        if self._keeper is not None:
-            await self._keeper.close()
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            await keeper.close()
         if self.locks is not None:
             await self.locks.close()
         await self._writer.dispose()
         if self._reader is not self._writer:
             await self._reader.dispose()
-        if self._held is not None:
-            self._held.release()
+        held, self._held = self._held, None
+        if held is not None:
+            held.release()
 
 
 async def _mark(keeper: AsyncConnection) -> int:
