@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock clean
+.PHONY: help run test test-long check lint format lock clean
 
 help: ## list the commands
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
 
 # Each stamp is newer than the lock file it was installed from.
 $(VENV)/run.stamp: requirements.lock pyproject.toml
@@ -35,6 +35,13 @@ lint: $(VENV)/test.stamp ## ruff and mypy
 # together, and the long ones (chaos) come first, as they are found: sorted by number, files with few long tests came last.
 test: lint ## lint, types and the whole suite: ARGS="-k relay"
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-long: export WHATSMS_TEST_LONG = 1
+test-long: test ## the suite with the long forms of its tests: more tickets, more seeds; half an hour
+
+# What needs no server and kills nothing.
+check: lint ## lint, types, and every test that needs no server
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not kafka and not postgres and not chaos and not slow" $(ARGS)
 
 format: $(VENV)/test.stamp ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

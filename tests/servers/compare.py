@@ -1,6 +1,7 @@
 """What must be equal after any failure: ledger and log, log and Kafka, projection and a clean rebuild of it."""
 
 import asyncio
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,9 @@ from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.sources import LogSource
 
 POLL_S = 0.1
+
+LONG = os.environ.get("WHATSMS_TEST_LONG") == "1"
+"""Whether the long forms of tests run: more tickets, more seeds. `make test-long` sets it."""
 
 PATIENCE_S = 120.0
 """The least limit of a wait: machines differ by a factor of four and are shared, and only a failure waits so long."""

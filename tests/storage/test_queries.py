@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import msgspec
 import pytest
 from sqlalchemy import Table, insert, select, text
@@ -465,9 +466,13 @@ async def test_write_probe_finds_a_locked_file(tmp_path: Path) -> None:
 
 async def test_write_probe_finds_a_read_only_server(postgres_url: str) -> None:
     """The probe fails on a PostgreSQL that takes no writes, as a standby does not."""
-    async with closing(await open_log(DatabaseTarget(postgres_url), migrate=True)) as log, log.write() as connection:
-        name = (await connection.execute(text("SELECT current_database()"))).scalar_one()
-        await connection.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
-    async with closing(await open_log(DatabaseTarget(postgres_url), migrate=False)) as log:
+    async with closing(await open_log(DatabaseTarget(postgres_url), migrate=True)) as log:
+        assert await write_problem(log) is None
+        connection = await asyncpg.connect(postgres_url)
+        name = await connection.fetchval("SELECT current_database()")
+        await connection.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
+        await connection.fetch(others, name)
+        await connection.close()
         with pytest.raises(StorageUnavailableError):
             await write_problem(log)

@@ -79,11 +79,7 @@ def normalize(body: bytes, *, tenant: str, received_at: datetime) -> Event:
     if known is None:
         raise InvalidEventError("unknown_event", "event")
     event_type, read = known
-    data = envelope.pop("data", None)
-    if type(data) is list and data:
-        raise InvalidEventError("many", f"data: {len(data)}")
-    if type(data) is not dict:
-        raise InvalidEventError("no_data", f"data: {type(data).__name__}")
+    data = _one(envelope.pop("data", None))
     stamp = envelope.get("timestamp", UNSET)
     stamped_at = parse_time(stamp)  # of ISO text alone: the id rests on it, whatever else is read as a time
     occurred_at = read_time(stamp) if stamped_at is None else credible(stamped_at)
@@ -108,6 +104,15 @@ def normalize(body: bytes, *, tenant: str, received_at: datetime) -> Event:
         message_id=about.message_id,
         data=encoded,
     )
+
+
+def _one(data: object) -> Source:
+    """Return the delivery's `data`; raise InvalidEventError where it is no object, or a list of several things."""
+    if type(data) is list and data:
+        raise InvalidEventError("many", f"data: {len(data)}")
+    if type(data) is not dict:
+        raise InvalidEventError("no_data", f"data: {type(data).__name__}")
+    return data
 
 
 def identify(body: bytes, *, tenant: str) -> UUID:
