@@ -205,7 +205,7 @@ async def assert_mends_exactly(here: House, options: Options = EVERYTHING, *, re
         told[one.entity, one.kind] += one.count
     assert told == counts
     assert (report.unsettled, report.unstable) == (0, ())
-    if restless:
+    if restless and account.dialect.updated_at:  # else nobody sees them change
         left = differing(account, await held_by(here.projection), messages=messages)
         assert set(left.values()) == {"updated_at"}
         here.rest.on_request = lambda: None
