@@ -1,5 +1,6 @@
 """The documentation, held to the code."""
 
+import importlib.util
 import re
 import subprocess
 from collections import Counter as Counted
@@ -27,6 +28,7 @@ from whatsms_events.domain.events import Campaign, Contact, EventType, Message, 
 from whatsms_events.domain.records import TOPICS, KafkaRecord, to_record
 from whatsms_events.domain.signature import REASONS
 from whatsms_events.errors import SignatureError
+from whatsms_events.lines import LINES
 from whatsms_events.settings import Settings
 from whatsms_events.storage import tables
 from whatsms_events.storage.checkpoints import Checkpoints, Options
@@ -82,9 +84,11 @@ def commands(app: cyclopts.App, prefix: str = "") -> list[str]:
 
 @pytest.mark.parametrize(("name", "meaning", "labels"), list(scraped()), ids=[name for name, *_ in scraped()])
 def test_each_metric_is_documented_with_its_meaning(name: str, meaning: str, labels: tuple[str, ...]) -> None:
-    """README has a row for the metric with exactly the labels and the text that /metrics shows; it has our prefix."""
+    """The page about metrics has a row with exactly the labels and the text that /metrics shows; it has our prefix."""
     assert name.startswith("whatsms_events_")
-    assert [f"`{name}`", ", ".join(labels) or NONE, meaning] in rows(section("\n## Metrics\n"))
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+    shown = ", ".join(f"`{label}`" for label in labels) or NONE
+    assert [f"`{name}`", shown, meaning] in [[row[0], *row[2:]] for row in rows(page)]
 
 
 def test_no_metric_is_documented_that_does_not_exist() -> None:
@@ -429,3 +433,35 @@ def test_every_fault_has_its_tests() -> None:
         if not (ROOT / path).exists() or f"def {name}(" not in (ROOT / path).read_text(encoding="utf-8")
     ]
     assert not lacking
+
+
+def _made() -> Iterator[tuple[str, str]]:
+    """Return each reference page as the code makes it now."""
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    for name, page in generate.PAGES.items():
+        yield name, page()
+    logged = set(generate.logged()) | {"library.logged"}
+    assert logged == set(LINES), logged ^ set(LINES)
+
+
+def test_reference_pages_are_as_the_code_makes_them() -> None:
+    """`make docs` would change nothing, and every log line of the code has its sentence in `lines`."""
+    for name, page in _made():
+        held = (ROOT / "docs" / "reference" / f"{name}.md").read_text(encoding="utf-8")
+        assert held == page, f"docs/reference/{name}.md is stale: make docs"
+
+
+@pytest.mark.parametrize("page", sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]), ids=str)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    """Each relative link of README and docs names a file that is there, and each heading that it names."""
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+        path, _, heading = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), f"{page}: {target}"
+        titles = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE) if heading else []
+        assert not heading or heading in {re.sub(r"[^a-z0-9 -]", "", one.lower()).replace(" ", "-") for one in titles}

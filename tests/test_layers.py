@@ -16,6 +16,7 @@ RANK = {
     "domain": 1,
     "metrics": 1,
     "redaction": 1,
+    "lines": 1,
     "logs": 2,
     "storage": 2,
     "whatsms": 2,

@@ -4,7 +4,8 @@ The map, from the bottom up; imports go down only:
 
     errors              every exception of the package
     metrics             every Prometheus metric
-    redaction, logs     what a log line may show, and the lines
+    redaction, logs     what a log line may show, and how it is written
+    lines               every log line, with what it asks of the reader
     domain/             pure rules
         events, signature, acks       the normalised event and its id; HMAC; the ack lattice
         bodies, fields, many, normalize    raw body -> JSON -> resources -> event

@@ -1,6 +1,7 @@
 """A row and one claim about it in, the row that follows out: registers, least and greatest values, and doubt.
 
-Every rule here gives the same row in whatever order the claims come, but for the value of a doubtful register.
+The row follows from the claims and their positions, in whatever order they are applied. Where other positions would
+give another value, the register is marked as doubtful.
 """
 
 from collections.abc import Mapping
