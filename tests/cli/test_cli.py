@@ -17,7 +17,7 @@ from cli.commands import CONFIG, Done, make_log, run
 from servers import postgres
 from servers.kafka import Broker, RunningKafka
 from servers.ports import HOST, free_port
-from servers.postgres import Postgres
+from servers.postgres import Postgres, ask
 from servers.service import SECRET
 from test_docs import commands
 from whatsms_events import __version__, cli
@@ -85,6 +85,16 @@ async def test_postgresql_that_does_not_wait_for_the_disk_is_refused(postgres_ur
     with socket.create_server((HOST, 0)) as taken:  # so that it ends by itself, after the check
         port = taken.getsockname()[1]
         assert run(tmp_path, "serve", *where, *set_to(public__port=port)).status == 1
+
+
+async def test_postgresql_database_that_cannot_hold_every_text_is_refused(postgres_url: str, tmp_path: Path) -> None:
+    """On a database in LATIN1, which would park each text with an emoji, every command ends with 2 and says the way."""
+    name = postgres_url.rsplit("/", 1)[1] + "_latin"
+    await ask(postgres_url, f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
+    where = set_to(database__url=postgres_url + "_latin")
+    for command in (["db", "upgrade"], ["config", "check"], ["serve"]):
+        assert_refused(run(tmp_path, *command, *where), ".*encoding is LATIN1.* TEMPLATE template0 ENCODING 'UTF8'")
+    await ask(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 async def test_postgresql_server_that_may_lose_commits_is_refused(

@@ -98,7 +98,10 @@ class LockSession:
             return False
 
     async def _ask(self, query: str, *values: int) -> Any:
-        """Return the answer; drop the session where there is none, or where the server takes no writes."""
+        """Return the answer; drop the session where there is none, or where the server takes no writes.
+
+        Also where the caller is cut off: nobody would know whether the lock was taken.
+        """
         try:
             with translated():
                 answer = await self._connection.fetchval(query, *values, timeout=ANSWER_S)

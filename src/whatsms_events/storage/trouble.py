@@ -20,7 +20,7 @@ _POSTGRESQL_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyn
 _REFUSED: Final = ("22", "23", "54")
 
 READ_ONLY: Final = "25006"
-READ_ONLY_SAYS: Final = "the server is read-only: a standby, or a primary that another one took over from"
+READ_ONLY_SAYS: Final = "the server is read-only: a standby, or demoted (default_transaction_read_only)"
 
 # Connection, authorisation, the database's name, resources, intervention: of servers and accounts, never of rows.
 _SHOWN: Final = ("08", "28", "3D", "53", "57")
