@@ -69,7 +69,7 @@ async def test_runs_are_listed_with_how_far_they_are(client: Client, databases: 
         "run": running,
         "kind": "repair",
         "cause": "command",
-        "options": {"details": "all", "messages": "off"},
+        "options": {"details": "all", "messages": "off", "allow_gone": False},
         "started_at": "2026-05-01T12:05:00Z",
         "updated_at": "2026-05-01T12:05:00Z",
         "finished_at": None,

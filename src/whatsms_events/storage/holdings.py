@@ -55,9 +55,9 @@ class Holdings:
             return [(one, bool(gone)) for one, gone in await connection.execute(query)]
 
     async def count(self, entity: Entity, tenant: str) -> int:
-        """Return how many are held that are not marked as gone."""
-        table = _TABLES[entity].c
-        query = select(func.count()).where(table.tenant == tenant, table.gone.is_not(True))
+        """Return how many are held that are not gone."""
+        table, there = _TABLES[entity], is_gone(self._database, _TABLES[entity]).is_not(True)
+        query = select(func.count()).select_from(table).where(table.c.tenant == tenant, there)
         async with self._database.read() as connection:
             return int((await connection.execute(query)).scalar_one())
 
