@@ -37,6 +37,7 @@ UNITS: Final = {"reqps", "ops", "s", "bytes", "short", "none"}
 
 NOT_SHOWN: Final = {
     "whatsms_events_build_info": "the version answers none of the questions; it fills the variables job and instance",
+    "whatsms_events_role_stalled_seconds": "for an alert; a panel shows the state of each role",
     "whatsms_events_parked_in_a_row": "for an alert; a panel shows what is parked at the door by reason",
     "whatsms_events_message_acks_total": "what became of messages at the contacts: not whether this service works",
     "whatsms_events_message_ack_delay_seconds": "the same",

@@ -141,11 +141,19 @@ async def test_a_group_message_moves_no_ticket_and_keeps_its_author(story: Story
             "message.received", at(40), message={"id": "g3", "body": "y"}, ticket={"id": "tg"}, contact={"id": "p8"}
         ),
         delivery("message.received", at(50), message={"id": "g4"}, ticket={"id": "new"}, contact=p8),
+        delivery(
+            "message.received",
+            at(60),
+            message={"id": "g5", "contact": {"id": "p9"}},
+            ticket={"id": "tg"},
+            contact=group,
+        ),
     )
     assert (await story.ticket("tg"))["contact_id"] == "cg"
     assert (await story.message("g1"))["contact_id"] == "p7"
     assert ((await story.message("g2"))["contact_id"], (await story.message("g2"))["ticket_id"]) == ("p7", "tg")
     assert (await story.message("g3"))["contact_id"] == "p8"
+    assert (await story.message("g5"))["contact_id"] == "p9"
     assert (await story.ticket("new"))["contact_id"] == "p8"
     assert (await story.ask(f"{SLUG}/contacts/p7"))["known"] is False
 

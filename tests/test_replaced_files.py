@@ -146,6 +146,32 @@ async def test_files_that_are_replaced_under_the_running_service_acknowledge_not
     await service.kill()
 
 
+def cut_the_wal(folder: Path) -> None:
+    """Make the WAL an empty file: SQLite would go on behind the hole."""
+    os.truncate(folder / "log.db-wal", 0)
+
+
+def move_and_link(folder: Path) -> None:
+    """Move the file alone and leave a link to it: at the next start SQLite would look for the WAL beside the file."""
+    (folder / "log.db").rename(folder / "big.db")
+    (folder / "log.db").symlink_to(folder / "big.db")
+
+
+@pytest.mark.parametrize("mishap", [cut_the_wal, move_and_link])
+async def test_what_only_a_crash_would_show_is_seen_at_once(tmp_path: Path, mishap: Callable[[Path], None]) -> None:
+    """A WAL that was cut, and a file that was moved and linked, work until the next crash: nothing is acknowledged."""
+    service = Service(tmp_path / "service")
+    await service.start()
+    async with aiohttp.ClientSession() as session:
+        await told(session, service)
+        mishap(service.folder)
+        assert [await send(session, service, number) for number in range(3)] == [(503, True)] * 3
+        assert await door(session, service) == 503
+        (reason,) = complaints(service, "log.replaced")
+        assert "log.db" in reason or "big.db" in reason
+    await service.kill()
+
+
 async def test_files_that_are_moved_back_are_used_again(tmp_path: Path) -> None:
     """Once the same files are back at their path the service goes on by itself, says so, and has all it accepted."""
     service = Service(tmp_path / "service")

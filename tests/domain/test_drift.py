@@ -823,7 +823,7 @@ def test_a_messages_place_is_taken_from_a_list_only_where_nobody_told() -> None:
     assert found[MESSAGE].values["ticket_id"] == "k2"
     before = found[MESSAGE]
     folded([entry(2, T.MESSAGE_RECEIVED, message(body="x", ticket_id="k1"), 5)], found)
-    assert found[MESSAGE].values == {**before.values, "ticket_id": "k1"}
+    assert found[MESSAGE].values == {**before.values, "ticket_id": "k1", "from_me": False}
     assert judge(found, sighting(message(body="x"), 20, ticket_id="k2")) == "same"
 
 

@@ -622,3 +622,13 @@ def test_the_place_below_all_times_is_below_all_times() -> None:
     first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
     assert to_micros(last) - BELOW < to_micros(first)
     assert to_micros(EPOCH) == 0
+
+
+def test_a_message_that_does_not_say_whose_it_is_goes_by_its_events_name() -> None:
+    """Received is the contact's, sent is ours, whatever stands for `fromMe` but true and false; what is told wins."""
+    for kind, ours in ((T.MESSAGE_RECEIVED, False), (T.MESSAGE_SENT, True)):
+        for said in (UNSET, None):
+            rows = folded(log((kind, message(body="x", from_me=said), 1)))
+            assert rows[MESSAGE].values["from_me"] is ours
+        rows = folded(log((kind, message(body="x"), 1), (T.MESSAGE_ACK, message(from_me=not ours, ack=2), 0)))
+        assert rows[MESSAGE].values["from_me"] is not ours

@@ -482,7 +482,7 @@ async def test_database_that_comes_back_is_used_again(postgres_url: str) -> None
     async with TcpProxy(int(make_url(postgres_url).port or 0)) as proxy, opened(through(proxy, postgres_url)) as behind:
         async with committing(behind) as committer:
             proxy.cut(refuse=True)
-            waits = (committer.submit(append(number), deadline_s=0.5) for number in range(5))
+            waits = (committer.submit(append(number), deadline_s=5) for number in range(5))
             assert kinds(await asyncio.gather(*waits, return_exceptions=True)) == {"StorageUnavailableError": 5}
             held = asyncio.create_task(committer.submit(append(9), deadline_s=DEADLINE_S))
             await asyncio.sleep(0)

@@ -37,6 +37,7 @@ from servers.compare import until
 from servers.kafka import Broker, RunningKafka
 from servers.witness import read_committed
 from whatsms_events import metrics
+from whatsms_events.domain.normalize import record_limit_bytes
 from whatsms_events.domain.records import (
     MARKER_HEADER,
     TOPICS,
@@ -649,15 +650,16 @@ async def test_a_halted_relay_goes_on_when_a_limit_was_raised_again(stage: Stage
 
 async def test_a_record_that_still_does_not_fit_is_not_tried_again(stage: Stage, database: Database) -> None:
     """A topic that takes what the body limit asks for, but not this record: no producer until its limit was raised."""
-    await limit_messages(stage, stage.topics[0], 30_000)
-    noise = Random(1).randbytes(20_000).hex()
+    enough = record_limit_bytes(20_000)
+    await limit_messages(stage, stage.topics[0], enough)
+    noise = Random(1).randbytes(enough).hex()
     await append(database, 1, data=f'{{"message":{{"id":"{noise}"}}}}')
     relay = stage.relay(database)
     relay._body_limit_bytes = 20_000
     async with halted(relay) as why:
         (size,) = re.findall(rf"{stage.topics[0]}: (\d+) bytes are larger", why)
         opened_before = openings()
-        for limit in (30_001, int(size) - 1):
+        for limit in (enough + 1, int(size) - 1):
             await limit_messages(stage, stage.topics[0], limit)
             with pytest.raises(IntegrityError, match=rf"{size} bytes are larger"):
                 await relay.look()

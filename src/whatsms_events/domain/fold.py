@@ -159,6 +159,9 @@ def _message(source: _Source, payload: MessagePayload, subject: str) -> list[Cla
         key, message.updated_at, source.rank, _fields("message", message), known=_shown(event, message)
     )
     told, fallback = _places(source, payload)
+    if (ours := _direction(event, message)) is not None:
+        fallback |= {"from_me": ours}
+        claim = claim._replace(registers={name: one for name, one in claim.registers.items() if name != "from_me"})
     least, most = _ack(event, message, claim.time)
     claimed = [claim._replace(registers={**claim.registers, **told}, least=least, most=most)]
     if fallback:
@@ -168,6 +171,12 @@ def _message(source: _Source, payload: MessagePayload, subject: str) -> list[Cla
     if isinstance(message.quoted_message_id, str):
         claimed.append(Claim(Key("message", event.tenant, message.quoted_message_id), claim.time, SNAPSHOT, {}))
     return claimed + _around(source, payload)
+
+
+def _direction(event: Event, message: Message) -> bool | None:
+    """Return whose the message is by the event's name, where the message itself does not say; None where it does."""
+    by_name = {EventType.MESSAGE_RECEIVED: False, EventType.MESSAGE_SENT: True}
+    return None if isinstance(message.from_me, bool) else by_name.get(event.type)
 
 
 def _shown(event: Event, message: Message) -> bool:

@@ -228,6 +228,9 @@ def _read_message(data: Source, envelope: Extra) -> MessagePayload:
     contact = _take(beside, "contact", read_contact)
     if contact is UNSET:
         contact = _take(message.extra, "contact", read_contact)
+    elif message.contact_id is UNSET and type(author := message.extra.get("contact")) is dict:
+        # With another contact beside it, the one inside is who wrote it: in a group the one beside is the group.
+        message = msgspec.structs.replace(message, contact_id=read_contact(dict(author), {}).id)
     return MessagePayload(message=message, ticket=ticket, contact=contact, extra=_extra(beside, envelope))
 
 

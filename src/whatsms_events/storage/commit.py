@@ -103,14 +103,12 @@ class Commit:
                 metrics.APPENDED.labels(name).inc(count)
         for name, count in self._parked.items():
             metrics.PARKED.labels("door", name).inc(count)
-        if facts := self._facts("webhook"):
-            log.info("delivery.accepted", **facts)
-        if facts := self._facts("backfill"):
-            log.info("observation.appended", **facts)
-
-    def _facts(self, origin: Origin) -> dict[str, object]:
-        types, duplicates = self._types[origin], self._duplicates[origin]
-        return {"types": dict(types), "duplicates": duplicates} if types or duplicates else {}
+        types, duplicates = self._types["webhook"], self._duplicates["webhook"]
+        if types or duplicates:
+            log.info("delivery.accepted", types=dict(types), duplicates=duplicates)
+        types, duplicates = self._types["backfill"], self._duplicates["backfill"]
+        if types or duplicates:
+            log.info("observation.appended", types=dict(types), duplicates=duplicates)
 
     async def _insert(self, waiting: Sequence[Appending]) -> list[Appending]:
         """Append; return those whose id is in the log already. A refused batch is halved until the bad row is alone."""

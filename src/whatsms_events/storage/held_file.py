@@ -3,10 +3,11 @@
 SQLite goes on writing into a file that was removed, moved or written over, and calls each commit a success. So whoever
 commits asks here afterwards, before anybody is told: what was looked at after the commit held it.
 
-Looked at are the device and inode of the file and of the two files beside it, and the first 100 bytes of the file
-itself. These hold a mark that each file gets once (SQLite's `application_id`) and a count of changes that only grows.
-So another file that is copied over ours is seen, and an older copy of ours is seen too. A copy that is no older by this
-count (no page was added or freed since) is not seen, nor is what somebody writes behind the first page.
+Looked at are the device and inode of the file and of the two files beside it (where SQLite would look for them: links
+are followed), the first bytes of the WAL, and the first 100 bytes of the file itself. These hold a mark that each file
+gets once (SQLite's `application_id`) and a count of changes that only grows. So another file that is copied over ours
+is seen, and an older copy of ours is seen too. A copy that is no older by this count (no page was added or freed
+since) is not seen, nor is what somebody writes behind the first page.
 """
 
 import os
@@ -22,6 +23,9 @@ MAGIC: Final = b"SQLite format 3\0"
 _COUNT: Final = struct.Struct(">24xI")
 _MARK: Final = struct.Struct(">68xI")
 BESIDE: Final = ("-wal", "-shm")
+WAL_MAGIC: Final = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+"""What a WAL begins with (SQLite's file format, 4.1). One that a checkpoint has emptied has no byte."""
+
 
 Identity = tuple[int, int]
 """Device and inode."""
@@ -48,20 +52,19 @@ class HeldFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = _share(path)
-        self._beside: dict[Path, Identity | None] = {}
+        self._beside: tuple[Identity | None, ...] = ()
         self._mark: int | None = None
         self._marked = False  # in the file itself: until a checkpoint the mark is in the WAL alone
         self._count = 0
 
     def hold(self, mark: int) -> None:
         """Take in the file's mark and what is beside it. A connection must be open, and stay open until `release`."""
-        beside = (self._path.with_name(f"{self._path.name}{suffix}") for suffix in BESIDE)
-        self._beside = {path: _identity(path) for path in beside}
+        self._beside = tuple(_identity(path) for path in self._paths_beside())
         self._mark = mark
 
     def check(self) -> None:
         """Raise StorageReplacedError where the path does not lead to what is held; its message says what to do."""
-        problem = self._moved() or self._beside_moved() or self._overwritten()
+        problem = self._moved() or self._beside_moved() or self._cut() or self._overwritten()
         if problem is not None:
             raise StorageReplacedError(problem)
 
@@ -82,14 +85,36 @@ class HeldFile:
             f"itself. If it was deleted, save the only copy from /proc/{os.getpid()}/fd before you restart."
         )
 
+    def _paths_beside(self) -> list[Path]:
+        """Return where SQLite would look for the files beside ours: beside the file that a link leads to."""
+        real = os.path.realpath(self._path)
+        return [Path(f"{real}{suffix}") for suffix in BESIDE]
+
     def _beside_moved(self) -> str | None:
-        for path, identity in self._beside.items():
+        for path, identity in zip(self._paths_beside(), self._beside, strict=False):
             if _identity(path) != identity:
                 return (
                     f"{path} was removed or replaced while in use. Move it back, or stop the service with SIGTERM "
                     f"(never SIGKILL), which writes what it holds into {self._path.name}, and start it again."
                 )
         return None
+
+    def _cut(self) -> str | None:
+        """Tell whether somebody cut the WAL: SQLite goes on behind the hole, and reads nothing of it after a crash."""
+        if not self._beside:
+            return None
+        wal = self._paths_beside()[0]
+        try:
+            with wal.open("rb", buffering=0) as file:  # SQLite locks no byte of this file, so it may be closed again
+                start = file.read(len(WAL_MAGIC[0]))
+        except OSError:
+            return None
+        if not start or start in WAL_MAGIC:
+            return None
+        return (
+            f"{wal} was cut or written over while in use, so what was committed of late may be lost. Copy the folder, "
+            f"then stop the service with SIGTERM (never SIGKILL), and check {self._path.name} before the next start."
+        )
 
     def _overwritten(self) -> str | None:
         if self._mark is None:
