@@ -35,7 +35,7 @@ KEYS: Final = frozenset({
     "published", "skipped", "failures", "attempts", "suppressed", "waiting", "partitions", "lag", "limit", "size_bytes",
     "limit_bytes", "duration_s", "delay_s", "wait_s", "deadline_s", "interval_s",
     "requests", "entities", "shown", "remaining", "fields", "drift", "unsettled", "unusable", "silent_s", "usual_gap_s",
-    "offset_s",
+    "offset_s", "look_s", "halted",
     "unstable", "forbidden", "held_back", "extra", "missed", "held",
     # How far.
     "position", "after", "end", "through", "applied_through", "published_through", "offset", "generation",

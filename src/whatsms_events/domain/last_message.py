@@ -40,7 +40,7 @@ LABELS: Final = frozenset({
     *("poll", "sondagem", "enquete", "encuesta", "mensagem", "mensaje", "message", "apagada", "eliminada", "deleted"),
 })  # fmt: skip
 
-_EDGE = r"(?:\.\.\.|…|\ufffd|\s)+"
+_EDGE = r"(?:[\[(](?:\.\.\.|…)[\])]|\.\.\.|…|\ufffd|\s)+"
 _EDGES: Final = re.compile(rf"\A{_EDGE}|{_EDGE}\Z")
 _WRAPPED: Final = re.compile(r"\[.*\]|<.*>|\(.*\)|\{.*\}|\*.*\*|_.*_")
 _FILE: Final = re.compile(r".*\w\.[A-Za-z0-9]{2,5}")

@@ -11,7 +11,7 @@ from msgspec import UNSET
 from whatsms_events.domain import drift
 from whatsms_events.domain.events import ContactPayload, Payload, TicketPayload, encode
 from whatsms_events.domain.repair import classify
-from whatsms_events.errors import TransientError, UpstreamError, UpstreamGoneError
+from whatsms_events.errors import TransientError, UpstreamError, UpstreamGoneError, UpstreamRefusedError
 from whatsms_events.storage.checkpoints import Item, State
 from whatsms_events.whatsms.resources import Observed
 from whatsms_events.workers.backfill_run import Course, Shown, pack, seen_at, unpack, without
@@ -79,11 +79,13 @@ async def _observe(course: Course, item: Item) -> Observed[Payload]:
     match item.entity:
         case "ticket":
             ticket = await client.tickets.observe(item.id)
-            # The answer is about what was asked for, whatever id it shows. Its last message the list tells.
+            _check_same(item, ticket.value.id)
+            # Its last message the list tells.
             named = msgspec.structs.replace(ticket.value, id=item.id, last_message=UNSET)
             return Observed(value=TicketPayload(ticket=named), as_of=ticket.as_of)
         case "contact":
             contact = await client.contacts.observe(item.id)
+            _check_same(item, contact.value.id)
             return Observed(
                 value=ContactPayload(contact=msgspec.structs.replace(contact.value, id=item.id)), as_of=contact.as_of
             )
@@ -91,6 +93,15 @@ async def _observe(course: Course, item: Item) -> Observed[Payload]:
             raise AssertionError(f"{item.entity} cannot be asked for by id")
         case _:
             assert_never(item.entity)
+
+
+def _check_same(item: Item, shown: object) -> None:
+    """Raise UpstreamRefusedError where the answer is about another one, as a vendor may answer for one that was merged.
+
+    What it shows is another person's. An answer without an id is about the one that was asked for.
+    """
+    if isinstance(shown, str) and shown.casefold() != item.id.casefold():
+        raise UpstreamRefusedError(f"GET /{item.entity}s/{{id}}: the answer shows another id")
 
 
 def _read(course: Course, item: Item, found: Observed[Payload], log_end: int) -> Item:
