@@ -28,7 +28,7 @@ def test_hours_pass_at_once() -> None:
 
     began = time.monotonic()
     assert run(main) == pytest.approx([0.25, 60.0, 3_600.0, 36_000.0], abs=0.01)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 5
 
 
 def test_a_real_request_is_answered_before_its_deadline() -> None:
@@ -48,7 +48,7 @@ def test_a_real_request_is_answered_before_its_deadline() -> None:
         await site.start()
         try:
             url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
-            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
                 for _ in range(50):
                     async with session.get(url, params={"wait": "0"}) as response:
                         size = len(await response.read())

@@ -110,7 +110,7 @@ async def test_tenant_in_another_spelling_is_the_same_tenant(tmp_path: Path, con
         assert (await post(session, service, body.replace(TENANT.encode(), sent.encode())))["status"] == 200
         async with session.get(f"{service.private_url}/api/v1/events") as answer:
             (event,) = (await answer.json())["events"]
-        assert event["tenant"] == configured
+        assert event["tenant_id"] == configured
         for number in range(5):
             other = body.replace(TENANT.encode(), b"x").replace(b"t-1", b"t-%d" % number)
             assert (await post(session, service, other))["parked"] == "other_tenant"
