@@ -342,3 +342,15 @@ async def test_messages_of_one_ticket_without_a_right_are_left_out(
         report: Report = await here.reconcile(FULL)
     assert report.forbidden_names == (f"messages of ticket {closed.id}",)
     assert any(row["body"] == "Nobody told you of this" for row in (await here.held("message")).values())
+
+
+async def test_an_answer_about_another_one_is_not_taken_for_the_one_that_was_asked_for(here: House) -> None:
+    """A vendor that answers for a merged contact with the other one's data writes nobody's name into the wrong row."""
+    contacts = here.world.account.contacts
+    first, other = list(contacts)[:2]
+    before = (await here.held("contact"))[str(first)]["number"]
+    contacts[first] = contacts[other]
+    await here.tick(60)
+    report = await here.reconcile()
+    assert report.unsettled >= 1
+    assert (await here.held("contact"))[str(first)]["number"] == before
