@@ -18,7 +18,8 @@ from prometheus_client import Counter, Gauge, Histogram, Info
 from rich.console import Console
 
 import whatsms_events
-from whatsms_events import cli, metrics
+from whatsms_events import metrics
+from whatsms_events.cli.app import app
 from whatsms_events.domain.events import SHAPES, EventType, entity
 from whatsms_events.lines import LINES
 
@@ -76,7 +77,7 @@ def metrics_page() -> str:
 def commands_page() -> str:
     """Return the help of every command, as the terminal shows it."""
     lines = ["What each command says of itself with `--help`. The exit status is 0 where it did what it was asked to."]
-    for words in commands(cli.app):
+    for words in commands(app):
         lines += ["", f"## whatsms-events {' '.join(words)}", "", "```", *_help(words), "```"]
     return _page("Commands", lines)
 
@@ -91,7 +92,7 @@ def commands(app: cyclopts.App, above: tuple[str, ...] = ()) -> Iterator[list[st
 
 def _help(words: list[str]) -> list[str]:
     text = io.StringIO()
-    cli.app.help_print(words, console=Console(file=text, width=WIDTH, color_system=None, force_terminal=False))
+    app.help_print(words, console=Console(file=text, width=WIDTH, color_system=None, force_terminal=False))
     return [line.rstrip() for line in text.getvalue().strip().splitlines()]
 
 

@@ -31,12 +31,13 @@ from servers.service import SLUG, TENANT, Service
 from servers.service import command as must
 from whatsms_events import logs
 from whatsms_events.domain.signature import HEADER, sign
-from whatsms_events.storage.committer import Append, Outcome, Park
+from whatsms_events.kafka.connection import KafkaTarget, explained
 from whatsms_events.storage.database import Database
+from whatsms_events.storage.log.appends import Append, Park
+from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.storage.tables import event_log, parked_event
 from whatsms_events.web.app import public_app
 from whatsms_events.web.receiver import Receiver, Tenant
-from whatsms_events.workers.kafka import KafkaTarget, explained
 
 NAME = "Canária Zé-Ninguém"
 NUMBER = "351987654321"

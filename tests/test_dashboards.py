@@ -18,9 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from servers.service import Service
 from test_metrics import misbehave, tell
 from whatsms_events import metrics
+from whatsms_events.config.settings import Private
 from whatsms_events.domain.signature import REASONS
-from whatsms_events.serve import Role
-from whatsms_events.settings import Private
+from whatsms_events.service.service import Role
 from whatsms_events.web import receiver
 
 DEPLOY: Final = Path(__file__).resolve().parents[1] / "deploy"

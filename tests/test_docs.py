@@ -21,7 +21,12 @@ from pytest_aiohttp.plugin import AiohttpClient
 from sqlalchemy import BigInteger, Boolean, Integer, LargeBinary, SmallInteger, Table, Text, Uuid, insert
 
 import whatsms_events
-from whatsms_events import cli, config, metrics
+from whatsms_events import metrics
+from whatsms_events.backfill.run import Count, Report, Standing
+from whatsms_events.cli import app as cli
+from whatsms_events.config.load import load
+from whatsms_events.config.render import describe
+from whatsms_events.config.settings import Settings
 from whatsms_events.domain.differences import COMPARED
 from whatsms_events.domain.drift import Finding
 from whatsms_events.domain.events import Campaign, Contact, EventType, Message, Ticket
@@ -29,16 +34,14 @@ from whatsms_events.domain.records import TOPICS, KafkaRecord, to_record
 from whatsms_events.domain.signature import REASONS
 from whatsms_events.errors import SignatureError
 from whatsms_events.lines import LINES
-from whatsms_events.settings import Settings
 from whatsms_events.storage import tables
-from whatsms_events.storage.checkpoints import Checkpoints, Options
-from whatsms_events.storage.committer import Outcome
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
-from whatsms_events.storage.queries import Queries
-from whatsms_events.storage.reports import Reports
+from whatsms_events.storage.log.commit import Outcome
+from whatsms_events.storage.reads import Queries
+from whatsms_events.storage.repair.reports import Options, Reports
+from whatsms_events.storage.repair.runs import Checkpoints
 from whatsms_events.web import api, app, receiver
 from whatsms_events.web.health import Health
-from whatsms_events.workers.backfill_run import Count, Report, Standing
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -128,7 +131,7 @@ def log_events() -> set[str]:
 def test_settings_that_are_named_exist() -> None:
     """Every section.setting that README names is a field of Settings."""
     sections = {name for name, field in Settings.model_fields.items() if hasattr(field.annotation, "model_fields")}
-    known = {".".join(name) for name, _value, _origin in config.describe(config.load(environ={}))}
+    known = {".".join(name) for name, _value, _origin in describe(load(environ={}))}
     others = {f"{Settings().kafka.topic_prefix}.{suffix}" for suffix in TOPICS} | log_events()
     for section, name in re.findall(r"`([a-z_]+)\.([a-z_]+)`", README):
         if section in sections and f"{section}.{name}" not in others:
@@ -374,8 +377,8 @@ def test_blocks_of_toml_load(tmp_path: Path) -> None:
     for number, block in enumerate(blocks):
         path = tmp_path / f"{number}.toml"
         path.write_text(block)
-        settings = config.load(path, environ={})
-        assert any(origin == "file" for _name, _value, origin in config.describe(settings))
+        settings = load(path, environ={})
+        assert any(origin == "file" for _name, _value, origin in describe(settings))
 
 
 def test_five_lines_of_real_use_make_a_configuration(tmp_path: Path) -> None:
@@ -386,7 +389,7 @@ def test_five_lines_of_real_use_make_a_configuration(tmp_path: Path) -> None:
     subprocess.run(["sh", "-c", write], cwd=tmp_path, check=True)
     (export,) = [line.removeprefix("export ") for line in block if line.startswith("export ")]
     (start,) = [line for line in block if line.startswith("whatsms-events ")]
-    settings = config.load(tmp_path / start.split()[-1], environ=dict([export.split("=", 1)]))
+    settings = load(tmp_path / start.split()[-1], environ=dict([export.split("=", 1)]))
     (slug,) = settings.tenants
     assert f"/webhooks/{slug}" in block[-1]
 

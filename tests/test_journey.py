@@ -16,7 +16,7 @@ from servers.service import SECRET, SLUG, TENANT, Service, command
 from servers.witness import read_committed
 from whatsms_events.domain.records import TOPICS
 from whatsms_events.domain.signature import HEADER, sign
-from whatsms_events.storage.event_log import EventLog
+from whatsms_events.storage.log.event_log import EventLog
 
 DELIVERIES = sorted(
     path for path in (Path(__file__).parent / "deliveries").glob("*.json") if not path.name.endswith(".event.json")

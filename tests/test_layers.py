@@ -11,25 +11,31 @@ import whatsms_events
 
 ROOT = Path(whatsms_events.__file__).parent
 
-RANK = {
-    "errors": 0,
-    "domain": 1,
-    "metrics": 1,
-    "redaction": 1,
-    "lines": 1,
-    "logs": 2,
-    "storage": 2,
-    "whatsms": 2,
-    "web": 3,
-    "workers": 3,
-    "twin": 3,
-    "config": 3,
-    "serve": 4,
-    "cli": 5,
-    "__main__": 7,
-    "__init__": 0,
+BELOW = {
+    "errors": set(),
+    "metrics": set(),
+    "redaction": {"errors"},
+    "lines": set(),
+    "logs": {"redaction", "errors"},
+    "domain": {"errors"},
+    "kafka": {"domain", "errors", "metrics"},
+    "storage": {"domain", "errors", "metrics"},
+    "whatsms": {"domain", "errors", "metrics"},
+    "web": {"storage", "domain", "errors", "metrics", "redaction"},
+    "workers": {"storage", "kafka", "whatsms", "domain", "errors", "metrics"},
+    "backfill": {"workers", "storage", "whatsms", "domain", "errors", "metrics"},
+    "twin": {"domain", "errors"},
+    "config": {"domain", "errors", "storage"},
+    "service": {"config", "web", "workers", "backfill", "kafka", "storage", "whatsms", "domain", "errors", "metrics"},
+    "cli": {"service", "config", "web", "workers", "backfill", "twin", "kafka", "storage", "whatsms", "domain"}
+    | {"errors", "metrics", "logs"},
+    "__main__": {"cli"},
+    "__init__": set(),
 }
-"""A module imports only from lower ranks, or from its own package."""
+"""What each package, or module at top level, may import beside itself: imports go down only."""
+
+LOOP = "whatsms_events.workers.loop"
+"""All that `backfill` may import of `workers`."""
 
 OWNERS = {
     "sqlalchemy": {"storage"},
@@ -37,8 +43,8 @@ OWNERS = {
     "asyncpg": {"storage"},
     "alembic": {"storage"},
     "sqlite3": {"storage"},
-    "aiokafka": {"workers/kafka.py", "workers/kafka_producer.py", "workers/kafka_topics.py"},
-    "prometheus_client": {"metrics.py", "web/health.py"},
+    "aiokafka": {"kafka"},
+    "prometheus_client": {"metrics", "web/health.py"},
     "aiohttp": {"web", "whatsms", "twin"},
     "pydantic": {"config"},
     "pydantic_settings": {"config"},
@@ -71,27 +77,54 @@ MODULES = list(_modules())
 
 
 def room(path: Path) -> str:
-    """Return the package, or the module at top level; what `config` and `serve` were split into counts as theirs."""
-    name = path.parts[0] if len(path.parts) > 1 else path.stem
-    if name.startswith("serve_"):
-        return "serve"
-    return "config" if name.startswith("config_") or name == "settings" else name
+    """Return the package, or the module at top level."""
+    return path.parts[0] if len(path.parts) > 1 else path.stem
 
 
 @pytest.mark.parametrize(("path", "names"), MODULES, ids=lambda value: str(value) if isinstance(value, Path) else "")
 def test_imports_go_down_only(path: Path, names: set[str]) -> None:
-    """No module imports from a layer above or beside its own, and only `serve` and `cli` wire."""
+    """No module imports from a layer above or beside its own, and only `service` and `cli` wire."""
     here = room(path)
     for name in names:
         parts = name.split(".")
         if parts[0] != "whatsms_events" or len(parts) < 2 or parts[1] == "__version__":
             continue
         there = room(Path(f"{parts[1]}.py"))
-        assert there == here or RANK[there] < RANK[here], f"{path} imports {name}"
-        if here == "domain":
-            assert there in {"errors", "domain"}, f"{path} imports {name}: domain is pure"
-        if here in {"web", "workers", "twin"}:
-            assert there not in {"config", "logs"}, f"{path} imports {name}: packages get plain values"
+        assert there == here or there in BELOW[here], f"{path} imports {name}"
+        if (here, there) == ("backfill", "workers") and len(parts) > 2:
+            assert name.startswith(LOOP), f"{path} imports {name}"
+
+
+def test_every_package_has_its_place() -> None:
+    """The table above has each package and module at top level, and no other."""
+    assert {room(path) for path, _names in MODULES} == set(BELOW)
+
+
+def _defined(module: str) -> set[str]:
+    """List what a module of ours defines at its top, or has as a module below it."""
+    path = ROOT.joinpath(*module.split(".")[1:])
+    found = {below.stem for below in path.glob("*.py")} | {below.name for below in path.glob("*") if below.is_dir()}
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                found.add(name)
+            case ast.Assign(targets=targets):
+                found |= {one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)}
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                found.add(name)
+    return found
+
+
+@pytest.mark.parametrize("path", [path for path, _names in MODULES], ids=str)
+def test_a_thing_has_one_import_path(path: Path) -> None:
+    """A name is imported from the module that defines it: no module passes on another one's names."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("whatsms_events"):
+            names = {alias.name for alias in node.names}
+            assert names <= _defined(node.module or ""), f"{path}: {names - _defined(node.module or '')}"
+    assert not any(isinstance(node, ast.Name) and node.id == "__all__" for node in ast.walk(tree)), path
 
 
 @pytest.mark.parametrize(("path", "names"), MODULES, ids=lambda value: str(value) if isinstance(value, Path) else "")
@@ -127,11 +160,11 @@ IMPOSED = {
 """Names with such a word that somebody else chose, with the reason."""
 
 SLEEPS = {
-    "storage/committer.py": "the backoff before it connects again: it has no loop above it, it is one",
+    "storage/log/committer.py": "the backoff before it connects again: it has no loop above it, it is one",
     "storage/database.py": "a file lock with a deadline: flock either waits for ever or not at all",
-    "workers/visible.py": "no broker tells when a marker is written: the one place that polls for it",
-    "workers/kafka.py": "one turn of the loop, for aiokafka's tasks to end",
-    "workers/kafka_topics.py": "no broker tells when a topic that was made is there",
+    "kafka/visible.py": "no broker tells when a marker is written: the one place that polls for it",
+    "kafka/connection.py": "one turn of the loop, for aiokafka's tasks to end",
+    "kafka/topics.py": "no broker tells when a topic that was made is there",
 }
 """Where anything but workers/loop.py sleeps, with the reason. The loop itself waits for a bell."""
 

@@ -25,7 +25,7 @@ from whatsms_events.domain.drift import KINDS as KINDS_OF_DRIFT
 from whatsms_events.domain.events import Entity
 from whatsms_events.domain.records import TOPICS, to_record
 from whatsms_events.domain.signature import HEADER, sign
-from whatsms_events.storage.event_log import EventLog
+from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.tables import event_log
 
 KINDS = (Counter, Gauge, Histogram, Info)

@@ -15,12 +15,12 @@ from servers.reconciling import KEY
 from servers.service import SECRET, SLUG, TENANT, Service, command
 from servers.witness import read_committed
 from whatsms_events.domain.records import TOPICS
-from whatsms_events.storage.event_log import EventLog
-from whatsms_events.storage.relay_row import RelayRows
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.twin.faults import Faults
 from whatsms_events.twin.ledger import Ledger
-from whatsms_events.twin.rest import Rest, RestServer
-from whatsms_events.twin.rest_limits import RestLimits
+from whatsms_events.twin.rest.limits import RestLimits
+from whatsms_events.twin.rest.server import Rest, RestServer
 from whatsms_events.twin.sender import Sender
 from whatsms_events.twin.world import World
 

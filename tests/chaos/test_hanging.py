@@ -21,14 +21,15 @@ from whatsms_events import metrics
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.records import TOPICS
 from whatsms_events.errors import FencedError, IntegrityError, TransientError
-from whatsms_events.storage.committer import Append, Committer
+from whatsms_events.kafka.connection import KafkaTarget, Reader
+from whatsms_events.kafka.topics import create_topics
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log
-from whatsms_events.storage.event_log import EventLog
-from whatsms_events.storage.relay_row import RelayRows
+from whatsms_events.storage.log.appends import Append
+from whatsms_events.storage.log.committer import Committer
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.twin.world import World
-from whatsms_events.workers.kafka import KafkaTarget, Reader
-from whatsms_events.workers.kafka_topics import create_topics
 from whatsms_events.workers.relay import Relay
 
 KILLS = 10

@@ -20,8 +20,8 @@ from servers.compare import LONG, opened, until
 from servers.reconciling import KEY, house
 from servers.service import SLUG, TENANT, Service
 from servers.week import differing, held_by, rows_of
-from whatsms_events.twin.rest import Rest, RestServer
-from whatsms_events.twin.rest_limits import RestLimits
+from whatsms_events.twin.rest.limits import RestLimits
+from whatsms_events.twin.rest.server import Rest, RestServer
 from whatsms_events.twin.world import World
 
 Requests = Counter[tuple[str, str]]

@@ -20,8 +20,8 @@ from servers.compare import (
 from servers.kafka import Broker
 from servers.service import SECRET, TENANT, Service, command
 from whatsms_events.storage.database import Database
-from whatsms_events.storage.event_log import EventLog
-from whatsms_events.storage.relay_row import RelayRows
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.twin.faults import Faults
 from whatsms_events.twin.ledger import Ledger
 from whatsms_events.twin.sender import Sender

@@ -19,7 +19,7 @@ from servers.compare import (
 )
 from servers.kafka import Broker, RunningKafka
 from servers.service import SECRET, TENANT, Service, command
-from whatsms_events.storage.event_log import EventLog
+from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.twin.faults import Faults
 from whatsms_events.twin.ledger import Ledger
 from whatsms_events.twin.sender import Sender

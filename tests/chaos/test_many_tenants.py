@@ -12,7 +12,7 @@ from servers.kafka import Broker, RunningKafka
 from servers.postgres import ask
 from servers.service import SECRET, TENANT, Service, command
 from servers.upstream import KEY, account, sections
-from whatsms_events.storage.event_log import EventLog
+from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.twin.ledger import Ledger
 from whatsms_events.twin.sender import Sender
 from whatsms_events.twin.world import World

@@ -28,11 +28,11 @@ from servers.postgres import Postgres, Standby, ask, set_for_all
 from servers.proxy import TcpProxy
 from servers.service import SECRET, SLUG, TENANT, Service, command
 from servers.upstream import FAST, KEY, sections
-from whatsms_events.storage.event_log import EventLog
+from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.twin.faults import Faults
 from whatsms_events.twin.ledger import Ledger
-from whatsms_events.twin.rest import Rest, RestServer
-from whatsms_events.twin.rest_limits import RestLimits
+from whatsms_events.twin.rest.limits import RestLimits
+from whatsms_events.twin.rest.server import Rest, RestServer
 from whatsms_events.twin.sender import Sender
 from whatsms_events.twin.world import World
 

@@ -35,17 +35,16 @@ from servers.week import (
     week_ago,
 )
 from whatsms_events.storage import tables
-from whatsms_events.storage.checkpoints import Options
 from whatsms_events.storage.database import Database
-from whatsms_events.storage.event_log import EventLog
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.repair.reports import Options
 from whatsms_events.twin.account import Account
 from whatsms_events.twin.dialects import DIALECTS
-from whatsms_events.twin.rest import Rest, RestServer
-from whatsms_events.twin.rest_faults import RestFault, RestFaults
-from whatsms_events.twin.rest_limits import RestLimits
+from whatsms_events.twin.rest.faults import RestFault, RestFaults
+from whatsms_events.twin.rest.limits import RestLimits
+from whatsms_events.twin.rest.server import Rest, RestServer
 from whatsms_events.twin.world import World
-from whatsms_events.whatsms import limits
-from whatsms_events.whatsms.client import Client
+from whatsms_events.whatsms import Client, limits
 from whatsms_events.whatsms.limits import Limits
 from whatsms_events.whatsms.pages import Place
 

@@ -20,7 +20,8 @@ from servers.ports import HOST, free_port
 from servers.postgres import Postgres, ask
 from servers.service import SECRET
 from test_docs import commands
-from whatsms_events import __version__, cli
+from whatsms_events import __version__
+from whatsms_events.cli import app as cli
 from whatsms_events.domain.records import TOPICS
 
 OWN_OPTIONS = {
@@ -262,7 +263,7 @@ def test_taken_port_is_named_with_its_setting(section: str, tmp_path: Path) -> N
 
 
 def test_database_that_is_away_is_named(tmp_path: Path) -> None:
-    """Where nobody listens at database.url, one line of a command names it; status is 1. (The service waits for it.)"""
+    """Where nobody listens at database.url, a command names it in one line, and its status is 1."""
     port = free_port()
     done = run(tmp_path, "parked", "list", *set_to(database__url=f"postgresql://somebody@{HOST}:{port}/events"))
     assert (done.status, done.out) == (1, [])
@@ -336,7 +337,7 @@ def test_db_upgrade_twice_is_like_once(database_url: str, tmp_path: Path) -> Non
 def test_standard_output_is_for_data(tmp_path: Path) -> None:
     """A command that says nothing of log lines has none of them on standard output: a warning goes to the other."""
     code = (
-        "import structlog\nfrom whatsms_events import cli\n"
+        "import structlog\nfrom whatsms_events.cli import app as cli\n"
         "@cli.app.command\ndef told() -> int:\n"
         "    structlog.get_logger().warning('event.parked', reason='data')\n    print('data')\n    return 0\n"
         "cli.main()\n"

@@ -19,7 +19,7 @@ from aiohttp import web
 from cli.commands import run
 from whatsms_events.domain import signature
 from whatsms_events.errors import SignatureError
-from whatsms_events.twin.rest_faults import RestFault
+from whatsms_events.twin.rest.faults import RestFault
 
 DEADLINE_S = 120.0
 

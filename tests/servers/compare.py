@@ -18,9 +18,9 @@ from whatsms_events.domain.events import LogEntry, decode
 from whatsms_events.domain.records import TOPICS, from_record
 from whatsms_events.storage import audit, tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
-from whatsms_events.storage.event_log import EventLog
-from whatsms_events.storage.projection import Projection
-from whatsms_events.storage.projection_rows import load
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.projection.apply import Projection
+from whatsms_events.storage.projection.rows import load
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.twin.ledger import Ledger
 from whatsms_events.workers.consumer import Consumer

@@ -15,28 +15,30 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
+from whatsms_events.backfill.run import Plan, Report
+from whatsms_events.backfill.worker import Backfill
 from whatsms_events.domain.events import from_micros
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.rows import COLUMNS, Table
 from whatsms_events.errors import TransientError
 from whatsms_events.storage import tables
-from whatsms_events.storage.appends import Append
-from whatsms_events.storage.checkpoints import Checkpoints, Options
-from whatsms_events.storage.committer import Committer, Outcome
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
-from whatsms_events.storage.event_log import EventLog
-from whatsms_events.storage.holdings import Holdings
-from whatsms_events.storage.projection import Projection
+from whatsms_events.storage.log.appends import Append
+from whatsms_events.storage.log.commit import Outcome
+from whatsms_events.storage.log.committer import Committer
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.projection.apply import Projection
+from whatsms_events.storage.projection.holdings import Holdings
+from whatsms_events.storage.repair.reports import Options
+from whatsms_events.storage.repair.runs import Checkpoints
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.twin.account import Webhook
 from whatsms_events.twin.entities import Ticket
-from whatsms_events.twin.rest import Rest, RestServer
-from whatsms_events.twin.rest_limits import RestLimits
+from whatsms_events.twin.rest.limits import RestLimits
+from whatsms_events.twin.rest.server import Rest, RestServer
 from whatsms_events.twin.world import World
-from whatsms_events.whatsms.client import Client
+from whatsms_events.whatsms import Client
 from whatsms_events.whatsms.limits import Budget, Limits
-from whatsms_events.workers.backfill import Backfill
-from whatsms_events.workers.backfill_run import Plan, Report
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.sources import LogSource
 

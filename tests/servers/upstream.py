@@ -9,8 +9,8 @@ from typing import Final
 
 from servers.ports import HOST
 from servers.service import SECRET, SLUG, TENANT
-from whatsms_events.twin.rest import Rest, RestServer
-from whatsms_events.twin.rest_limits import RestLimits
+from whatsms_events.twin.rest.limits import RestLimits
+from whatsms_events.twin.rest.server import Rest, RestServer
 from whatsms_events.twin.world import World
 
 KEY: Final = "sk_test_of_the_service"

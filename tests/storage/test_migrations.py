@@ -15,11 +15,12 @@ from whatsms_events.domain.rows import Claim, Key, Version, merge
 from whatsms_events.errors import ConfigError
 from whatsms_events.storage import database as databases
 from whatsms_events.storage import engines, schema, tables
-from whatsms_events.storage.checkpoints import Checkpoints, Options
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection, upgrade
-from whatsms_events.storage.event_log import EventLog
-from whatsms_events.storage.holdings import Holdings
-from whatsms_events.storage.looks import Doubt
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.projection.holdings import Holdings
+from whatsms_events.storage.repair.looks import Doubt
+from whatsms_events.storage.repair.reports import Options
+from whatsms_events.storage.repair.runs import Checkpoints
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 ID, BYTES = UUID(int=5), b"\x00\xff"

@@ -13,7 +13,7 @@ from servers.postgres import Postgres, Standby, ask, set_for_all
 from servers.proxy import TcpProxy
 from whatsms_events.errors import ConfigError, StorageUnavailableError
 from whatsms_events.storage.database import Database, DatabaseTarget, check_server, open_log, upgrade
-from whatsms_events.storage.queries import write_problem
+from whatsms_events.storage.reads import write_problem
 from whatsms_events.storage.role_lock import RoleLock
 
 PIDS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'whatsms-events'"

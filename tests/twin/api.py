@@ -11,9 +11,9 @@ import aiohttp
 
 from whatsms_events.twin.account import Account
 from whatsms_events.twin.dialects import DIALECTS
-from whatsms_events.twin.rest import Rest, RestServer
-from whatsms_events.twin.rest_faults import RestFaults
-from whatsms_events.twin.rest_limits import RestLimits
+from whatsms_events.twin.rest.faults import RestFaults
+from whatsms_events.twin.rest.limits import RestLimits
+from whatsms_events.twin.rest.server import Rest, RestServer
 from whatsms_events.twin.world import World
 
 START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)

@@ -14,8 +14,8 @@ from twin.api import KEY, lived
 from whatsms_events.twin.control import Control
 from whatsms_events.twin.faults import Faults
 from whatsms_events.twin.ledger import Ledger
-from whatsms_events.twin.rest import Rest, RestServer
-from whatsms_events.twin.rest_faults import RestFault
+from whatsms_events.twin.rest.faults import RestFault
+from whatsms_events.twin.rest.server import Rest, RestServer
 from whatsms_events.twin.sender import Sender
 from whatsms_events.twin.world import World
 

@@ -18,8 +18,8 @@ from sqlalchemy import Table, insert
 from whatsms_events.errors import ConfigError
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
-from whatsms_events.storage.queries import Queries
-from whatsms_events.storage.reports import Reports
+from whatsms_events.storage.reads import Queries
+from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.web.api import Api
 from whatsms_events.web.app import private_app
 from whatsms_events.web.health import Health

@@ -12,8 +12,9 @@ from pytest_aiohttp.plugin import AiohttpClient
 from web.test_api import TOKEN, cursor, fetch, private, refused, walk
 from whatsms_events.domain.drift import KINDS, Finding
 from whatsms_events.domain.events import Entity
-from whatsms_events.storage.checkpoints import Checkpoints, Kind, Options
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
+from whatsms_events.storage.repair.reports import Kind, Options
+from whatsms_events.storage.repair.runs import Checkpoints
 from whatsms_events.storage.tables import backfill_run
 
 Client = TestClient[web.Request, web.Application]

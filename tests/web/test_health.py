@@ -11,7 +11,7 @@ from pytest_aiohttp.plugin import AiohttpClient
 from whatsms_events import metrics
 from whatsms_events.errors import StorageUnavailableError
 from whatsms_events.storage.database import DatabaseTarget, open_log, schema_problem
-from whatsms_events.storage.queries import write_problem
+from whatsms_events.storage.reads import write_problem
 from whatsms_events.web import health
 from whatsms_events.web.health import Check, Health
 

@@ -26,9 +26,9 @@ from sqlalchemy import select
 
 from servers.postgres import Postgres, create_database
 from whatsms_events.domain.signature import HEADER, sign
-from whatsms_events.storage.committer import Committer
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log
-from whatsms_events.storage.event_log import EventLog
+from whatsms_events.storage.log.committer import Committer
+from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.tables import event_log, parked_delivery, redelivery
 from whatsms_events.web.app import Listener, public_app
 from whatsms_events.web.receiver import Receiver, Tenant, Throttle

@@ -21,7 +21,7 @@ from whatsms_events.errors import (
     UpstreamUnavailableError,
     UpstreamUncertainError,
 )
-from whatsms_events.whatsms.client import Client
+from whatsms_events.whatsms import Client
 from whatsms_events.whatsms.endpoint import Parameters
 from whatsms_events.whatsms.limits import Limits
 from whatsms_events.whatsms.pages import Place

@@ -21,10 +21,10 @@ from whatsms_events.errors import (
 )
 from whatsms_events.twin.account import Account
 from whatsms_events.twin.dialects import DIALECTS
-from whatsms_events.twin.rest import API_KEY, Rest, RestServer
-from whatsms_events.twin.rest_faults import RestFault, RestFaults
+from whatsms_events.twin.rest.faults import RestFault, RestFaults
+from whatsms_events.twin.rest.server import API_KEY, Rest, RestServer
 from whatsms_events.twin.world import World
-from whatsms_events.whatsms.client import Client
+from whatsms_events.whatsms import Client
 from whatsms_events.whatsms.limits import Budget, Limits
 from whatsms_events.whatsms.pages import Place
 

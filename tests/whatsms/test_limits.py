@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 from servers.virtual_time import virtual
 from whatsms.vendor import MESSAGE, Say, Seen, client_of, html, in_turn, most_in_a_minute, say, talking
 from whatsms_events.errors import ConfigError, UpstreamError, UpstreamLimitedError, UpstreamUnavailableError
-from whatsms_events.whatsms.client import Client
+from whatsms_events.whatsms import Client
 from whatsms_events.whatsms.limits import SCOPES, Budget, Limits
 from whatsms_events.whatsms.pages import Place
 

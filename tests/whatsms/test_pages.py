@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from servers.virtual_time import virtual
 from whatsms.vendor import CLOCK, Answers, Say, Seen, in_turn, say, serving, talking
 from whatsms_events.errors import UpstreamPagingError
-from whatsms_events.whatsms.client import Client
+from whatsms_events.whatsms import Client
 from whatsms_events.whatsms.endpoint import Parameters
 from whatsms_events.whatsms.limits import Limits
 from whatsms_events.whatsms.pages import Listing, Page, Place, turn

@@ -11,7 +11,7 @@ import pytest
 import whatsms_events.whatsms
 from whatsms.vendor import KEY, Answers, Say, Seen, html, say, serving
 from whatsms_events import errors
-from whatsms_events.whatsms.client import Client
+from whatsms_events.whatsms import Client
 from whatsms_events.whatsms.limits import Limits
 
 PAGE = Path(whatsms_events.whatsms.__file__).with_name("README.md").read_text(encoding="utf-8")

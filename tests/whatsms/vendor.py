@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from whatsms_events.whatsms.client import Client
+from whatsms_events.whatsms import Client
 from whatsms_events.whatsms.limits import Limits
 
 KEY = "sk_live_canary0123456789"

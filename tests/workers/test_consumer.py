@@ -25,17 +25,18 @@ from whatsms_events import metrics
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.resume import Published
 from whatsms_events.errors import FencedError, IntegrityError
+from whatsms_events.kafka.connection import KafkaTarget
+from whatsms_events.kafka.topics import create_topics
 from whatsms_events.storage import tables
-from whatsms_events.storage.committer import Append, Committer
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
-from whatsms_events.storage.event_log import EventLog
-from whatsms_events.storage.projection import POISON_LIMIT, STRAYS_KEPT, Projection
-from whatsms_events.storage.relay_row import RelayRows
+from whatsms_events.storage.log.appends import Append
+from whatsms_events.storage.log.committer import Committer
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.relay_row import RelayRows
+from whatsms_events.storage.projection.apply import POISON_LIMIT, STRAYS_KEPT, Projection
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.twin.world import World
 from whatsms_events.workers.consumer import Consumer
-from whatsms_events.workers.kafka import KafkaTarget
-from whatsms_events.workers.kafka_topics import create_topics
 from whatsms_events.workers.loop import Bell, run
 from whatsms_events.workers.relay import Relay
 from whatsms_events.workers.sources import KafkaSource, LogSource

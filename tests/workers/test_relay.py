@@ -49,15 +49,16 @@ from whatsms_events.domain.records import (
 )
 from whatsms_events.domain.resume import Partition
 from whatsms_events.errors import BrokerUnavailableError, ConfigError, FencedError, IntegrityError, TransientError
+from whatsms_events.kafka import producer as kafka_producer
+from whatsms_events.kafka import visible
+from whatsms_events.kafka.connection import KafkaTarget
+from whatsms_events.kafka.topics import check_topics, count_partitions, create_topics
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log
-from whatsms_events.storage.event_log import EventLog
-from whatsms_events.storage.relay_row import RelayRows
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.storage.tables import event_log
-from whatsms_events.workers import kafka_producer, visible
 from whatsms_events.workers import relay as relay_module
-from whatsms_events.workers.kafka import KafkaTarget
-from whatsms_events.workers.kafka_topics import check_topics, count_partitions, create_topics
 from whatsms_events.workers.loop import Bell, run
 from whatsms_events.workers.relay import Relay
 

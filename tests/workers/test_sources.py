@@ -15,13 +15,13 @@ from servers.proxy import TcpProxy
 from whatsms_events.domain.records import TOPICS
 from whatsms_events.domain.resume import Partition
 from whatsms_events.errors import OffsetGoneError, StorageUnavailableError
+from whatsms_events.kafka.connection import KafkaTarget, Reader
 from whatsms_events.storage import tables
-from whatsms_events.storage.projection import Applied, Item, Projection, State
-from whatsms_events.storage.relay_row import RelayRows
+from whatsms_events.storage.log.relay_row import RelayRows
+from whatsms_events.storage.projection.apply import Applied, Item, Projection, State
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.workers import sources
 from whatsms_events.workers.consumer import Consumer
-from whatsms_events.workers.kafka import KafkaTarget, Reader
 from whatsms_events.workers.sources import KafkaSource
 from workers.test_consumer import Bench, bench, connect, with_kafka
 

@@ -18,12 +18,12 @@ from whatsms_events.errors import (
     UpstreamUnauthorizedError,
     UpstreamUnavailableError,
 )
-from whatsms_events.storage.arrivals import Arrivals
-from whatsms_events.storage.holdings import Holdings
+from whatsms_events.storage.log.arrivals import Arrivals
+from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.twin.dialects import DIALECTS
-from whatsms_events.twin.rest_faults import RestFault
+from whatsms_events.twin.rest.faults import RestFault
 from whatsms_events.twin.world import World
-from whatsms_events.whatsms.client import Client
+from whatsms_events.whatsms import Client
 from whatsms_events.whatsms.limits import Limits
 from whatsms_events.workers.loop import Bell, Worker, run
 from whatsms_events.workers.watchdog import DETAILS, Probe, TicketProbe, Watchdog

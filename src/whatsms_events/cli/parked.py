@@ -10,14 +10,15 @@ from uuid import UUID
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from whatsms_events.cli import DEFAULTS, Options, run
-from whatsms_events.config import Settings
+from whatsms_events.cli.options import DEFAULTS, Options
+from whatsms_events.cli.running import run
+from whatsms_events.config.settings import Settings
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.errors import InvalidEventError, NotFoundError
-from whatsms_events.serve import log_target
-from whatsms_events.storage.committer import Append
+from whatsms_events.service.parts import log_target
 from whatsms_events.storage.database import open_log
-from whatsms_events.storage.parked import PAGE_LIMIT, Parked, ParkedDelivery, Taken
+from whatsms_events.storage.log.appends import Append
+from whatsms_events.storage.log.parked import PAGE_LIMIT, Parked, ParkedDelivery, Taken
 
 Limit = Annotated[int, Parameter(validator=Number(gte=1, lte=PAGE_LIMIT))]
 

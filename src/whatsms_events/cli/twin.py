@@ -14,15 +14,15 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
-from whatsms_events.cli import _stop_on_signals, run
+from whatsms_events.cli.running import run, stop_on_signals
 from whatsms_events.errors import ConfigError
 from whatsms_events.twin.control import PATH, Control
 from whatsms_events.twin.dialects import DIALECTS
 from whatsms_events.twin.faults import Faults
 from whatsms_events.twin.ledger import Ledger
-from whatsms_events.twin.rest import API_KEY, Rest, RestServer
-from whatsms_events.twin.rest_faults import RestFaults
-from whatsms_events.twin.rest_limits import RestLimits
+from whatsms_events.twin.rest.faults import RestFaults
+from whatsms_events.twin.rest.limits import RestLimits
+from whatsms_events.twin.rest.server import API_KEY, Rest, RestServer
 from whatsms_events.twin.sender import Sender
 from whatsms_events.twin.world import World
 
@@ -99,7 +99,7 @@ def run_twin(*, twin: Twin = DEFAULTS) -> int:
     secret, source = _secret(twin)
 
     async def main() -> None:
-        await _run(twin, faults, secret, source, _stop_on_signals())
+        await _run(twin, faults, secret, source, stop_on_signals())
 
     run(main())
     return 0

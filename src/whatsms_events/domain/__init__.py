@@ -1,1 +1,1 @@
-"""Pure rules: no await, no clock, no socket, no SQL, no logging. Values in, values out."""
+"""Pure rules: no await, no clock, no socket, no SQL, no logging."""

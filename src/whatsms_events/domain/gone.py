@@ -5,7 +5,7 @@ it happened after that look, or if it arrived after it and told anything new: wh
 is later by its arrival only may have been on its way when the thing was deleted: that is a doubt, so the next repair
 asks. What others tell of the thing beside themselves shows nothing: they may name it long after it was deleted.
 
-`storage/holdings` asks the same in SQL, and a test holds the two together.
+`storage/projection/holdings` asks the same in SQL, and a test holds the two together.
 """
 
 from collections.abc import Mapping

@@ -1,1 +1,1 @@
-"""All SQL. Each module holds one table's verbs; `database` opens, checks and migrates."""
+"""All SQL: what opens and checks the databases, and the verbs on their tables."""

@@ -10,7 +10,7 @@ from whatsms_events.domain.acks import LEVELS
 from whatsms_events.domain.events import Entity
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database
-from whatsms_events.storage.holdings import is_gone
+from whatsms_events.storage.projection.holdings import is_gone
 
 PAGE: Final = 10_000
 

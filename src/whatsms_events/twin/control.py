@@ -10,8 +10,8 @@ from aiohttp import web
 
 from whatsms_events.twin.dialects import Json
 from whatsms_events.twin.faults import Demand, Faults
-from whatsms_events.twin.rest import Rest
-from whatsms_events.twin.rest_faults import RestFault, RestFaults
+from whatsms_events.twin.rest.faults import RestFault, RestFaults
+from whatsms_events.twin.rest.server import Rest
 from whatsms_events.twin.sender import Sender
 from whatsms_events.twin.world import World
 

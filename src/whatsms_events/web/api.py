@@ -16,8 +16,8 @@ from aiohttp import web
 from whatsms_events.domain.drift import Kind
 from whatsms_events.domain.events import Entity, EventType
 from whatsms_events.errors import ConfigError
-from whatsms_events.storage.queries import QUERY_TIMEOUT_S, Page, Queries, Resource, Shown
-from whatsms_events.storage.reports import Reports
+from whatsms_events.storage.reads import QUERY_TIMEOUT_S, Page, Queries, Resource, Shown
+from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.storage.trouble import translated
 from whatsms_events.web.questions import (
     TOP,

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from aiohttp import hdrs, web
 
-from whatsms_events.storage.queries import PAGE_LIMIT, Key, Page, Shown
+from whatsms_events.storage.reads import PAGE_LIMIT, Key, Page, Shown
 from whatsms_events.web.views import shown_page
 
 DEFAULT_LIMIT: Final = 50

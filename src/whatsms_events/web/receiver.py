@@ -27,7 +27,9 @@ from whatsms_events.errors import (
     StorageUnavailableError,
     WhatsmsEventsError,
 )
-from whatsms_events.storage.committer import Append, Committer, Outcome, Park
+from whatsms_events.storage.log.appends import Append, Park
+from whatsms_events.storage.log.commit import Outcome
+from whatsms_events.storage.log.committer import Committer
 from whatsms_events.web.connection import Unparsable
 from whatsms_events.web.senders import Sender
 

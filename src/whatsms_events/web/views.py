@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
-from whatsms_events.storage.queries import Key, Page, Shown
-from whatsms_events.storage.reports import RunInfo
+from whatsms_events.storage.reads import Key, Page, Shown
+from whatsms_events.storage.repair.reports import RunInfo
 
 _encoder: Final = msgspec.json.Encoder()
 

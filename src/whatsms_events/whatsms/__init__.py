@@ -1,1 +1,72 @@
-"""WhatSMS's REST API as a typed client; `README.md` beside this file shows its use. Begin at `client.Client`."""
+"""WhatSMS's REST API as a typed client, usable by itself: `from whatsms_events.whatsms import Client` is all it takes.
+
+`README.md` beside this file shows its use.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+from whatsms_events.whatsms.endpoint import Parameters
+from whatsms_events.whatsms.endpoints import Agents, Campaigns, Contacts, Messages, Tickets
+from whatsms_events.whatsms.limits import Budget, Limits
+from whatsms_events.whatsms.transport import Transport, utc_now
+
+
+class Client:
+    """Talks to one account. `async with Client(...)`, or `open` and `close`; one event loop, any number of tasks.
+
+    `limits` belong to the key: clients that share the key share the object; a client that is alone with its key needs
+    none and has its own. A `budget` keeps this client, and all
+    who share it, below them: the server sees no more of their requests in any minute, retries included. `timeout_s`
+    bounds one try, `attempts` the tries of a call; waiting for the limits counts as neither. Raises ConfigError for a
+    URL that is not HTTPS (plain HTTP is for this machine only) and for a key that cannot be one.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        *,
+        limits: Limits | None = None,
+        parameters: Parameters = Parameters(),  # noqa: B008 - frozen
+        timeout_s: float = 30.0,
+        attempts: int = 6,
+        budget: Budget | None = None,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._transport = Transport(
+            base_url,
+            api_key,
+            limits=limits or Limits(),
+            budget=budget or Budget(),
+            timeout_s=timeout_s,
+            attempts=attempts,
+            now=now,
+        )
+        self.tickets = Tickets(self._transport, parameters)
+        self.messages = Messages(self._transport, parameters)
+        self.contacts = Contacts(self._transport, parameters)
+        self.campaigns = Campaigns(self._transport, parameters)
+        self.agents = Agents(self._transport, parameters)
+
+    def __repr__(self) -> str:
+        return f"<Client {self._transport.base_url}>"
+
+    async def open(self) -> None:
+        """Make the HTTP session, if there is none. Nothing is sent yet."""
+        await self._transport.open()
+
+    async def close(self) -> None:
+        """Close all connections; the client may be opened again."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

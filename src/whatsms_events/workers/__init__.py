@@ -1,1 +1,1 @@
-"""Loops over one bounded piece of work: `run_once()` does a piece, `run(stop)` repeats it."""
+"""What goes on for as long as the process does: `run_once()` does one bounded piece, `loop` repeats it."""

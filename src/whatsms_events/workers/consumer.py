@@ -6,7 +6,7 @@ from typing import Final
 import structlog
 
 from whatsms_events import metrics
-from whatsms_events.storage.projection import Projection, State
+from whatsms_events.storage.projection.apply import Projection, State
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.workers.sources import Source
 

@@ -15,10 +15,10 @@ from whatsms_events.domain.drift import Kind
 from whatsms_events.domain.events import Entity, to_micros
 from whatsms_events.errors import WhatsmsEventsError
 from whatsms_events.storage.database import Database
-from whatsms_events.storage.event_log import EventLog
-from whatsms_events.storage.projection import Projection
-from whatsms_events.storage.relay_row import RelayRows
-from whatsms_events.storage.reports import Overview, Reports
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.relay_row import RelayRows
+from whatsms_events.storage.projection.apply import Projection
+from whatsms_events.storage.repair.reports import Overview, Reports
 
 LOOK_LIMIT_S: Final = 2.0
 

@@ -20,13 +20,13 @@ from whatsms_events.domain.events import Checkpoint, LogEntry, to_micros
 from whatsms_events.domain.records import MARKER_HEADER, TOPICS, KafkaRecord, to_record
 from whatsms_events.domain.resume import Partition, Published, Seen, resume
 from whatsms_events.errors import FencedError, IntegrityError, RecordTooLargeError, TransientError
-from whatsms_events.storage.event_log import EventLog
-from whatsms_events.storage.relay_row import RelayRows
+from whatsms_events.kafka.connection import KafkaTarget, Reader
+from whatsms_events.kafka.producer import Batch, Producer
+from whatsms_events.kafka.topics import Topic, check_topics
+from whatsms_events.kafka.visible import hanging, look
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.role_lock import RoleLock
-from whatsms_events.workers.kafka import KafkaTarget, Reader
-from whatsms_events.workers.kafka_producer import Batch, Producer
-from whatsms_events.workers.kafka_topics import Topic, check_topics
-from whatsms_events.workers.visible import hanging, look
 
 log = structlog.get_logger()
 

@@ -16,11 +16,11 @@ from whatsms_events.domain.events import Checkpoint, LogEntry
 from whatsms_events.domain.records import TOPICS, from_record, log_id_of
 from whatsms_events.domain.resume import Partition, Published
 from whatsms_events.errors import IntegrityError, InvalidEventError, OffsetGoneError
-from whatsms_events.storage.event_log import EventLog
-from whatsms_events.storage.projection import Item, Offset, State
-from whatsms_events.storage.relay_row import RelayRows
-from whatsms_events.workers.kafka import Fetched, KafkaTarget, Reader
-from whatsms_events.workers.kafka_topics import count_partitions
+from whatsms_events.kafka.connection import Fetched, KafkaTarget, Reader
+from whatsms_events.kafka.topics import count_partitions
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.relay_row import RelayRows
+from whatsms_events.storage.projection.apply import Item, Offset, State
 
 LAG_INTERVAL_S: Final = 1.0
 

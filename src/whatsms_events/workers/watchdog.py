@@ -16,9 +16,9 @@ from whatsms_events.domain.last_message import Told, explained, is_same
 from whatsms_events.domain.rows import Key, Row
 from whatsms_events.domain.silence import Verdict, patience, usual_gap, verdict
 from whatsms_events.errors import UpstreamError, UpstreamForbiddenError, UpstreamUnauthorizedError
-from whatsms_events.storage.arrivals import Arrivals, Latest
-from whatsms_events.storage.holdings import Holdings
-from whatsms_events.whatsms.client import Client
+from whatsms_events.storage.log.arrivals import Arrivals, Latest
+from whatsms_events.storage.projection.holdings import Holdings
+from whatsms_events.whatsms import Client
 from whatsms_events.whatsms.pages import Place
 
 PAGE_SIZE: Final = 20

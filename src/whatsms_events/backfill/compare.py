@@ -1,0 +1,256 @@
+"""Due items in, observations appended out: what an answer showed against what the projection holds.
+
+An answer is compared once the projection is applied up to the log's end as it was after the settle delay. What differs
+is saved with the very bytes of its observation before these are appended: after a crash the same bytes come again, and
+the log takes them once.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import msgspec
+import structlog
+
+from whatsms_events import metrics
+from whatsms_events.backfill.gaps import Messages, find_gaps
+from whatsms_events.backfill.run import Course, last_shown, shown_payload, unpack
+from whatsms_events.domain import drift, fold
+from whatsms_events.domain.differences import LISTED_ONLY
+from whatsms_events.domain.drift import Finding, Sighting, Verdict
+from whatsms_events.domain.events import Event
+from whatsms_events.domain.last_message import Told, explained
+from whatsms_events.domain.repair import ROUNDS
+from whatsms_events.domain.rows import Key, Row
+from whatsms_events.errors import InvalidEventError, TransientError
+from whatsms_events.storage.log.appends import Append
+from whatsms_events.storage.repair.runs import Item
+
+BATCH: Final = 100
+SKEW: Final = timedelta(microseconds=fold.SKEW)
+
+LAG_S: Final = 5.0
+"""How far an API may be behind its own webhooks (a replica): an answer is taken for so much older, and a field that was
+written within that time is read again. Never more than the settle delay."""
+
+LOOK_S: Final = 0.5
+"""How often it looks what is due: one by one, as they become due, each item would cost commits of its own."""
+
+BEHIND_LIMIT_S: Final = 600.0
+"""A projection that is not applied up to a point after this long has no consumer."""
+
+_EVER: Final = datetime.max.replace(tzinfo=UTC)
+"""What was found waits for nothing: a clock that was set back meanwhile must not hide it."""
+
+log = structlog.get_logger()
+
+_events = msgspec.json.Decoder(Event)
+_json = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """Items that were due `at` may be compared once the projection is applied up to `position`."""
+
+    position: int
+    at: datetime
+
+
+@dataclass(slots=True)
+class _Outcomes:
+    """What a batch came to."""
+
+    items: list[Item] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    unsettled: int = 0
+
+    def give_up(self, item: Item) -> None:
+        """Leave an item to the next run."""
+        self.unsettled += 1
+        self.items.append(_done(item))
+
+
+class Comparison:
+    """Compares the items of one run as they become due."""
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        self._parts = course.parts
+        self._lag = timedelta(seconds=min(LAG_S, course.parts.plan.settle_s))
+        self._aim: Aim | None = None
+        self._look_at = self._parts.now()
+        self._found = True  # whether something may be left to append: by an earlier life of this run, or the last batch
+
+    async def step(self) -> bool:
+        """Append what was found, or compare a batch that is due; False where there is nothing to do now.
+
+        Raises TransientError where the projection stays behind, and what storage and committer raise.
+        """
+        course = self._course
+        if self._found:
+            found = await self._parts.checkpoints.due(course.run, ["found"], _EVER, BATCH)
+            self._found = bool(found)
+            if found:
+                await self._append(found)
+                return True
+        aim = await self._take_aim()
+        if aim is None or not await self._applied(aim):
+            return False
+        at = min(aim.at, self._parts.now())  # a clock that was set back since makes nothing due
+        batch = await self._parts.checkpoints.due(course.run, ("listed", "read"), at, BATCH)
+        if len(batch) < BATCH:
+            self._aim = None
+        if batch:
+            await self._compare(batch)
+        return bool(batch)
+
+    async def _take_aim(self) -> Aim | None:
+        now = self._parts.now()
+        wait_s = (self._look_at - now).total_seconds()
+        if self._aim is None and not 0 < wait_s <= LOOK_S:  # longer: the clock was set back
+            self._look_at = now + timedelta(seconds=LOOK_S)
+            if await self._parts.checkpoints.due(self._course.run, ("listed", "read"), now, 1):
+                self._aim = Aim(await self._parts.event_log.end(), now)
+        return self._aim
+
+    async def _applied(self, aim: Aim) -> bool:
+        through = await self._parts.holdings.applied_through()
+        if through >= aim.position:
+            return True
+        if self._parts.now() - aim.at > timedelta(seconds=BEHIND_LIMIT_S):
+            self._aim = None
+            raise TransientError(
+                f"the projection is applied up to {through}, not up to {aim.position}: is there an active consumer?"
+            )
+        return False
+
+    async def _compare(self, batch: Sequence[Item]) -> None:
+        tenant = self._parts.tenant
+        rows = await self._parts.holdings.rows({Key(item.entity, tenant, item.id) for item in batch})
+        told = await self._told(batch)
+        gaps = await find_gaps(self._parts, batch, rows, told) if self._course.messages == "narrow" else set[str]()
+        outcomes = _Outcomes()
+        for item in batch:
+            wanted = self._with_messages(item, gaps)
+            self._judge(wanted, rows.get(Key(item.entity, tenant, item.id)), told, outcomes)
+        standing = self._course.standing
+        standing = msgspec.structs.replace(standing, unsettled=standing.unsettled + outcomes.unsettled)
+        await self._course.save(standing, items=outcomes.items, drift=outcomes.findings)
+        self._found = bool(outcomes.findings)
+        for finding in outcomes.findings:
+            metrics.BACKFILL_OBSERVED.labels(finding.entity, finding.kind).inc()
+
+    async def _told(self, batch: Sequence[Item]) -> dict[str, list[Told]]:
+        """Return what may explain the last message of each ticket whose list showed one: a busy one needs more."""
+        shown = {item.id: last_shown(item) for item in batch if item.entity == "ticket"}
+        held: dict[str, list[Told]] = {}
+        for per_ticket in (20, 500):
+            wanted = [one for one, last in shown.items() if last and not explained(last, held.get(one, []))]
+            held |= await self._parts.holdings.recent_messages(self._parts.tenant, wanted, per_ticket) if wanted else {}
+        return held
+
+    def _with_messages(self, item: Item, gaps: Container[str]) -> Item:
+        """Return a ticket's item with whether its messages are to be read: on request only, it may send receipts."""
+        if item.entity != "ticket":
+            return item
+        if unpack(item).gone:  # it has no list
+            return replace(item, messages="none")
+        wanted = self._course.messages == "full" or item.id in gaps
+        return replace(item, messages="wanted") if wanted and item.messages == "none" else item
+
+    def _judge(self, item: Item, row: Row | None, told: Messages, outcomes: _Outcomes) -> None:
+        """Add to `outcomes` what becomes of an item."""
+        try:
+            sighting, verdict = self._verdict(item, row, told)
+        except InvalidEventError as exc:  # an answer about something else than what was asked for
+            log.warning("observation.refused", entity=item.entity, reason=exc.reason)
+            outcomes.give_up(item)
+            return
+        if verdict == "same":
+            outcomes.items.append(_done(item))
+        elif item.state == "listed" and item.entity != "campaign":
+            # A list shows half of it: the details say what to observe.
+            outcomes.items.append(replace(item, state="wanted", due_at=self._parts.now()))
+        elif verdict != "waits":
+            event, raw = drift.observation(self._parts.tenant, sighting, row, received_at=self._parts.now())
+            if len(event.data) > self._parts.plan.data_limit_bytes:
+                log.warning("observation.too_large", entity=item.entity, size_bytes=len(event.data))
+                outcomes.give_up(item)
+                return
+            outcomes.items.append(replace(item, state="found", raw=raw, found=_json.encode(event)))
+            outcomes.findings.append(verdict)
+        elif item.entity in ("ticket", "contact") and item.rounds < ROUNDS:
+            again_at = self._course.settled_at()
+            outcomes.items.append(replace(item, state="wanted", due_at=again_at, rounds=item.rounds + 1))
+        else:
+            outcomes.give_up(item)
+
+    def _verdict(self, item: Item, row: Row | None, told: Messages) -> tuple[Sighting, Verdict]:
+        """Compare with all that was seen of an item, or with what its detail showed. Raises InvalidEventError.
+
+        An observation has one time, and what only the list told is older: all of it is as old as the list then, so the
+        list's part is left out where it tells nothing new, or where something was told meanwhile.
+        """
+        sighting = self._sighting(item)
+        if (whole := self._listed(item, sighting, told)) is not None:
+            verdict = drift.compare(self._parts.tenant, whole, row)
+            if isinstance(verdict, Finding) and {*verdict.fields} & {*LISTED_ONLY[item.entity]}:
+                return whole, verdict
+        return sighting, drift.compare(self._parts.tenant, sighting, row)
+
+    def _sighting(self, item: Item) -> Sighting:
+        """Return what was seen, but for what only lists show."""
+        now = self._parts.now()
+        return Sighting(
+            entity=item.entity,
+            id=item.id,
+            payload=shown_payload(item.entity, unpack(item)),
+            # The fold believes no clock that is further ahead.
+            as_of=min(item.as_of or now, now + SKEW) - self._lag,
+            log_end=item.log_end,
+            ticket_id=item.ticket_id,
+        )
+
+    def _listed(self, item: Item, sighting: Sighting, told: Messages) -> Sighting | None:
+        """Return all that was seen, as of the list; None where the list showed nothing that the detail does not."""
+        shown = unpack(item)
+        if shown.gone or not shown.listed:
+            return None
+        return replace(
+            sighting,
+            payload=shown_payload(item.entity, shown, listed=True),
+            as_of=sighting.as_of if shown.listed_as_of is None else shown.listed_as_of - self._lag,
+            log_end=shown.listed_log_end,
+            explained=explained(last_shown(item), told.get(item.id, ())),
+        )
+
+    async def _append(self, found: Sequence[Item]) -> None:
+        """Append the observations, all in one commit or few, and close the items of those that were committed."""
+        async with asyncio.TaskGroup() as tasks:
+            submitted = [tasks.create_task(self._submit(item)) for item in found]
+        failures = [task.result() for task in submitted]
+        done = [_done(item) for item, failure in zip(found, failures, strict=True) if failure is None]
+        # Saved also where others failed: a door that takes few at a time would else be offered the same ones for ever.
+        await self._course.save(self._course.standing, items=done)
+        for failure in failures:
+            if failure is not None:
+                raise failure
+
+    async def _submit(self, item: Item) -> TransientError | None:
+        raw, event = item.raw or b"", _events.decode(item.found or b"")
+        try:
+            outcome = await self._parts.submit(Append(event, raw, hashlib.sha256(raw).digest()))
+        except TransientError as exc:
+            return exc
+        if outcome.kind == "parked":
+            log.warning("observation.parked", entity=item.entity, id=str(event.id), reason=outcome.reason)
+        return None
+
+
+def _done(item: Item) -> Item:
+    """Return the item closed, without what it held of people but for what its messages are to be read for."""
+    payload = item.payload if item.messages == "wanted" else None
+    return replace(item, state="done", payload=payload, raw=None, found=None)

@@ -1,0 +1,152 @@
+"""The clock, the checkpoints and what was asked for in; which run of a tenant is due out, and what it begins with."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from whatsms_events.backfill.gone import hidden
+from whatsms_events.backfill.run import MODES, Mode, Parts
+from whatsms_events.domain.events import Entity
+from whatsms_events.storage.repair.looks import Doubt
+from whatsms_events.storage.repair.reports import Kind, Options, Run, RunInfo
+from whatsms_events.storage.repair.runs import Item
+
+REPAIR_LIMIT: Final = 200
+"""Entities of one repair: more than that is a case for a reconcile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A run that somebody or the schedule asks for."""
+
+    kind: Kind
+    cause: str
+    options: Options
+
+
+@dataclass(slots=True)
+class Doubts:
+    """What a repair is about: items to read by id or (`campaigns` of them) to find in a list, and all as it stands."""
+
+    items: dict[tuple[Entity, str], Item] = field(default_factory=dict)
+    campaigns: int = 0
+    looks: list[Doubt] = field(default_factory=list)
+
+    def add(self, doubt: Doubt, ticket: str | None, now: datetime) -> None:
+        """Add one; `ticket` is a message's, whose gap is known once it is compared."""
+        self.looks.append(doubt)
+        match doubt.subject:
+            case "campaign":
+                self.campaigns += 1
+                self.items["campaign", doubt.id] = hidden(doubt.id, now)
+            case "contact" | "ticket":
+                self._read(doubt.subject, doubt.id, now)
+            case "message" if ticket is not None:
+                self._read("ticket", ticket, now)
+
+    def _read(self, entity: Entity, one: str, now: datetime) -> None:
+        self.items[entity, one] = Item(entity=entity, id=one, state="wanted", due_at=now, as_of=None, log_end=0)
+
+
+class Schedule:
+    """What is due for one tenant. `asked` is what a command or the watchdog wants, before anything of the clock."""
+
+    def __init__(self, parts: Parts, last_accepted: Callable[[], Awaitable[datetime | None]]) -> None:
+        self.asked: Asked | None = None
+        self._allowed: Mode = parts.plan.options.messages
+        self._parts = parts
+        self._last_accepted = last_accepted
+        self._repair_at = datetime.min.replace(tzinfo=UTC)
+        self._away: bool | None = None  # whether there was an outage before this process; None: not looked yet
+
+    def ask(self, asked: Asked) -> None:
+        """Note what a command or the watchdog wants."""
+        self.asked = asked
+        self._allowed = max(self._allowed, asked.options.messages, key=MODES.index)
+
+    async def due(self, now: datetime) -> tuple[Asked, Doubts] | None:
+        """Return the run to begin or to go on with, and what a new repair is about; None where none is."""
+        if self._away is None:
+            self._away = await self._was_away(now)
+        last = await self._parts.checkpoints.last(self._parts.tenant)
+        if last is not None and last.finished_at is None:
+            return Asked(last.run.kind, last.run.cause, last.run.options), Doubts()
+        asked = self.asked or await self._by_itself(now)
+        if asked is None or asked.kind == "reconcile":
+            return None if asked is None else (asked, Doubts())
+        doubts = await self._doubts(asked, now)
+        if not doubts.looks:
+            self.taken(asked, resumed=False)
+            return None
+        return asked, doubts
+
+    def taken(self, begun: Asked, *, resumed: bool) -> None:
+        """Forget what was asked for where the run that was begun is that very one.
+
+        One that was resumed is it for a command, which says so; not for who knows of something that came since.
+        """
+        if begun.kind == "reconcile" and not resumed:
+            self._away = False
+        asked = self.asked
+        if asked is not None and (asked.kind, asked.options) == (begun.kind, begun.options):
+            self.asked = asked if resumed and asked.cause != "command" else None
+
+    def messages(self, run: Run) -> Mode:
+        """Return how many lists of messages may be read for a run: no more than this process was told to read.
+
+        Somebody who stopped a run because contacts got read receipts must not see it go on by itself.
+        """
+        return min(run.options.messages, self._allowed, key=MODES.index)
+
+    async def _by_itself(self, now: datetime) -> Asked | None:
+        """Return what nobody asked for: after an outage, by the clock, or because something is in doubt."""
+        parts, plan = self._parts, self._parts.plan
+        reconcile = await parts.checkpoints.last(parts.tenant, "reconcile")
+        if plan.interval_s and reconcile is None:
+            return Asked("reconcile", "initial", plan.options)
+        if self._away:
+            return Asked("reconcile", "outage", plan.options)
+        if plan.interval_s and _passed(reconcile, now, plan.interval_s):
+            return Asked("reconcile", "schedule", plan.options)
+        wait_s = (self._repair_at - now).total_seconds()
+        if plan.repair_interval_s and not 0 < wait_s <= plan.repair_interval_s:  # longer: the clock was set back
+            self._repair_at = now + timedelta(seconds=plan.repair_interval_s)
+            return Asked("repair", "doubt", plan.options)
+        return None
+
+    async def _was_away(self, now: datetime) -> bool:
+        """Tell whether nothing was accepted for long: the process may have been away, and what came then is lost."""
+        reconcile = await self._parts.checkpoints.last(self._parts.tenant, "reconcile")
+        accepted, silent_from = await self._last_accepted(), now - timedelta(seconds=self._parts.plan.outage_s)
+        if not self._parts.plan.outage_s or accepted is None or accepted >= silent_from:
+            return False
+        return reconcile is None or reconcile.run.started_at < silent_from
+
+    async def _doubts(self, asked: Asked, now: datetime) -> Doubts:
+        """Return doubtful entities and stubs, but for those that were looked at as they stand."""
+        parts, doubts = self._parts, Doubts()
+        async for page in self._unsure(messages=asked.options.messages != "off"):
+            tickets = dict(page)
+            for doubt in await parts.checkpoints.not_looked_at(parts.tenant, list(tickets)):
+                doubts.add(doubt, tickets[doubt], now)
+            if len(doubts.looks) >= REPAIR_LIMIT:
+                break
+        return doubts
+
+    async def _unsure(self, *, messages: bool) -> AsyncIterator[list[tuple[Doubt, str | None]]]:
+        """Give pages of what is unsure; where messages may be read these too, with the ticket each is read from."""
+        holdings, tenant = self._parts.holdings, self._parts.tenant
+        after = ("", "")
+        while held := await holdings.unsure(tenant, REPAIR_LIMIT, after):
+            yield [(doubt, None) for doubt in held]
+            after = (held[-1].subject, held[-1].id)
+        last: tuple[str, str] | None = None
+        while messages and (told := await holdings.unsure_messages(tenant, REPAIR_LIMIT, last)):
+            yield [(doubt, ticket) for ticket, doubt in told]
+            last = (told[-1][0], told[-1][1].id)
+
+
+def _passed(last: RunInfo | None, now: datetime, interval_s: float) -> bool:
+    """Tell whether it is time again; a run that began in the future was begun by a clock that was set back since."""
+    return last is None or not timedelta() <= now - last.run.started_at < timedelta(seconds=interval_s)

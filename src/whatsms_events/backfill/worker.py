@@ -1,0 +1,269 @@
+"""The vendor's REST API in, observations in the log out: what the webhook missed is found, counted and repaired.
+
+A run collects ids from lists, reads details, compares them with the projection and appends what differs as
+observations. One run per tenant at a time; every piece is saved, so that a restart goes on from there.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final, assert_never
+
+import msgspec
+import structlog
+
+from whatsms_events import metrics
+from whatsms_events.backfill.compare import Comparison
+from whatsms_events.backfill.details import read_detail
+from whatsms_events.backfill.gone import judge_missing, scan_absences
+from whatsms_events.backfill.messages import read_messages
+from whatsms_events.backfill.pager import read_page
+from whatsms_events.backfill.run import PHASES, Course, Parts, Phase, Plan, Report
+from whatsms_events.backfill.schedule import Asked, Schedule
+from whatsms_events.errors import UpstreamRefusedError
+from whatsms_events.storage.log.appends import Append
+from whatsms_events.storage.log.commit import Outcome
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.projection.holdings import Holdings
+from whatsms_events.storage.repair.reports import Kind, Options
+from whatsms_events.storage.repair.runs import Checkpoints
+from whatsms_events.storage.role_lock import RoleLock
+from whatsms_events.whatsms import Client
+from whatsms_events.whatsms.pages import Place
+
+LOOK_S: Final = 5.0
+"""How often it looks whether a run is due."""
+
+SHOW_S: Final = 1.0
+"""How often what is to be seen of it is counted."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What is to be seen of a run while it is under way, and of the last one afterwards."""
+
+    kind: Kind | None = None
+    phase: str = ""
+    requests: int = 0
+    shown: int = 0
+    expected: int | None = None
+    remaining: int = 0
+    found: Counter[tuple[str, str]] = field(default_factory=Counter)
+    finished: bool = False
+    report: Report | None = None
+
+
+class Backfill:
+    """The backfill of one tenant: a worker for `loop.run`. The lock is for liveness; each save is fenced."""
+
+    def __init__(
+        self,
+        slug: str,
+        tenant: str,
+        *,
+        client: Client,
+        checkpoints: Checkpoints,
+        holdings: Holdings,
+        event_log: EventLog,
+        submit: Callable[[Append], Awaitable[Outcome]],
+        lock: RoleLock,
+        plan: Plan,
+        now: Callable[[], datetime],
+        last_accepted: Callable[[], Awaitable[datetime | None]],
+    ) -> None:
+        """`last_accepted` tells when the tenant's last webhook was received, None where none ever was."""
+        self.progress = Progress()
+        self._parts = Parts(slug, tenant, client, checkpoints, holdings, event_log, submit, plan, now)
+        self._lock = lock
+        self._schedule = Schedule(self._parts, last_accepted)
+        self._course: Course | None = None
+        self._comparison: Comparison | None = None
+        self._look_at = datetime.min.replace(tzinfo=now().tzinfo)
+        self._show_at = 0.0
+        self._refused_in: Phase = "tickets"
+
+    @property
+    def active(self) -> bool:
+        """Tell whether a run is under way in this process."""
+        return self._course is not None
+
+    def ask(self, kind: Kind, cause: str, options: Options) -> None:
+        """Ask for a run; it begins when the one under way has finished, unless that is the very same."""
+        self._schedule.ask(Asked(kind, cause, options))
+        self._look_at = self._parts.now()
+
+    async def run_once(self) -> int:
+        """Do one bounded piece and return 1; 0 where there is nothing to do now.
+
+        Raises UpstreamRefusedError where the vendor refuses us (key, rights, paging), FencedError where another
+        process goes on with the run, TransientError where vendor, storage or consumer is away for now.
+        """
+        wait_s = (self._look_at - self._parts.now()).total_seconds()
+        if self._course is None and 0 < wait_s <= LOOK_S:  # longer: the clock was set back
+            return 0
+        if not await self._lock.take():
+            self._forget()
+            return 0
+        try:
+            if self._course is None and not await self._begin():
+                await self._lock.release()  # a command may want it
+                return 0
+            return await self._step()
+        except BaseException as exc:
+            course = self._course
+            self._forget()
+            if course is not None and isinstance(exc, UpstreamRefusedError):
+                self._refused_in = course.standing.phase
+                await course.save(msgspec.structs.replace(course.standing, stopped=str(exc)))
+                metrics.BACKFILL_STATE.labels(self._parts.slug).set(2)
+                log.error("backfill.stopped", tenant=self._parts.slug, reason=str(exc))  # noqa: TRY400 - written for the operator
+            await self._lock.release()  # another process may have more luck
+            raise
+
+    async def look(self) -> None:
+        """Ask for the first page of what was refused, and raise what the vendor says: one request of the budget."""
+        client = self._parts.client
+        await client.open()
+        match self._refused_in:
+            case "contacts":
+                await client.contacts.page(Place(), page_size=self._parts.plan.page_size)
+            case "campaigns" | "again":
+                await client.campaigns.page(Place(), page_size=self._parts.plan.page_size)
+            case "tickets" | "absences" | "messages":
+                await client.tickets.page(Place(), page_size=self._parts.plan.page_size)
+            case _:
+                assert_never(self._refused_in)
+
+    async def close(self) -> None:
+        """Give up the role and the connections; the run stays as it was saved."""
+        self._forget()
+        await self._parts.client.close()
+        await self._lock.release()
+
+    def _forget(self) -> None:
+        self._course = self._comparison = None
+
+    async def _begin(self) -> bool:
+        """Take up the unfinished run, or begin one that is due; return whether there is one."""
+        parts, now = self._parts, self._parts.now()
+        self._look_at = now + timedelta(seconds=LOOK_S)
+        if await parts.checkpoints.sweep():
+            self._look_at = now  # a large run left more
+            return False
+        due = await self._schedule.due(now)
+        if due is None:
+            return False
+        asked, doubts = due
+        await parts.client.open()
+        run = await parts.checkpoints.begin(parts.tenant, asked.kind, asked.cause, asked.options, now)
+        course = Course(parts, run, self._schedule.messages(run))
+        self._schedule.taken(Asked(run.kind, run.cause, run.options), resumed=run.resumed)
+        if doubts.looks and not run.resumed:
+            # Looked at once as they stand, whatever comes of it.
+            standing = msgspec.structs.replace(course.standing, expected=len(doubts.looks))
+            if doubts.campaigns:
+                standing = msgspec.structs.replace(standing, phase="again", hidden=doubts.campaigns)
+            await course.save(standing, items=list(doubts.items.values()), looks=doubts.looks)
+        self._course, self._comparison = course, Comparison(course)
+        metrics.BACKFILL_STATE.labels(parts.slug).set(1)
+        log.info("backfill.begun", tenant=parts.slug, kind=run.kind, cause=run.cause, resumed=run.resumed)
+        return True
+
+    async def _step(self) -> int:
+        course, comparison = self._course, self._comparison
+        assert course is not None  # noqa: S101 - begun
+        assert comparison is not None  # noqa: S101 - begun
+        worked = await comparison.step() or await self._go_on(course)
+        last_phase = course.standing.phase == PHASES[-1]
+        if not worked and last_phase and await course.parts.checkpoints.next_due(course.run) is None:
+            if not await judge_missing(course):
+                await self._finish(course)
+            return 1
+        if not worked:
+            await course.pull_in()
+        clock = asyncio.get_running_loop().time
+        if (began := clock()) >= self._show_at:
+            await self._show(course)
+            # Counting a million items takes long.
+            self._show_at = clock() + max(SHOW_S, 20 * (clock() - began))
+        return int(worked)
+
+    async def _go_on(self, course: Course) -> bool:
+        """Do the next request or the next bookkeeping of the phase; return False where only waiting is left."""
+        standing = course.standing
+        match standing.phase:
+            case "contacts" | "tickets" | "campaigns":
+                await read_page(course)
+                return True
+            case "absences":
+                await scan_absences(course)
+                return True
+            case "again":
+                return await read_detail(course) or await self._walk_again(course)
+            case "messages":
+                return await read_detail(course) or await read_messages(course)
+
+    async def _walk_again(self, course: Course) -> bool:
+        """List the campaigns once more where some were missing, when it is time to."""
+        standing = course.standing
+        if not standing.hidden:
+            await course.save(msgspec.structs.replace(standing, phase="messages"))
+            return True
+        if standing.again_at is not None and self._parts.now() < standing.again_at:
+            return False
+        await read_page(course)
+        return True
+
+    async def _finish(self, course: Course) -> None:
+        report = await course.finish()
+        slug = self._parts.slug
+        self._forget()
+        self._look_at = self._parts.now()
+        found: Counter[tuple[str, str]] = Counter()
+        for one in report.drift:
+            found[one.entity, one.kind] += one.count
+        looked_at = sum(report.looked_at.values())
+        self.progress = Progress(
+            kind=course.run.kind,
+            requests=report.requests,
+            shown=looked_at,
+            found=found,
+            finished=True,
+            report=report,
+        )
+        metrics.BACKFILL_STATE.labels(slug).set(0)
+        whole = not report.unstable and not report.forbidden and not report.held_back
+        (log.info if whole else log.warning)(
+            "backfill.finished",
+            tenant=slug,
+            kind=report.kind,
+            cause=report.cause,
+            requests=report.requests,
+            entities=looked_at,
+            drift=found.total(),
+            unsettled=report.unsettled,
+            unstable=report.unstable,
+            forbidden=report.forbidden,
+            held_back=sorted(report.held_back),
+        )
+
+    async def _show(self, course: Course) -> None:
+        standing = course.standing
+        counted = await course.parts.checkpoints.count(course.run)
+        found: Counter[tuple[str, str]] = Counter()
+        for name, count in standing.found.items():
+            entity, kind, _age = name.split(" ")
+            found[entity, kind] += count
+        self.progress = Progress(
+            kind=course.run.kind,
+            phase=standing.phase,
+            requests=standing.requests,
+            shown=counted.total(),
+            expected=standing.expected or None,
+            remaining=sum(count for (_entity, state), count in counted.items() if state != "done"),
+            found=found,
+        )

@@ -1,0 +1,102 @@
+"""Every command by its name, and the exit status: 0 done, 1 failed, 2 the configuration or the call is wrong.
+
+A command's module is imported when the command is called: `--help` must not wait for databases and brokers.
+"""
+
+import logging
+import sys
+from typing import Final
+
+from cyclopts import App, Parameter
+
+from whatsms_events import __version__, logs
+from whatsms_events.cli.running import cause
+from whatsms_events.errors import ConfigError, WhatsmsEventsError
+
+app: Final = App(
+    name="whatsms-events",
+    version=__version__,
+    # A switch has one spelling: no --no-json beside --json, no --empty-set beside --set.
+    default_parameter=Parameter(negative=()),
+    help="Take WhatSMS webhooks, keep them in a durable log, publish them to Kafka, and project them for queries.",
+)
+
+GROUPS: Final = {
+    "config": "Look at the configuration.",
+    "db": "Look after the database.",
+    "topics": "Look after the Kafka topics.",
+    "parked": "See to deliveries that were signed but could not be understood.",
+    "backfill": "Find and repair what the webhook missed.",
+}
+
+COMMANDS: Final = {
+    "serve": ("serve:serve", "Run the service until SIGTERM or SIGINT."),
+    "demo": (
+        "demo.commands:demo",
+        "Run the service together with a WhatSMS that runs offline, and prove that nothing accepted was lost.",
+    ),
+    "twin": (
+        "twin:run_twin",
+        "Run a WhatSMS that lives offline: signed webhooks and the REST API, with faults on demand.",
+    ),
+    "config check": (
+        "config:check",
+        "Say every mistake of the configuration, a line each, and end with status 2; or say that it can be used.",
+    ),
+    "config show": ("config:show", "Print every setting and where it comes from; secrets are not shown."),
+    "db upgrade": ("db:upgrade", "Migrate log and projection to what this release needs."),
+    "topics create": (
+        "topics:create",
+        "Create the three topics; those that exist are compared with the settings and never changed.",
+    ),
+    "parked list": (
+        "parked:list_",
+        "List parked deliveries, oldest first: id, when, tenant, reason, detail, how often, bytes.",
+    ),
+    "parked show": ("parked:show_", "Write the bytes of one parked delivery to standard output, as they came."),
+    "parked retry": (
+        "parked:retry_",
+        "Read one again with this release, and append it at the end of the log if it is understood now.",
+    ),
+    "parked discard": ("parked:discard_", "Remove one parked delivery for ever."),
+    "backfill run": (
+        "backfill.commands:run_",
+        "Compare everything with the vendor's REST API now, repair what differs, and say what it was.",
+    ),
+    "backfill status": (
+        "backfill.commands:status_",
+        "Say how the last backfills went and how far the one is that has not finished; asks the database alone.",
+    ),
+}
+"""Where each command is, and the first line of its help."""
+
+for _name, _help in GROUPS.items():
+    app.command(App(name=_name, help=_help))
+for _words, (_place, _help) in COMMANDS.items():
+    *_above, _name = _words.split()
+    _group = app[_above[0]] if _above else app
+    _group.command(f"whatsms_events.cli.{_place}", name=_name, help=_help)
+
+
+def main() -> None:
+    """Run a command and exit with its status."""
+    # Standard output is for data: our own lines go to the other, also where a command does not say how.
+    logs.configure("warning")
+    logging.getLogger().handlers[:] = [logging.NullHandler()]  # else libraries speak beside our one line
+    try:
+        sys.exit(app(result_action="return_value"))
+    except (WhatsmsEventsError, OSError, BaseExceptionGroup) as raised:
+        found = cause(raised)
+        match found:
+            case ConfigError():
+                for problem in found.problems:
+                    print(problem, file=sys.stderr)
+                sys.exit(2)
+            case WhatsmsEventsError():
+                print(f"{type(found).__name__}: {found}", file=sys.stderr)
+                sys.exit(1)
+            case OSError():  # a port that is taken, a folder that cannot be written
+                print(found.strerror or type(found).__name__, file=sys.stderr)
+                sys.exit(1)
+            case _:
+                raise

@@ -1,0 +1,39 @@
+"""`config check` and `config show`: what is wrong with the configuration, and where each setting comes from."""
+
+from whatsms_events.cli.options import DEFAULTS, Options
+from whatsms_events.cli.running import run
+from whatsms_events.config.checks import NO_TENANTS, advice
+from whatsms_events.config.render import render
+from whatsms_events.config.settings import Settings
+from whatsms_events.errors import ConfigError, StorageUnavailableError
+from whatsms_events.service.parts import log_target
+from whatsms_events.storage.database import check_server
+
+
+def check(*, options: Options = DEFAULTS) -> int:
+    """Say every mistake of the configuration, a line each, and end with status 2; or say that it can be used."""
+    settings = options.load()
+    if not settings.tenants:
+        raise ConfigError(NO_TENANTS)
+    for line in (*advice(settings), *_server_advice(settings)):
+        print(line)
+    print("the configuration can be used")
+    return 0
+
+
+def _server_advice(settings: Settings) -> list[str]:
+    """Look at the PostgreSQL server, if it is there; raise ConfigError where no log can be on it."""
+    if settings.database.url is None or not settings.database.url.startswith("postgresql:"):
+        return []
+
+    try:
+        run(check_server(log_target(settings)))
+    except StorageUnavailableError as exc:
+        return [f"database.url: {exc}"]
+    return []
+
+
+def show(*, options: Options = DEFAULTS) -> int:
+    """Print every setting and where it comes from; secrets are not shown."""
+    print(render(options.load()), end="")
+    return 0

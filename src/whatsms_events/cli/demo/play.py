@@ -1,0 +1,271 @@
+"""The service and a WhatSMS that runs offline, in one process, talking over real HTTP; a live view, then the proof.
+
+The twin drops some webhooks on purpose. When its sending has stopped, a reconcile reads its REST API and repairs that.
+
+The proof is not the service's own word: the twin's ledger of what got a 2xx is compared by hash with the rows of the
+log, and the twin's account with those of the projection, read afresh from their files after the service has stopped.
+"""
+
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Final
+
+import msgspec
+from rich.console import Console
+from rich.live import Live
+
+from whatsms_events.cli.demo import view
+from whatsms_events.cli.demo.repair import Repair
+from whatsms_events.cli.demo.settings import REQUESTS_PER_MINUTE, SLUG
+from whatsms_events.cli.demo.truth import differing
+from whatsms_events.cli.demo.view import Summary
+from whatsms_events.config.settings import Settings, Whatsms
+from whatsms_events.kafka.topics import create_topics
+from whatsms_events.service.parts import kafka_target, log_target, now, projection_target
+from whatsms_events.service.service import ROLES, Addresses, Service
+from whatsms_events.storage import audit
+from whatsms_events.storage.database import Database, open_log, open_projection
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.projection.apply import Projection
+from whatsms_events.twin.faults import Demand, Faults
+from whatsms_events.twin.ledger import Ledger
+from whatsms_events.twin.rest.limits import RestLimits
+from whatsms_events.twin.rest.server import API_KEY, Rest, RestServer
+from whatsms_events.twin.sender import Sender
+from whatsms_events.twin.world import World
+
+CATCH_UP_S: Final = 60.0
+VIEW_S: Final = 0.5
+PLAIN_VIEW_S: Final = 5.0
+BURST_S: Final = 8.0
+"""How often the twin misbehaves on purpose: some wrong signatures, some signed garbage."""
+
+DROPPED: Final = 0.02
+"""The share of webhooks that the twin never sends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a run is made of: what the twin has and sent, where it can be asked, and what repairs."""
+
+    world: World
+    rest: Rest
+    api_url: str
+    ledger: Ledger
+    repair: Repair
+
+
+async def run(
+    settings: Settings, stop: asyncio.Event, *, seconds: float | None, rate: float, seed: int, as_json: bool
+) -> bool:
+    """Run until `stop` or `seconds`, repair, print the summary; return whether it proved what it is to prove.
+
+    `settings` come from `prepared`. Raises what the service raises when it cannot start.
+    """
+    target = kafka_target(settings)
+    if target is not None:
+        kafka = settings.kafka
+        await create_topics(
+            target,
+            kafka.topic_prefix,
+            partitions=kafka.partitions,
+            replication_factor=kafka.replication_factor,
+            retention_ms=kafka.retention_ms,
+        )
+    began = asyncio.get_running_loop().time()
+    stage = await play(settings, stop, seconds=seconds, rate=rate, seed=seed)
+    took_s = asyncio.get_running_loop().time() - began
+    summary = await summarize(settings, stage, took_s, kafka=target is not None)
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(asdict(summary)).decode() + "\n")
+    else:
+        view.print_summary(Console(), summary)
+    return summary.ok
+
+
+async def play(settings: Settings, stop: asyncio.Event, *, seconds: float | None, rate: float, seed: int) -> Stage:
+    """Run service and twin until `stop` or `seconds`, then the repair; return what there is to compare.
+
+    A `stop` that comes later ends the repair.
+    """
+    world = World(seed, start=now(), tenant_id=settings.tenants[SLUG].tenant_id, pace=rate)
+    rest = Rest(world.account, limits=RestLimits(requests=REQUESTS_PER_MINUTE))
+    async with RestServer(rest) as server:
+        whatsms = Whatsms(base_url=server.url, requests_per_minute=REQUESTS_PER_MINUTE)
+        settings = settings.model_copy(update={"whatsms": whatsms})
+        stage = Stage(world, rest, server.url, Ledger(), Repair(settings, SLUG))
+        await _run_both(settings, stage, stop, Console(stderr=True), seconds=seconds, rate=rate, seed=seed)
+    return stage
+
+
+async def _run_both(
+    settings: Settings,
+    stage: Stage,
+    stop: asyncio.Event,
+    console: Console,
+    *,
+    seconds: float | None,
+    rate: float,
+    seed: int,
+) -> None:
+    """Run the service, and the twin against it; repair, and stop the service once everything is applied."""
+    service_stop = asyncio.Event()
+    ready: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
+    # Its own backfill would begin when it likes; the stage's is the same, begun when the sending has stopped.
+    service = Service(settings, frozenset(ROLES) - {"backfill"})
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(service.run(service_stop, on_ready=ready.set_result))
+        addresses = await ready  # where the service cannot start, the task group cancels this
+        _introduce(console, settings, addresses, stage.api_url)
+        secret = settings.tenants[SLUG].webhook_secrets["current"].get_secret_value().encode()
+        faults = Faults(seed=seed, redeliver=0.04, reorder=0.05, delay=0.02, drop=DROPPED)
+        sender = Sender(f"{addresses.public}/webhooks/{SLUG}", secret, stage.ledger, faults=faults, rate=rate)
+        async with _databases(settings) as (log, projection), asyncio.TaskGroup() as beside:
+            over = asyncio.Event()
+            beside.create_task(_view(console, stage, log, projection, over))
+            sending_over = asyncio.Event()
+            beside.create_task(_misbehave(sender, sending_over))
+            await sender.run(stage.world, stop, seconds=seconds)
+            sending_over.set()
+            await _caught_up(log, projection, serving)
+            if not serving.done():
+                console.print("        the sending has stopped: a reconcile reads the twin's REST API", soft_wrap=True)
+                await _repair(stage, log, projection, stop)
+                await _caught_up(log, projection, serving)
+            over.set()
+        service_stop.set()
+
+
+def _introduce(console: Console, settings: Settings, addresses: Addresses, api_url: str) -> None:
+    """Say where everything is."""
+    lines = {
+        "webhooks": f"{addresses.public}/webhooks/{SLUG}",
+        "read API": f"{addresses.private}/api/v1/{SLUG}/tickets",
+        "metrics": f"{addresses.private}/metrics    ready {addresses.private}/readyz",
+        "REST API": f"{api_url}/tickets    key {API_KEY}    (the twin's)",
+        "files": f"{settings.data_dir}    log lines {settings.data_dir / 'service.log'}\n",
+    }
+    for name, words in lines.items():
+        console.print(f"{name:10} {words}", soft_wrap=True)
+
+
+async def _repair(stage: Stage, log: Database, projection: Database, stop: asyncio.Event) -> None:
+    """Reconcile, with the account's clock going on, though nobody lives there any more."""
+    account = stage.world.account
+    # Answers tell whole seconds, so it starts two later: then all that was announced is older than any answer.
+    ahead = account.now - now() + timedelta(seconds=2)
+
+    def tick() -> None:
+        account.now = now() + ahead
+
+    stage.rest.on_request = tick
+    # A Ctrl-C that ended the sending does not end the repair too.
+    await stage.repair.run(log, projection, asyncio.Event() if stop.is_set() else stop)
+
+
+@asynccontextmanager
+async def _databases(settings: Settings) -> AsyncIterator[tuple[Database, Database]]:
+    """Open log and projection beside the service, as any other reader would."""
+    log = await open_log(log_target(settings), migrate=False)
+    try:
+        projection = await open_projection(projection_target(settings), migrate=False)
+        try:
+            yield log, projection
+        finally:
+            await projection.close()
+    finally:
+        await log.close()
+
+
+async def _misbehave(sender: Sender, over: asyncio.Event) -> None:
+    """Now and then: wrong signatures (401), and signed garbage (parked)."""
+    while not over.is_set():
+        sender.demand(Demand.WRONG_SECRET, 5)
+        sender.demand(Demand.GARBAGE, 2)
+        await _within(over, BURST_S)
+
+
+async def _caught_up(log: Database, projection: Database, serving: asyncio.Task[None]) -> None:
+    """Wait until the projection shows the whole log, at most CATCH_UP_S."""
+    try:
+        async with asyncio.timeout(CATCH_UP_S):
+            while not serving.done():
+                if (await Projection(projection).state()).applied_through >= await EventLog(log).end():
+                    return
+                await _within(asyncio.Event(), 0.05)
+    except TimeoutError:
+        return
+
+
+async def _view(console: Console, stage: Stage, log: Database, projection: Database, over: asyncio.Event) -> None:
+    """Show what is going on: a table on a terminal, a line now and then elsewhere, and one of the repair's end."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while True:
+            end = await EventLog(log).end()
+            lag = end - (await Projection(projection).state()).applied_through
+            shown = (stage.ledger, end, lag, max(loop.time() - began, 0.001), stage.repair.progress)
+            if console.is_terminal:
+                live.update(view.table(*shown), refresh=True)
+            else:
+                console.print(view.line(*shown), soft_wrap=True)
+            if over.is_set():
+                return
+            await _within(over, VIEW_S if console.is_terminal else PLAIN_VIEW_S)
+
+
+async def summarize(settings: Settings, stage: Stage, took_s: float, *, kafka: bool) -> Summary:
+    """Compare ledger and account with the files, opened anew. Raises what opening them raises."""
+    ledger = stage.ledger
+    async with _databases(settings) as (log, projection):
+        events, parked = Counter(await audit.hashes(log)), Counter(await audit.parked_hashes(log))
+        observed, end = await audit.observed(log), await EventLog(log).end()
+        state, totals = await Projection(projection).state(), await audit.totals(projection)
+        different = await differing(stage.world.account, projection)
+    expected = Counter(ledger.accepted) + Counter(ledger.parked)
+    # What never got its answer may be there or not: it was promised to nobody.
+    missing = expected - (events + parked)
+    unexpected = (events + parked) - expected - Counter(ledger.given_up)
+    outcomes = ledger.by_outcome
+    return Summary(
+        # Where all that was sent was refused, nothing was proved.
+        ok=not missing
+        and not unexpected
+        and state.applied_through == end
+        and bool(outcomes["accepted"] or not ledger.sent)
+        and stage.repair.finished
+        and not different.total(),
+        seconds=round(took_s, 1),
+        sent=ledger.sent,
+        accepted=outcomes["accepted"],
+        duplicates=outcomes["duplicate"],
+        rejected=outcomes["rejected"],
+        parked=outcomes["parked"],
+        dropped=outcomes["dropped"],
+        log_events=events.total() + observed,
+        observed=observed,
+        applied=state.applied,
+        **asdict(totals),
+        missing=missing.total(),
+        unexpected=unexpected.total(),
+        repaired=sum(sum(kinds.values()) for kinds in stage.repair.drift.values()),
+        drift=stage.repair.drift,
+        differing=different.total(),
+        trouble=stage.repair.trouble,
+        kafka=kafka,
+    )
+
+
+async def _within(event: asyncio.Event, seconds: float) -> None:
+    """Wait for the event, at most `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,43 @@
+"""The options that every command takes, and the settings that they lead to."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from whatsms_events.config.load import load
+from whatsms_events.config.settings import Settings
+from whatsms_events.errors import ConfigError
+
+Positive = Annotated[float, Parameter(validator=Number(gt=0))]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What every command takes."""
+
+    config: Annotated[Path | None, Parameter(help="TOML file; also WHATSMS_EVENTS_CONFIG.")] = None
+    secrets_dir: Annotated[Path | None, Parameter(help="Folder of secret files; also WHATSMS_EVENTS_SECRETS_DIR.")] = (
+        None
+    )
+    set: Annotated[
+        tuple[str, ...],
+        Parameter(help="A setting over all others, as in --set public.port=9000.", show_default=False),
+    ] = ()
+
+    def load(self) -> Settings:
+        """Return the settings; raise ConfigError with every problem."""
+        flags: dict[str, object] = {}
+        for given in self.set:
+            name, equals, value = given.partition("=")
+            if not equals:
+                raise ConfigError(f"--set {name}: write it as NAME=VALUE")
+            flags[name] = value
+        return load(self.config, environ=os.environ, secrets_dir=self.secrets_dir, flags=flags)
+
+
+DEFAULTS: Final = Options()

@@ -1,0 +1,1 @@
+"""Configuration: what settings there are, where each comes from, and what cannot be."""

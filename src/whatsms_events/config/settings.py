@@ -1,0 +1,296 @@
+"""The settings, their defaults, forms and bounds. What each means stands in `config/default.toml`."""
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from whatsms_events.config.sources import Name
+from whatsms_events.domain.normalize import BODY_BYTES
+
+# With PYDANTIC_SETTINGS_DEBUG set the library logs every value it is given at DEBUG, secrets too.
+logging.getLogger("pydantic_settings").setLevel(logging.WARNING)
+
+_MIB: Final = 1024 * 1024
+SECRET_MINIMUM: Final = 8
+TOKEN_MINIMUM: Final = 16
+
+
+def _form(pattern: str, says: str) -> AfterValidator:
+    """Return a check that the whole text has a form. Our words, since pydantic's message is the pattern."""
+
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value) is None:
+            raise ValueError(says)
+        return value
+
+    return AfterValidator(check)
+
+
+def _secret(minimum: int, *, header: bool = False) -> AfterValidator:
+    """Return a check of a secret's length and letters; one that goes into an HTTP header has only visible ASCII."""
+
+    def check(secret: SecretStr) -> SecretStr:
+        text = secret.get_secret_value()
+        if text != text.strip():
+            raise ValueError("begins or ends with white space, perhaps a stray newline: remove it")
+        if not minimum <= len(text) <= 1024:
+            raise ValueError(f"should have {minimum} to 1024 characters")
+        if header and re.fullmatch(r"[\x21-\x7e]+", text) is None:
+            raise ValueError("should have only letters, digits and signs of ASCII, without spaces")
+        return secret
+
+    return AfterValidator(check)
+
+
+_PORT: Final = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
+_BROKER: Final = rf"[^\s:,@/]+:{_PORT}"
+_LABEL: Final = r"[a-z0-9]+(_[a-z0-9]+)*"
+_LABEL_SAYS: Final = "should be lower-case letters and digits, joined by single underscores, at most"
+# Environment variables hold them in capitals between double underscores, hence the form.
+Slug = Annotated[str, _form(rf"(?=.{{1,64}}\Z){_LABEL}", f"{_LABEL_SAYS} 64 characters")]
+# Shorter than a digest: a secret written where its name belongs is refused, not shown as a name.
+SecretName = Annotated[str, _form(rf"(?=.{{1,31}}\Z){_LABEL}", f"{_LABEL_SAYS} 31 characters")]
+Host = Annotated[str, _form(r"[0-9A-Za-z.:_-]{1,255}", "should be a host name or an address")]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Password = Annotated[SecretStr, _secret(1)]
+Token = Annotated[SecretStr, _secret(TOKEN_MINIMUM, header=True)]
+WebhookSecret = Annotated[SecretStr, _secret(SECRET_MINIMUM)]
+Interval = Annotated[float, Field(ge=0.01, le=60)]
+Days = Annotated[float, Field(ge=0, le=31_622_400)]
+Parameter = Annotated[str, _form(r"[A-Za-z0-9_.\[\]-]{1,64}", "should be the name of a query parameter")]
+
+
+def _place(path: Path) -> Path:
+    """Refuse a path that no file can have, and a home that nobody has; `config` has put the others in already."""
+    if "\0" in str(path):
+        raise ValueError("should be a path")
+    if str(path).startswith("~"):
+        raise ValueError("begins with ~ and a name that nobody has on this machine")
+    return path
+
+
+Place = Annotated[Path, AfterValidator(_place)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_switch(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse true for a number: Python takes it for a 1."""
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError("should not be a switch")
+        return value
+
+
+class Public(_Section):
+    """The listener the vendor reaches: webhooks, nothing else."""
+
+    host: Host = "0.0.0.0"  # noqa: S104 - the vendor comes from outside; only signed webhooks are served here
+    port: Port = 8080
+
+
+class Private(_Section):
+    """The listener for operators: read API, health, metrics."""
+
+    host: Host = "127.0.0.1"
+    port: Port = 8081
+    token: Token | None = None
+
+
+class Receiver(_Section):
+    """What the door takes in, and how long a sender waits."""
+
+    # An event's record may be half as large again (`normalize.record_limit_bytes`): 96 MiB, and no more than 100 MiB go
+    # to a broker in one request (its `socket.request.max.bytes`).
+    body_limit_bytes: int = Field(default=BODY_BYTES, ge=1024, le=64 * _MIB)
+    in_flight_limit_bytes: int = Field(default=256 * _MIB, ge=_MIB, le=65536 * _MIB)
+    queue_limit: int = Field(default=10_000, ge=1, le=1_000_000)
+    # One statement on SQLite holds at most 32,766 values.
+    batch_limit: int = Field(default=500, ge=1, le=2000)
+    deadline_s: float = Field(default=3.0, ge=0.1, le=60)
+    drain_s: float = Field(default=10.0, ge=0, le=600)
+
+
+class DatabaseSettings(_Section):
+    """Where the log and the projection are; without `url` two SQLite files in `data_dir`."""
+
+    url: str | None = None
+    password: Password | None = None
+    tls: bool = False
+    tls_ca_file: Place | None = None
+
+
+class Kafka(_Section):
+    """Where events are published; without `bootstrap_servers` nowhere, and the projection reads the log."""
+
+    bootstrap_servers: (
+        Annotated[str, _form(rf"{_BROKER}(,{_BROKER})*", "should be host:port, or several with commas")] | None
+    ) = None
+    topic_prefix: Annotated[
+        str, _form(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", "should be up to 200 of letters, digits, dot, dash, underscore")
+    ] = "whatsms"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    username: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    password: Password | None = None
+    ca_file: Place | None = None
+    cert_file: Place | None = None
+    key_file: Place | None = None
+    timeout_s: float = Field(default=10.0, ge=0.5, le=120)
+    partitions: int = Field(default=12, ge=1, le=1000)
+    replication_factor: int = Field(default=1, ge=1, le=10)
+    retention_ms: int = Field(default=-1, ge=-1, le=2**63 - 1)
+
+
+class Relay(_Section):
+    """How the log goes to Kafka."""
+
+    batch_limit: int = Field(default=500, ge=1, le=10_000)
+    poll_interval_s: Interval = 0.1
+    # The broker's own `transaction.max.timeout.ms` is 15 minutes unless somebody changed it.
+    transaction_timeout_s: float = Field(default=10.0, ge=1, le=900)
+    check_interval_s: float = Field(default=2.0, ge=0.1, le=300)
+
+
+class Consumer(_Section):
+    """How events come into the projection."""
+
+    batch_limit: int = Field(default=1000, ge=1, le=10_000)
+    poll_interval_s: Interval = 0.1
+
+
+class Whatsms(_Section):
+    """How the vendor's REST API is spoken to, where a tenant has a key for it."""
+
+    base_url: Annotated[str, Field(min_length=1, max_length=2000)] = "https://api.whatsms.pt/api/v2"
+    requests_per_minute: int = Field(default=300, ge=1, le=60_000)
+    timeout_s: float = Field(default=30.0, ge=1, le=300)
+    # The vendor's page names none of these; what it ignores shows as UpstreamPagingError, which names the setting.
+    page_parameter: Parameter = "page"
+    limit_parameter: Parameter = "limit"
+    status_parameter: Parameter = "status"
+    contact_parameter: Parameter = "contactId"
+    search_parameter: Parameter = "search"
+    update_method: Literal["PUT", "PATCH"] = "PUT"
+
+
+class Backfill(_Section):
+    """What is read from the REST API to repair what the webhooks missed, how fast and when."""
+
+    requests_per_minute: int = Field(default=120, ge=1, le=60_000)
+    page_size: int = Field(default=100, ge=1, le=100)
+    details: Literal["all", "changed"] = "all"
+    messages: Literal["off", "narrow", "full"] = "off"
+    interval_s: Days = 86_400.0
+    outage_s: Days = 300.0
+    repair_interval_s: Days = 300.0
+    settle_s: float = Field(default=10.0, ge=0, le=3600)
+    absence_s: float = Field(default=60.0, ge=0, le=86_400)
+    gone_share: float = Field(default=0.1, ge=0, le=1)
+
+
+class Watchdog(_Section):
+    """When silence at the door is a fault."""
+
+    gaps: float = Field(default=20.0, ge=1, le=10_000)
+    floor_s: float = Field(default=600.0, ge=1, le=604_800)
+    probe_interval_s: float = Field(default=300.0, ge=1, le=86_400)
+
+
+class Logs(_Section):
+    """What is logged."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Tenant(_Section):
+    """One account with the vendor. Its slug is only the door; `tenant_id` is who it is."""
+
+    tenant_id: Annotated[
+        str,
+        # PostgreSQL takes no NUL, and nobody sees the others.
+        _form(r"(?!.*[\x00-\x1f\x7f])\S(.{0,198}\S)?", "should be 1 to 200 characters without white space around"),
+    ]
+    api_key: Annotated[SecretStr, _secret(1, header=True)] | None = None
+    webhook_secrets: Annotated[dict[SecretName, WebhookSecret], Field(min_length=1)]
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set. Made by `load`, which also does the checks across fields."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    data_dir: Place = Path("var")
+    public: Public = Public()
+    private: Private = Private()
+    receiver: Receiver = Receiver()
+    database: DatabaseSettings = DatabaseSettings()
+    kafka: Kafka = Kafka()
+    relay: Relay = Relay()
+    consumer: Consumer = Consumer()
+    whatsms: Whatsms = Whatsms()
+    backfill: Backfill = Backfill()
+    watchdog: Watchdog = Watchdog()
+    logs: Logs = Logs()
+    tenants: dict[Slug, Tenant] = {}
+
+    _origins: dict[Name, str] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take only what `load` gives: the library's own sources let misspelt names and missing files pass."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+
+def known(like: Name) -> list[Name]:
+    """Return the name of every setting; the keys of mappings are those of `like` where it has them."""
+    return [name for name, _kind in _fields(Settings, like)]
+
+
+def places() -> frozenset[Name]:
+    """Return the names of the settings that are paths."""
+    return frozenset(name for name, kind in _fields(Settings, ()) if Path in _kinds(kind))
+
+
+def _kinds(kind: Any) -> Iterator[Any]:
+    """Yield a type and all that it is made of: a field that may be None hides its own."""
+    yield kind
+    for inner in get_args(kind):
+        yield from _kinds(inner)
+
+
+def _fields(at: Any, like: Name) -> Iterator[tuple[Name, Any]]:
+    children: dict[str, Any] = {}
+    if get_origin(at) is dict:
+        children = {like[0] if like else "name": get_args(at)[1]}
+    elif isinstance(at, type) and issubclass(at, BaseModel):
+        children = {name: field.annotation for name, field in at.model_fields.items()}
+    if not children:
+        yield (), at
+    for name, child in children.items():
+        for rest, kind in _fields(child, like[1:]):
+            yield (name, *rest), kind

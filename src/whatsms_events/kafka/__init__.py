@@ -1,0 +1,1 @@
+"""The one owner of aiokafka: connections, readers, the transactional producer, and the topics."""

@@ -1,0 +1,165 @@
+"""Settings and databases in, what speaks to the vendor's REST API out: clients, backfills, watchdogs."""
+
+from contextlib import AsyncExitStack
+from datetime import datetime
+from typing import Final
+
+from whatsms_events import metrics
+from whatsms_events.backfill.run import Plan
+from whatsms_events.backfill.worker import Backfill
+from whatsms_events.config.settings import Settings, Tenant
+from whatsms_events.domain.normalize import BODY_BYTES, data_limit_bytes
+from whatsms_events.domain.signature import REASONS
+from whatsms_events.service.parts import now
+from whatsms_events.storage.database import Database
+from whatsms_events.storage.log.appends import Append
+from whatsms_events.storage.log.arrivals import Arrivals
+from whatsms_events.storage.log.commit import Outcome
+from whatsms_events.storage.log.committer import Committer
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.projection.holdings import Holdings
+from whatsms_events.storage.repair.reports import Options
+from whatsms_events.storage.repair.runs import Checkpoints
+from whatsms_events.storage.role_lock import RoleLock
+from whatsms_events.whatsms import Client
+from whatsms_events.whatsms.endpoint import Parameters
+from whatsms_events.whatsms.limits import Budget, Limits
+from whatsms_events.whatsms.transport import announce_retries
+from whatsms_events.workers.watchdog import TicketProbe, Watchdog
+
+SUBMIT_S: Final = 30.0
+"""How long an observation may wait for its commit; nobody stands at the door for it."""
+
+IDLE_S: Final = 1.0
+WATCH_S: Final = 5.0
+GRACE_S: Final = 3.0
+"""How long a stopping process waits for an answer of the vendor's; what is cut off goes on from its checkpoint."""
+
+
+def keyed(settings: Settings) -> dict[str, Tenant]:
+    """Return the tenants whose REST API can be read, by slug."""
+    return {slug: tenant for slug, tenant in settings.tenants.items() if tenant.api_key is not None}
+
+
+def role_of(slug: str) -> str:
+    """Return the name of a tenant's backfill, as states, locks and log lines have it."""
+    return f"backfill.{slug}"
+
+
+def lock_of(log: Database, slug: str) -> RoleLock:
+    """Return the lock that keeps a tenant's backfill to one process at a time."""
+    return RoleLock(log, role_of(slug))
+
+
+def plan_of(settings: Settings) -> Plan:
+    """Return how backfills go about and when they are due."""
+    backfill = settings.backfill
+    return Plan(
+        options=Options(details=backfill.details, messages=backfill.messages),
+        page_size=backfill.page_size,
+        interval_s=backfill.interval_s,
+        outage_s=backfill.outage_s,
+        repair_interval_s=backfill.repair_interval_s,
+        settle_s=backfill.settle_s,
+        absence_s=backfill.absence_s,
+        gone_share=backfill.gone_share,
+        data_limit_bytes=data_limit_bytes(max(BODY_BYTES, settings.receiver.body_limit_bytes)),
+    )
+
+
+class Upstream:
+    """Makes what speaks to the vendor's API.
+
+    All clients that have one key share its limits and its pauses; those of one tenant share the backfill's budget.
+    """
+
+    def __init__(self, settings: Settings, log: Database, projection: Database) -> None:
+        self._settings = settings
+        self._log = log
+        self._projection = projection
+        self._limits: dict[str, Limits] = {}
+        self._budgets: dict[str, Budget] = {}
+        announce_retries()
+
+    def client(self, slug: str) -> Client:
+        """Return a client with the tenant's key, which it must have."""
+        whatsms, key = self._settings.whatsms, keyed(self._settings)[slug].api_key
+        assert key is not None  # noqa: S101 - keyed
+        secret = key.get_secret_value()
+        limits = self._limits.setdefault(secret, Limits(requests_per_minute=whatsms.requests_per_minute))
+        return Client(
+            whatsms.base_url,
+            secret,
+            limits=limits,
+            parameters=Parameters(
+                page=whatsms.page_parameter,
+                limit=whatsms.limit_parameter,
+                status=whatsms.status_parameter,
+                contact=whatsms.contact_parameter,
+                search=whatsms.search_parameter,
+                campaign_status=whatsms.status_parameter,
+                update_method=whatsms.update_method,
+            ),
+            timeout_s=whatsms.timeout_s,
+            budget=self._budgets.setdefault(slug, Budget(self._settings.backfill.requests_per_minute)),
+            now=now,
+        )
+
+    async def backfill(self, slug: str, committer: Committer, lock: RoleLock, plan: Plan) -> Backfill:
+        """Return a tenant's backfill. Made before the door opens: what was accepted until then shows an outage."""
+        tenant = self._settings.tenants[slug].tenant_id
+        accepted = (await Arrivals(self._log, tenant).latest()).last
+
+        async def last_accepted() -> datetime | None:
+            return accepted
+
+        async def submit(item: Append) -> Outcome:
+            return await committer.submit(item, deadline_s=SUBMIT_S)
+
+        return Backfill(
+            slug,
+            tenant,
+            client=self.client(slug),
+            checkpoints=Checkpoints(self._log),
+            holdings=Holdings(self._projection),
+            event_log=EventLog(self._log),
+            submit=submit,
+            lock=lock,
+            plan=plan,
+            now=now,
+            last_accepted=last_accepted,
+        )
+
+    async def watchdog(self, slug: str, stack: AsyncExitStack, backfill: Backfill | None) -> Watchdog:
+        """Return a tenant's watchdog, its client entered into the stack; it asks the backfill to fetch what is missed.
+
+        Without a key it has no client, and only rejects tell it that silence is a fault.
+        """
+        settings, tenant = self._settings.watchdog, self._settings.tenants[slug].tenant_id
+        probe = None
+        if slug in keyed(self._settings):
+            client = await stack.enter_async_context(self.client(slug))
+            probe = TicketProbe(client, Holdings(self._projection), tenant)
+
+        def fetch(cause: str) -> None:
+            if backfill is not None:
+                backfill.ask("reconcile", cause, plan_of(self._settings).options)
+
+        return Watchdog(
+            slug,
+            tenant,
+            arrivals=Arrivals(self._log, tenant),
+            rejects=lambda: refused(slug),
+            probe=probe,
+            gaps=settings.gaps,
+            floor_s=settings.floor_s,
+            probe_interval_s=settings.probe_interval_s,
+            now=now,
+            on_silent=lambda _cause: fetch("silence"),
+            on_heard=lambda: fetch("heard"),
+        )
+
+
+def refused(slug: str) -> int:
+    """Return how many signatures this process refused for a tenant."""
+    return sum(int(metrics.total(metrics.DELIVERIES.labels(slug, f"signature_{one}"))) for one in REASONS)

@@ -1,0 +1,198 @@
+"""One batch of deliveries in, an answer to each out, as soon as it is committed.
+
+New events get theirs even if a later statement of the batch fails; nobody gets one that is not in the database.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID
+
+import structlog
+
+from whatsms_events import metrics
+from whatsms_events.domain.events import Origin, to_micros
+from whatsms_events.errors import StorageUnavailableError, TransientError, UnstorableError
+from whatsms_events.storage.log.appends import Append, Appends, EventRow, Park, park_row
+from whatsms_events.storage.trouble import translated
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a delivery; it is committed. Where it was parked, `position` is None and `reason` says why."""
+
+    kind: Literal["accepted", "duplicate", "parked"]
+    id: UUID
+    position: int | None
+    redelivered: bool
+    reason: str | None = None
+
+
+# An error is a result here, not an exception: a handler that has gone would leave the exception to nobody.
+Answer = asyncio.Future[Outcome | TransientError]
+
+
+@dataclass(slots=True, eq=False)
+class Appending:
+    """An event that waits for its commit."""
+
+    item: Append
+    row: EventRow
+    answer: Answer
+    unsure: bool = False  # an earlier try may have been committed
+
+
+@dataclass(slots=True, eq=False)
+class Parking:
+    """A parked delivery that waits for its commit."""
+
+    item: Park
+    answer: Answer
+
+
+Waiting = Appending | Parking
+
+
+def give(answer: Answer, outcome: Outcome | TransientError) -> None:
+    """Answer the handler, if it still waits."""
+    if not answer.done():  # its deadline may have passed, or its handler was cancelled
+        answer.set_result(outcome)
+
+
+class Commit:
+    """One batch on its way into the database. Each statement's answers are given before the next statement starts."""
+
+    def __init__(self, statements: Appends, on_commit: Callable[[int], None]) -> None:
+        self._statements = statements
+        self._on_commit = on_commit
+        self._types: dict[Origin, Counter[str]] = {"webhook": Counter(), "backfill": Counter()}
+        self._parked: Counter[str] = Counter()
+        self._duplicates: Counter[Origin] = Counter()
+
+    async def append(self, waiting: Sequence[Appending]) -> None:
+        """Append the first of each id; recognise the others and those that were there before."""
+        firsts: dict[UUID, Appending] = {}
+        repeats = [one for one in waiting if firsts.setdefault(one.item.event.id, one) is not one]
+        known = await self._insert(list(firsts.values()))
+        await self._recognise([*known, *repeats])
+
+    async def park(self, waiting: Sequence[Parking]) -> None:
+        """Park, one row for each id however often it comes; a park is never sent again, or it would count twice."""
+        if not waiting:
+            return
+        counts = Counter(one.item.id for one in waiting)
+        rows = {one.item.id: park_row(one.item, counts[one.item.id]) for one in reversed(waiting)}
+        try:
+            with translated():
+                totals = await self._statements.park(list(reversed(rows.values())))
+        except (StorageUnavailableError, UnstorableError) as exc:
+            _refuse(waiting, exc)
+            raise
+        for one in waiting:
+            give(one.answer, Outcome("parked", one.item.id, None, totals[one.item.id] > 1, one.item.reason))
+            self._parked[one.item.reason] += 1
+
+    def report(self) -> None:
+        """Count and log what was done: accepted deliveries are one line a commit, observations another."""
+        for types in self._types.values():
+            for name, count in types.items():
+                metrics.APPENDED.labels(name).inc(count)
+        for name, count in self._parked.items():
+            metrics.PARKED.labels("door", name).inc(count)
+        types, duplicates = self._types["webhook"], self._duplicates["webhook"]
+        if types or duplicates:
+            log.info("delivery.accepted", types=dict(types), duplicates=duplicates)
+        types, duplicates = self._types["backfill"], self._duplicates["backfill"]
+        if types or duplicates:
+            log.info("observation.appended", types=dict(types), duplicates=duplicates)
+
+    async def _insert(self, waiting: Sequence[Appending]) -> list[Appending]:
+        """Append; return those whose id is in the log already. A refused batch is halved until the bad row is alone."""
+        if not waiting:
+            return []
+        try:
+            with translated():
+                positions = await self._statements.insert([one.row for one in waiting])
+        except UnstorableError as exc:
+            if len(waiting) == 1:
+                await self.park([_parked_instead(waiting[0], "unstorable", str(exc))])
+                return []
+            middle = len(waiting) // 2
+            return [*await self._insert(waiting[:middle]), *await self._insert(waiting[middle:])]
+        except StorageUnavailableError:
+            for one in waiting:
+                one.unsure = True
+            raise
+        for one in waiting:
+            if (position := positions.get(one.item.event.id)) is not None:
+                self._accept(one, position)
+        if positions:
+            self._on_commit(max(positions.values()))
+        return [one for one in waiting if one.item.event.id not in positions]
+
+    def _accept(self, one: Appending, position: int) -> None:
+        self._types[one.item.event.origin][one.item.event.type.value] += 1
+        give(one.answer, Outcome("accepted", one.item.event.id, position, redelivered=False))
+
+    async def _recognise(self, waiting: Sequence[Appending]) -> None:
+        """Answer for ids that are in the log: sent again by us, redelivered, or a collision."""
+        if not waiting:
+            return
+        with translated():
+            stored = await self._statements.find(list({one.item.event.id for one in waiting}))
+        again: list[tuple[Appending, int]] = []
+        ours: list[tuple[Appending, int]] = []  # rows of the try whose outcome was unknown
+        collisions: list[Parking] = []
+        for one in waiting:
+            row = stored.get(one.item.event.id)
+            if row is None:
+                give(one.answer, StorageUnavailableError("neither appended nor found"))
+            elif (row.tenant, row.sha256) != (one.item.event.tenant, one.item.sha256):
+                collisions.append(_parked_instead(one, "collision", f"position {row.position}"))
+            elif one.unsure and row.received_at == to_micros(one.item.event.received_at):
+                ours.append((one, row.position))
+            else:
+                again.append((one, row.position))
+        await self._confirm(ours)
+        await self._count(again)
+        await self.park(collisions)
+
+    async def _confirm(self, ours: Sequence[tuple[Appending, int]]) -> None:
+        """Accept rows of ours that are there, once they are durable."""
+        if not ours:
+            return
+        with translated():
+            await self._statements.confirm([one.item.event.id for one, _ in ours])
+        for one, position in ours:
+            self._accept(one, position)
+
+    async def _count(self, again: Sequence[tuple[Appending, int]]) -> None:
+        """Count redeliveries and answer for them. Never tried again, or it would count twice."""
+        if not again:
+            return
+        counts = Counter(one.item.event.id for one, _ in again)
+        last = {one.item.event.id: to_micros(one.item.event.received_at) for one, _ in again}
+        try:
+            with translated():
+                await self._statements.count([(key, count, last[key]) for key, count in counts.items()])
+        except (StorageUnavailableError, UnstorableError) as exc:
+            _refuse([one for one, _ in again], exc)
+            raise
+        for one, position in again:
+            self._duplicates[one.item.event.origin] += 1
+            give(one.answer, Outcome("duplicate", one.item.event.id, position, redelivered=True))
+
+
+def _refuse(waiting: Sequence[Waiting], cause: Exception) -> None:
+    for one in waiting:
+        give(one.answer, StorageUnavailableError(str(cause)))
+
+
+def _parked_instead(one: Appending, reason: str, detail: str) -> Parking:
+    event = one.item.event
+    item = Park(event.id, event.tenant, reason, detail, event.received_at, one.item.raw, one.item.sha256, None)
+    return Parking(item, one.answer)

@@ -1,0 +1,122 @@
+"""Parked deliveries: listed, shown, taken for another try, discarded. The committer parks them.
+
+Nothing is lost between two steps: taking one removes it and appends its event in one transaction.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import RowMapping, delete, func, literal, select, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
+
+from whatsms_events.domain.events import from_micros, to_micros
+from whatsms_events.storage.database import Database
+from whatsms_events.storage.log.appends import EVENT_COLUMNS, Append, event_row
+from whatsms_events.storage.tables import event_log, parked_delivery
+
+PAGE_LIMIT: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedDelivery:
+    """A delivery that could not become an event; `count` is how often it came, `size_bytes` that of its body."""
+
+    id: UUID
+    tenant: str
+    reason: str
+    detail: str
+    received_at: datetime
+    content_encoding: str | None
+    sha256: bytes
+    count: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of a parked delivery: the event's position, and whether it was in the log before."""
+
+    position: int
+    duplicate: bool
+
+
+_SHOWN = select(
+    parked_delivery.c.id,
+    parked_delivery.c.tenant,
+    parked_delivery.c.reason,
+    parked_delivery.c.detail,
+    parked_delivery.c.received_at,
+    parked_delivery.c.content_encoding,
+    parked_delivery.c.sha256,
+    parked_delivery.c.count,
+    func.length(parked_delivery.c.raw).label("size_bytes"),
+)
+_PLACE = tuple_(parked_delivery.c.received_at, parked_delivery.c.id)
+
+
+class Parked:
+    """The parked deliveries of the log's database. All verbs raise StorageUnavailableError where it is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def list(
+        self, after: ParkedDelivery | None, limit: int, *, reason: str | None = None
+    ) -> list[ParkedDelivery]:
+        """Return a page without bodies, oldest first, after the given one (also where that is gone by now)."""
+        query = _SHOWN.order_by(parked_delivery.c.received_at, parked_delivery.c.id).limit(min(limit, PAGE_LIMIT))
+        if after is not None:
+            received_at = literal(to_micros(after.received_at))
+            query = query.where(tuple_(received_at, literal(after.id, parked_delivery.c.id.type)) < _PLACE)
+        if reason is not None:
+            query = query.where(parked_delivery.c.reason == reason)
+        async with self._database.read() as connection:
+            return [_parked(row) for row in (await connection.execute(query)).mappings()]
+
+    async def show(self, parked_id: UUID) -> tuple[ParkedDelivery, bytes] | None:
+        """Return one and its bytes; None where it is not there."""
+        query = _SHOWN.add_columns(parked_delivery.c.raw).where(parked_delivery.c.id == parked_id)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        return None if row is None else (_parked(row), row["raw"])
+
+    async def take(self, parked_id: UUID, append: Append) -> Taken | None:
+        """Append what it has become at the log's end and remove it, both or neither; None where it is not there.
+
+        Raise UnstorableError where the database refuses the event: then it stays parked.
+        """
+        insert = postgresql.insert if self._database.dialect == "postgresql" else sqlite.insert
+        row = dict(zip(EVENT_COLUMNS, event_row(append), strict=True))
+        append_it = insert(event_log).values(row).on_conflict_do_nothing(index_elements=["id"])
+        find_it = select(event_log.c.position).where(event_log.c.id == append.event.id)
+        async with self._database.write() as connection:
+            # Removing comes first: of two that try at the same time, the second waits here and finds nothing.
+            gone = await connection.execute(delete(parked_delivery).where(parked_delivery.c.id == parked_id))
+            if gone.rowcount == 0:
+                return None
+            position = (await connection.execute(append_it.returning(event_log.c.position))).scalar_one_or_none()
+            if position is not None:
+                return Taken(position, duplicate=False)
+            return Taken((await connection.execute(find_it)).scalar_one(), duplicate=True)
+
+    async def discard(self, parked_id: UUID) -> bool:
+        """Remove one for ever; return whether it was there."""
+        async with self._database.write() as connection:
+            gone = await connection.execute(delete(parked_delivery).where(parked_delivery.c.id == parked_id))
+            return gone.rowcount > 0
+
+
+def _parked(row: RowMapping) -> ParkedDelivery:
+    return ParkedDelivery(
+        id=row["id"],
+        tenant=row["tenant"],
+        reason=row["reason"],
+        detail=row["detail"],
+        received_at=from_micros(row["received_at"]),
+        content_encoding=row["content_encoding"],
+        sha256=row["sha256"],
+        count=row["count"],
+        size_bytes=row["size_bytes"],
+    )

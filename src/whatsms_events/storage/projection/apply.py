@@ -1,0 +1,303 @@
+"""What the consumer read in, an up-to-date projection out: rows, offsets, checkpoint and parked events, all or nothing.
+
+Each transaction first moves the generation by compare-and-swap, so of two consumers one loses as a whole.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+import msgspec
+import structlog
+from sqlalchemy import delete, func, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from whatsms_events.domain import fold, times
+from whatsms_events.domain.events import Checkpoint, EventType, LogEntry, decode, to_micros
+from whatsms_events.domain.records import STRAY
+from whatsms_events.errors import FencedError, IntegrityError, InvalidEventError
+from whatsms_events.storage.database import Database, insert
+from whatsms_events.storage.projection.rows import Folding, Reading
+from whatsms_events.storage.tables import parked_event, projection, projection_offset
+
+log = structlog.get_logger()
+
+STRAYS_KEPT: Final = 100
+"""So many records that name no log are parked: enough to see whose they are, and a flood of them fills no disk."""
+
+STRAY_BYTES: Final = 4096
+STRAY_HEADERS: Final = 16
+STRAY_HEADER_BYTES: Final = 256
+
+POISON_WINDOW: Final = 2000
+POISON_LIMIT: Final = 20
+"""More poison than this among the last POISON_WINDOW records (1 %; a run of 21 is a case of it): the code is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """Where to read a partition on, and the last position of the log that it gave."""
+
+    next_offset: int
+    last_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far the projection is. `offsets` by (full topic name, partition); empty while the log is the source."""
+
+    generation: int
+    log_id: UUID | None
+    checkpoint: Checkpoint | None
+    applied_through: int
+    applied: int
+    offsets: Mapping[tuple[str, int], Offset]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing the consumer read: from `source` ("log" or "topic/partition") `at` (position or offset)."""
+
+    source: str
+    at: int
+    raw: bytes
+    headers: tuple[tuple[str, bytes], ...]
+    read: LogEntry | InvalidEventError
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a transaction did. `acks` are levels (or "failed") newly reached, with seconds since the message's creation.
+
+    `types` counts what was applied by event type, `reasons` what was parked by reason, `strays` by source the records
+    that name no log, parked or not, `unreadable` the times in what was applied that could not be read, by the vendor's
+    name of the field.
+    """
+
+    state: State
+    applied: int
+    parked: int
+    acks: list[tuple[str, float | None]]
+    types: Mapping[EventType, int]
+    reasons: Mapping[str, int]
+    strays: Mapping[str, int]
+    unreadable: Mapping[str, int]
+
+
+_Parked = tuple[Item, InvalidEventError]
+
+Poison = deque[bool]
+"""Which of the last POISON_WINDOW records were poison."""
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Projection:
+    """The projection of one database. One instance per consumer: it remembers how much of late was poison."""
+
+    def __init__(self, database: Database, *, now: Callable[[], datetime] = _utc_now) -> None:
+        self._database = database
+        self._now = now
+        self._poison: Poison = deque(maxlen=POISON_WINDOW)
+
+    async def state(self) -> State:
+        """Return how far the projection is; its row is made at first use. Raises StorageUnavailableError."""
+        async with self._database.read() as connection:
+            state = await _load_state(connection)
+        if state is not None:
+            return state
+        async with self._database.write() as connection:
+            first = {"one": 1, "generation": 0, "position": 0, "applied_through": 0, "applied": 0}
+            # Two processes may both come here first: one row is made, and both read it.
+            await connection.execute(insert(connection, projection).on_conflict_do_nothing(), first)
+            state = await _load_state(connection)
+        assert state is not None  # noqa: S101 - just written, in this transaction
+        return state
+
+    async def apply(self, items: Sequence[Item], before: State, after: State) -> Applied:
+        """Apply the items and move from `before` to `after`, in one transaction; `after` need not count.
+
+        What cannot be decoded, or what the database refuses, is parked with its bytes; the rest goes on. Of records
+        that name no log the first few are parked, the others only counted: they are not ours, so no poison. Raises
+        FencedError where another consumer moved the generation, IntegrityError where too much is poison,
+        StorageUnavailableError; after each of them nothing is saved.
+        """
+        readings, parked, strays = _take_apart(items)
+        folding = Folding()
+        async with self._database.write() as connection:
+            await _advance(connection, before.generation)
+            refused = await folding.fold(connection, readings)
+            parked += [(items[index], InvalidEventError("unstorable", why)) for index, why in refused.items()]
+            done = [one for one in readings if one.number not in refused]
+            poison = _judge(items, parked, self._poison)
+            kept = await _with_room(connection, strays)
+            await self._park(connection, [*parked, *kept])
+            state = replace(after, generation=before.generation + 1, applied=before.applied + len(done))
+            await _save_state(connection, before, state)
+        self._poison = poison
+        for item, error in parked:
+            log.warning("event.parked", source=item.source, at=item.at, reason=error.reason, detail=error.detail)
+        return Applied(
+            state=state,
+            applied=len(done),
+            parked=len(parked) + len(kept),
+            acks=[ack for old, new in folding.changes("message") for ack in fold.reached(old, new)],
+            types=Counter(one.entry.event.type for one in done),
+            reasons=Counter(error.reason for _, error in [*parked, *kept]),
+            strays=Counter(item.source for item, _ in strays),
+            unreadable=Counter(name for one in done for name in one.unreadable),
+        )
+
+    def judge(self, items: Sequence[Item], window: Poison | None = None) -> Poison:
+        """Return what of late was poison, had these items been read behind `window` (behind what was applied last).
+
+        Nothing is written. Raise IntegrityError where too much is poison, as far as it shows before the database is
+        asked.
+        """
+        return _judge(items, _take_apart(items)[1], self._poison if window is None else window)
+
+    async def _park(self, connection: AsyncConnection, parked: Sequence[tuple[Item, InvalidEventError]]) -> None:
+        if parked:
+            now = to_micros(self._now())
+            records = [_parked_record(item, error, now) for item, error in parked]
+            # A record that is read again is parked once.
+            await connection.execute(insert(connection, parked_event).on_conflict_do_nothing(), records)
+
+
+def _judge(items: Sequence[Item], parked: Sequence[_Parked], before: Poison) -> Poison:
+    """Return the window after this batch; raise IntegrityError where it holds too much poison."""
+    window = before.copy()
+    bad = {(item.source, item.at) for item, _ in parked}
+    for item in items:
+        if _is_stray(item.read):
+            continue  # not ours: it says nothing about our code
+        window.append((item.source, item.at) in bad)
+        if window[-1] and window.count(True) > POISON_LIMIT:
+            reasons = dict(Counter(error.reason for _, error in parked))
+            raise IntegrityError(
+                f"more than {POISON_LIMIT} of the last {len(window)} records cannot be applied ({reasons} in this "
+                f"batch, the last one {item.source} at {item.at}): the code is wrong, not the data. Nothing of "
+                "the batch was saved; run a version that can read them"
+            )
+    return window
+
+
+async def _advance(connection: AsyncConnection, generation: int) -> None:
+    """Move the generation on, or raise FencedError: the first statement, it holds the row until the commit."""
+    mine = projection.c.generation == generation
+    moved = await connection.execute(update(projection).where(mine).values(generation=generation + 1))
+    if moved.rowcount != 1:
+        raise FencedError(f"the projection is no longer at generation {generation}: another consumer moved it")
+
+
+def _take_apart(items: Sequence[Item]) -> tuple[list[Reading], list[_Parked], list[_Parked]]:
+    """Return what each readable item claims, what cannot be read, and what is not ours."""
+    readings: list[Reading] = []
+    parked: list[_Parked] = []
+    strays: list[_Parked] = []
+    for index, item in enumerate(items):
+        read = item.read
+        try:
+            if isinstance(read, InvalidEventError):
+                raise read
+            event, payload = read.event, decode(read.event)
+            readings.append(Reading(index, read, fold.claims(event, payload), times.unreadable(event, payload)))
+        except InvalidEventError as error:
+            (strays if _is_stray(error) else parked).append((item, error))
+    return readings, parked, strays
+
+
+def _is_stray(read: LogEntry | InvalidEventError) -> bool:
+    return isinstance(read, InvalidEventError) and read.reason == STRAY
+
+
+async def _with_room(connection: AsyncConnection, strays: Sequence[_Parked]) -> Sequence[_Parked]:
+    """Return the strays that are parked: the first ones, as long as there are few."""
+    if not strays:
+        return []
+    query = select(func.count()).select_from(parked_event).where(parked_event.c.reason == STRAY)
+    return strays[: max(0, STRAYS_KEPT - (await connection.execute(query)).scalar_one())]
+
+
+def _parked_record(item: Item, error: InvalidEventError, parked_at: int) -> dict[str, object]:
+    entry = item.read if isinstance(item.read, LogEntry) else None
+    raw, headers = item.raw, item.headers
+    if _is_stray(error):
+        raw = raw[:STRAY_BYTES]
+        headers = tuple(
+            (name[:STRAY_HEADER_BYTES], value[:STRAY_HEADER_BYTES]) for name, value in headers[:STRAY_HEADERS]
+        )
+    return {
+        "source": item.source,
+        "at": item.at,
+        "event_id": entry and entry.event.id,
+        "position": entry and entry.position,
+        "tenant": entry and _storable(entry.event.tenant),
+        "type": entry and entry.event.type.value,
+        "reason": error.reason,
+        "detail": error.detail,
+        "parked_at": parked_at,
+        "raw": raw,
+        "headers": encode_headers(headers),
+    }
+
+
+def _storable(text: str) -> str:
+    """Replace what a text column may refuse: the parked record must not be refused for the same reason again."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def encode_headers(headers: Sequence[tuple[str, bytes]]) -> str:
+    """Return a record's headers as the JSON of `parked_event.headers`: pairs of name and base64."""
+    return msgspec.json.encode(headers).decode()
+
+
+async def _load_state(connection: AsyncConnection) -> State | None:
+    row = (await connection.execute(select(projection))).one_or_none()
+    if row is None:
+        return None
+    known = row.log_id is not None and row.event_id is not None
+    checkpoint = Checkpoint(log_id=row.log_id, position=row.position, event_id=row.event_id) if known else None
+    return State(
+        generation=row.generation,
+        log_id=row.log_id,
+        checkpoint=checkpoint,
+        applied_through=row.applied_through,
+        applied=row.applied,
+        offsets={
+            (one.topic, one.partition): Offset(next_offset=one.next_offset, last_position=one.last_position)
+            for one in await connection.execute(select(projection_offset))
+        },
+    )
+
+
+async def _save_state(connection: AsyncConnection, before: State, after: State) -> None:
+    checkpoint = after.checkpoint
+    await connection.execute(
+        update(projection).values(
+            log_id=after.log_id,
+            position=checkpoint.position if checkpoint else 0,
+            event_id=checkpoint.event_id if checkpoint else None,
+            applied_through=after.applied_through,
+            applied=after.applied,
+        )
+    )
+    gone = [list(key) for key in before.offsets.keys() - after.offsets.keys()]
+    if gone:
+        place = tuple_(projection_offset.c.topic, projection_offset.c.partition)
+        await connection.execute(delete(projection_offset).where(place.in_(gone)))
+    moved = [
+        {"topic": topic, "partition": partition, "next_offset": one.next_offset, "last_position": one.last_position}
+        for (topic, partition), one in after.offsets.items()
+        if before.offsets.get((topic, partition)) != one
+    ]
+    if moved:
+        moving = insert(connection, projection_offset)
+        changes = {name: moving.excluded[name] for name in ("next_offset", "last_position")}
+        upsert = moving.on_conflict_do_update(index_elements=["topic", "partition"], set_=changes)
+        await connection.execute(upsert, moved)

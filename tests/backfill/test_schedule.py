@@ -1,0 +1,118 @@
+"""Which run is due: at the first start, by the clock, after an outage, for what is in doubt, and what was asked for."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from servers.reconciling import ALL, PLAN, House, house
+from whatsms_events.backfill.worker import Backfill
+from whatsms_events.storage.repair.reports import Options
+from whatsms_events.twin.world import World
+
+START = datetime(2026, 5, 1, 8, tzinfo=UTC)
+TENANT = "5f0c9a52-7d0f-4f0e-9c1f-2d6a5b1b7a10"
+DAY_S = 86_400.0
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[House]:
+    """Give a small account whose webhooks so far all came."""
+    world = World(3, start=START, tenant_id=TENANT, pace=0.1)
+    async with house(f"sqlite:///{tmp_path}/log.db", f"sqlite:///{tmp_path}/projection.db", world) as opened:
+        opened.moving = True
+        await opened.tick(1800)
+        opened.moving = False
+        yield opened
+
+
+async def next_cause(here: House, backfill: Backfill, within_s: float = 20) -> str | None:
+    """Return the cause of the run that begins within so long, brought to its end; None where none does."""
+    for _ in range(int(within_s)):
+        await backfill.run_once()
+        if backfill.active:
+            report = await here.drive(backfill)
+            backfill.progress = replace(backfill.progress, finished=False)
+            return report.cause
+        await here.tick(1)
+    return None
+
+
+async def test_the_first_start_reads_what_was_there_before_us_and_then_once_a_day(here: House) -> None:
+    """A new installation reconciles at once, then by the clock; a restart in between changes nothing."""
+    here.plan = replace(PLAN, interval_s=DAY_S)
+    backfill = here.backfill()
+    assert await next_cause(here, backfill) == "initial"
+    assert await next_cause(here, backfill) is None
+    await backfill.close()
+    again = here.backfill()
+    assert await next_cause(here, again) is None
+    await here.tick(DAY_S)
+    assert await next_cause(here, again) == "schedule"
+    assert await next_cause(here, again) is None
+    await again.close()
+
+
+async def test_a_start_after_an_outage_reconciles_and_one_after_a_quick_restart_does_not(here: House) -> None:
+    """Nothing accepted for longer than outage_s: what came meanwhile is lost, and looked for; once."""
+    await here.reconcile()
+    here.plan = replace(PLAN, outage_s=300)
+    quick = here.backfill()
+    here.moving = True
+    await here.tick(600)  # webhooks came until now
+    here.moving = False
+    assert await next_cause(here, quick) is None
+    await quick.close()
+    await here.tick(3600)
+    back = here.backfill()
+    assert await next_cause(here, back) == "outage"
+    assert await next_cause(here, back) is None
+    await back.close()
+    once_more = here.backfill()
+    assert await next_cause(here, once_more) is None
+    await once_more.close()
+
+
+@pytest.mark.parametrize(("interval_s", "cause"), [(0, "outage"), (DAY_S, "initial")])
+async def test_an_outage_before_the_first_reconcile_is_one_run(here: House, interval_s: float, cause: str) -> None:
+    """What came while nobody listened is looked for, also where nothing was ever compared; by one run, not two."""
+    here.plan = replace(PLAN, outage_s=300, interval_s=interval_s)
+    await here.tick(3600)
+    back = here.backfill()
+    assert await next_cause(here, back) == cause
+    assert await next_cause(here, back) is None
+    await back.close()
+
+
+async def test_stubs_and_doubts_are_repaired_between_reconciles_each_once(here: House) -> None:
+    """A contact that is only named by a message is read by id, once; where there is nothing to repair nothing runs."""
+    await here.reconcile()
+    account = here.world.account
+    contact = account.add_contact(name="Só de nome", number="351910000001", email=None)
+    account.outbox.clear()  # its own webhook is lost
+    account.open_ticket(contact, "whatsapp")
+    await here.take(here.announced())
+    assert not (await here.held("contact"))[str(contact.id)]["known"]
+    here.plan = replace(PLAN, repair_interval_s=300)
+    backfill = here.backfill()
+    assert await next_cause(here, backfill) == "doubt"
+    assert (await here.held("contact"))[str(contact.id)]["known"]
+    asked = here.rest.counts["GET", "/contacts/{id}"]
+    assert await next_cause(here, backfill, within_s=700) is None
+    assert here.rest.counts["GET", "/contacts/{id}"] == asked
+    await backfill.close()
+
+
+async def test_what_is_asked_for_runs_after_the_one_under_way(here: House) -> None:
+    """A command that comes while another run is under way is not forgotten, unless it is the very same."""
+    backfill = here.backfill()
+    backfill.ask("reconcile", "command", ALL)
+    await backfill.run_once()
+    backfill.ask("reconcile", "silence", Options(details="changed", messages="off"))
+    assert (await here.drive(backfill)).cause == "command"
+    backfill.progress = replace(backfill.progress, finished=False)
+    assert await next_cause(here, backfill) == "silence"
+    assert await next_cause(here, backfill) is None
+    await backfill.close()

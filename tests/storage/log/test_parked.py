@@ -1,0 +1,133 @@
+"""Parked deliveries on real databases: nothing is lost between two steps."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from whatsms_events.domain.events import Event, EventType, event_id
+from whatsms_events.errors import UnstorableError
+from whatsms_events.storage.database import Database, DatabaseTarget, open_log
+from whatsms_events.storage.log.appends import Append, Park
+from whatsms_events.storage.log.committer import Committer
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.parked import Parked, ParkedDelivery, Taken
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """Give an empty log on each kind of database."""
+    found = await open_log(DatabaseTarget(database_url), migrate=True)
+    yield found
+    await found.close()
+
+
+def park(number: int, reason: str = "unknown_event") -> Park:
+    """Return a delivery that cannot be an event yet."""
+    raw = b"raw %d" % number
+    received_at = NOON + timedelta(seconds=number // 2)
+    return Park(
+        event_id("acme", raw, None), "acme", reason, "event", received_at, raw, hashlib.sha256(raw).digest(), None
+    )
+
+
+def append(parked: Park, *, subject: str = "t-1") -> Append:
+    """Return the event that a parked delivery has become."""
+    event = Event(
+        id=parked.id,
+        type=EventType.TICKET_CREATED,
+        tenant="acme",
+        occurred_at=None,
+        received_at=parked.received_at,
+        origin="webhook",
+        subject=subject,
+        ticket_id="t-1",
+        contact_id=None,
+        message_id=None,
+        data=b'{"ticket":{"id":"t-1"}}',
+    )
+    return Append(event, parked.raw, parked.sha256)
+
+
+async def fill(database: Database, *items: Append | Park) -> None:
+    """Commit the items."""
+    stop = asyncio.Event()
+    committer = Committer(
+        database, batch_limit=500, queue_limit=10_000, queue_limit_bytes=1 << 30, on_commit=lambda _end: None
+    )
+    task = asyncio.create_task(committer.run(stop))
+    await asyncio.gather(*(committer.submit(item, deadline_s=60) for item in items))
+    stop.set()
+    await task
+
+
+async def test_pages_show_each_parked_delivery_once(database: Database) -> None:
+    """Pages join without gap or overlap, oldest first, also when the last one seen was discarded in between."""
+    items = [park(number) for number in range(9)]
+    await fill(database, *items, park(99, "not_json"))
+    parked, seen = Parked(database), list[ParkedDelivery]()
+    while page := await parked.list(seen[-1] if seen else None, 4, reason="unknown_event"):
+        seen += page
+        assert await parked.discard(page[-1].id)
+    assert sorted(one.id for one in seen) == sorted(item.id for item in items)
+    assert [one.received_at for one in seen] == sorted(one.received_at for one in seen)
+    assert len(await parked.list(None, 100)) == 7
+
+
+async def test_shown_with_its_exact_bytes(database: Database) -> None:
+    """One parked delivery comes with the bytes it came as; one that is not there is None."""
+    await fill(database, park(1), park(1))
+    found = await Parked(database).show(park(1).id)
+    assert found is not None
+    shown, raw = found
+    assert raw == b"raw 1"
+    assert (shown.reason, shown.detail, shown.count, shown.size_bytes) == ("unknown_event", "event", 2, 5)
+    assert shown.sha256 == hashlib.sha256(raw).digest()
+    assert await Parked(database).show(park(2).id) is None
+
+
+async def test_taken_delivery_is_at_the_end_of_the_log_and_parked_no_more(database: Database) -> None:
+    """Taking appends the event at the log's end and removes the row; a second try finds nothing to take."""
+    await fill(database, append(park(7)), park(1))
+    parked = Parked(database)
+    assert await parked.take(park(1).id, append(park(1))) == Taken(2, duplicate=False)
+    assert await parked.take(park(1).id, append(park(1))) is None
+    assert await parked.list(None, 10) == []
+    assert await EventLog(database).raw(2) == b"raw 1"
+
+
+async def test_taken_twice_at_the_same_time_is_one_event(database: Database) -> None:
+    """Two operators that retry the same delivery together append one event."""
+    await fill(database, park(1))
+    parked = Parked(database)
+    both = await asyncio.gather(*(parked.take(park(1).id, append(park(1))) for _ in range(2)))
+    assert sorted(both, key=str) == [None, Taken(1, duplicate=False)]
+    assert await EventLog(database).end() == 1
+
+
+async def test_delivery_that_is_in_the_log_already_is_only_removed(database: Database) -> None:
+    """A parked delivery that came again and was accepted meanwhile is taken as the duplicate it is."""
+    await fill(database, park(1), append(park(1)))
+    assert await Parked(database).take(park(1).id, append(park(1))) == Taken(1, duplicate=True)
+    assert await EventLog(database).end() == 1
+
+
+async def test_refused_again_stays_parked(database: Database) -> None:
+    """An event that the database refuses leaves the parked delivery where it was."""
+    await fill(database, park(1))
+    parked = Parked(database)
+    with pytest.raises(UnstorableError):
+        await parked.take(park(1).id, append(park(1), subject="\ud800"))
+    assert [one.id for one in await parked.list(None, 10)] == [park(1).id]
+    assert await EventLog(database).end() == 0
+
+
+async def test_discarded_is_gone(database: Database) -> None:
+    """Discarding removes one, and says when there was nothing to remove."""
+    await fill(database, park(1))
+    assert await Parked(database).discard(park(1).id)
+    assert not await Parked(database).discard(park(1).id)

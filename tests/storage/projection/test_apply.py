@@ -1,0 +1,429 @@
+"""One transaction per batch: all of it or nothing, one consumer at a time, and rows that come back as they went in."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+import pytest
+from msgspec import UNSET, UnsetType
+from sqlalchemy import func, select, text, update
+
+from whatsms_events.domain import fold, rows
+from whatsms_events.domain.events import (
+    Campaign,
+    CampaignPayload,
+    Checkpoint,
+    Contact,
+    ContactPayload,
+    Event,
+    EventType,
+    LogEntry,
+    Message,
+    MessagePayload,
+    Payload,
+    Ref,
+    Ticket,
+    TicketPayload,
+    decode,
+    encode,
+)
+from whatsms_events.domain.normalize import ids, normalize
+from whatsms_events.domain.records import STRAY, partition_of, to_record
+from whatsms_events.domain.rows import Key, Row
+from whatsms_events.errors import FencedError, IntegrityError, InvalidEventError
+from whatsms_events.storage import tables
+from whatsms_events.storage.database import Database, DatabaseTarget, open_projection
+from whatsms_events.storage.projection.apply import POISON_LIMIT, STRAYS_KEPT, Applied, Item, Offset, Projection, State
+from whatsms_events.storage.projection.rows import load
+from whatsms_events.twin.world import World
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+LOG_ID = UUID(int=77)
+REFUSED = 13
+"""A count that the database refuses once `refuse` was called."""
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """Give an empty projection on each kind of database."""
+    opened = await open_projection(DatabaseTarget(url=database_url), migrate=True)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def other(database_url: str, database: Database) -> AsyncIterator[Database]:
+    """Give the same projection as another process sees it."""
+    opened = await open_projection(DatabaseTarget(url=database_url), migrate=False)
+    assert opened.dialect == database.dialect
+    yield opened
+    await opened.close()
+
+
+def entry(position: int, event_type: EventType, payload: Payload, *, tenant: str = "t1") -> LogEntry:
+    """Return an event as the normaliser makes it."""
+    about = ids(payload)
+    moment = NOW + timedelta(seconds=position)
+    event = Event(
+        id=UUID(int=position),
+        type=event_type,
+        tenant=tenant,
+        occurred_at=moment,
+        received_at=moment,
+        origin="webhook",
+        subject=about.subject,
+        ticket_id=about.ticket_id,
+        contact_id=about.contact_id,
+        message_id=about.message_id,
+        data=encode(payload),
+    )
+    return LogEntry(position=position, event=event)
+
+
+def item(one: LogEntry) -> Item:
+    """Return the entry as the log gives it."""
+    return Item(source="log", at=one.position, raw=one.event.data, headers=(), read=one)
+
+
+def ticket(position: int, ticket_id: str = "k1", *, status: str = "open") -> Item:
+    """Return an event that changes one ticket."""
+    return item(entry(position, EventType.TICKET_UPDATED, TicketPayload(ticket=Ticket(id=ticket_id, status=status))))
+
+
+def campaign(position: int, campaign_id: str, *, failed: int | UnsetType = UNSET) -> Item:
+    """Return an event that changes one campaign."""
+    payload = CampaignPayload(campaign=Campaign(id=campaign_id, sent_count=position, failed_count=failed))
+    return item(entry(position, EventType.CAMPAIGN_FINISHED, payload))
+
+
+async def refuse(database: Database) -> None:
+    """Let the database itself refuse campaigns with a `failed_count` of REFUSED, as a constraint would."""
+    rule = f"ALTER TABLE campaign ADD CHECK (failed_count <> {REFUSED})"
+    if database.dialect == "sqlite":
+        rule = (
+            f"CREATE TRIGGER refuse BEFORE INSERT ON campaign WHEN NEW.failed_count = {REFUSED} "
+            "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        )
+    async with database.write() as connection:
+        await connection.execute(text(rule))
+
+
+def poison(at: int) -> Item:
+    """Return a record that nobody can read."""
+    headers = (("ce_id", b"\xff\x00"), ("ä", b""))
+    return Item(source="t/3", at=at, raw=b"\x00\xff", headers=headers, read=InvalidEventError("record", "ce_id"))
+
+
+def through(state: State, position: int) -> State:
+    """Return the state with its checkpoint at `position`."""
+    checkpoint = Checkpoint(log_id=LOG_ID, position=position, event_id=UUID(int=position))
+    return replace(state, log_id=LOG_ID, checkpoint=checkpoint, applied_through=position)
+
+
+async def held(database: Database) -> dict[Key, Row]:
+    """Return every row of the projection, read back by key."""
+    keys: list[Key] = []
+    async with database.read() as connection:
+        for table in ("ticket", "message", "contact", "campaign"):
+            columns = tables.projection_metadata.tables[table].c
+            keys += [Key(table, *row) for row in await connection.execute(select(columns.tenant, columns.id))]
+        revision = tables.message_revision.c
+        found = await connection.execute(select(revision.tenant, revision.message_id, revision.digest))
+        keys += [Key("message_revision", *row) for row in found]
+        return await load(connection, keys)
+
+
+async def parked(database: Database) -> list[Mapping[str, object]]:
+    """Return every parked event in order."""
+    query = select(tables.parked_event).order_by(tables.parked_event.c.source, tables.parked_event.c.at)
+    async with database.read() as connection:
+        return [row._asdict() for row in await connection.execute(query)]
+
+
+def folded(items: Sequence[Item]) -> dict[Key, Row]:
+    """Return what the fold alone says."""
+    shown: dict[Key, Row] = {}
+    for one in items:
+        assert isinstance(one.read, LogEntry)
+        shown.update(fold.apply(one.read, decode(one.read.event), shown))
+    return shown
+
+
+def test_the_tables_have_just_the_columns_that_the_fold_writes() -> None:
+    """In the same order, since rows are saved by order: no value is lost or lands beside its column."""
+    for name, columns in rows.COLUMNS.items():
+        head = ["tenant", "id", "known", "doubtful"]
+        if name == "message_revision":
+            head = ["tenant", "message_id", "digest"]
+        table = tables.projection_metadata.tables[name]
+        assert [column.name for column in table.c] == [*head, *columns, "versions"]
+
+
+async def test_state_begins_at_nothing_and_two_may_ask_first(database: Database, other: Database) -> None:
+    """The row is made once, whoever comes first, and both read the same."""
+    empty = State(generation=0, log_id=None, checkpoint=None, applied_through=0, applied=0, offsets={})
+    assert await Projection(database).state() == empty
+    assert await Projection(other).state() == empty
+    async with database.read() as connection:
+        assert (await connection.execute(select(func.count()).select_from(tables.projection))).scalar_one() == 1
+
+
+async def test_state_comes_back_as_it_was_applied(database: Database) -> None:
+    """Checkpoint and offsets are saved with the rows; offsets that are gone from `after` are gone from the table."""
+    projection = Projection(database)
+    before = await projection.state()
+    offsets = {("w.contacts", 0): Offset(5, 3), ("w.contacts", 1): Offset(0, 0)}
+    done = await projection.apply([ticket(1)], before, replace(through(before, 1), offsets=offsets))
+    assert done.state == replace(through(before, 1), generation=1, applied=1, offsets=offsets)
+    assert await projection.state() == done.state
+    moved = {("w.contacts", 0): Offset(9, 4), ("w.campaigns", 7): Offset(1 << 62, 1 << 62)}
+    done = await projection.apply([], done.state, replace(done.state, offsets=moved))
+    assert await projection.state() == done.state
+    assert done.state.offsets == moved
+    done = await projection.apply([], done.state, replace(done.state, offsets={}))
+    assert (await projection.state()).offsets == {}
+
+
+async def test_rows_come_back_just_as_the_fold_said(database: Database) -> None:
+    """Text of every script, null beside absent, large numbers, flags, JSON and versions survive the round trip."""
+    odd = "ação 𝄞 \u200f'\"\\%\n" + "x" * 3000
+    contact = Contact(id="c'1", name=odd, number=None, is_group=False, extra_info=[{"b": 1, "a": [None, "ü"]}])
+    shown = Ticket(id="k😀", status=odd, user=Ref(id="9", name=None), queue=None, contact=contact, updated_at=NOW)
+    message = Message(id="m", body="", from_me=True, media_url=None, deleted=False, ack=3, created_at=NOW)
+    big = Campaign(id="p", sent_count=(1 << 63) - 1, failed_count=-1, scheduled_at=datetime(9999, 12, 31, tzinfo=UTC))
+    items = [
+        item(entry(1, EventType.TICKET_CREATED, TicketPayload(ticket=shown))),
+        item(entry(2, EventType.MESSAGE_SENT, MessagePayload(message=message, ticket=shown, contact=contact))),
+        item(entry(3, EventType.MESSAGE_ACK, MessagePayload(message=Message(id="m", ack=0)), tenant="t'2")),
+        item(entry(4, EventType.CAMPAIGN_FINISHED, CampaignPayload(campaign=big))),
+        item(entry(5, EventType.CONTACT_UPDATED, ContactPayload(contact=contact), tenant="t'2")),
+    ]
+    projection = Projection(database)
+    state = await projection.state()
+    done = await projection.apply(items, state, through(state, 5))
+    assert (done.applied, done.parked) == (5, 0)
+    assert await held(database) == folded(items)
+
+
+async def test_batches_load_what_earlier_ones_saved(database: Database) -> None:
+    """One event a batch and all in one batch give the same rows, also when a batch is read twice."""
+    message = MessagePayload(message=Message(id="m", body="hi", from_me=True), ticket=Ticket(id="k1", status="open"))
+    items = [ticket(1, status="closed"), item(entry(2, EventType.MESSAGE_SENT, message)), ticket(3, status="pending")]
+    items += [item(entry(4, EventType.MESSAGE_SENT, MessagePayload(message=Message(id="m", body="ho"))))]
+    projection = Projection(database)
+    state = await projection.state()
+    for one in [*items, items[1]]:
+        state = (await projection.apply([one], state, state)).state
+    assert await held(database) == folded(items)
+    assert state.generation == 5
+
+
+async def test_many_rows_of_one_batch_are_all_loaded_and_saved(database: Database) -> None:
+    """More ids than one question takes, read back and changed again."""
+    items = [ticket(number, f"k{number}") for number in range(1, 2301)]
+    again = [ticket(3000 + number, f"k{number}", status="closed") for number in range(1, 2301)]
+    projection = Projection(database)
+    state = await projection.state()
+    state = (await projection.apply(items, state, state)).state
+    await projection.apply(again, state, state)
+    assert await held(database) == folded([*items, *again])
+
+
+async def test_losing_the_generation_leaves_nothing_behind(database: Database, other: Database) -> None:
+    """A consumer whose state is old saves no row, no offset, no parked event, and the winner's stand."""
+    first, second = Projection(database), Projection(other)
+    state = await first.state()
+    assert await second.state() == state
+    won = await first.apply([ticket(1, "k1")], state, through(state, 1))
+    with pytest.raises(FencedError):
+        await second.apply([ticket(1, "k1"), ticket(2, "k2"), poison(3)], state, through(state, 2))
+    assert await held(other) == folded([ticket(1, "k1")])
+    assert await parked(other) == []
+    assert await second.state() == won.state
+
+
+async def test_of_two_consumers_exactly_one_wins_each_step(database: Database, other: Database) -> None:
+    """Both race, each step is made once, and the count of applied events is that of the steps."""
+    players = [Projection(database), Projection(other)]
+    state = await players[0].state()
+    for step in range(1, 9):
+        after = through(state, step)
+        racing = (player.apply([ticket(step, f"k{step}")], state, after) for player in players)
+        outcomes = await asyncio.gather(*racing, return_exceptions=True)
+        (won,) = [outcome for outcome in outcomes if isinstance(outcome, Applied)]
+        assert [type(outcome) for outcome in outcomes if outcome is not won] == [FencedError]
+        state = won.state
+    assert (await players[1].state()).applied == 8
+    assert await held(database) == folded([ticket(step, f"k{step}") for step in range(1, 9)])
+
+
+async def test_poison_is_parked_with_its_bytes_and_the_rest_is_applied(database: Database) -> None:
+    """What cannot be read stands in the same transaction with bytes, headers and reason; read again, still once."""
+    blank = entry(3, EventType.TICKET_UPDATED, TicketPayload(ticket=Ticket(id="k3")))
+    broken = item(msgspec.structs.replace(blank, event=msgspec.structs.replace(blank.event, data=b"{")))
+    items = [ticket(1), poison(2), broken, ticket(4, "k4")]
+    projection = Projection(database, now=lambda: NOW)
+    state = await projection.state()
+    done = await projection.apply(items, state, state)
+    assert (done.applied, done.parked, done.reasons) == (2, 2, {"record": 1, "data": 1})
+    assert done.types == {EventType.TICKET_UPDATED: 2}
+    await projection.apply(items, done.state, done.state)
+    assert await held(database) == folded([items[0], items[3]])
+    from_log, from_kafka = await parked(database)
+    assert (from_log["source"], from_log["at"], from_log["event_id"]) == ("log", 3, UUID(int=3))
+    assert (from_log["tenant"], from_log["type"], from_log["reason"]) == ("t1", "ticket.updated", "data")
+    assert (from_kafka["source"], from_kafka["at"], from_kafka["raw"]) == ("t/3", 2, b"\x00\xff")
+    assert (from_kafka["reason"], from_kafka["detail"], from_kafka["event_id"]) == ("record", "ce_id", None)
+    headers = msgspec.json.decode(str(from_kafka["headers"]), type=tuple[tuple[str, bytes], ...])
+    assert headers == poison(2).headers
+
+
+async def test_a_row_that_the_database_refuses_parks_only_its_event(database: Database) -> None:
+    """That event is parked, every other is applied, also those about the same row, and none half."""
+    await refuse(database)
+    items = [campaign(number, f"p{number % 7}") for number in range(1, 40)]
+    items[5] = campaign(6, "p6", failed=REFUSED)
+    items[30] = campaign(31, "p3", failed=REFUSED)
+    projection = Projection(database)
+    state = await projection.state()
+    done = await projection.apply(items, state, through(state, 39))
+    assert (done.applied, done.reasons) == (37, {"unstorable": 2})
+    assert [row["at"] for row in await parked(database)] == [6, 31]
+    assert await held(database) == folded([one for one in items if one.at not in (6, 31)])
+    assert await projection.state() == done.state
+
+
+async def test_an_id_that_the_database_cannot_even_ask_for_is_parked(database: Database) -> None:
+    """NUL in an id: PostgreSQL refuses the question, SQLite stores it; the rest goes on in both."""
+    projection = Projection(database)
+    state = await projection.state()
+    odd = entry(2, EventType.TICKET_UPDATED, TicketPayload(ticket=Ticket(id="k\x00", status="x")), tenant="t\x00")
+    items = [ticket(1, "k1"), item(odd), ticket(3, "k3")]
+    done = await projection.apply(items, state, state)
+    assert done.applied + done.parked == 3
+    assert done.parked == (1 if database.dialect == "postgresql" else 0)
+    assert {Key("ticket", "t1", "k1"), Key("ticket", "t1", "k3")} <= (await held(database)).keys()
+
+
+async def test_too_much_poison_stops_and_saves_nothing(database: Database) -> None:
+    """One more than the limit, over several batches: that batch leaves no row, no parked event and the old state."""
+    projection = Projection(database)
+    state = await projection.state()
+    state = (await projection.apply([ticket(1), *map(poison, range(POISON_LIMIT))], state, state)).state
+    with pytest.raises(IntegrityError, match="record"):
+        await projection.apply([ticket(2, "k2"), poison(900)], state, through(state, 2))
+    assert await held(database) == folded([ticket(1)])
+    assert len(await parked(database)) == POISON_LIMIT
+    assert await projection.state() == state
+
+
+async def test_a_flood_of_strays_is_no_poison_and_fills_no_disk(database: Database) -> None:
+    """Records that name no log: all are counted and passed, the first few parked, cut short; nothing stops."""
+    projection = Projection(database)
+    state, events = await projection.state(), [ticket(1, "k1"), ticket(2, "k2")]
+    huge = Item(
+        source="t/3",
+        at=10,
+        raw=b"h" * 1_000_000,
+        headers=tuple((f"n{number}\x00" * 1000, b"v" * 1000) for number in range(1000)),
+        read=InvalidEventError(STRAY, "no header ce_logid"),
+    )
+    flood = [replace(huge, at=at, raw=b"hello", headers=()) for at in range(11, 10 + STRAYS_KEPT + 50)]
+    done = await projection.apply([events[0], huge, *flood[:60]], state, through(state, 1))
+    assert (done.applied, done.parked, done.strays) == (1, 61, {"t/3": 61})
+    done = await projection.apply([*flood[60:], events[1]], done.state, through(done.state, 2))
+    assert (done.applied, done.parked) == (1, STRAYS_KEPT - 61)
+    assert done.reasons == {STRAY: STRAYS_KEPT - 61}
+    assert done.strays == {"t/3": len(flood) - 60}
+    assert await held(database) == folded(events)
+    rows = await parked(database)
+    assert [row["at"] for row in rows] == list(range(10, 10 + STRAYS_KEPT))
+    assert len(rows[0]["raw"]) + len(rows[0]["headers"]) < 20_000  # type: ignore[arg-type]
+    assert rows[0]["detail"] == "no header ce_logid"
+    # Nor do they let poison through that stands between them.
+    state = done.state
+    state = (await projection.apply([*map(poison, range(POISON_LIMIT)), *flood], state, state)).state
+    with pytest.raises(IntegrityError, match="record"):
+        projection.judge([poison(900)])
+    with pytest.raises(IntegrityError, match="record"):
+        await projection.apply([poison(900)], state, state)
+
+
+async def test_old_poison_does_not_count_for_ever(database: Database) -> None:
+    """The limit is one of a hundred in the last 2,000: further apart they are parked and no more."""
+    projection = Projection(database)
+    state = await projection.state()
+    for number in range(POISON_LIMIT + 5):
+        batch = [poison(number), *[ticket(number * 100 + step) for step in range(1, 101)]]
+        state = (await projection.apply(batch, state, state)).state
+    assert len(await parked(database)) == POISON_LIMIT + 5
+
+
+async def test_acks_are_reported_once_by_the_batch_that_reached_them(database: Database) -> None:
+    """The funnel counts a level when it is saved first, with the delay from the message's creation."""
+    sent = MessagePayload(message=Message(id="m", from_me=True, ack=1, created_at=NOW))
+    items = [item(entry(1, EventType.MESSAGE_SENT, sent))]
+    items += [
+        item(entry(position, EventType.MESSAGE_ACK, MessagePayload(message=Message(id="m", ack=ack))))
+        for position, ack in ((3, 3), (4, 4))
+    ]
+    projection = Projection(database)
+    state = await projection.state()
+    done = await projection.apply(items[:2], state, state)
+    assert sorted(done.acks) == [("delivered", 3.0), ("pending", 1.0)]
+    done = await projection.apply(items, done.state, done.state)
+    assert done.acks == [("read", 4.0)]
+
+
+async def test_a_lost_state_row_fences_instead_of_beginning_again(database: Database) -> None:
+    """A generation that moved by itself, as after a restored copy, is no longer ours."""
+    projection = Projection(database)
+    state = await projection.state()
+    async with database.write() as connection:
+        await connection.execute(update(tables.projection).values(generation=5))
+    with pytest.raises(FencedError, match="generation 0"):
+        await projection.apply([ticket(1)], state, state)
+
+
+@pytest.mark.parametrize("seed", [3, 11])
+async def test_the_same_log_gives_the_same_tables_to_the_byte(tmp_path: Path, seed: int) -> None:
+    """On SQLite files, whatever the batches were and however they mixed Kafka's partitions: every column of every row
+    is the same, `versions` too.
+    """
+    world = World(seed, start=NOW, tenant_id="t1", pace=2)
+    webhooks = world.advance(NOW + timedelta(minutes=6))
+    events = [normalize(one.body, tenant="t1", received_at=NOW + timedelta(minutes=6)) for one in webhooks]
+    items = [item(LogEntry(position=number, event=event)) for number, event in enumerate(events, 1)]
+    assert len(items) > 100
+    by_partition = sorted(items, key=partition)
+    assert [one.at for one in by_partition] != [one.at for one in items]
+    orders = ((items, 9), (items, len(items)), (by_partition, 7), (by_partition[::-1], 50))
+    first, *others = [await dumped(tmp_path / f"{n}.db", *one) for n, one in enumerate(orders)]
+    for other in others:
+        assert other == first
+
+
+def partition(one: Item) -> tuple[str, int]:
+    """Return the topic and the partition that an item's event is read from."""
+    assert isinstance(one.read, LogEntry)
+    record = to_record(one.read, LOG_ID)
+    return record.topic, partition_of(record.key, 3)
+
+
+async def dumped(file: Path, items: Sequence[Item], size: int) -> dict[str, list[tuple[object, ...]]]:
+    """Apply the items in batches of a size to a new file; return its tables of entities as they lie there."""
+    database = await open_projection(DatabaseTarget(url=f"sqlite:///{file}"), migrate=True)
+    projection = Projection(database)
+    state = await projection.state()
+    for start in range(0, len(items), size):
+        batch = items[start : start + size]
+        state = (await projection.apply(batch, state, through(state, start + len(batch)))).state
+    await database.close()
+    with closing(sqlite3.connect(file)) as opened:
+        return {name: opened.execute(f"SELECT * FROM {name} ORDER BY 1, 2, 3").fetchall() for name in rows.COLUMNS}
