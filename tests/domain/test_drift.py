@@ -152,7 +152,8 @@ def test_what_is_the_same_is_the_same_again(history: History, seen: Sighting) ->
         return
     before = rows.get(key_of(seen))
     observe(rows, seen, LATER)
-    assert judge(rows, seen) == "same"
+    # Empty is as good as null where values are compared; to the fold they are two, and a doubt where arrival decided.
+    assert judge(rows, seen) == "same" or (judge(rows, seen) == "waits" and rows[key_of(seen)].doubtful)
     if before is not None and before.doubtful and before.values["gone"] is not True:
         assert rows[key_of(seen)].doubtful
 
@@ -334,9 +335,9 @@ def test_the_id_knows_only_what_is_compared(history: History, seen: Sighting, ex
     assert one.id == two.id
     assert one.id != drift.observation("t2", seen, row, received_at=at(9))[0].id
     if row is not None and row.versions:
-        moved = replace(
-            row, versions={name: Version(*v[:2], v.position + 1, v.doubtful) for name, v in row.versions.items()}
-        )
+        # Further than anything that was heard, also than what a register heard and did not take.
+        later = drift.position(row) + 1
+        moved = replace(row, versions={name: Version(*v[:2], later, v.doubtful) for name, v in row.versions.items()})
         assert one.id != drift.observation("t1", seen, moved, received_at=at(9))[0].id
 
 

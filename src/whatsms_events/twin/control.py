@@ -1,4 +1,4 @@
-"""Requests to the twin itself in: what it did so far out, and faults and pauses at run time."""
+"""The control of a running twin over HTTP: what it did so far, and its faults and pauses from now on."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from whatsms_events.twin.world import World
 PATH: Final = "/control"
 DEMAND_LIMIT: Final = 10_000
 _FIXED: Final = frozenset({"seed"})
-"""Fields of faults that are read once, at the start."""
+"""Fields of faults that the twin reads only when it starts, so nobody can set them later."""
 
 Shares = TypeVar("Shares", Faults, RestFaults)
 
@@ -110,7 +110,7 @@ def _refuse(text: str) -> NoReturn:
 
 
 def _section(given: object, place: str, known: set[str]) -> Mapping[str, Any]:
-    """Return the object in this place, with names that are known; anything else is a 400."""
+    """Return the JSON object at this place of the request; an unknown name or anything that is no object is a 400."""
     if not isinstance(given, dict):
         _refuse(f"{place}: has to be an object")
     for name in given:
@@ -120,7 +120,7 @@ def _section(given: object, place: str, known: set[str]) -> Mapping[str, Any]:
 
 
 def _merged(faults: Shares, given: object, place: str) -> Shares:
-    """Return the faults with what is given in place of what was set."""
+    """Return the faults, with the given values in place of those that were set."""
     fields = {field.name for field in dataclasses.fields(faults)} - _FIXED
     for name, value in _section(given, place, fields).items():
         try:

@@ -1,4 +1,4 @@
-"""An event and its parts in, the body a Node sender would write out; the open points of the vendor's page as data."""
+"""How WhatSMS may write a webhook where its page leaves that open: dialects as data, and their bodies."""
 
 import json
 import re
@@ -53,7 +53,7 @@ _LONE = re.compile("[\ud800-\udfff]")
 
 
 def write(value: object) -> bytes:
-    """Return the JSON that `JSON.stringify` would: no blanks, UTF-8, half a surrogate pair as an escape."""
+    """Return the JSON that Node's `JSON.stringify` writes: no blanks, UTF-8, half a surrogate pair as an escape."""
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
@@ -64,7 +64,7 @@ def write(value: object) -> bytes:
 def bodies(
     dialect: Dialect, event_type: EventType, tenant_id: str, data: Json, *, occurred: datetime, sent: datetime
 ) -> tuple[bytes, bytes | None]:
-    """Return the body of a webhook, and the one of its retries where this dialect writes another one."""
+    """Return the body of a webhook, and the body of its retries where this dialect writes a retry differently."""
     shown = _flat(event_type, data) if dialect.flat else data
     if not dialect.updated_at:
         shown = _without_updated_at(shown)

@@ -1,4 +1,4 @@
-"""Webhooks in, deliveries out: as a vendor on a bad day would send them, by a seed; and single faults on demand."""
+"""What goes wrong with webhooks on bad days: drops, repeats, delays and swaps by a seed; single faults on demand."""
 
 import heapq
 import json
@@ -14,7 +14,7 @@ from msgspec import Meta
 from whatsms_events.twin.account import Webhook
 
 MAX_COPIES: Final = 3
-"""A redelivered body is sent this many times more at most."""
+"""A body that is redelivered is sent at most so many more times."""
 
 
 Share = Annotated[float, Meta(ge=0, le=1)]

@@ -135,7 +135,7 @@ class Life:
         ticket = tickets[-1]
         if ticket.status == "closed":
             if self._chance(0.3):
-                self._receive(ticket)  # announced with the ticket still closed (launcherbr)
+                self._receive(ticket)  # the webhook still shows the ticket as closed (launcherbr does so)
             ticket.status, ticket.user, ticket.queue = "pending", None, None
             self._account.touch_ticket(ticket)
         return ticket
@@ -189,7 +189,7 @@ class Life:
         yield from ()
 
     def _seen(self, message: Message) -> Script:
-        """Let an agent read an inbound message on the phone: an ack of a message that is not ours."""
+        """Let an agent read a received message on the phone: the ack is about somebody else's message."""
         self._account.acknowledge(message, 4)
         yield from ()
 

@@ -1,4 +1,4 @@
-"""A world's webhooks in, signed POSTs over real HTTP out, tried again until they are answered; a ledger is kept."""
+"""Sends a world's webhooks as signed POSTs over real HTTP, tries again until each is answered, and keeps a ledger."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ from whatsms_events.twin.world import World
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 2.0
 _TICK_S: Final = 0.005
-"""Shorter waits of the feed cost more than they smooth."""
+"""The feed waits at least so long: shorter waits cost more processor time than the smoother rate is worth."""
 _CLOCK_TICK_S: Final = 0.05
 _ROOM_CHECK_S: Final = 0.1
 _ANSWER_LIMIT_BYTES: Final = 65536

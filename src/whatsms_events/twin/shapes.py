@@ -1,4 +1,4 @@
-"""An entity in, the JSON that shows it out: all of it as webhooks tell it, or the part that a REST answer shows."""
+"""The JSON of an entity: all of it as webhooks tell it, or the part that an answer of the REST API shows."""
 
 from dataclasses import dataclass
 from enum import Enum

@@ -1,4 +1,4 @@
-"""A seed and a start in, an endless, life-like stream of webhooks out; the same seed gives the same bytes for ever."""
+"""An account with people in it who live by a seed: the same seed gives the same webhooks, to the byte, for ever."""
 
 import heapq
 import random
@@ -68,7 +68,7 @@ class World:
         return self._collect()
 
     def advance(self, to: datetime) -> list[Webhook]:
-        """Let all happen that is due by then, set the clock to `to`, and return the webhooks, also of verbs called."""
+        """Let everything happen that is due until `to`, set the clock to it, and return all webhooks of that time."""
         webhooks = self._collect()
         while self._agenda and self._agenda[0][0] <= to:
             webhooks += self.step()

@@ -1,4 +1,4 @@
-"""What a request asks for, read strictly; what it is refused with, in the vendor's words."""
+"""Reads what a request to the API asks for, strictly, and refuses the rest with the vendor's words."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,7 +53,7 @@ def refused(status: int, text: str | None = None) -> web.Response:
 
 
 def refuse(status: int, text: str | None = None) -> NoReturn:
-    """Raise the error from within a verb."""
+    """Raise the error, so that a verb ends there and the request gets this answer."""
     kind = web.HTTPNotFound if status == 404 else web.HTTPBadRequest
     raise kind(text=text or TEXTS[status])
 

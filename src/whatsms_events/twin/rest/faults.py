@@ -1,4 +1,4 @@
-"""Requests in, the faults that befall them out: by share and seed, and on demand."""
+"""What goes wrong with requests to the API: by share and seed, and on demand."""
 
 import random
 from collections import Counter
@@ -38,11 +38,11 @@ class RestFault(StrEnum):
     EMPTY_204 = "empty_204"
     """An empty list is 204, No Content."""
     OTHER_IDS = "other_ids"
-    """The API has ids of its own, in what it shows and in what it is asked for: none that webhooks tell is one."""
+    """The API knows everything by other ids than webhooks do, in requests and in answers."""
     BOM = "bom"
     """A byte order mark stands before the JSON."""
     ITEM_403 = "item_403"
-    """A ticket or contact that is asked for by id is not ours to see."""
+    """A ticket or contact that is asked for by its id is 403: the key may not see it."""
     ITEM_410 = "item_410"
     """It was merged into another one: no list shows it, and by id it is 410 with a `Link` to that one."""
     ITEM_MOVED = "item_moved"
@@ -74,12 +74,12 @@ OF_LISTS: Final = frozenset(
     }
 )
 OF_ITEMS: Final = frozenset({RestFault.ITEM_403, RestFault.ITEM_410, RestFault.ITEM_MOVED})
-"""Those of tickets and contacts that are asked for by id: a share of them means always the same ones."""
+"""Faults of single tickets and contacts, asked for by id. A share picks the same ones each time."""
 MERGED: Final = (RestFault.ITEM_410, RestFault.ITEM_MOVED)
 FINAL: Final = (
     frozenset(RestFault) - OF_LISTS - {*(RestFault.BAD_DATE, RestFault.SLOW, RestFault.BOM, RestFault.OTHER_IDS)}
 )
-"""Those that make the answer: at most one of them befalls a request."""
+"""Faults that take the place of the answer: at most one of them befalls a request."""
 
 
 @dataclass(slots=True)
@@ -159,7 +159,7 @@ class Mishaps:
         return frozenset(found)
 
     def absurd(self) -> str:
-        """Return a `Retry-After` that nobody can follow."""
+        """Return a `Retry-After` that makes no sense."""
         return self._rng.choice(("86400000", "-1", "1e9", "daqui a pouco", ""))
 
     def _chance(self, share: float) -> bool:

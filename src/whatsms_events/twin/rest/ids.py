@@ -1,4 +1,4 @@
-"""The id of a ticket or contact in, another one out: that it was merged into, or that the API alone knows it by."""
+"""Other ids of tickets and contacts: of the one that it was merged into, or the one that only the API knows it by."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -43,7 +43,7 @@ def outer_id(one: Id) -> str:
 
 
 def inner_id(account: Account, asked: str) -> str:
-    """Return the id that webhooks tell of what the API knows by this one; for an unknown one an id of nothing."""
+    """Return the id that webhooks use for what the API knows by this id; an unknown id gives one that nothing has."""
     known = (str(one) for ids in (account.tickets, account.contacts) for one in ids)
     return next((one for one in known if outer_id(one) == asked), outer_id(asked))
 

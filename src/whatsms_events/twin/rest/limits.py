@@ -1,4 +1,4 @@
-"""Requests in, the seconds to wait out: the vendor's three nested limits of one API key, in sliding windows."""
+"""The vendor's three nested rate limits of one API key, in sliding windows."""
 
 import math
 from collections import deque

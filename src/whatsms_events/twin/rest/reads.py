@@ -1,6 +1,6 @@
-"""What is asked of the account in, what it shows out: lists page by page, in the order of the vendor's relatives.
+"""The GET half of the API: lists page by page, in the order of the vendor's relatives, and single things by id.
 
-No list has a tie-break, and a list is sorted anew for each page: what is touched meanwhile moves under the reader.
+A list is sorted anew for each page, and nothing breaks ties: what somebody changes meanwhile moves to another page.
 """
 
 from collections.abc import Callable, Sequence

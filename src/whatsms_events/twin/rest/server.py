@@ -1,4 +1,4 @@
-"""The account of a world in, WhatSMS's REST API v2 out: auth, limits, faults, and a record of what was asked."""
+"""WhatSMS's REST API v2 for the account of a world: key, limits, faults, and a record of what was asked."""
 
 import asyncio
 import codecs
@@ -26,7 +26,7 @@ from whatsms_events.twin.rest.writes import Writes
 PREFIX: Final = "/api/v2"
 API_KEY: Final = "sk_test_twin"
 UNKNOWN: Final = "?"
-"""The template of a request for which there is no endpoint."""
+"""What the record says of a request that no endpoint answers."""
 BODY_LIMIT_BYTES: Final = 1024 * 1024
 KEEPALIVE_S: Final = 3600.0
 _RECENT: Final = 200_000
@@ -36,7 +36,7 @@ _STATUSES: Final = (
     (RestFault.ITEM_403, 403),
     (RestFault.ERROR, 500),
 )
-"""The faults that are a status, and for which nothing is done."""
+"""Faults that answer with this status and do nothing of what was asked."""
 _HTML: Final = "<html>\r\n<head><title>{0}</title></head>\r\n<body><center><h1>{0}</h1></center></body>\r\n</html>\r\n"
 
 

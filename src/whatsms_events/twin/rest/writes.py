@@ -1,6 +1,6 @@
-"""What is to change in, the changed account and the vendor's short answer out; webhooks follow as for any change.
+"""The other half of the API: it changes the account, and webhooks follow as after any change.
 
-A queue or agent that is null is taken away, one that is absent stays. Fields that nobody knows are ignored.
+A queue or agent given as null is removed; one that is absent stays. Unknown fields are ignored.
 """
 
 from collections.abc import Sequence
