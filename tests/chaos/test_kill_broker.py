@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from servers.compare import (
+    LONG,
     assert_kept,
     assert_like_a_clean_rebuild,
     assert_published,
@@ -27,7 +28,7 @@ from whatsms_events.twin.ledger import Ledger
 from whatsms_events.twin.sender import Sender
 from whatsms_events.twin.world import World
 
-KILLS = 10
+KILLS = 10 if LONG else 4
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(2700)]
 
 
@@ -87,7 +88,7 @@ async def test_kills_of_broker_and_relay_in_mid_stream_leave_each_event_in_kafka
             await server.start()
         stop.set()
     assert not ledger.given_up
-    assert min(in_mid_stream[victim] for victim in ("broker", "relay")) >= KILLS // 2, in_mid_stream
+    assert min(in_mid_stream[victim] for victim in ("broker", "relay")) >= KILLS // 2 - 1, in_mid_stream
 
     async def all_published() -> bool:
         return await published_through(log, topic_prefix) == await EventLog(log).end()

@@ -256,7 +256,8 @@ async def test_concurrency_and_backlog_are_bounded(door: Door) -> None:
     sender = Sender(door.url, SECRET, Ledger(), connections=3, pending_limit=20)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(sender.run(world(), limit=100))
-        await until(lambda: sender.in_flight == 3 and sender.pending == 20)
+        # What is in flight has not come to the door yet.
+        await until(lambda: door.most_at_once == sender.in_flight == 3 and sender.pending == 20)
         assert sender.webhooks == sender.pending == 20
         door.hold.set()
     assert door.most_at_once == 3
