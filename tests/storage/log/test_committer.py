@@ -192,7 +192,7 @@ async def test_two_committers_on_one_database_make_one_event_of_each_delivery(da
 WRITER = """
 import asyncio, json, sys
 sys.path.insert(0, sys.argv[1])
-from storage.test_committer import append, committing, kinds, opened, submit_all
+from storage.log.test_committer import append, committing, kinds, opened, submit_all
 
 async def main():
     async with opened(sys.argv[2]) as database:

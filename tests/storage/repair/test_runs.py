@@ -125,7 +125,8 @@ async def test_a_run_goes_on_where_it_was_after_a_crash(database_url: str) -> No
 KILLED = """
 import asyncio, sys
 from datetime import UTC, datetime
-from whatsms_events.storage.checkpoints import Checkpoints, Item, Options
+from whatsms_events.storage.repair.reports import Options
+from whatsms_events.storage.repair.runs import Checkpoints, Item
 from whatsms_events.storage.database import DatabaseTarget, open_log
 
 async def main():
