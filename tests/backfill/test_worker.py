@@ -359,7 +359,7 @@ async def test_a_halted_backfill_looks_at_what_was_refused(here: House, refused:
     backfill = here.backfill()
     backfill.ask("reconcile", "command", ALL)
     if phase != "contacts":  # with that it begins
-        await here.until(backfill, lambda: backfill._course is not None and backfill._course.standing.phase == phase)
+        await here.until(backfill, lambda: backfill.standing is not None and backfill.standing.phase == phase)
     here.rest.demand(RestFault.FORBIDDEN)
     with pytest.raises(UpstreamForbiddenError):
         await here.drive(backfill)
@@ -406,8 +406,8 @@ async def test_one_run_at_a_time_and_who_lost_it_saves_nothing(here: House) -> N
     frozen = here.backfill()
     frozen.ask("reconcile", "command", ALL)
     await frozen.run_once()
-    course = frozen._course
-    assert course is not None
+    run = await Checkpoints(here.log).last(here.tenant)
+    assert run is not None
     other = here.backfill()
     assert not await other.run_once()
     assert not other.active
@@ -415,7 +415,7 @@ async def test_one_run_at_a_time_and_who_lost_it_saves_nothing(here: House) -> N
     await here.tick(6)
     assert await other.run_once()
     with pytest.raises(FencedError):
-        await course.save(course.standing)
+        await Checkpoints(here.log).save(run.run, b"{}", now=here.now())
     await other.close()
 
 

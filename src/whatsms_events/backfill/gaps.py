@@ -1,4 +1,4 @@
-"""Tickets that are being compared in, those whose messages a narrow run reads out, and what each is read for.
+"""Decides which tickets' messages a narrow run reads, and remembers what each was read for.
 
 A known gap is a last message that no message here explains, a ticket that was not known, or a message that is doubtful
 or known by its ack only. Reading may send read receipts: what was read for in vain is not read for ever.
@@ -8,7 +8,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from whatsms_events.backfill.run import Parts, last_shown, unpack
+from whatsms_events.backfill.run import Parts
+from whatsms_events.backfill.shown import last_shown, unpack
 from whatsms_events.domain.last_message import Told, explained
 from whatsms_events.domain.rows import Key, Row
 from whatsms_events.storage.repair.looks import Doubt
