@@ -155,7 +155,7 @@ class Comparison:
     def _judge(self, item: Item, row: Row | None, told: Messages, outcomes: _Outcomes) -> None:
         """Add to `outcomes` what becomes of an item."""
         came, finding, observed = self._compared(item, row, told)
-        if came == "differs" and finding is not None:
+        if finding is not None:
             outcomes.findings.append(finding)
         outcomes.unsettled += is_left(item.state, came)
         outcomes.items.append(self._course.step(item, came, **observed))
