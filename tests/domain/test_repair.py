@@ -423,21 +423,6 @@ def test_every_run_ends_and_every_item_in_one_final_state(seed: int, kind: Kind,
         assert thing.rounds <= ROUNDS
 
 
-@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 4), st.lists(st.booleans(), max_size=40))
-def test_passes_over_a_list_are_bounded(fresh: int, in_pass: int, passes: int, more: list[bool]) -> None:
-    """However much each page brings that is new: after the last pass the list is read, and it is named not stable."""
-    walks, ended = Walks(), 0
-    for one in [*more, *[False] * (in_pass * passes)]:
-        walks = walk.read(walks, fresh=fresh, paged=True)
-        walks, then = walk.step(walks, more=one, in_pass=in_pass, passes=passes)
-        ended += then in ("walk", "pass")
-        if then in ("over", "unstable"):
-            assert ended < in_pass * passes
-            assert then == ("over" if fresh == 0 or passes == 1 else "unstable")
-            return
-    raise AssertionError("never ends")
-
-
 # The page that shows them.
 
 PAGE = (Path(__file__).parents[2] / "docs/design/backfill.md").read_text(encoding="utf-8")

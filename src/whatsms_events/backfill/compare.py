@@ -34,10 +34,10 @@ from whatsms_events.storage.repair.runs import Item
 BATCH: Final = 100
 
 LOOK_S: Final = 0.5
-"""How often it looks what is due: one by one, as they become due, each item would cost commits of its own."""
+"""How often the comparison asks which items are due: items that are compared one by one would cost a commit each."""
 
 BEHIND_LIMIT_S: Final = 600.0
-"""A projection that is not applied up to a point after this long has no consumer."""
+"""A projection that has not reached a position after this long has no consumer."""
 
 _EVER: Final = datetime.max.replace(tzinfo=UTC)
 """An observation that is made is appended whenever it was due: a clock that was set back must not hide it."""
@@ -58,7 +58,7 @@ class Aim:
 
 @dataclass(slots=True)
 class _Outcomes:
-    """What a batch came to."""
+    """What became of the items of one batch."""
 
     items: list[Item] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)

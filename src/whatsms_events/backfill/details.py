@@ -25,7 +25,7 @@ log = structlog.get_logger()
 async def read_detail(course: Course) -> bool:
     """Ask for the next entity that is due to be looked at; return False where the phase only waits.
 
-    The phase is over when no item waits for anything any more: what is compared may have to be read again.
+    The phase is over when no item waits for anything any more: an item that is compared may have to be read again.
     """
     parts = course.parts
     if not course.next:
@@ -85,7 +85,7 @@ async def _observe(course: Course, item: Item) -> Observed[Payload]:
         case "ticket":
             ticket = await client.tickets.observe(item.id)
             _check_same(item, ticket.value.id)
-            # Its last message the list tells.
+            # The list alone is believed about the last message.
             named = msgspec.structs.replace(ticket.value, id=item.id, last_message=UNSET)
             return Observed(value=TicketPayload(ticket=named), as_of=ticket.as_of)
         case "contact":

@@ -1,7 +1,8 @@
 """Decides which tickets' messages a narrow run reads, and remembers what each was read for.
 
 A known gap is a last message that no message here explains, a ticket that was not known, or a message that is doubtful
-or known by its ack only. Reading may send read receipts: what was read for in vain is not read for ever.
+or known by its ack only. Reading may send read receipts, so a gap that READS readings did not close is read for again
+only when something new was told of it.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ Messages = Mapping[str, Sequence[Told]]
 
 
 async def find_gaps(parts: Parts, batch: Sequence[Item], rows: Mapping[Key, Row], told: Messages) -> set[str]:
-    """Return the tickets whose messages are to be read, but for what they were read for READS times as it stands."""
+    """Return the tickets with a known gap, without those that were read READS times for all of their gaps."""
     tickets = {item.id: item for item in batch if item.entity == "ticket" and not unpack(item).gone}
     if not tickets:
         return set()

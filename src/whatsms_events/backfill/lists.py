@@ -120,26 +120,28 @@ async def close(course: Course, of: List, standing: Standing, items: Mapping[str
 
     `whole`: the list was read, so it is known which of our messages it did not show.
     """
-    if of.ticket is None:
-        if not standing.walks.shown:
-            standing = msgspec.structs.replace(standing, blind=(*standing.blind, of.entity))
-        await course.list_items(moved_on(msgspec.structs.replace(standing, again_at=_again_at(standing))), items)
+    if of.ticket is not None:
+        await _close_ticket(course, of.ticket, standing, items, whole=whole)
         return
+    if not standing.walks.shown:
+        standing = msgspec.structs.replace(standing, blind=(*standing.blind, of.entity))
+    if standing.phase == "again":  # once is enough
+        standing = msgspec.structs.replace(standing, again_at=None)
+    await course.list_items(moved_on(standing), items)
+
+
+async def _close_ticket(
+    course: Course, ticket: Item, standing: Standing, items: Mapping[str, Item], *, whole: bool
+) -> None:
     if items:
         await course.list_items(course.standing, items)
-    parts, ticket = course.parts, of.ticket
     unseen = await _unseen(course, ticket) if whole else 0
+    looks = await read_for(course.parts, ticket) if whole else []
     standing = msgspec.structs.replace(
         standing, ticket=None, place=Place(), walks=Walks(), unseen=standing.unseen + unseen
     )
-    looks = await read_for(parts, ticket) if whole else []
     payload = None if ticket.state == "done" else ticket.payload
     await course.save(standing, items=[replace(ticket, messages="done", payload=payload)], looks=looks)
-
-
-def _again_at(standing: Standing) -> datetime | None:
-    """Return when the campaigns are listed once more: that list is read once."""
-    return None if standing.phase == "again" else standing.again_at
 
 
 async def _unseen(course: Course, ticket: Item) -> int:

@@ -88,7 +88,7 @@ async def _move(course: Course, of: List, standing: Standing, place: Place | Non
     if then in ("page", "walk", "pass"):
         await course.list_items(standing, items)
         return
-    if then == "unstable" and of.ticket is None:  # of messages the gap tells, and a later run reads for it again
+    if then == "unstable" and of.ticket is None:  # a gap in a ticket's messages is known by its last message
         standing = _unstable(standing, of.name)
     await close(course, of, standing, items)
 
@@ -106,7 +106,7 @@ async def _go_on_without(course: Course, of: List, exc: UpstreamError) -> None:
         case "end":
             await _end(course, of, standing, answered, exc)
         case "anew":
-            # As many as a page holds may have moved to the front just now.
+            # As many items as a page holds may have moved to the front just now.
             await course.save(replace(standing, place=Place(), walks=walk.failed(walks, meaning)))
         case "again":
             await course.save(replace(standing, walks=walk.failed(walks, meaning)))

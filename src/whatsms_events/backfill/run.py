@@ -1,4 +1,4 @@
-"""How far one run of a backfill got: what is saved with each piece of it, and what is reported at its end."""
+"""Keeps where one run of a backfill stands: what each piece saves, and what the run reports at its end."""
 
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -150,7 +150,8 @@ NAMES: Final = 20
 def standing_of(run: Run) -> Standing:
     """Return where a run stands: at its beginning where nothing was saved yet, or where another release saved it.
 
-    The latter begins anew with the items that it has, so what was found is appended and nothing is lost.
+    A run that another release saved begins anew with the items that it has: what was found is appended, nothing is
+    lost, and the report counts only what was found since.
     """
     first = Standing(phase=FIRST[run.kind])
     try:

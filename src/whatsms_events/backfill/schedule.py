@@ -52,7 +52,7 @@ class Doubts:
 
 
 class Schedule:
-    """What is due for one tenant. `asked` is what a command or the watchdog wants, before anything of the clock."""
+    """Knows which run of one tenant is due. `asked`, by a command or the watchdog, comes before the clock."""
 
     def __init__(self, parts: Parts, last_accepted: Callable[[], Awaitable[datetime | None]]) -> None:
         self.asked: Asked | None = None

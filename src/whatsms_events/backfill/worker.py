@@ -36,10 +36,10 @@ from whatsms_events.whatsms import Client
 from whatsms_events.whatsms.pages import Place
 
 LOOK_S: Final = 5.0
-"""How often it looks whether a run is due."""
+"""How often the worker asks whether a run is due."""
 
 SHOW_S: Final = 1.0
-"""How often what is to be seen of it is counted."""
+"""How often a run's items are counted for those who watch it."""
 
 log = structlog.get_logger()
 
@@ -56,7 +56,7 @@ with the next phase where this one is over. Each returns False where only waitin
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What is to be seen of a run while it is under way, and of the last one afterwards."""
+    """How far the run under way is, and what the last run found once it has finished."""
 
     kind: Kind | None = None
     phase: str = ""
