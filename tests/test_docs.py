@@ -3,7 +3,6 @@
 import importlib.util
 import re
 import subprocess
-from collections import Counter as Counted
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
@@ -22,13 +21,13 @@ from sqlalchemy import BigInteger, Boolean, Integer, LargeBinary, SmallInteger, 
 
 import whatsms_events
 from whatsms_events import metrics
-from whatsms_events.backfill.run import Count, Report, Standing
+from whatsms_events.backfill.run import Report, Standing
 from whatsms_events.cli import app as cli
 from whatsms_events.config.load import load
 from whatsms_events.config.render import describe
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.differences import COMPARED
-from whatsms_events.domain.drift import Finding
+from whatsms_events.domain.drift import Count, Finding
 from whatsms_events.domain.events import Campaign, Contact, EventType, Message, Ticket
 from whatsms_events.domain.records import TOPICS, KafkaRecord, to_record
 from whatsms_events.domain.signature import REASONS
@@ -259,7 +258,7 @@ async def fill(log: Database, projection: Database) -> None:
         kind="reconcile", cause="schedule", started_at=at, finished_at=at, requests=1, looked_at={"ticket": 1},
         drift=[count], unseen=0, unsettled=0, unusable=0, unstable=(),
     )  # fmt: skip
-    standing = msgspec.json.encode(Standing(found=dict(Counted(["ticket stale older"]))))
+    standing = msgspec.json.encode(Standing(drift=(count,)))
     for finished in (True, False):
         run = await checkpoints.begin("tenant-1", "reconcile", "schedule", Options(), at)
         await checkpoints.save(run, standing, now=at, drift=[Finding("ticket", "x", "stale", ("status",), 1.0)])

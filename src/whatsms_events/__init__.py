@@ -13,7 +13,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         records, resume                   event <-> Kafka record; what a partition still needs after a restart
         drift                             what REST shows against what we hold; beneath it differences, last_message
         gone                              the one rule for what is gone
-        repair                            what each answer of the REST API means for a backfill
+        repair, walk, sighting            a backfill's decisions: phases, items, answers; passes over a list; its clocks
         tenant, door                      two spellings of one id; what deliveries say of their sender
         silence, standing                 when silence is a fault; whether a role stands still
     storage/        all SQL
@@ -40,7 +40,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         watchdog, observer                silence -> alarm; tables -> gauges
     backfill/       REST API -> event log
         worker, schedule                  begins a run that is due, and repeats its pieces
-        run, pager, details, messages     where a run stands; lists; one by its id; the second phase
+        run, shown                        where a run stands; what was shown of an item
+        lists, pager, details             what each list is; one page; one by its id
         compare, gaps, gone               answers against the projection; messages to read; what no list shows
     twin/           a WhatSMS that runs offline
         world, account, entities, life, texts     the story and its truth

@@ -403,12 +403,7 @@ async def test_a_campaign_told_of_before_its_absence_is_closed_is_not_gone(here:
     await here.tick(5)
 
     async with process(here, ALL) as backfill:
-
-        def twice_missing() -> bool:
-            course = backfill._course
-            return course is not None and course.standing.phase == "messages" and bool(course.standing.hidden)
-
-        await here.until(backfill, twice_missing)
+        await here.until(backfill, lambda: backfill.standing is not None and backfill.standing.phase == "messages")
     account.campaigns[campaign.id] = campaign
     await here.tick(300)
     campaign.sent_count += 1

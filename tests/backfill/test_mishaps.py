@@ -70,7 +70,7 @@ async def test_a_clock_set_back_between_finding_and_appending_hides_nothing(here
     """Set back by half a minute after a comparison saved what it found: that is appended, and the run ends."""
     ticket = miss(here)
     await here.tick(60)
-    await here.until(backfill, lambda: backfill._course is not None and bool(backfill._course.standing.found))
+    await here.until(backfill, lambda: backfill.standing is not None and bool(backfill.standing.drift))
     here.world.account.now -= timedelta(seconds=30)
     await here.drive(backfill, limit_s=600)
     assert await status_held(here, ticket) == "closed"
@@ -94,7 +94,7 @@ async def test_a_clock_set_back_far_stalls_no_run(
     def reached() -> bool:
         if moment == "details are read":
             return here.rest.counts[DETAIL] == 3
-        standing = None if backfill._course is None else backfill._course.standing
+        standing = backfill.standing
         return standing is not None and standing.phase == "again" and standing.again_at is not None
 
     await here.until(backfill, reached)

@@ -19,7 +19,7 @@ from whatsms_events.errors import (
     UpstreamUnavailableError,
 )
 from whatsms_events.storage.repair.reports import Options
-from whatsms_events.storage.repair.runs import Checkpoints
+from whatsms_events.storage.repair.runs import Checkpoints, Item
 from whatsms_events.twin.account import Webhook
 from whatsms_events.twin.dialects import DIALECTS, Json
 from whatsms_events.twin.rest.answers import Ask
@@ -359,7 +359,7 @@ async def test_a_halted_backfill_looks_at_what_was_refused(here: House, refused:
     backfill = here.backfill()
     backfill.ask("reconcile", "command", ALL)
     if phase != "contacts":  # with that it begins
-        await here.until(backfill, lambda: backfill._course is not None and backfill._course.standing.phase == phase)
+        await here.until(backfill, lambda: backfill.standing is not None and backfill.standing.phase == phase)
     here.rest.demand(RestFault.FORBIDDEN)
     with pytest.raises(UpstreamForbiddenError):
         await here.drive(backfill)
@@ -400,14 +400,50 @@ async def test_a_restart_goes_on_from_the_checkpoint(tmp_path: Path, seed: int) 
     assert counts[2] == counts[0]
 
 
+OLDER = (
+    b'{"phase":"tickets","walk":1,"place":{"number":2,"previous":"c0ffee","shown":5},"shown":true,"fresh":3,"requests":9}',
+    b'{"phase":"absences","after":"7","entity":"ticket","requests":9,"found":{"ticket stale older":1}}',
+    b'{"phase":"again","hidden":1,"again_at":"2026-05-01T08:31:00Z","requests":9}',
+    b'{"phase":"messages","ticket":"3","turn":2,"requests":9,"stopped":"GET /contacts: 401"}',
+    b'{"phase":"messages"}',
+)
+"""What an older release saved of a run, and what both releases save alike."""
+
+
+@pytest.mark.parametrize("progress", OLDER)
+async def test_a_run_that_an_older_release_began_comes_to_its_end(here: House, progress: bytes) -> None:
+    """It begins anew with the items that it has, in whatever states that release left them, or goes on."""
+    await live(here, 0.5, drop=(EventType.TICKET_UPDATED,))
+    backfill = here.backfill()
+    backfill.ask("reconcile", "command", MESSAGES)
+    await here.until(backfill, lambda: here.rest.counts["GET", "/tickets/{id}"] == 3)
+    await backfill.close()
+    last, now = await Checkpoints(here.log).last(here.tenant), here.now()
+    assert last is not None
+    left = [
+        Item("ticket", "901", "absent", now, as_of=now, log_end=0, rounds=1),
+        Item("contact", "902", "wanted", now, as_of=None, log_end=0),
+        Item("campaign", "903", "missing", now, as_of=None, log_end=0),
+    ]
+    await Checkpoints(here.log).save(last.run, progress, now=now, items=left)
+    await here.tick(6)
+    backfill = here.backfill()
+    report = await here.drive(backfill, limit_s=3600)
+    await backfill.close()
+    assert report.kind == "reconcile"
+    await here.reconcile()
+    await assert_equal(here)
+    assert (await here.reconcile()).drift == []
+
+
 async def test_one_run_at_a_time_and_who_lost_it_saves_nothing(here: House) -> None:
     """The lock keeps a second process out; who wakes up after another went on with the run is fenced."""
     await live(here, 0.5)
     frozen = here.backfill()
     frozen.ask("reconcile", "command", ALL)
     await frozen.run_once()
-    course = frozen._course
-    assert course is not None
+    run = await Checkpoints(here.log).last(here.tenant)
+    assert run is not None
     other = here.backfill()
     assert not await other.run_once()
     assert not other.active
@@ -415,7 +451,7 @@ async def test_one_run_at_a_time_and_who_lost_it_saves_nothing(here: House) -> N
     await here.tick(6)
     assert await other.run_once()
     with pytest.raises(FencedError):
-        await course.save(course.standing)
+        await Checkpoints(here.log).save(run.run, b"{}", now=here.now())
     await other.close()
 
 

@@ -22,7 +22,8 @@ Client = TestClient[web.Request, web.Application]
 START = datetime(2026, 5, 1, 12, tzinfo=UTC)
 REPORT = b'{"requests":7}'
 STANDING = (
-    b'{"phase":"tickets","place":{"page":4},"log_end":17,"requests":3,"found":{"ticket stale under_1h":2},"turn":2}'
+    b'{"phase":"tickets","place":{"number":4},"log_end":17,"requests":3,'
+    b'"drift":[{"entity":"ticket","kind":"stale","age":"under_1h","count":2}]}'
 )
 
 

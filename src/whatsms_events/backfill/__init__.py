@@ -1,1 +1,1 @@
-"""REST API -> event log: reads what the vendor has, compares, and appends an observation where something differs."""
+"""Reads the vendor's REST API, compares, and appends an observation to the event log where something differs."""

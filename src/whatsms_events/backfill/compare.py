@@ -1,4 +1,4 @@
-"""Due items in, observations appended out: what an answer showed against what the projection holds.
+"""Compares what answers showed with what the projection holds, and appends an observation of each difference.
 
 An answer is compared once the projection is applied up to the log's end as it was after the settle delay. What differs
 is saved with the very bytes of its observation before these are appended: after a crash the same bytes come again, and
@@ -17,33 +17,30 @@ import structlog
 
 from whatsms_events import metrics
 from whatsms_events.backfill.gaps import Messages, find_gaps
-from whatsms_events.backfill.run import Course, last_shown, shown_payload, unpack
-from whatsms_events.domain import drift, fold
+from whatsms_events.backfill.run import Course
+from whatsms_events.backfill.shown import last_shown, shown_payload, unpack
+from whatsms_events.domain import drift
 from whatsms_events.domain.differences import LISTED_ONLY
 from whatsms_events.domain.drift import Finding, Sighting, Verdict
 from whatsms_events.domain.events import Event
 from whatsms_events.domain.last_message import Told, explained
-from whatsms_events.domain.repair import ROUNDS
+from whatsms_events.domain.repair import COMPARED, ItemCame, compared, is_left
 from whatsms_events.domain.rows import Key, Row
+from whatsms_events.domain.sighting import as_of
 from whatsms_events.errors import InvalidEventError, TransientError
 from whatsms_events.storage.log.appends import Append
 from whatsms_events.storage.repair.runs import Item
 
 BATCH: Final = 100
-SKEW: Final = timedelta(microseconds=fold.SKEW)
-
-LAG_S: Final = 5.0
-"""How far an API may be behind its own webhooks (a replica): an answer is taken for so much older, and a field that was
-written within that time is read again. Never more than the settle delay."""
 
 LOOK_S: Final = 0.5
-"""How often it looks what is due: one by one, as they become due, each item would cost commits of its own."""
+"""How often the comparison asks which items are due: items that are compared one by one would cost a commit each."""
 
 BEHIND_LIMIT_S: Final = 600.0
-"""A projection that is not applied up to a point after this long has no consumer."""
+"""A projection that has not reached a position after this long has no consumer."""
 
 _EVER: Final = datetime.max.replace(tzinfo=UTC)
-"""What was found waits for nothing: a clock that was set back meanwhile must not hide it."""
+"""An observation that is made is appended whenever it was due: a clock that was set back must not hide it."""
 
 log = structlog.get_logger()
 
@@ -61,16 +58,11 @@ class Aim:
 
 @dataclass(slots=True)
 class _Outcomes:
-    """What a batch came to."""
+    """What became of the items of one batch."""
 
     items: list[Item] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     unsettled: int = 0
-
-    def give_up(self, item: Item) -> None:
-        """Leave an item to the next run."""
-        self.unsettled += 1
-        self.items.append(_done(item))
 
 
 class Comparison:
@@ -79,7 +71,6 @@ class Comparison:
     def __init__(self, course: Course) -> None:
         self._course = course
         self._parts = course.parts
-        self._lag = timedelta(seconds=min(LAG_S, course.parts.plan.settle_s))
         self._aim: Aim | None = None
         self._look_at = self._parts.now()
         self._found = True  # whether something may be left to append: by an earlier life of this run, or the last batch
@@ -100,7 +91,7 @@ class Comparison:
         if aim is None or not await self._applied(aim):
             return False
         at = min(aim.at, self._parts.now())  # a clock that was set back since makes nothing due
-        batch = await self._parts.checkpoints.due(course.run, ("listed", "read"), at, BATCH)
+        batch = await self._parts.checkpoints.due(course.run, COMPARED, at, BATCH)
         if len(batch) < BATCH:
             self._aim = None
         if batch:
@@ -112,7 +103,7 @@ class Comparison:
         wait_s = (self._look_at - now).total_seconds()
         if self._aim is None and not 0 < wait_s <= LOOK_S:  # longer: the clock was set back
             self._look_at = now + timedelta(seconds=LOOK_S)
-            if await self._parts.checkpoints.due(self._course.run, ("listed", "read"), now, 1):
+            if await self._parts.checkpoints.due(self._course.run, COMPARED, now, 1):
                 self._aim = Aim(await self._parts.event_log.end(), now)
         return self._aim
 
@@ -138,7 +129,7 @@ class Comparison:
             self._judge(wanted, rows.get(Key(item.entity, tenant, item.id)), told, outcomes)
         standing = self._course.standing
         standing = msgspec.structs.replace(standing, unsettled=standing.unsettled + outcomes.unsettled)
-        await self._course.save(standing, items=outcomes.items, drift=outcomes.findings)
+        await self._course.save(standing, items=outcomes.items, found=outcomes.findings)
         self._found = bool(outcomes.findings)
         for finding in outcomes.findings:
             metrics.BACKFILL_OBSERVED.labels(finding.entity, finding.kind).inc()
@@ -163,30 +154,30 @@ class Comparison:
 
     def _judge(self, item: Item, row: Row | None, told: Messages, outcomes: _Outcomes) -> None:
         """Add to `outcomes` what becomes of an item."""
+        came, finding, observed = self._compared(item, row, told)
+        if finding is not None:
+            outcomes.findings.append(finding)
+        outcomes.unsettled += is_left(item.state, came)
+        outcomes.items.append(self._course.step(item, came, **observed))
+
+    def _compared(
+        self, item: Item, row: Row | None, told: Messages
+    ) -> tuple[ItemCame, Finding | None, dict[str, bytes]]:
+        """Return what came of comparing, what was found, and its observation's bytes as fields of the item."""
         try:
             sighting, verdict = self._verdict(item, row, told)
         except InvalidEventError as exc:  # an answer about something else than what was asked for
             log.warning("observation.refused", entity=item.entity, reason=exc.reason)
-            outcomes.give_up(item)
-            return
-        if verdict == "same":
-            outcomes.items.append(_done(item))
-        elif item.state == "listed" and item.entity != "campaign":
-            # A list shows half of it: the details say what to observe.
-            outcomes.items.append(replace(item, state="wanted", due_at=self._parts.now()))
-        elif verdict != "waits":
-            event, raw = drift.observation(self._parts.tenant, sighting, row, received_at=self._parts.now())
-            if len(event.data) > self._parts.plan.data_limit_bytes:
-                log.warning("observation.too_large", entity=item.entity, size_bytes=len(event.data))
-                outcomes.give_up(item)
-                return
-            outcomes.items.append(replace(item, state="found", raw=raw, found=_json.encode(event)))
-            outcomes.findings.append(verdict)
-        elif item.entity in ("ticket", "contact") and item.rounds < ROUNDS:
-            again_at = self._course.settled_at()
-            outcomes.items.append(replace(item, state="wanted", due_at=again_at, rounds=item.rounds + 1))
-        else:
-            outcomes.give_up(item)
+            return "leave", None, {}
+        finding = verdict if isinstance(verdict, Finding) else None
+        came = compared(verdict if isinstance(verdict, str) else "differs", item.entity, item.state, item.rounds)
+        if finding is None or came != "differs":
+            return came, None, {}
+        event, raw = drift.observation(self._parts.tenant, sighting, row, received_at=self._parts.now())
+        if len(event.data) > self._parts.plan.data_limit_bytes:
+            log.warning("observation.too_large", entity=item.entity, size_bytes=len(event.data))
+            return "leave", None, {}
+        return came, finding, {"raw": raw, "found": _json.encode(event)}
 
     def _verdict(self, item: Item, row: Row | None, told: Messages) -> tuple[Sighting, Verdict]:
         """Compare with all that was seen of an item, or with what its detail showed. Raises InvalidEventError.
@@ -203,13 +194,12 @@ class Comparison:
 
     def _sighting(self, item: Item) -> Sighting:
         """Return what was seen, but for what only lists show."""
-        now = self._parts.now()
+        assert item.as_of is not None  # noqa: S101 - what is compared was seen
         return Sighting(
             entity=item.entity,
             id=item.id,
             payload=shown_payload(item.entity, unpack(item)),
-            # The fold believes no clock that is further ahead.
-            as_of=min(item.as_of or now, now + SKEW) - self._lag,
+            as_of=self._as_of(item.as_of),
             log_end=item.log_end,
             ticket_id=item.ticket_id,
         )
@@ -217,22 +207,29 @@ class Comparison:
     def _listed(self, item: Item, sighting: Sighting, told: Messages) -> Sighting | None:
         """Return all that was seen, as of the list; None where the list showed nothing that the detail does not."""
         shown = unpack(item)
-        if shown.gone or not shown.listed:
+        if shown.gone or not shown.listed or shown.listed_as_of is None:
             return None
         return replace(
             sighting,
-            payload=shown_payload(item.entity, shown, listed=True),
-            as_of=sighting.as_of if shown.listed_as_of is None else shown.listed_as_of - self._lag,
+            payload=shown_payload(item.entity, shown, with_listed=True),
+            as_of=self._as_of(shown.listed_as_of),
             log_end=shown.listed_log_end,
             explained=explained(last_shown(item), told.get(item.id, ())),
         )
+
+    def _as_of(self, seen_at: datetime) -> datetime:
+        return as_of(seen_at, self._parts.now(), settle_s=self._parts.plan.settle_s)
 
     async def _append(self, found: Sequence[Item]) -> None:
         """Append the observations, all in one commit or few, and close the items of those that were committed."""
         async with asyncio.TaskGroup() as tasks:
             submitted = [tasks.create_task(self._submit(item)) for item in found]
         failures = [task.result() for task in submitted]
-        done = [_done(item) for item, failure in zip(found, failures, strict=True) if failure is None]
+        done = [
+            self._course.step(item, "appended")
+            for item, failure in zip(found, failures, strict=True)
+            if failure is None
+        ]
         # Saved also where others failed: a door that takes few at a time would else be offered the same ones for ever.
         await self._course.save(self._course.standing, items=done)
         for failure in failures:
@@ -248,9 +245,3 @@ class Comparison:
         if outcome.kind == "parked":
             log.warning("observation.parked", entity=item.entity, id=str(event.id), reason=outcome.reason)
         return None
-
-
-def _done(item: Item) -> Item:
-    """Return the item closed, without what it held of people but for what its messages are to be read for."""
-    payload = item.payload if item.messages == "wanted" else None
-    return replace(item, state="done", payload=payload, raw=None, found=None)

@@ -1,14 +1,16 @@
-"""Tickets that are being compared in, those whose messages a narrow run reads out, and what each is read for.
+"""Decides which tickets' messages a narrow run reads, and remembers what each was read for.
 
 A known gap is a last message that no message here explains, a ticket that was not known, or a message that is doubtful
-or known by its ack only. Reading may send read receipts: what was read for in vain is not read for ever.
+or known by its ack only. Reading may send read receipts, so a gap that READS readings did not close is read for again
+only when something new was told of it.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from whatsms_events.backfill.run import Parts, last_shown, unpack
+from whatsms_events.backfill.run import Parts
+from whatsms_events.backfill.shown import last_shown, unpack
 from whatsms_events.domain.last_message import Told, explained
 from whatsms_events.domain.rows import Key, Row
 from whatsms_events.storage.repair.looks import Doubt
@@ -24,7 +26,7 @@ Messages = Mapping[str, Sequence[Told]]
 
 
 async def find_gaps(parts: Parts, batch: Sequence[Item], rows: Mapping[Key, Row], told: Messages) -> set[str]:
-    """Return the tickets whose messages are to be read, but for what they were read for READS times as it stands."""
+    """Return the tickets with a known gap, without those that were read READS times for all of their gaps."""
     tickets = {item.id: item for item in batch if item.entity == "ticket" and not unpack(item).gone}
     if not tickets:
         return set()

@@ -1,4 +1,4 @@
-"""What we hold and no list showed in, what may be marked as gone out.
+"""Finds what we hold and no list showed, and decides at a run's end what of it is marked as gone.
 
 Absence alone proves nothing (pages skip): a ticket or contact is not there when asking for it by id failed twice, some
 time apart; a campaign, which cannot be asked for, when its list did not show it then either. And where too many of one
@@ -6,28 +6,23 @@ kind are not there, the reason may be another one (ids that do not meet, a key t
 marked until somebody allows it.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
 
-from whatsms_events.backfill.details import missing
-from whatsms_events.backfill.run import Course, HeldBack, Report, Standing
+from whatsms_events.backfill import shown
+from whatsms_events.backfill.run import Course, HeldBack, Report, Standing, moved_on
 from whatsms_events.domain.events import Entity
-from whatsms_events.domain.repair import advice, gone_limit
+from whatsms_events.domain.repair import BY_ID, ItemCame, advice, gone_limit
 from whatsms_events.storage.repair.runs import Item
 
 SCAN: Final = 500
 
-_FOLLOWING: Final[dict[Entity, Entity | None]] = {
-    "contact": "ticket",
-    "ticket": "campaign",
-    "campaign": None,
-    "message": None,
-}
+_FOLLOWING: Final[Mapping[Entity, Entity]] = {"contact": "ticket", "ticket": "campaign"}
+"""In this order our own ids are looked through; messages are counted where their ticket's list is read."""
 
 _EVER: Final = datetime.max.replace(tzinfo=UTC)
 
@@ -36,25 +31,24 @@ log = structlog.get_logger()
 _reports = msgspec.json.Decoder(Report)
 
 
-async def scan_absences(course: Course) -> None:
+async def scan_absences(course: Course) -> bool:
     """Make items of what we hold and no list showed: one page of our ids at a time, entity after entity."""
     parts, standing = course.parts, course.standing
     entity = standing.entity
-    assert entity != "message"  # noqa: S101 - the second phase looks for those
     held = [] if _unseen(standing, entity) else await parts.holdings.ids(entity, parts.tenant, standing.after, SCAN)
     if not held:
-        await course.save(_next_entity(course, standing))
-        return
+        await course.save(_next_entity(standing))
+        return True
     there = [one for one, is_gone in held if not is_gone]
-    shown = await parts.checkpoints.shown(course.run, entity, there)
-    unseen = [one for one in there if one not in shown]
+    known = await parts.checkpoints.shown(course.run, entity, there)
+    unseen = [one for one in there if one not in known]
     standing = msgspec.structs.replace(standing, after=held[-1][0])
-    if entity == "campaign":
-        standing = msgspec.structs.replace(standing, hidden=standing.hidden + len(unseen))
-        items = [hidden(one, parts.now()) for one in unseen]
-    else:
-        items = [absent(entity, one, parts.now()) for one in unseen]
-    await course.save(standing, items=items)
+    if entity == "campaign" and unseen:
+        again_at = parts.now() + timedelta(seconds=parts.plan.absence_s)
+        standing = msgspec.structs.replace(standing, again_at=again_at)
+    came: ItemCame = "hidden" if entity == "campaign" else "unlisted"
+    await course.save(standing, items=[course.new(entity, one, came) for one in unseen])
+    return True
 
 
 def _unseen(standing: Standing, entity: Entity) -> bool:
@@ -62,42 +56,38 @@ def _unseen(standing: Standing, entity: Entity) -> bool:
     return entity in standing.blind or (entity == "campaign" and "campaigns" in standing.unstable)
 
 
-def absent(entity: Entity, one: str, now: datetime) -> Item:
-    """Return the item of a ticket or contact that no list showed: it is asked for by id."""
-    return Item(entity=entity, id=one, state="absent", due_at=now, as_of=None, log_end=0)
-
-
-def hidden(one: str, now: datetime) -> Item:
-    """Return the item of a campaign that its list did not show: it is missing unless the list shows it later."""
-    return Item(entity="campaign", id=one, state="missing", due_at=now, as_of=None, log_end=0)
-
-
-def _next_entity(course: Course, standing: Standing) -> Standing:
-    following = _FOLLOWING[standing.entity]
-    if following is not None:
-        return msgspec.structs.replace(standing, entity=following, after="")
-    again_at = course.parts.now() + timedelta(seconds=course.parts.plan.absence_s)
-    return msgspec.structs.replace(standing, phase="again", after="", again_at=again_at)
+def _next_entity(standing: Standing) -> Standing:
+    following = _FOLLOWING.get(standing.entity)
+    if following is None:
+        return moved_on(msgspec.structs.replace(standing, after=""))
+    return msgspec.structs.replace(standing, entity=following, after="")
 
 
 async def judge_missing(course: Course) -> bool:
-    """Let some of what is not there go, or hold it back; return False where nothing is missing.
+    """Let some of what is not there go, or hold it back; return False where the phase only waits.
 
-    For when nothing else is left to be done: only then it is known how many there are, and how many were missed.
+    All else must have been compared: only then it is known how many there are, and how many were missed.
     """
-    found = await course.parts.checkpoints.due(course.run, ["missing"], _EVER, SCAN)
-    if not found:
+    checkpoints = course.parts.checkpoints
+    if await checkpoints.next_due(course.run, BY_ID) is not None:
+        await course.save(moved_on(course.standing, "touched"))
+        return True
+    if await checkpoints.next_due(course.run) is not None:
         return False
+    found = await checkpoints.due(course.run, ["missing"], _EVER, SCAN)
+    if not found:
+        await course.save(moved_on(course.standing))
+        return True
     entity = found[0].entity
     batch = [item for item in found if item.entity == entity]
     if entity == "campaign" and not _proven(course):
         standing = course.standing
         standing = msgspec.structs.replace(standing, unsettled=standing.unsettled + len(batch))
-        await course.save(standing, items=[_closed(item) for item in batch])
+        await course.save(standing, items=[course.step(item, "unproven") for item in batch])
     elif await _may_go(course, entity):
         await _release(course, entity, batch)
     else:
-        await course.save(course.standing, items=[_closed(item) for item in batch])
+        await course.save(course.standing, items=[course.step(item, "held_back") for item in batch])
     return True
 
 
@@ -105,10 +95,6 @@ def _proven(course: Course) -> bool:
     """Tell whether two whole lists did not show what is missing; a repair walks once, and leaves it to a reconcile."""
     standing = course.standing
     return course.run.kind == "reconcile" and "campaigns" not in standing.unstable and standing.seen_at is not None
-
-
-def _closed(item: Item) -> Item:
-    return replace(item, state="done", payload=None)
 
 
 async def _may_go(course: Course, entity: Entity) -> bool:
@@ -129,7 +115,7 @@ async def _may_go(course: Course, entity: Entity) -> bool:
         limits = {**standing.gone_limits, entity: limit}
         await course.save(msgspec.structs.replace(standing, gone_limits=limits))
         return True
-    missed = sum(count for name, count in standing.found.items() if name.startswith(f"{entity} missed "))
+    missed = sum(one.count for one in standing.drift if (one.entity, one.kind) == (entity, "missed"))
     seen = HeldBack(extra=extra, missed=missed, held=held, limit=limit)
     await course.save(msgspec.structs.replace(standing, held_back={**standing.held_back, entity: seen}))
     log.error(
@@ -158,9 +144,15 @@ async def _held_back_before(course: Course, entity: Entity) -> bool:
 
 async def _release(course: Course, entity: Entity, batch: Sequence[Item]) -> None:
     """Let these be compared like any other answer, which says that there is no such thing."""
-    standing, due_at = course.standing, course.settled_at()
-    if entity == "campaign":
-        batch = [missing(replace(item, as_of=standing.seen_at, log_end=standing.log_end)) for item in batch]
+    standing = course.standing
     released = {**standing.released, entity: standing.released.get(entity, 0) + len(batch)}
-    items = [replace(item, state="read", due_at=due_at) for item in batch]
+    items = [course.step(item, "may_go", **_as_listed(standing, item)) for item in batch]
     await course.save(msgspec.structs.replace(standing, released=released), items=items)
+
+
+def _as_listed(standing: Standing, item: Item) -> dict[str, Any]:
+    """Return the fields that a campaign's item lacks: when its list was read and did not show it."""
+    if item.entity != "campaign" or standing.seen_at is None:
+        return {}
+    seen_at, log_end = standing.seen_at, standing.log_end
+    return {"as_of": seen_at, "log_end": log_end, "payload": shown.absent(item, seen_at, log_end)}

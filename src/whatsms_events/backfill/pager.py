@@ -1,88 +1,120 @@
-"""A list of the vendor's API in, items out: pages with their log end, passes until one brings nothing new.
+"""Reads one page of a list, saves what the page shows, and moves on to what `domain/walk` says comes next."""
 
-Items move between pages while somebody reads (tickets stand by their last change), so one pass may miss some.
-"""
-
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Final, assert_never
+from typing import Any
 
 import structlog
 from msgspec.structs import replace
 
-from whatsms_events.backfill.run import PHASES, Course, Phase, Shown, Standing, pack, seen_at, split_listed
-from whatsms_events.domain.events import (
-    Campaign,
-    CampaignPayload,
-    Contact,
-    ContactPayload,
-    Entity,
-    Payload,
-    Ticket,
-    TicketPayload,
-)
-from whatsms_events.domain.repair import asked_page, classify
-from whatsms_events.errors import UpstreamError, UpstreamPagingError, UpstreamRefusedError, UpstreamUnavailableError
-from whatsms_events.storage.repair.runs import Item, State
+from whatsms_events.backfill.lists import List, close, item_of, list_of, messages_of
+from whatsms_events.backfill.run import Course, Standing, moved_on, without
+from whatsms_events.domain import walk
+from whatsms_events.domain.repair import UNUSABLE, Answered, asked_page, classify, decide
+from whatsms_events.domain.sighting import seen_at
+from whatsms_events.domain.walk import Walks
+from whatsms_events.errors import UpstreamError, UpstreamRefusedError, UpstreamUnavailableError
+from whatsms_events.storage.repair.runs import Item
 from whatsms_events.whatsms.pages import Page, Place
-
-WALKS: Final[dict[Phase, tuple[str | None, ...]]] = {
-    "contacts": (None,),
-    # The unfiltered list may hide closed tickets, as some of the vendor's relatives do.
-    "tickets": (None, "open", "pending", "closed"),
-    "campaigns": (None,),
-    "again": (None,),  # campaigns once more, for those that were missing
-}
-
-TURNS: Final = 4
-"""Passes over a list at most; one that still brings something new is reported as not stable."""
-
-ENTITIES: Final[dict[Phase, Entity]] = {
-    "contacts": "contact",
-    "tickets": "ticket",
-    "campaigns": "campaign",
-    "again": "campaign",
-}
-
 
 log = structlog.get_logger()
 
 
-async def read_page(course: Course) -> None:
-    """Read the page the run stands at, save what it shows, and move on; raise UpstreamError where that ends no list."""
-    parts = course.parts
+async def read_list(course: Course) -> bool:
+    """Read the next page of the phase's list of entities; return False where its time has not come."""
+    standing = course.standing
+    if standing.phase == "again":
+        if standing.again_at is None:
+            await course.save(moved_on(standing))
+            return True
+        if course.parts.now() < standing.again_at:
+            return False
+    await _read_page(course, list_of(course))
+    return True
+
+
+async def read_messages(course: Course) -> bool:
+    """Read the next page of the next ticket whose messages are wanted; with none left the phase is over."""
+    wanted = [] if course.messages == "off" else await course.parts.checkpoints.tickets_to_read(course.run, 1)
+    if not wanted:
+        await course.save(moved_on(course.standing))
+        return True
+    ticket = wanted[0]
+    if course.standing.ticket != ticket.id:
+        await course.save(replace(course.standing, ticket=ticket.id, walks=Walks(), place=Place()))
+    await _read_page(course, messages_of(course, ticket))
+    return True
+
+
+async def _read_page(course: Course, of: List) -> None:
+    """Read the page that the run stands at; raise UpstreamError where the run cannot go on for now."""
+    parts, standing = course.parts, course.standing
     log_end, asked_at = await parts.event_log.end(), parts.now()
     try:
-        page = await _ask(course, _status(course.standing))
+        page = await of.ask(standing.place, of.filters[standing.walks.number])
     except UpstreamError as exc:
-        if not await _go_on_without(course, exc):
-            raise
+        await _go_on_without(course, of, exc)
     else:
-        await _take_page(course, page, seen_at(page.as_of, asked_at), log_end)
+        await _take_page(course, of, page, seen_at(page.as_of, asked_at), log_end)
 
 
-def _status(standing: Standing) -> str | None:
-    return WALKS[standing.phase][standing.walk]
+async def _take_page(course: Course, of: List, page: Page[Any], as_of: datetime, log_end: int) -> None:
+    standing = course.standing
+    items = {one.id: item_of(course, of, one, as_of, log_end) for one in page.items if isinstance(one.id, str)}
+    known = await course.parts.checkpoints.shown(course.run, of.entity, list(items))
+    paged = page.next is not None or page.number > 1
+    standing = replace(
+        standing,
+        requests=standing.requests + 1,
+        unusable=standing.unusable + page.unusable,
+        expected=_expected(of, standing, page),
+        walks=walk.read(standing.walks, fresh=len(items.keys() - known), paged=paged),
+    )
+    if standing.phase == "again" and page.number == 1:
+        standing = replace(standing, log_end=log_end, seen_at=as_of)
+    await _move(course, of, standing, page.next, items)
 
 
-async def _go_on_without(course: Course, exc: UpstreamError) -> bool:
-    """Save what an answer that is no page means for its list; return False where the run cannot go on for now."""
+def _expected(of: List, standing: Standing, page: Page[Any]) -> int:
+    """Add what the first page of a phase says the list holds."""
+    first = of.expected and page.number == 1 and (standing.walks.number, standing.walks.pass_number) == (0, 1)
+    return standing.expected + (page.count or 0) if first else standing.expected
+
+
+async def _move(course: Course, of: List, standing: Standing, place: Place | None, items: Mapping[str, Item]) -> None:
+    """Save what a page showed together with what follows: another page, walk or pass, or the end of the list."""
+    walks, then = walk.step(standing.walks, more=place is not None, in_pass=len(of.filters), passes=of.passes)
+    standing = replace(standing, walks=walks, place=place or Place())
+    if then in ("page", "walk", "pass"):
+        await course.list_items(standing, items)
+        return
+    if then == "unstable" and of.ticket is None:  # a gap in a ticket's messages is known by its last message
+        standing = _unstable(standing, of.name)
+    await close(course, of, standing, items)
+
+
+async def _go_on_without(course: Course, of: List, exc: UpstreamError) -> None:
+    """Save what an answer that is no page means for its list; raise it where the run cannot go on for now."""
     standing = replace(course.standing, requests=course.standing.requests + 1)
-    asked = asked_page(standing.place.number, filtered=_status(standing) is not None)
-    tries = int(standing.stumbled) if isinstance(exc, UpstreamPagingError) else standing.tries
-    match classify(exc, asked, tries):
+    walks, answered, status = standing.walks, classify(exc), of.filters[standing.walks.number]
+    asked = asked_page(standing.place.number, filtered=status is not None, of_messages=of.ticket is not None)
+    meaning = decide(asked, answered, walk.tries(walks, answered))
+    if meaning == "doubt":
+        meaning = "end" if await _answers(course) else "again"
+        standing = replace(standing, requests=standing.requests + (meaning == "end"))
+    match meaning:
         case "end":
-            await _end(course, standing, exc)
-        case "doubt" if await _answers(course):
-            await _end(course, replace(standing, requests=standing.requests + 1), exc)
+            await _end(course, of, standing, answered, exc)
         case "anew":
-            # As many as a page holds may have moved to the front just now.
-            await course.save(replace(standing, place=Place(), stumbled=True))
-        case "again" | "doubt":
-            await course.save(replace(standing, tries=standing.tries + 1))
-            return False
+            # As many items as a page holds may have moved to the front just now.
+            await course.save(replace(standing, place=Place(), walks=walk.failed(walks, meaning)))
+        case "again":
+            await course.save(replace(standing, walks=walk.failed(walks, meaning)))
+            raise exc
+        case "leave" | "leave_out" if of.ticket is not None:
+            await _leave(course, of, of.ticket, exc, left_out=meaning == "leave_out")
         case _:
-            return False
-    return True
+            raise exc
 
 
 async def _answers(course: Course) -> bool:
@@ -100,111 +132,33 @@ async def _answers(course: Course) -> bool:
     return True
 
 
-async def _end(course: Course, standing: Standing, exc: UpstreamError) -> None:
+async def _end(course: Course, of: List, standing: Standing, answered: Answered, exc: UpstreamError) -> None:
     """End the walk where it stands: what it showed is compared, and the report names the list as not stable."""
-    status, number = _status(standing), standing.place.number
-    plural = "campaigns" if standing.phase == "again" else standing.phase
-    name = plural if status is None else f"{plural}:{status}"
-    reason = str(exc) if isinstance(exc, UpstreamPagingError) else f"{exc}, page {number}"
-    log.warning("list.ended", tenant=course.parts.slug, list=name, page=number, reason=str(exc))
-    standing = replace(
-        standing,
-        unstable=_named(standing, name),
-        ended={name: reason, **standing.ended},
-        # What comes without end is not asked for in further passes; what is refused costs one request.
-        stuck=standing.stuck or isinstance(exc, UpstreamUnavailableError),
-    )
-    await course.save(advance(standing, None))
+    slug, status, number = course.parts.slug, of.filters[standing.walks.number], standing.place.number
+    name = of.name if status is None else f"{of.name}:{status}"
+    reason = str(exc) if answered == "paging" else f"{exc}, page {number}"
+    standing = replace(_unstable(standing, name), ended={name: reason, **standing.ended})
+    if of.ticket is not None:
+        log.warning("list.ended", tenant=slug, list=name, page=number, id=of.ticket.id, reason=str(exc))
+        await close(course, of, standing, {})
+        return
+    log.warning("list.ended", tenant=slug, list=name, page=number, reason=str(exc))
+    # What comes without end is not asked for in further passes; what is refused costs one request.
+    stuck = standing.walks.stuck or answered in UNUSABLE
+    await _move(course, of, replace(standing, walks=replace(standing.walks, stuck=stuck)), None, {})
 
 
-def _named(standing: Standing, name: str) -> tuple[str, ...]:
-    """Return the lists that are not stable, this one among them."""
-    return tuple(dict.fromkeys((*standing.unstable, name)))
+async def _leave(course: Course, of: List, ticket: Item, exc: UpstreamError, *, left_out: bool) -> None:
+    """Close a ticket whose messages cannot be read: they are not ours to see, or are left to the next run."""
+    slug, standing = course.parts.slug, replace(course.standing, requests=course.standing.requests + 1)
+    if left_out:
+        standing = without(standing, slug, f"messages of ticket {ticket.id}", exc)
+    else:
+        log.warning("messages.not_read", tenant=slug, id=ticket.id, reason=str(exc))
+        standing = replace(standing, unsettled=standing.unsettled + 1)
+    await close(course, of, standing, {}, whole=False)
 
 
-async def _take_page(
-    course: Course, page: Page[Ticket] | Page[Contact] | Page[Campaign], as_of: datetime, log_end: int
-) -> None:
-    parts, standing = course.parts, course.standing
-    phase = standing.phase
-    # Compared so late that what was on its way when the page was made has been received.
-    due_at = course.settled_at()
-    wants_details = phase in ("contacts", "tickets") and course.run.options.details == "all"
-    state: State = "wanted" if wants_details else "listed"
-    items = {
-        one.id: _item(one, state, as_of, log_end, parts.now() if wants_details else due_at)
-        for one in page.items
-        if isinstance(one.id, str)
-    }
-    known = await parts.checkpoints.shown(course.run, ENTITIES[phase], list(items))
-    standing = replace(
-        standing,
-        requests=standing.requests + 1,
-        unusable=standing.unusable + page.unusable,
-        fresh=standing.fresh + len(items.keys() - known),
-        paged=standing.paged or page.next is not None or page.number > 1,
-        expected=_expected(standing, page),
-        log_end=log_end if page.number == 1 else standing.log_end,
-        seen_at=as_of if page.number == 1 else standing.seen_at,
-        tries=0,
-        shown=True,
-    )
-    await course.list_items(advance(standing, page.next), items)
-
-
-def advance(standing: Standing, place: Place | None) -> Standing:
-    """Return where to read on: the next page, else the next walk, else another pass, else the next phase."""
-    if place is not None:
-        return replace(standing, place=place)
-    standing = replace(standing, place=Place(), walk=standing.walk + 1, stumbled=False, tries=0)
-    if standing.walk < len(WALKS[standing.phase]):
-        return standing
-    # A list that fits onto one page is seen at one moment: nothing can move away from under the reader.
-    done = not standing.paged or standing.fresh == 0 or standing.phase == "again" or standing.stuck
-    if not done and standing.turn < TURNS:
-        return replace(standing, walk=0, turn=standing.turn + 1, fresh=0, paged=False)
-    unstable = standing.unstable if done else _named(standing, standing.phase)
-    blind = standing.blind if standing.shown else (*standing.blind, ENTITIES[standing.phase])
-    following = PHASES[PHASES.index(standing.phase) + 1]
-    standing = replace(standing, phase=following, unstable=unstable, blind=blind, stuck=False, shown=False)
-    return replace(standing, walk=0, turn=1, fresh=0, paged=False)
-
-
-async def _ask(course: Course, status: str | None) -> Page[Ticket] | Page[Contact] | Page[Campaign]:
-    client, place, size = course.parts.client, course.standing.place, course.parts.plan.page_size
-    match course.standing.phase:
-        case "contacts":
-            return await client.contacts.page(place, page_size=size)
-        case "tickets":
-            return await client.tickets.page(place, status=status, page_size=size)
-        case "campaigns" | "again":
-            return await client.campaigns.page(place, page_size=size)
-        case "absences" | "messages":
-            raise AssertionError(course.standing.phase)
-        case _:
-            assert_never(course.standing.phase)
-
-
-def _expected(standing: Standing, page: Page[Ticket] | Page[Contact] | Page[Campaign]) -> int:
-    """Add what the first page of a phase says the list holds."""
-    first = page.number == 1 and standing.walk == 0 and standing.turn == 1 and standing.phase != "again"
-    return standing.expected + (page.count or 0) if first else standing.expected
-
-
-def _item(one: Ticket | Contact | Campaign, state: State, as_of: datetime, log_end: int, due_at: datetime) -> Item:
-    payload: Payload
-    entity: Entity
-    match one:
-        case Ticket():
-            entity, payload = "ticket", TicketPayload(ticket=one)
-        case Contact():
-            entity, payload = "contact", ContactPayload(contact=one)
-        case Campaign():
-            entity, payload = "campaign", CampaignPayload(campaign=one)
-        case _:
-            assert_never(one)
-    rest, listed = split_listed(entity, payload)
-    shown = Shown(payload=rest, listed=listed, listed_as_of=as_of, listed_log_end=log_end)
-    return Item(
-        entity=entity, id=str(one.id), state=state, due_at=due_at, as_of=as_of, log_end=log_end, payload=pack(shown)
-    )
+def _unstable(standing: Standing, name: str) -> Standing:
+    """Return the standing with one more list that is not stable."""
+    return replace(standing, unstable=tuple(dict.fromkeys((*standing.unstable, name))))

@@ -1,20 +1,22 @@
-"""How far one run of a backfill got: what is saved with each piece of it, and what is reported at its end."""
+"""Keeps where one run of a backfill stands: what each piece saves, and what the run reports at its end."""
 
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as with_fields
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import structlog
-from msgspec import UNSET, Struct
+from msgspec import Struct
 from msgspec.structs import replace
 
-from whatsms_events.domain import normalize
-from whatsms_events.domain.differences import LISTED_ONLY
-from whatsms_events.domain.drift import Finding, age_bucket
-from whatsms_events.domain.events import SHAPES, Entity, Payload, TicketPayload, encode
+from whatsms_events.domain import drift, normalize
+from whatsms_events.domain.drift import Count, Finding
+from whatsms_events.domain.events import Entity
+from whatsms_events.domain.repair import FIRST, ITEMS, Due, ItemCame, Phase, PhaseEnd, following
+from whatsms_events.domain.walk import Walks
 from whatsms_events.errors import UpstreamError
 from whatsms_events.storage.log.appends import Append
 from whatsms_events.storage.log.commit import Outcome
@@ -28,9 +30,6 @@ from whatsms_events.whatsms.pages import Place
 
 Mode = Literal["off", "narrow", "full"]
 MODES: Final[tuple[Mode, ...]] = ("off", "narrow", "full")
-Phase = Literal["contacts", "tickets", "campaigns", "absences", "again", "messages"]
-PHASES: Final[tuple[Phase, ...]] = ("contacts", "tickets", "campaigns", "absences", "again", "messages")
-"""In this order. Details are read as soon as the three lists are done, whatever the phase."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,34 +80,27 @@ class HeldBack(Struct, frozen=True, kw_only=True):
     limit: int
 
 
-class Standing(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where a run stands. Saved in one transaction with the items it is about, so a restart goes on from here."""
+class Standing(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Where a run stands. Saved in one transaction with the items it is about, so a restart goes on from here.
+
+    What another release saved in another form is not read: see `standing_of`.
+    """
 
     phase: Phase = "contacts"
-    walk: int = 0  # which of the phase's walks
-    place: Place = Place()
-    stumbled: bool = False  # whether the walk was begun anew for pages that led nowhere
-    tries: int = 0  # how often in a row the page of this place had no usable answer
-    stuck: bool = False  # whether a walk of this phase was given up: no further pass is made
-    shown: bool = False  # whether any page of this phase was read
+    walks: Walks = Walks()  # over the list that is being read
+    place: Place = Place()  # in the list that is being read
     blind: tuple[Entity, ...] = ()  # entities of which no page was read: nothing is absent
-    turn: int = 1  # a pass is every walk of the phase once
-    fresh: int = 0  # ids that this pass brought
-    paged: bool = False  # whether any walk of this pass had a second page
     after: str = ""  # absences: the last id that was looked at
     entity: Entity = "contact"  # absences: of which entity
-    hidden: int = 0  # campaigns that their list did not show, at first
-    again_at: datetime | None = None
-    seen_at: datetime | None = None  # as of when the first page of the walk is
-    log_end: int = 0  # before the first page of the walk
+    again_at: datetime | None = None  # when the campaigns are listed once more; None: they need not be
+    seen_at: datetime | None = None  # as of when the campaigns were listed once more
+    log_end: int = 0  # before they were
     ticket: str | None = None  # whose messages are being read
     requests: int = 0
     unusable: int = 0  # items without an id
     unseen: int = 0  # messages of ours that their ticket's list did not show
     unsettled: int = 0  # items that events kept touching, or that could not be read: left to the next run
-    unstable: tuple[
-        str, ...
-    ] = ()  # lists that still brought something new in their last pass, or ended before their end
+    unstable: tuple[str, ...] = ()  # lists that brought something new in their last pass, or ended before their end
     ended: dict[str, str] = {}  # why, of those that ended before their end
     forbidden: int = 0  # items that the key has no right to
     forbidden_names: tuple[str, ...] = ()  # the first of them
@@ -116,17 +108,8 @@ class Standing(Struct, frozen=True, kw_only=True, omit_defaults=True):
     released: dict[Entity, int] = {}  # how many go
     held_back: dict[Entity, HeldBack] = {}
     expected: int = 0  # what the lists' counts promise
-    found: dict[str, int] = {}  # "entity kind age" -> entities
+    drift: tuple[Count, ...] = ()
     stopped: str | None = None
-
-
-class Count(Struct, frozen=True, kw_only=True):
-    """One cell of the drift report."""
-
-    entity: Entity
-    kind: str
-    age: str
-    count: int
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -154,82 +137,59 @@ class Report(Struct, frozen=True, kw_only=True):
     held_back: dict[Entity, HeldBack] = {}
 
 
-class Shown(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the vendor's answer said about an item: the payload's JSON; what only lists show of it, with their own time.
-
-    `gone`: it answered twice that there is no such thing.
-    """
-
-    payload: bytes
-    listed: bytes = b""
-    listed_as_of: datetime | None = None
-    listed_log_end: int = 0
-    gone: bool = False
-
-
 log = structlog.get_logger()
 
 _UNSAVED: Final = b"{}"
 _standings = msgspec.json.Decoder(Standing)
-_shown = msgspec.msgpack.Decoder(Shown)
-_payloads = {entity: msgspec.json.Decoder(shape) for entity, shape in SHAPES.items()}
 _json = msgspec.json.Encoder()
-_msgpack = msgspec.msgpack.Encoder()
-
-
-ABSURD: Final = timedelta(days=1)
-"""A `Date` that is so much older than our clock is no date."""
-
-
-def seen_at(as_of: datetime, asked_at: datetime) -> datetime:
-    """Return as of when an answer may be believed: never later than our clock when it was asked for.
-
-    The vendor's `Date` may come from a proxy whose clock is ahead; what happened after the answer must not look older.
-    """
-    return asked_at if asked_at - as_of > ABSURD else min(as_of, asked_at)
-
-
-def pack(shown: Shown) -> bytes:
-    """Return what `Item.payload` holds."""
-    return _msgpack.encode(shown)
-
-
-def unpack(item: Item) -> Shown:
-    """Return what `pack` made."""
-    return _shown.decode(item.payload or b"")
-
-
-def split_listed(entity: Entity, payload: Payload) -> tuple[bytes, bytes]:
-    """Return the JSON of what details show too, and of what only lists show (empty where they show none of it)."""
-    shown = getattr(payload, entity)
-    names = [name for name in LISTED_ONLY.get(entity, ()) if getattr(shown, name) is not UNSET]
-    if not names:
-        return encode(payload), b""
-    rest = replace(payload, **{entity: replace(shown, **dict.fromkeys(names, UNSET))})
-    listed = type(shown)(id=shown.id, **{name: getattr(shown, name) for name in names})
-    return encode(rest), encode(type(payload)(**{entity: listed}))
-
-
-def shown_payload(entity: Entity, shown: Shown, *, listed: bool = False) -> Payload:
-    """Return the payload of what was shown; if `listed`, with what only lists show and it lacks."""
-    payload = _payloads[entity].decode(shown.payload)
-    if not listed or not shown.listed:
-        return payload
-    seen, beside = (getattr(one, entity) for one in (payload, _payloads[entity].decode(shown.listed)))
-    lacking = [name for name in LISTED_ONLY[entity] if getattr(seen, name) is UNSET]
-    return replace(payload, **{entity: replace(seen, **{name: getattr(beside, name) for name in lacking})})
-
-
-def last_shown(item: Item) -> str | None:
-    """Return the last message that a list showed of a ticket, None where none did or there is none."""
-    listed = unpack(item).listed
-    payload = _payloads[item.entity].decode(listed) if listed else None
-    last = payload.ticket.last_message if isinstance(payload, TicketPayload) else None
-    return last if isinstance(last, str) else None
-
 
 NAMES: Final = 20
 """Of many items that the key has no right to, so many are named: in the log and in the report."""
+
+
+def standing_of(run: Run) -> Standing:
+    """Return where a run stands: at its beginning where nothing was saved yet, or where another release saved it.
+
+    A run that another release saved begins anew with the items that it has: what was found is appended, nothing is
+    lost, and the report counts only what was found since.
+    """
+    first = Standing(phase=FIRST[run.kind])
+    try:
+        return first if run.progress == _UNSAVED else _standings.decode(run.progress)
+    except msgspec.ValidationError:
+        return first
+
+
+def step_item(item: Item, came: ItemCame, plan: Plan, now: datetime, **changes: Any) -> Item:
+    """Return the item after what came, as the table `ITEMS` says, with these fields.
+
+    A closed item keeps nothing of people, but for what its messages are still to be read for.
+    """
+    step = ITEMS[item.state][came]
+    item = with_fields(
+        with_fields(item, **changes),
+        state=step.state,
+        due_at=now + timedelta(seconds=_wait_s(step.due, plan)),
+        rounds=item.rounds + step.rounds,
+    )
+    if step.state != "done":
+        return item
+    return with_fields(item, payload=item.payload if item.messages == "wanted" else None, raw=None, found=None)
+
+
+def _wait_s(due: Due, plan: Plan) -> float:
+    return {"now": 0.0, "settled": plan.settle_s, "absence": plan.absence_s}[due]
+
+
+def new_item(entity: Entity, one: str, came: ItemCame, plan: Plan, now: datetime, **fields: Any) -> Item:
+    """Return the item of something that the run meets for the first time."""
+    unmet = Item(entity=entity, id=one, state="new", due_at=now, as_of=None, log_end=0)
+    return step_item(unmet, came, plan, now, **fields)
+
+
+def moved_on(standing: Standing, end: PhaseEnd = "over") -> Standing:
+    """Return the standing at the beginning of the phase that comes next."""
+    return replace(standing, phase=following(standing.phase, end), walks=Walks(), place=Place())
 
 
 class Course:
@@ -240,35 +200,35 @@ class Course:
         self.parts = parts
         self.run = run
         self.messages = messages
-        # A repair has no lists and looks for nothing that is absent: details are all of it.
-        first = Standing(phase="contacts" if run.kind == "reconcile" else PHASES[-1])
-        try:
-            saved = _standings.decode(run.progress) if run.progress != _UNSAVED else first
-        except msgspec.ValidationError:  # another release's: it begins anew, and knows the items it has
-            saved = first
-        self.standing = replace(saved, stopped=None)  # what stopped it then may be mended now
+        self.standing = replace(standing_of(run), stopped=None)  # what stopped it then may be mended now
         self.next: deque[Item] = deque()  # to be looked at; nobody else changes the items of a run
+
+    def step(self, item: Item, came: ItemCame, **changes: Any) -> Item:
+        """Return the item after what came just now."""
+        return step_item(item, came, self.parts.plan, self.parts.now(), **changes)
+
+    def new(self, entity: Entity, one: str, came: ItemCame, **fields: Any) -> Item:
+        """Return the item of something that was met just now."""
+        return new_item(entity, one, came, self.parts.plan, self.parts.now(), **fields)
 
     async def save(
         self,
         standing: Standing,
         *,
         items: Sequence[Item] = (),
-        drift: Sequence[Finding] = (),
+        found: Sequence[Finding] = (),
         looks: Sequence[Doubt] = (),
     ) -> None:
         """Save; raise FencedError where another process goes on with this run."""
         now = self.parts.now()
-        found = Counter(standing.found)
-        found.update(f"{one.entity} {one.kind} {age_bucket(one.age_s)}" for one in drift)
-        standing = replace(standing, found=dict(found))
+        standing = replace(standing, drift=drift.count(standing.drift, found))
         await self.parts.checkpoints.save(
-            self.run, _json.encode(standing), now=now, items=items, drift=drift, looks=looks
+            self.run, _json.encode(standing), now=now, items=items, drift=found, looks=looks
         )
         self.standing = standing
 
     async def list_items(self, standing: Standing, items: Mapping[str, Item]) -> None:
-        """Save what a page showed: new items, and newer views of those that wait to be compared."""
+        """Save what a page showed: new items, and newer views of those that a page may still change."""
         await self.parts.checkpoints.list_items(
             self.run, list(items.values()), _json.encode(standing), now=self.parts.now()
         )
@@ -287,7 +247,7 @@ class Course:
             finished_at=now,
             requests=standing.requests,
             looked_at=dict(looked_at),
-            drift=[_cell(name, count) for name, count in sorted(standing.found.items())],
+            drift=list(standing.drift),
             unseen=standing.unseen,
             unsettled=standing.unsettled,
             unusable=standing.unusable,
@@ -308,10 +268,6 @@ class Course:
         if again_at is not None and again_at > latest:
             await self.save(replace(self.standing, again_at=latest))
 
-    def settled_at(self) -> datetime:
-        """Return from when on an answer that came just now may be compared."""
-        return self.parts.now() + timedelta(seconds=self.parts.plan.settle_s)
-
 
 def without(standing: Standing, slug: str, what: str, error: UpstreamError) -> Standing:
     """Return the standing with one more item that the key has no right to; the first NAMES are named, and logged."""
@@ -320,8 +276,3 @@ def without(standing: Standing, slug: str, what: str, error: UpstreamError) -> S
         return standing
     log.warning("detail.forbidden", tenant=slug, subject=what, reason=str(error))
     return replace(standing, forbidden_names=(*standing.forbidden_names, what))
-
-
-def _cell(name: str, count: int) -> Count:
-    entity, kind, age = name.split(" ")
-    return msgspec.convert({"entity": entity, "kind": kind, "age": age, "count": count}, Count)

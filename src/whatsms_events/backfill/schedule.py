@@ -1,13 +1,13 @@
-"""The clock, the checkpoints and what was asked for in; which run of a tenant is due out, and what it begins with."""
+"""Decides which run of a tenant is due, and what a repair begins with."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from whatsms_events.backfill.gone import hidden
-from whatsms_events.backfill.run import MODES, Mode, Parts
+from whatsms_events.backfill.run import MODES, Mode, Parts, Plan, new_item
 from whatsms_events.domain.events import Entity
+from whatsms_events.domain.repair import ItemCame
 from whatsms_events.storage.repair.looks import Doubt
 from whatsms_events.storage.repair.reports import Kind, Options, Run, RunInfo
 from whatsms_events.storage.repair.runs import Item
@@ -27,30 +27,32 @@ class Asked:
 
 @dataclass(slots=True)
 class Doubts:
-    """What a repair is about: items to read by id or (`campaigns` of them) to find in a list, and all as it stands."""
+    """What a repair is about, each thing as it stands: its items are read by id, or (`campaigns`) found in a list."""
 
+    plan: Plan
+    now: datetime
     items: dict[tuple[Entity, str], Item] = field(default_factory=dict)
-    campaigns: int = 0
+    campaigns: bool = False
     looks: list[Doubt] = field(default_factory=list)
 
-    def add(self, doubt: Doubt, ticket: str | None, now: datetime) -> None:
+    def add(self, doubt: Doubt, ticket: str | None) -> None:
         """Add one; `ticket` is a message's, whose gap is known once it is compared."""
         self.looks.append(doubt)
         match doubt.subject:
             case "campaign":
-                self.campaigns += 1
-                self.items["campaign", doubt.id] = hidden(doubt.id, now)
+                self.campaigns = True
+                self._meet("campaign", doubt.id, "hidden")
             case "contact" | "ticket":
-                self._read(doubt.subject, doubt.id, now)
+                self._meet(doubt.subject, doubt.id, "unlisted")
             case "message" if ticket is not None:
-                self._read("ticket", ticket, now)
+                self._meet("ticket", ticket, "unlisted")
 
-    def _read(self, entity: Entity, one: str, now: datetime) -> None:
-        self.items[entity, one] = Item(entity=entity, id=one, state="wanted", due_at=now, as_of=None, log_end=0)
+    def _meet(self, entity: Entity, one: str, came: ItemCame) -> None:
+        self.items[entity, one] = new_item(entity, one, came, self.plan, self.now)
 
 
 class Schedule:
-    """What is due for one tenant. `asked` is what a command or the watchdog wants, before anything of the clock."""
+    """Knows which run of one tenant is due. `asked`, by a command or the watchdog, comes before the clock."""
 
     def __init__(self, parts: Parts, last_accepted: Callable[[], Awaitable[datetime | None]]) -> None:
         self.asked: Asked | None = None
@@ -65,16 +67,16 @@ class Schedule:
         self.asked = asked
         self._allowed = max(self._allowed, asked.options.messages, key=MODES.index)
 
-    async def due(self, now: datetime) -> tuple[Asked, Doubts] | None:
+    async def due(self, now: datetime) -> tuple[Asked, Doubts | None] | None:
         """Return the run to begin or to go on with, and what a new repair is about; None where none is."""
         if self._away is None:
             self._away = await self._was_away(now)
         last = await self._parts.checkpoints.last(self._parts.tenant)
         if last is not None and last.finished_at is None:
-            return Asked(last.run.kind, last.run.cause, last.run.options), Doubts()
+            return Asked(last.run.kind, last.run.cause, last.run.options), None
         asked = self.asked or await self._by_itself(now)
         if asked is None or asked.kind == "reconcile":
-            return None if asked is None else (asked, Doubts())
+            return None if asked is None else (asked, None)
         doubts = await self._doubts(asked, now)
         if not doubts.looks:
             self.taken(asked, resumed=False)
@@ -84,7 +86,8 @@ class Schedule:
     def taken(self, begun: Asked, *, resumed: bool) -> None:
         """Forget what was asked for where the run that was begun is that very one.
 
-        One that was resumed is it for a command, which says so; not for who knows of something that came since.
+        A run that was resumed counts for a command, which shows whose run it is. It does not count for the watchdog or
+        the clock: they ask because of something that may have happened after that run had read it.
         """
         if begun.kind == "reconcile" and not resumed:
             self._away = False
@@ -125,11 +128,11 @@ class Schedule:
 
     async def _doubts(self, asked: Asked, now: datetime) -> Doubts:
         """Return doubtful entities and stubs, but for those that were looked at as they stand."""
-        parts, doubts = self._parts, Doubts()
+        parts, doubts = self._parts, Doubts(self._parts.plan, now)
         async for page in self._unsure(messages=asked.options.messages != "off"):
             tickets = dict(page)
             for doubt in await parts.checkpoints.not_looked_at(parts.tenant, list(tickets)):
-                doubts.add(doubt, tickets[doubt], now)
+                doubts.add(doubt, tickets[doubt])
             if len(doubts.looks) >= REPAIR_LIMIT:
                 break
         return doubts

@@ -1,15 +1,16 @@
-"""The vendor's REST API in, observations in the log out: what the webhook missed is found, counted and repaired.
+"""Runs the backfill of one tenant: finds what the webhook missed, counts it and repairs it.
 
 A run collects ids from lists, reads details, compares them with the projection and appends what differs as
-observations. One run per tenant at a time; every piece is saved, so that a restart goes on from there.
+observations. `domain/repair` decides; this package does what is decided. One run per tenant is under way at a time, and
+every piece is saved, so that a restart goes on from there.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, assert_never
+from typing import Final
 
 import msgspec
 import structlog
@@ -18,10 +19,11 @@ from whatsms_events import metrics
 from whatsms_events.backfill.compare import Comparison
 from whatsms_events.backfill.details import read_detail
 from whatsms_events.backfill.gone import judge_missing, scan_absences
-from whatsms_events.backfill.messages import read_messages
-from whatsms_events.backfill.pager import read_page
-from whatsms_events.backfill.run import PHASES, Course, Parts, Phase, Plan, Report
+from whatsms_events.backfill.pager import read_list, read_messages
+from whatsms_events.backfill.run import Course, Parts, Plan, Report, Standing
 from whatsms_events.backfill.schedule import Asked, Schedule
+from whatsms_events.domain.drift import Count
+from whatsms_events.domain.repair import PHASES, Duty, Phase
 from whatsms_events.errors import UpstreamRefusedError
 from whatsms_events.storage.log.appends import Append
 from whatsms_events.storage.log.commit import Outcome
@@ -34,17 +36,27 @@ from whatsms_events.whatsms import Client
 from whatsms_events.whatsms.pages import Place
 
 LOOK_S: Final = 5.0
-"""How often it looks whether a run is due."""
+"""How often the worker asks whether a run is due."""
 
 SHOW_S: Final = 1.0
-"""How often what is to be seen of it is counted."""
+"""How often a run's items are counted for those who watch it."""
 
 log = structlog.get_logger()
+
+_DO: Final[Mapping[Duty, Callable[[Course], Awaitable[bool]]]] = {
+    "list": read_list,
+    "scan": scan_absences,
+    "look": read_detail,
+    "list_messages": read_messages,
+    "judge": judge_missing,
+}
+"""What each phase does; `report` ends the run. Each does one request or one piece of bookkeeping and saves it, together
+with the next phase where this one is over. Each returns False where only waiting is left."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What is to be seen of a run while it is under way, and of the last one afterwards."""
+    """How far the run under way is, and what the last run found once it has finished."""
 
     kind: Kind | None = None
     phase: str = ""
@@ -91,6 +103,11 @@ class Backfill:
         """Tell whether a run is under way in this process."""
         return self._course is not None
 
+    @property
+    def standing(self) -> Standing | None:
+        """Where the run under way in this process stands, None where none is."""
+        return None if self._course is None else self._course.standing
+
     def ask(self, kind: Kind, cause: str, options: Options) -> None:
         """Ask for a run; it begins when the one under way has finished, unless that is the very same."""
         self._schedule.ask(Asked(kind, cause, options))
@@ -128,15 +145,14 @@ class Backfill:
         """Ask for the first page of what was refused, and raise what the vendor says: one request of the budget."""
         client = self._parts.client
         await client.open()
+        place, size = Place(), self._parts.plan.page_size
         match self._refused_in:
             case "contacts":
-                await client.contacts.page(Place(), page_size=self._parts.plan.page_size)
+                await client.contacts.page(place, page_size=size)
             case "campaigns" | "again":
-                await client.campaigns.page(Place(), page_size=self._parts.plan.page_size)
-            case "tickets" | "absences" | "messages":
-                await client.tickets.page(Place(), page_size=self._parts.plan.page_size)
+                await client.campaigns.page(place, page_size=size)
             case _:
-                assert_never(self._refused_in)
+                await client.tickets.page(place, page_size=size)
 
     async def close(self) -> None:
         """Give up the role and the connections; the run stays as it was saved."""
@@ -162,11 +178,10 @@ class Backfill:
         run = await parts.checkpoints.begin(parts.tenant, asked.kind, asked.cause, asked.options, now)
         course = Course(parts, run, self._schedule.messages(run))
         self._schedule.taken(Asked(run.kind, run.cause, run.options), resumed=run.resumed)
-        if doubts.looks and not run.resumed:
+        if doubts is not None and not run.resumed:
             # Looked at once as they stand, whatever comes of it.
-            standing = msgspec.structs.replace(course.standing, expected=len(doubts.looks))
-            if doubts.campaigns:
-                standing = msgspec.structs.replace(standing, phase="again", hidden=doubts.campaigns)
+            again_at = now if doubts.campaigns else None
+            standing = msgspec.structs.replace(course.standing, expected=len(doubts.looks), again_at=again_at)
             await course.save(standing, items=list(doubts.items.values()), looks=doubts.looks)
         self._course, self._comparison = course, Comparison(course)
         metrics.BACKFILL_STATE.labels(parts.slug).set(1)
@@ -177,12 +192,11 @@ class Backfill:
         course, comparison = self._course, self._comparison
         assert course is not None  # noqa: S101 - begun
         assert comparison is not None  # noqa: S101 - begun
-        worked = await comparison.step() or await self._go_on(course)
-        last_phase = course.standing.phase == PHASES[-1]
-        if not worked and last_phase and await course.parts.checkpoints.next_due(course.run) is None:
-            if not await judge_missing(course):
-                await self._finish(course)
+        duty = PHASES[course.standing.phase].do
+        if duty == "report":
+            await self._finish(course)
             return 1
+        worked = await comparison.step() or await _DO[duty](course)
         if not worked:
             await course.pull_in()
         clock = asyncio.get_running_loop().time
@@ -192,40 +206,12 @@ class Backfill:
             self._show_at = clock() + max(SHOW_S, 20 * (clock() - began))
         return int(worked)
 
-    async def _go_on(self, course: Course) -> bool:
-        """Do the next request or the next bookkeeping of the phase; return False where only waiting is left."""
-        standing = course.standing
-        match standing.phase:
-            case "contacts" | "tickets" | "campaigns":
-                await read_page(course)
-                return True
-            case "absences":
-                await scan_absences(course)
-                return True
-            case "again":
-                return await read_detail(course) or await self._walk_again(course)
-            case "messages":
-                return await read_detail(course) or await read_messages(course)
-
-    async def _walk_again(self, course: Course) -> bool:
-        """List the campaigns once more where some were missing, when it is time to."""
-        standing = course.standing
-        if not standing.hidden:
-            await course.save(msgspec.structs.replace(standing, phase="messages"))
-            return True
-        if standing.again_at is not None and self._parts.now() < standing.again_at:
-            return False
-        await read_page(course)
-        return True
-
     async def _finish(self, course: Course) -> None:
         report = await course.finish()
         slug = self._parts.slug
         self._forget()
         self._look_at = self._parts.now()
-        found: Counter[tuple[str, str]] = Counter()
-        for one in report.drift:
-            found[one.entity, one.kind] += one.count
+        found = _by_kind(report.drift)
         looked_at = sum(report.looked_at.values())
         self.progress = Progress(
             kind=course.run.kind,
@@ -254,10 +240,6 @@ class Backfill:
     async def _show(self, course: Course) -> None:
         standing = course.standing
         counted = await course.parts.checkpoints.count(course.run)
-        found: Counter[tuple[str, str]] = Counter()
-        for name, count in standing.found.items():
-            entity, kind, _age = name.split(" ")
-            found[entity, kind] += count
         self.progress = Progress(
             kind=course.run.kind,
             phase=standing.phase,
@@ -265,5 +247,12 @@ class Backfill:
             shown=counted.total(),
             expected=standing.expected or None,
             remaining=sum(count for (_entity, state), count in counted.items() if state != "done"),
-            found=found,
+            found=_by_kind(standing.drift),
         )
+
+
+def _by_kind(drift: Iterable[Count]) -> Counter[tuple[str, str]]:
+    found: Counter[tuple[str, str]] = Counter()
+    for one in drift:
+        found[one.entity, one.kind] += one.count
+    return found

@@ -4,6 +4,7 @@ The fold itself says what an observation claims, and that is what is compared: s
 observation changes the row, and none is left once that is applied.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -43,7 +44,8 @@ KINDS: Final[tuple[Kind, ...]] = (
     "doubtful",  # two values were seen here at the same time, and the answer settles which it is
 )
 
-AGES: Final = ("under_1h", "under_1d", "under_7d", "older", "unknown")
+Age = Literal["under_1h", "under_1d", "under_7d", "older", "unknown"]
+AGES: Final[tuple[Age, ...]] = ("under_1h", "under_1d", "under_7d", "older", "unknown")
 _AGE_LIMITS_S: Final = (3600, 86_400, 7 * 86_400)
 
 _json: Final = msgspec.json.Encoder()
@@ -77,6 +79,15 @@ class Finding:
     kind: Kind
     fields: tuple[str, ...]
     age_s: float | None
+
+
+class Count(msgspec.Struct, frozen=True, kw_only=True):
+    """One cell of the drift report: so many differences of this entity, kind and age were found."""
+
+    entity: Entity
+    kind: Kind
+    age: Age
+    count: int
 
 
 Verdict = Finding | Literal["same", "waits"]
@@ -155,7 +166,16 @@ def position(row: Row | None) -> int:
     return 0 if row is None else max((version.latest for version in row.versions.values()), default=0)
 
 
-def age_bucket(age_s: float | None) -> str:
+def count(counts: Iterable[Count], findings: Iterable[Finding]) -> tuple[Count, ...]:
+    """Return the counts with these findings added, in the order of their names."""
+    total = Counter({(one.entity, one.kind, one.age): one.count for one in counts})
+    total.update((one.entity, one.kind, age_bucket(one.age_s)) for one in findings)
+    return tuple(
+        Count(entity=entity, kind=kind, age=age, count=number) for (entity, kind, age), number in sorted(total.items())
+    )
+
+
+def age_bucket(age_s: float | None) -> Age:
     """Return which of AGES it is."""
     if age_s is None:
         return AGES[-1]

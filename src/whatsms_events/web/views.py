@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from whatsms_events.domain.drift import Count
 from whatsms_events.storage.reads import Key, Page, Shown
 from whatsms_events.storage.repair.reports import RunInfo
 
@@ -22,7 +23,7 @@ class _Standing(msgspec.Struct, frozen=True, kw_only=True):
     phase: str = "contacts"
     requests: int = 0
     expected: int = 0
-    found: dict[str, int] = {}
+    drift: tuple[Count, ...] = ()
     unsettled: int = 0
     stopped: str | None = None
 
@@ -76,13 +77,7 @@ def _progress(saved: bytes) -> Shown:
         "phase": standing.phase,
         "requests": standing.requests,
         "expected": standing.expected,
-        "drift": [_count(name, count) for name, count in sorted(standing.found.items())],
+        "drift": standing.drift,
         "unsettled": standing.unsettled,
         "stopped": standing.stopped,
     }
-
-
-def _count(name: str, count: int) -> Shown:
-    """Return one cell of a report, as `report.drift` has it."""
-    entity, kind, age = (*name.split(" "), "unknown", "unknown")[:3]  # another release may have put it otherwise
-    return {"entity": entity, "kind": kind, "age": age, "count": count}

@@ -18,13 +18,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.drift import Finding
 from whatsms_events.domain.events import Entity
+from whatsms_events.domain.repair import State
 from whatsms_events.errors import FencedError, UnstorableError
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import CHUNK, Database, DatabaseTarget, open_log
 from whatsms_events.storage.repair import runs as checkpoints_module
 from whatsms_events.storage.repair.looks import KEPT, Doubt, Look, Subject, load
 from whatsms_events.storage.repair.reports import Options, Run
-from whatsms_events.storage.repair.runs import RUNS_KEPT, Checkpoints, Item, State
+from whatsms_events.storage.repair.runs import RUNS_KEPT, Checkpoints, Item
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 OPTIONS = Options(details="changed", messages="narrow")
@@ -125,9 +126,9 @@ async def test_a_run_goes_on_where_it_was_after_a_crash(database_url: str) -> No
 KILLED = """
 import asyncio, sys
 from datetime import UTC, datetime
+from whatsms_events.storage.database import DatabaseTarget, open_log
 from whatsms_events.storage.repair.reports import Options
 from whatsms_events.storage.repair.runs import Checkpoints, Item
-from whatsms_events.storage.database import DatabaseTarget, open_log
 
 async def main():
     now = datetime.now(UTC)

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from whatsms_events.backfill import worker as backfill
-from whatsms_events.backfill.run import HeldBack, Report, Standing
+from whatsms_events.backfill.run import HeldBack, Report, standing_of
 from whatsms_events.domain.repair import advice
 from whatsms_events.storage.reads import Page
 from whatsms_events.storage.repair.reports import RunInfo
@@ -27,7 +27,6 @@ RECEIPTS: Final = "reading messages may send read receipts to the people who wro
 log = structlog.get_logger()
 
 _reports = msgspec.json.Decoder(Report)
-_standings = msgspec.json.Decoder(Standing)
 
 
 class View:
@@ -172,8 +171,8 @@ def status_line(slug: str, info: RunInfo) -> str:
         report = _reports.decode(info.report or b"null")
         took_s = (info.finished_at - run.started_at).total_seconds()
         return f"{begun}  finished after {took_s:.0f} s  {report.requests} requests  {_verdict(report)}"
-    standing = _standings.decode(run.progress or b"{}")
-    found = sum(standing.found.values())
+    standing = standing_of(run)
+    found = sum(one.count for one in standing.drift)
     line = f"{begun}  not finished: {standing.phase}, {info.remaining} items left, {standing.requests} requests"
     line += f", {found} differences so far, last piece {info.updated_at.isoformat(timespec='seconds')}"
     return line + (f"  STOPPED: {standing.stopped}" if standing.stopped else "")

@@ -1,6 +1,6 @@
 """The table `backfill_look`: how often what is in doubt was looked at while it stood at one position, and when.
 
-So that what cannot be mended by looking is not looked at for ever.
+A doubt that looking cannot settle is not looked at for ever, but again when something new was told of it.
 """
 
 from collections.abc import Collection, Sequence

@@ -1,6 +1,6 @@
 """Backfill runs as their readers see them: how each went, what it found, and how every tenant stands.
 
-Everything here may be asked by any process; `checkpoints` holds what only the run's own process may write.
+Every process may ask these questions; `runs` holds what only the process of the run may write.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A backfill's progress in, the same after a crash out: its run, and an item for each entity the run is about.
+"""How far a backfill got, kept so that it goes on after a crash: its run, and an item for each entity it is about.
 
 Every verb that writes is one transaction and begins by moving its run's row, where another process that took the run
 up since has left another generation: a process that froze and wakes writes nothing any more.
@@ -8,24 +8,21 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, delete, exists, func, select, tuple_, union_all, update
+from sqlalchemy import ColumnElement, RowMapping, delete, exists, func, or_, select, tuple_, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.drift import Finding
 from whatsms_events.domain.events import Entity, from_micros, to_micros
+from whatsms_events.domain.repair import RELISTED, WAITING, State
 from whatsms_events.errors import FencedError, StorageUnavailableError
 from whatsms_events.storage.database import CHUNK, among, insert
 from whatsms_events.storage.repair import looks as look_rows
 from whatsms_events.storage.repair.looks import Doubt
 from whatsms_events.storage.repair.reports import RUN, Kind, Options, Reports, Run, read_run
 from whatsms_events.storage.tables import UNFINISHED, WANTED, backfill_drift, backfill_item, backfill_run
-
-State = Literal["listed", "wanted", "read", "found", "absent", "missing", "done"]
-"""Shown by a list; to be read by id; read; differs, its observation made but not surely appended; not shown; not there,
-to be judged together with all the others at the run's end; closed."""
 
 SWEEP: Final = 5000
 """Items removed in one transaction: a million of them would lock SQLite for ten seconds."""
@@ -58,8 +55,6 @@ class Item:
 
 _KEY: Final = ("run", "entity", "id")
 _ITEM: Final = [backfill_item.c[field.name] for field in fields(Item)]
-_UNDONE: Final = [state for state in get_args(State) if state != "done"]
-_WAITING: Final = [state for state in _UNDONE if state != "missing"]
 
 
 class Checkpoints(Reports):
@@ -116,8 +111,8 @@ class Checkpoints(Reports):
     async def list_items(self, run: Run, items: Sequence[Item], progress: bytes, *, now: datetime) -> int:
         """Save what a page showed and return how many ids the run had not seen.
 
-        They stand in for older views of those still `listed`, and for those that were `missing`; others stay as they
-        are. Raises as `save`.
+        They stand in for older views of those that a page may still change (`RELISTED`); others stay as they are.
+        Raises as `save`.
         """
         async with self._database.write() as connection:
             await _move(connection, run, now, progress=progress.decode())
@@ -126,7 +121,7 @@ class Checkpoints(Reports):
                 ids = [item.id for item in items if item.entity == entity]
                 fresh -= {(entity, one) for one in await _shown(connection, run, entity, ids)}
             state = backfill_item.c.state
-            await _write_items(connection, run, items, (state == "listed") | (state == "missing"))
+            await _write_items(connection, run, items, or_(*(state == one for one in RELISTED)))
         return len(fresh)
 
     async def finish(self, run: Run, report: bytes, now: datetime) -> None:
@@ -169,7 +164,7 @@ class Checkpoints(Reports):
     async def pull_in(self, run: Run, latest: datetime, *, now: datetime) -> None:
         """Let no item wait until after `latest`: only a clock that was set back makes one. Raises as `save`."""
         table = backfill_item.c
-        later = table.run == run.number, table.state.in_(_UNDONE), table.due_at > to_micros(latest)
+        later = table.run == run.number, table.state.in_((*WAITING, "missing")), table.due_at > to_micros(latest)
         async with self._database.read() as connection:
             if not (await connection.execute(select(exists().where(*later)))).scalar_one():
                 return
@@ -177,8 +172,8 @@ class Checkpoints(Reports):
             await _move(connection, run, now)
             await connection.execute(update(backfill_item).where(*later).values(due_at=to_micros(latest)))
 
-    async def next_due(self, run: Run, states: Sequence[State] = _WAITING) -> datetime | None:
-        """Return when the next item in these states is due, None for none; what is missing waits for nothing."""
+    async def next_due(self, run: Run, states: Sequence[State] = WAITING) -> datetime | None:
+        """Return when the next item in these states is due, None where no item is in any of them."""
         table = backfill_item.c
         firsts = [
             select(func.min(table.due_at)).where(table.run == run.number, table.state == state) for state in states
