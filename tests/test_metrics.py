@@ -21,7 +21,7 @@ from servers.service import SLUG, Service, command
 from servers.upstream import account, sections
 from test_journey import delivery, get, post, told
 from whatsms_events import __version__, metrics
-from whatsms_events.domain.drift import KINDS as KINDS_OF_DRIFT
+from whatsms_events.domain.drift import DriftKind
 from whatsms_events.domain.events import Entity
 from whatsms_events.domain.records import TOPICS, to_record
 from whatsms_events.domain.signature import HEADER, sign
@@ -123,7 +123,7 @@ def repaired(*, tickets: int, contacts: int, finished: int, running: int, reques
         **{
             sample("drift", entity=entity, kind=kind): found.get((entity, kind), 0)
             for entity in get_args(Entity)
-            for kind in KINDS_OF_DRIFT
+            for kind in get_args(DriftKind)
         },
         sample("appended_total", type="ticket.observed"): tickets,
         sample("appended_total", type="contact.observed"): contacts,

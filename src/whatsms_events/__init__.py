@@ -8,6 +8,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
     logs, lines     how log lines are written; every line by its name, with what it asks of the reader
     domain/         the rules: no await, no clock, no socket, no SQL
         events, signature, acks           the normalised event and its id; the HMAC; the ack lattice
+        resources                         which fields there are: one table per resource; values: how one is read
         normalize                         raw body -> event; beneath it bodies, many, fields, times, secrets
         fold                              event -> claims -> changed rows; beneath it rows (registers) and doubt
         records, resume                   event <-> Kafka record; what a partition still needs after a restart

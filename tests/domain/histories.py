@@ -28,7 +28,8 @@ from whatsms_events.domain.events import (
     to_micros,
 )
 from whatsms_events.domain.normalize import ids
-from whatsms_events.domain.rows import GROUPS, NAMED, Key, Row
+from whatsms_events.domain.resources import GROUPS, NAMED
+from whatsms_events.domain.rows import Key, Row
 
 START = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 Rows = dict[Key, Row]
@@ -73,12 +74,12 @@ def entry(
 
 
 def folded(entries: Iterable[LogEntry], rows: Rows | None = None) -> Rows:
-    """Apply the entries to `rows` (changed in place) or to nothing, and give `apply` only the rows of `touched`."""
+    """Apply the entries to `rows` (changed in place) or to nothing, giving each only the rows of its claims."""
     rows = {} if rows is None else rows
     for one in entries:
-        payload = decode(one.event)
-        touched = fold.touched(one.event, payload)
-        changed = fold.apply(one, payload, {key: row for key, row in rows.items() if key in touched})
+        claims = fold.claims(one.event, decode(one.event))
+        touched = {claim.key for claim in claims}
+        changed = fold.merge_all(claims, one.position, {key: row for key, row in rows.items() if key in touched})
         assert changed.keys() <= touched
         rows.update(changed)
     return rows

@@ -38,7 +38,7 @@ from domain.histories import (
 from whatsms_events.domain import drift, fields, fold
 from whatsms_events.domain.acks import LEVELS
 from whatsms_events.domain.differences import COMPARED
-from whatsms_events.domain.drift import KINDS, Finding, Kind, Sighting, compare
+from whatsms_events.domain.drift import DriftKind, Finding, Sighting, compare
 from whatsms_events.domain.events import (
     SHAPES,
     Campaign,
@@ -59,7 +59,8 @@ from whatsms_events.domain.events import (
     to_micros,
 )
 from whatsms_events.domain.gone import is_gone
-from whatsms_events.domain.rows import COLUMNS, GROUPS, Key, Row, Version
+from whatsms_events.domain.resources import GROUPS
+from whatsms_events.domain.rows import COLUMNS, Key, Row, Version
 from whatsms_events.errors import InvalidEventError
 
 T = EventType
@@ -133,7 +134,7 @@ def test_what_is_found_changes_the_row_and_is_found_no_more(history: History, se
     if not isinstance(verdict, Finding):
         return
     assert (verdict.entity, verdict.id) == (seen.entity, seen.id)
-    assert verdict.kind in KINDS
+    assert verdict.kind in get_args(DriftKind)
     appended = observe(rows, seen, LATER)
     after = rows[key_of(seen)]
     assert after != before
@@ -681,7 +682,7 @@ def test_further_fields_are_compared_by_name_and_value() -> None:
         ("https://x/1.jpg", UNSET, None),
     ],
 )
-def test_a_url_that_is_signed_anew_is_the_same_one(held: Any, shown: Any, kind: Kind | None) -> None:
+def test_a_url_that_is_signed_anew_is_the_same_one(held: Any, shown: Any, kind: DriftKind | None) -> None:
     """Its path is what it is of. Another path, and one where there was none or none where there was one, is mended."""
     rows = folded(log((T.CONTACT_UPDATED, contact(name="Ana", profile_pic_url=held), 1)))
     seen = sighting(contact(name="Ana", profile_pic_url=shown))
@@ -764,7 +765,7 @@ def test_a_message_without_a_place_gets_one_from_a_list() -> None:
     ],
 )
 def test_a_tickets_last_message_is_what_the_vendor_shows(
-    held: Any, shown: Any, kind: Kind | None, *, explained: bool
+    held: Any, shown: Any, kind: DriftKind | None, *, explained: bool
 ) -> None:
     """It is compared with what the vendor told before; where a message that is held explains it, nothing was missed."""
     rows = folded(log((T.TICKET_UPDATED, ticket(status="open", last_message=held), 1)))
@@ -882,7 +883,7 @@ def test_what_is_stale_is_as_old_as_its_change() -> None:
     ],
 )
 def test_of_a_campaign_only_its_end_is_announced(
-    held: dict[str, Any] | None, shown: dict[str, Any], kind: Kind
+    held: dict[str, Any] | None, shown: dict[str, Any], kind: DriftKind
 ) -> None:
     """What no webhook tells of is no fault of delivery: it is repaired all the same, and counted by itself."""
     rows: Rows = {} if held is None else folded(log((T.CAMPAIGN_FINISHED, campaign(**held), 0)))
@@ -911,11 +912,6 @@ def test_each_age_has_its_bucket(age_s: float | None, bucket: str) -> None:
     """The buckets are a closed set, and what nobody knows is one of them."""
     assert drift.age_bucket(age_s) == bucket
     assert bucket in drift.AGES
-
-
-def test_kinds_are_a_closed_set() -> None:
-    """The type and the list that explains each are the same."""
-    assert get_args(Kind) == KINDS
 
 
 # Gone.

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from whatsms_events.domain.fields import shorten
 from whatsms_events.domain.normalize import normalize
+from whatsms_events.domain.values import shorten
 from whatsms_events.errors import InvalidEventError
 
 NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)

@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import UNSET, structs
 
-from whatsms_events.domain import bodies, events, fields
+from whatsms_events.domain import bodies, events, fields, resources, values
 from whatsms_events.domain.events import (
     Campaign,
     Contact,
@@ -29,6 +29,7 @@ from whatsms_events.domain.events import (
     TicketPayload,
 )
 from whatsms_events.domain.normalize import REASONS, data_limit_bytes, identify, ids, normalize
+from whatsms_events.domain.resources import Field
 from whatsms_events.errors import InvalidEventError
 
 DELIVERIES = Path(__file__).parents[1] / "deliveries"
@@ -245,15 +246,15 @@ def test_wide_body_is_not_deep() -> None:
 @pytest.mark.parametrize(
     ("fields_of", "struct", "taken_apart"),
     [
-        (fields._MESSAGE, Message, set()),
-        (fields._TICKET, Ticket, {"user", "queue"}),
-        (fields._CONTACT, Contact, set()),
-        (fields._CAMPAIGN, Campaign, set()),
+        (resources.MESSAGE, Message, set()),
+        (resources.TICKET, Ticket, {"user", "queue"}),
+        (resources.CONTACT, Contact, set()),
+        (resources.CAMPAIGN, Campaign, set()),
     ],
 )
-def test_every_field_of_a_struct_is_read(fields_of: fields._Fields, struct: Any, taken_apart: set[str]) -> None:
+def test_every_field_of_a_struct_is_read(fields_of: tuple[Field, ...], struct: Any, taken_apart: set[str]) -> None:
     """A field added to a struct must be added to the table that fills it, but for those that are ours alone."""
-    names = [name for name, _ in fields_of.values()]
+    names = [name for name, _ in fields.readers(fields_of).values()]
     assert len(names) == len(set(names))
     ours = {"gone", "merged_into"} & set(struct.__struct_fields__)
     assert "gone" in ours
@@ -372,10 +373,10 @@ def test_ids_are_found_wherever_they_stand(event: str, data: object, expected: t
 def test_long_ids_stay_distinct_and_fit_an_index() -> None:
     """Ids over 256 bytes are shortened, the same way each time, and differ where the originals differ."""
     texts = ["x" * 256, "x" * 257, "x" * 300 + "a", "x" * 300 + "b", "é" * 128, "é" * 129, "😀" * 65, "9" * 4000]
-    short = [fields.shorten(text) for text in texts]
+    short = [values.shorten(text) for text in texts]
     assert len(set(short)) == len(texts)
-    assert all(len(text.encode()) <= fields.SHORT_LIMIT_BYTES for text in short)
-    assert [fields.shorten(text) for text in short] == short
+    assert all(len(text.encode()) <= values.SHORT_LIMIT_BYTES for text in short)
+    assert [values.shorten(text) for text in short] == short
     assert (short[0], short[4]) == (texts[0], texts[4])
     assert short[1] == "x" * 191 + "~" + hashlib.sha256(texts[1].encode()).hexdigest()
 
@@ -397,10 +398,10 @@ def test_large_text_is_normalised() -> None:
 
 _KEYS = st.text(max_size=4) | st.sampled_from(
     [
-        *fields._MESSAGE,
-        *fields._TICKET,
-        *fields._CONTACT,
-        *fields._CAMPAIGN,
+        *fields.readers(resources.MESSAGE),
+        *fields.readers(resources.TICKET),
+        *fields.readers(resources.CONTACT),
+        *fields.readers(resources.CAMPAIGN),
         *events.SHAPES,
         *("messageId", "campaignId", "user", "userId", "queue", "queueId", "timestamp", "data"),
     ]
@@ -459,14 +460,14 @@ def test_random_json_is_normalised_or_refused(
     assert event.subject
     assert storable(json.loads(event.data))
     for found in (event.subject, event.ticket_id, event.contact_id, event.message_id):
-        assert found is None or 0 < len(found.encode()) <= fields.SHORT_LIMIT_BYTES
+        assert found is None or 0 < len(found.encode()) <= values.SHORT_LIMIT_BYTES
 
 
 @given(value=st.dictionaries(_TEXTS, _VALUES, max_size=5))
 def test_both_json_readers_agree(value: dict[str, Any]) -> None:
     """The reader for half emoji and the fast one give the same object for what both can read."""
     body = json.dumps(value).encode()
-    assert bodies.decode(body) == bodies._storable(json.loads(body))
+    assert bodies.decode(body) == bodies.storable(json.loads(body))
 
 
 def test_time_and_bytes_make_the_id() -> None:

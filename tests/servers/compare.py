@@ -134,12 +134,12 @@ async def assert_shows(projection: Database, entries: Sequence[LogEntry]) -> Non
     Whatever else was applied does not matter, since the fold knows neither order nor repetition.
     """
     payloads = [(entry, decode(entry.event)) for entry in entries]
-    keys = {key for entry, payload in payloads for key in fold.touched(entry.event, payload)}
+    keys = {claim.key for entry, payload in payloads for claim in fold.claims(entry.event, payload)}
     async with projection.read() as connection:
         rows = await load(connection, keys)
     assert not keys - rows.keys()
     for entry, payload in payloads:
-        changed = fold.apply(entry, payload, rows)
+        changed = fold.merge_all(fold.claims(entry.event, payload), entry.position, rows)
         assert not changed, f"position {entry.position} is not applied: {changed}"
 
 

@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestClient
 from pytest_aiohttp.plugin import AiohttpClient
 
 from web.test_api import TOKEN, cursor, fetch, private, refused, walk
-from whatsms_events.domain.drift import KINDS, Finding
+from whatsms_events.domain.drift import DriftKind, Finding
 from whatsms_events.domain.events import Entity
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.repair.reports import Kind, Options
@@ -139,7 +139,8 @@ async def test_a_repair_every_few_minutes_does_not_hide_the_reconcile(
 
 async def test_drift_pages_and_filters(client: Client, databases: tuple[Database, Database]) -> None:
     """Pages go by entity, id and kind, and each filter leaves out what it should; what cannot be read is 400."""
-    kinds = [KINDS[number % len(KINDS)] for number in range(30)]
+    names = get_args(DriftKind)
+    kinds = [names[number % len(names)] for number in range(30)]
     found = [finding(entity, number, kinds[number]) for entity in get_args(Entity) for number in range(30)]
     await ran(databases[0], *found)
     rows = await walk(client, "/api/v1/shop/drift", "drift", limit="7")

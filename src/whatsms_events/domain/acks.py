@@ -1,4 +1,4 @@
-"""The ack lattice: a raw ack value in, a level or failure out. The one table of what the numbers mean."""
+"""What the numbers of an ack mean: the level that a message reached, or that sending failed."""
 
 import re
 from typing import Final
@@ -9,8 +9,6 @@ them ("ack 1-5") and shows 1 for a message just sent."""
 
 DELIVERED: Final = 3
 """From this level on a later failure is not believed: the contact has the message."""
-
-TOP: Final = max(LEVELS)
 
 _TEXT = re.compile(r"-?[0-9]{1,9}")
 

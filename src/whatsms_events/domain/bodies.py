@@ -1,15 +1,16 @@
-"""Raw bytes in, one storable JSON object out: the one place that decides what is JSON, and that cleans text."""
+"""How a raw body becomes one JSON object: what counts as JSON, and which text a database can hold."""
 
 import json
 import math
 import re
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
 from whatsms_events.errors import InvalidEventError
 
-Source = dict[str, Any]
+T = TypeVar("T")
+JsonObject = dict[str, Any]
 """A JSON object of the vendor, decoded and storable: no NUL, no lone surrogate."""
 
 DEPTH_LIMIT: Final = 64
@@ -20,7 +21,7 @@ _decoder: Final = msgspec.json.Decoder()
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
-def decode(body: bytes) -> Source:
+def decode(body: bytes) -> JsonObject:
     """Return the object in a body, storable and at most DEPTH_LIMIT deep; raise InvalidEventError and nothing else."""
     clean = b"\\u0000" not in body
     try:
@@ -34,7 +35,7 @@ def decode(body: bytes) -> Source:
     # Counting brackets is cheap and never too low; only what may be too deep is walked.
     if body.count(b"{") + body.count(b"[") > DEPTH_LIMIT and _too_deep(value):
         raise InvalidEventError("too_deep")
-    return value if clean else _storable(value)
+    return value if clean else storable(value)
 
 
 def _decode_again(body: bytes) -> Any:
@@ -68,7 +69,7 @@ def _finite(text: str) -> float:
     return value
 
 
-def _too_deep(value: Source) -> bool:
+def _too_deep(value: JsonObject) -> bool:
     """Walk level by level, without recursion."""
     level: list[Any] = [value]
     for _ in range(DEPTH_LIMIT):
@@ -79,14 +80,22 @@ def _too_deep(value: Source) -> bool:
     return True
 
 
-def _storable(value: Any) -> Any:
-    """Return the value with U+FFFD for NUL (PostgreSQL refuses it) and lone surrogates (UTF-8 has none)."""
+def storable(value: T) -> T:
+    """Return a text or a JSON value that a database can hold: with U+FFFD for each NUL and each lone surrogate.
+
+    PostgreSQL refuses NUL, and UTF-8 has no lone surrogates.
+    """
+    clean: Any = value
     match value:
         case str():
-            return _UNSTORABLE.sub("\ufffd", value)
+            clean = _UNSTORABLE.sub("\ufffd", value)
         case dict():
-            return {_storable(key): _storable(item) for key, item in value.items()}
+            clean = {storable(key): storable(item) for key, item in value.items()}
         case list():
-            return [_storable(item) for item in value]
-        case _:
-            return value
+            clean = [storable(item) for item in value]
+    return clean  # type: ignore[no-any-return]  # of the same type
+
+
+def is_storable(text: str) -> bool:
+    """Tell whether a database can hold the text as it is."""
+    return _UNSTORABLE.search(text) is None

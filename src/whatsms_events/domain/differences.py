@@ -1,7 +1,7 @@
-"""What an observation claims and the row we hold in, the registers that differ out, and which of them say nothing.
+"""Which fields of a row differ from what the REST API shows, and which of these differences say nothing.
 
-One rule for every register: nothing held differs from whatever is shown, and what is held differs from another value,
-or from null. What is signed anew, cut to seconds or a preview of the same text is no other value.
+`resources` names the rule for each field. All rules agree in this: if nothing is held, whatever is shown differs; if a
+value is held, another value differs, and so does null.
 """
 
 from collections.abc import Mapping
@@ -12,45 +12,37 @@ import msgspec
 
 from whatsms_events.domain import gone, last_message
 from whatsms_events.domain.events import Entity
-from whatsms_events.domain.rows import GROUPS, UNCOMPARED, Claim, Row, Table, value_of
+from whatsms_events.domain.resources import GROUPS, RESOURCES, Compared
+from whatsms_events.domain.rows import Claim, Row, Table, value_of
+
+_RULES: Final[Mapping[Table, Mapping[str, Compared]]] = {
+    entity: {one.name: one.compared for one in fields if one.compared is not None}
+    for entity, fields in RESOURCES.items()
+}
 
 COMPARED: Final[Mapping[Table, tuple[str, ...]]] = {
-    "ticket": (
-        *("gone", "status", "channel", "contact_id", "user", "queue", "ai_agent_id"),
-        *("last_message", "created_at", "updated_at"),
-    ),
-    "contact": (
-        *("gone", "name", "number", "email", "profile_pic_url", "is_group", "extra_info"),
-        *("created_at", "updated_at"),
-    ),
-    "campaign": (
-        *("gone", "name", "status", "message", "scheduled_at", "sent_count", "failed_count"),
-        *("created_at", "updated_at"),
-    ),
-    "message": (
-        *("gone", "body", "from_me", "media_type", "media_url", "deleted", "quoted_message_id"),
-        *("created_at", "updated_at"),
-    ),
+    entity: tuple(name for name, rule in rules.items() if rule not in ("ack", "place"))
+    for entity, rules in _RULES.items()
 }
-"""The registers that make a difference: every one that the vendor can show, beside the ack of a message of ours. A
-message's ticket and contact make one where none is known: a list shows messages of one ticket, but may show others."""
+"""The registers that make a difference: every one that the vendor can show. The ack of a message of ours makes one too,
+and so do a message's ticket and contact where none is known."""
 
 LISTED_ONLY: Final[Mapping[Entity, tuple[str, ...]]] = {
-    "ticket": ("last_message",),
-    "contact": ("is_group", "profile_pic_url"),
+    entity: tuple(one.name for one in fields if one.listed_only) for entity, fields in RESOURCES.items()
 }
 """What the vendor's lists show and its details do not."""
 
-_TIMES: Final = frozenset({"created_at", "updated_at", "scheduled_at"})
-_QUIET: Final = frozenset({"created_at", "updated_at", "media_url"})
-_PLACE: Final = frozenset({"ticket_id", "contact_id"})
+_QUIET: Final[Mapping[Table, frozenset[str]]] = {
+    entity: frozenset(one.name for one in fields if one.quiet) for entity, fields in RESOURCES.items()
+}
 _SECOND: Final = 1_000_000
 _canonical: Final = msgspec.json.Encoder(order="deterministic")
 
 
 def differing(claim: Claim, place: Mapping[str, Any], row: Row | None) -> tuple[str, ...]:
     """Return the compared registers that differ; null is in every column that nobody wrote."""
-    found = [name for name, shown in _compared(claim).items() if _differs(name, shown, _held(row, name))]
+    rules = _RULES[claim.key.table]
+    found = [name for name, shown in _compared(claim).items() if _differs(rules[name], shown, _held(row, name))]
     found += [name for name, most in _acks(claim, row).items() if most > (_held(row, name) or 0)]  # it never goes down
     return (*found, *(name for name, shown in place.items() if shown is not None and _held(row, name) is None))
 
@@ -63,22 +55,22 @@ def _held(row: Row | None, name: str) -> Any:
     return gone.is_gone(row.values["gone"], row.versions) if name == "gone" else value_of(row.values, name)
 
 
-def _differs(name: str, shown: Any, held: Any) -> bool:
+def _differs(rule: Compared, shown: Any, held: Any) -> bool:
     """Tell whether what is shown is another value. Nothing held differs from all that is shown, be it false or empty.
 
     What is held and empty is as good as nothing shown.
     """
-    if name in GROUPS:
+    if rule == "reference":
         return bool(shown[0] != held[0] or (shown[0] is not None and shown[1] not in (None, held[1])))
-    if name == "gone":
+    if rule == "presence":
         return bool(shown) is not held
     if held is None or shown is None:
-        return bool(shown != held and (held is None or _plain(name, held) is not None))
-    if name == "last_message":
+        return bool(shown != held and (held is None or _plain(rule, held) is not None))
+    if rule == "preview":
         return not last_message.is_same(str(shown), str(held))
-    if name in _TIMES:
+    if rule == "time":
         return bool(shown != held) and not _is_same_second(shown, held)
-    return bool(_plain(name, shown) != _plain(name, held))
+    return bool(_plain(rule, shown) != _plain(rule, held))
 
 
 def _is_same_second(one: int, other: int) -> bool:
@@ -92,16 +84,21 @@ def is_quiet(claim: Claim, row: Row | None, name: str, *, explained: bool) -> bo
     Tickets move in time with each message, which explains their last message (`explained`). Webhooks show half of what
     there is: no URL of the media, as on the vendor's page, no name beside an agent's id, and nothing that is empty.
     """
-    shown, held, table = claim.registers.get(name), _held(row, name), claim.key.table
-    if name == "ack":
+    shown, held, table, rule = (
+        claim.registers.get(name),
+        _held(row, name),
+        claim.key.table,
+        _RULES[claim.key.table][name],
+    )
+    if rule == "ack":
         return False
-    if name in _QUIET or (table == "message" and name in _PLACE):
+    if name in _QUIET[table]:
         return True
-    if name == "last_message":
+    if rule == "preview":
         return explained or not shown
-    if name in GROUPS:
+    if rule == "reference":
         return bool(_who(claim, name)[0] == held[0] and held[1] is None)
-    if held is None and _plain(name, shown) is None:
+    if held is None and _plain(rule, shown) is None:
         return True
     return table == "contact" and name in LISTED_ONLY["contact"] and (row is None or name not in row.versions)
 
@@ -126,17 +123,18 @@ def _acks(claim: Claim, row: Row | None) -> Mapping[str, int]:
 
 def identity(claim: Claim, row: Row | None) -> dict[str, Any]:
     """Return what the claim says of each compared register, in a form in which equal means the same."""
-    return {name: _plain(name, value) for name, value in _compared(claim).items()} | dict(_acks(claim, row))
+    rules = _RULES[claim.key.table]
+    return {name: _plain(rules[name], value) for name, value in _compared(claim).items()} | dict(_acks(claim, row))
 
 
-def _plain(name: str, value: Any) -> Any:
+def _plain(rule: Compared, value: Any) -> Any:
     """Return the value; null for what is as good as absent: an empty text or list, false, zero.
 
     A URL is its path: it is signed anew on each read, in its query, and another machine may serve it.
     """
-    if name in UNCOMPARED and value:
+    if rule == "path" and value:
         return _path_of(value)
-    if name == "extra_info" and value is not None:
+    if rule == "pairs" and value is not None:
         # In an order of our own: that table has none.
         return sorted(_canonical.encode(_pair(item)).decode() for item in msgspec.json.decode(value)) or None
     return value or None

@@ -1,4 +1,4 @@
-"""What the vendor showed and the row we hold in, a verdict and the observation that mends the row out.
+"""Whether what the vendor shows differs from the row we hold, and the observation that mends the row.
 
 The fold itself says what an observation claims, and that is what is compared: so a finding is made only where its
 observation changes the row, and none is left once that is applied.
@@ -32,17 +32,17 @@ from whatsms_events.domain.events import (
     event_id,
 )
 from whatsms_events.domain.normalize import ids
-from whatsms_events.domain.rows import NAMED, OBSERVATION, UNCOMPARED, Claim, Key, Row, value_of
+from whatsms_events.domain.resources import NAMED
+from whatsms_events.domain.rows import OBSERVATION, UNCOMPARED, Claim, Key, Row, value_of
 from whatsms_events.errors import InvalidEventError
 
-Kind = Literal["missed", "stale", "extra", "unannounced", "doubtful"]
-KINDS: Final[tuple[Kind, ...]] = (
+DriftKind = Literal[
     "missed",  # there, and not known here
     "stale",  # known here with another value, or as gone
     "extra",  # held here, no longer there
     "unannounced",  # it differed, but no webhook need have told of it: of a campaign all but its end; or it `is_quiet`
     "doubtful",  # two values were seen here at the same time, and the answer settles which it is
-)
+]
 
 Age = Literal["under_1h", "under_1d", "under_7d", "older", "unknown"]
 AGES: Final[tuple[Age, ...]] = ("under_1h", "under_1d", "under_7d", "older", "unknown")
@@ -76,7 +76,7 @@ class Finding:
 
     entity: Entity
     id: str
-    kind: Kind
+    kind: DriftKind
     fields: tuple[str, ...]
     age_s: float | None
 
@@ -115,7 +115,7 @@ def compare(tenant: str, sighting: Sighting, row: Row | None) -> Verdict:
     if known and not loud and doubtful:
         both = tuple(dict.fromkeys((*doubtful, *fields)))
         return Finding(sighting.entity, sighting.id, "doubtful", both, None)
-    kind: Kind = "stale" if known else "missed"
+    kind: DriftKind = "stale" if known else "missed"
     if (known and not loud) or (sighting.entity == "campaign" and not _announced(claim, kind, fields)):
         return Finding(sighting.entity, sighting.id, "unannounced", fields, None)
     return Finding(sighting.entity, sighting.id, kind, fields, _age_s(claim, row, kind, loud))
@@ -250,13 +250,13 @@ def _doubtful(claim: Claim, row: Row | None, name: str) -> bool:
     return version.doubtful or (version[:2] == (claim.time, claim.rank) and value != claim.registers[name])
 
 
-def _announced(claim: Claim, kind: Kind, fields: Sequence[str]) -> bool:
+def _announced(claim: Claim, kind: DriftKind, fields: Sequence[str]) -> bool:
     """Tell whether a webhook would have told of this difference of a campaign: only its end is announced."""
     ended = claim.registers.get("status") == "finished" and (kind == "missed" or "status" in fields)
     return ended or "gone" in fields
 
 
-def _age_s(claim: Claim, row: Row | None, kind: Kind, fields: Iterable[str]) -> float | None:
+def _age_s(claim: Claim, row: Row | None, kind: DriftKind, fields: Iterable[str]) -> float | None:
     """Return for how long it has differed at most: since it was made, changed, or last told of here."""
     since: Any = claim.registers.get("created_at" if kind == "missed" else "updated_at")
     if since is None and kind == "stale" and row is not None:

@@ -1,11 +1,11 @@
-"""Log entries and current rows in, changed rows out: tickets, messages with their revisions, contacts, campaigns.
+"""What an event says about tickets, messages with their revisions, contacts and campaigns, and which rows follow.
 
 An event is taken apart into claims about rows; `rows.merge` says what each claim does. Neither needs the order of
 arrival, so the same events in any order give the same rows, but for fields marked doubtful.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple, assert_never
@@ -13,16 +13,16 @@ from typing import Any, Final, NamedTuple, assert_never
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from whatsms_events.domain import acks
+from whatsms_events.domain import acks, values
 from whatsms_events.domain.doubt import LOADING
 from whatsms_events.domain.events import (
     Campaign,
     CampaignPayload,
     Contact,
     ContactPayload,
+    Entity,
     Event,
     EventType,
-    LogEntry,
     Message,
     MessagePayload,
     Payload,
@@ -32,7 +32,8 @@ from whatsms_events.domain.events import (
     TicketPayload,
     to_micros,
 )
-from whatsms_events.domain.rows import BELOW, LOADED, OBSERVATION, OWN, SNAPSHOT, Claim, Key, Row, Table, Value, merge
+from whatsms_events.domain.resources import GROUPS, RESOURCES, Field
+from whatsms_events.domain.rows import BELOW, LOADED, OBSERVATION, OWN, SNAPSHOT, Claim, Key, Row, Value, merge
 from whatsms_events.errors import InvalidEventError
 
 OBSERVED: Final = (
@@ -43,44 +44,38 @@ OBSERVED: Final = (
 SKEW: Final = 5 * 60 * 1_000_000
 """How far ahead of our clock a version time may be: a vendor's clock gone wrong must not win for years."""
 
-_FIELDS: Final[Mapping[Table, tuple[str, ...]]] = {
-    "ticket": ("status", "channel", "ai_agent_id", "last_message", "created_at", "updated_at", "gone"),
-    "message": (
-        *("body", "from_me", "media_type", "media_url", "deleted", "quoted_message_id"),
-        *("created_at", "updated_at", "gone"),
-    ),
-    "contact": ("name", "number", "email", "profile_pic_url", "is_group", "created_at", "updated_at", "gone"),
-    "campaign": (
-        *("name", "status", "message", "scheduled_at", "sent_count", "failed_count"),
-        *("created_at", "updated_at", "gone"),
-    ),
+_json = msgspec.json.Encoder(order="deterministic")
+
+
+def _json_text(value: Any) -> str:
+    return _json.encode(value).decode()
+
+
+def _converter(field: Field) -> Callable[[Any], Value] | None:
+    if field.read is values.moment:
+        return to_micros
+    return _json_text if field.stored == "json" else None
+
+
+_CLAIMED: Final = {
+    entity: tuple((one.name, _converter(one)) for one in fields if one.stored in ("value", "json"))
+    for entity, fields in RESOURCES.items()
 }
-"""Fields that are a register each, as they are."""
+"""Fields that are a register each, and what makes its value of the field's; functions below claim the other ones."""
 
 _CONTENT: Final = ("body", "media_type", "deleted")
 """What makes a revision of a message."""
 
 _NO_TICKET: Final = Ticket()
-_json = msgspec.json.Encoder(order="deterministic")
 
 Registers = dict[str, Value]
 
 
-def apply(entry: LogEntry, payload: Payload, rows: Mapping[Key, Row]) -> dict[Key, Row]:
-    """Return the rows that the event changes; a row missing in `rows` is not there yet.
-
-    `rows` must hold every row of `touched` that exists. Raises InvalidEventError where the event names no subject.
-    """
-    return merge_all(claims(entry.event, payload), entry.position, rows)
-
-
-def touched(event: Event, payload: Payload) -> frozenset[Key]:
-    """Return every row that `apply` may change. Raises InvalidEventError as `apply` does."""
-    return frozenset(claim.key for claim in claims(event, payload))
-
-
 def merge_all(claimed: Iterable[Claim], position: int, rows: Mapping[Key, Row]) -> dict[Key, Row]:
-    """Return the rows that the claims of one event change: `apply` for who keeps the claims."""
+    """Return the rows that the claims of one event change; a row missing in `rows` is not there yet.
+
+    `rows` must hold every row of the claims' keys that exists.
+    """
     changed: dict[Key, Row] = {}
     for claim in claimed:
         key = claim.key
@@ -91,15 +86,31 @@ def merge_all(claimed: Iterable[Claim], position: int, rows: Mapping[Key, Row]) 
     return changed
 
 
-class _Source(NamedTuple):
-    """What every claim of one event needs of it. Times are microseconds."""
+class _Claimant(NamedTuple):
+    """An event, with what each of its claims needs of it. Times are microseconds."""
 
     event: Event
     observed: bool
-    rank: int  # of what it says about its subject
+    rank: int  # of what the event says about its subject
     at: int  # when it happened, as far as anybody knows
     latest: int  # no version time is beyond
     arrived: bool  # `at` is only when it came
+
+    def place(self, updated_at: datetime | None | UnsetType, rank: int) -> tuple[int, int, bool]:
+        """Return version time, rank, and whether that time is only when the event arrived.
+
+        The version time of an observation is the page's, else it is the thing's own, else the event's. A thing that was
+        shown beside another one, without a time of its own, is as old as it may be: see `LOADING`.
+        """
+        time, arrived = self.at, self.arrived
+        if not self.observed:
+            if isinstance(updated_at, datetime):
+                time, arrived = to_micros(updated_at), False
+            elif rank == SNAPSHOT:
+                time, rank = time - LOADING, LOADED
+        if time > self.latest:  # a clock that far ahead is wrong, and tells no time
+            time, arrived = self.latest, True
+        return time, rank, arrived
 
     def claim(
         self,
@@ -110,18 +121,8 @@ class _Source(NamedTuple):
         *,
         known: bool = False,
     ) -> Claim:
-        """Return a claim at the version time: an observation's is the page's, else the thing's own, else the event's.
-
-        What was shown beside something else, without a time of its own, is as old as it may be: see `LOADING`.
-        """
-        time, arrived = self.at, self.arrived
-        if not self.observed:
-            if isinstance(updated_at, datetime):
-                time, arrived = to_micros(updated_at), False
-            elif rank == SNAPSHOT:
-                time, rank = time - LOADING, LOADED
-        if time > self.latest:  # a clock that far ahead is wrong, and tells no time
-            time, arrived = self.latest, True
+        """Return a claim of these registers at its place."""
+        time, rank, arrived = self.place(updated_at, rank)
         return Claim(key, time, rank, registers, known, arrived=arrived)
 
     def fallback(self, key: Key, registers: Registers) -> Claim:
@@ -138,45 +139,48 @@ def claims(event: Event, payload: Payload) -> list[Claim]:
     latest = received + SKEW
     at = received if event.occurred_at is None else to_micros(event.occurred_at)
     rank = OBSERVATION if observed else OWN
-    source = _Source(event, observed, rank, min(at, latest), latest, event.occurred_at is None or at > latest)
+    by = _Claimant(event, observed, rank, min(at, latest), latest, event.occurred_at is None or at > latest)
     match payload:
         case MessagePayload():
-            return _message(source, payload, subject)
+            return _message(by, payload, subject)
         case TicketPayload():
-            return _told_ticket(source, payload, subject)
+            return _told_ticket(by, payload, subject)
         case ContactPayload():
-            return [_contact(source, payload.contact, subject, known=True)]
+            return [_contact(by, payload.contact, subject, known=True)]
         case CampaignPayload():
-            return [_campaign(source, payload.campaign, subject)]
+            return [_campaign(by, payload.campaign, subject)]
         case _:
             assert_never(payload)
 
 
-def _message(source: _Source, payload: MessagePayload, subject: str) -> list[Claim]:
-    message, event = payload.message, source.event
+def _message(by: _Claimant, payload: MessagePayload, subject: str) -> list[Claim]:
+    message, event = payload.message, by.event
     key = Key("message", event.tenant, subject)
-    claim = source.claim(
-        key, message.updated_at, source.rank, _fields("message", message), known=_shown(event, message)
-    )
-    told, fallback = _places(source, payload)
+    time, rank, arrived = by.place(message.updated_at, by.rank)
+    registers = _registers("message", message)
+    told, fallback = _whereabouts(by, payload)
     if (ours := _direction(event, message)) is not None:
-        fallback |= {"from_me": ours}
-        claim = claim._replace(registers={name: one for name, one in claim.registers.items() if name != "from_me"})
-    least, most = _ack(event, message, claim.time)
-    claimed = [claim._replace(registers={**claim.registers, **told}, least=least, most=most)]
+        registers.pop("from_me", None)
+        fallback["from_me"] = ours
+    registers |= told
+    least, most = _ack(event, message, time)
+    claim = Claim(key, time, rank, registers, _shown(event, message), least, most, arrived=arrived)
+    claimed = [claim]
     if fallback:
-        claimed.append(source.fallback(key, fallback))
+        claimed.append(by.fallback(key, fallback))
     if (revision := _revision(claim, message)) is not None:
         claimed.append(revision)
     if isinstance(message.quoted_message_id, str):
-        claimed.append(Claim(Key("message", event.tenant, message.quoted_message_id), claim.time, SNAPSHOT, {}))
-    return claimed + _around(source, payload)
+        claimed.append(Claim(Key("message", event.tenant, message.quoted_message_id), time, SNAPSHOT, {}))
+    return claimed + _around(by, payload)
+
+
+_OURS: Final = {EventType.MESSAGE_RECEIVED: False, EventType.MESSAGE_SENT: True}
 
 
 def _direction(event: Event, message: Message) -> bool | None:
     """Return whose the message is by the event's name, where the message itself does not say; None where it does."""
-    by_name = {EventType.MESSAGE_RECEIVED: False, EventType.MESSAGE_SENT: True}
-    return None if isinstance(message.from_me, bool) else by_name.get(event.type)
+    return None if isinstance(message.from_me, bool) else _OURS.get(event.type)
 
 
 def _shown(event: Event, message: Message) -> bool:
@@ -184,14 +188,14 @@ def _shown(event: Event, message: Message) -> bool:
     return event.type is not EventType.MESSAGE_ACK or message.body is not UNSET
 
 
-def _places(source: _Source, payload: MessagePayload) -> tuple[Registers, Registers]:
+def _whereabouts(by: _Claimant, payload: MessagePayload) -> tuple[Registers, Registers]:
     """Return whose the message is and where, as the event tells it, and what to fall back to.
 
     Its author is who the message names. A contact beside it may be the author or a group, so it is believed only where
     nobody names one, and never where it is known to be a group. A list shows the messages of one ticket: it says where
     a message is only if nobody else does.
     """
-    message, event = payload.message, source.event
+    message, event = payload.message, by.event
     author = _first(message.contact_id)
     told: Registers = {"ticket_id": event.ticket_id} if event.ticket_id else {}
     fallback: Registers = {}
@@ -199,7 +203,7 @@ def _places(source: _Source, payload: MessagePayload) -> tuple[Registers, Regist
         told["contact_id"] = author
     elif event.contact_id and not _is_group(payload, event.contact_id):
         fallback["contact_id"] = event.contact_id
-    return ({}, fallback | told) if source.observed else (told, fallback)
+    return ({}, fallback | told) if by.observed else (told, fallback)
 
 
 def _is_group(payload: MessagePayload, contact_id: str) -> bool:
@@ -208,9 +212,9 @@ def _is_group(payload: MessagePayload, contact_id: str) -> bool:
     return any(isinstance(one, Contact) and one.id == contact_id and one.is_group is True for one in shown)
 
 
-def _around(source: _Source, payload: MessagePayload) -> list[Claim]:
+def _around(by: _Claimant, payload: MessagePayload) -> list[Claim]:
     """Claim the ticket and the contacts that are shown or named by a message."""
-    tenant, event = source.event.tenant, source.event
+    tenant, event = by.event.tenant, by.event
     ticket = payload.ticket if isinstance(payload.ticket, Ticket) else _NO_TICKET
     ticket_id = _first(ticket.id, event.ticket_id)
     beside = payload.contact if isinstance(payload.contact, Contact) else None
@@ -219,44 +223,44 @@ def _around(source: _Source, payload: MessagePayload) -> list[Claim]:
     claimed = []
     if ticket_id:
         key = Key("ticket", tenant, ticket_id)
-        registers = _ticket_registers(ticket)
+        registers = {} if ticket is _NO_TICKET else _ticket_registers(ticket)
         if whose or (_names_nobody(ticket) and beside_id is None):
             registers["contact_id"] = whose
-        claimed.append(source.claim(key, ticket.updated_at, SNAPSHOT, registers))
+        claimed.append(by.claim(key, ticket.updated_at, SNAPSHOT, registers))
         if beside_id and not whose:
             # In a group it may be the author: it fills what nobody said, and moves no ticket.
-            claimed.append(source.fallback(key, {"contact_id": beside_id}))
+            claimed.append(by.fallback(key, {"contact_id": beside_id}))
     shown = [] if beside is None else [(beside_id or event.contact_id, beside)]
     if isinstance(ticket.contact, Contact):
         shown.insert(0, (_first(ticket.contact.id) or whose, ticket.contact))
-    return claimed + _contacts(source, shown, (whose, event.contact_id))
+    return claimed + _contacts(by, shown, (whose, event.contact_id))
 
 
-def _told_ticket(source: _Source, payload: TicketPayload, ticket_id: str) -> list[Claim]:
+def _told_ticket(by: _Claimant, payload: TicketPayload, ticket_id: str) -> list[Claim]:
     """Claim the ticket that the event is about, and the contacts that are shown in it or beside it."""
-    ticket, event = payload.ticket, source.event
+    ticket, event = payload.ticket, by.event
     nested = [one for one in (ticket.contact, payload.contact) if isinstance(one, Contact)]
     whose = _first(ticket.contact_id, *(one.id for one in nested), event.contact_id)
     registers = _ticket_registers(ticket)
     if whose or _names_nobody(ticket):
         registers["contact_id"] = whose
     key = Key("ticket", event.tenant, ticket_id)
-    claimed = [source.claim(key, ticket.updated_at, source.rank, registers, known=True)]
-    return claimed + _contacts(source, [(_first(one.id) or whose, one) for one in nested], (whose,))
+    claimed = [by.claim(key, ticket.updated_at, by.rank, registers, known=True)]
+    return claimed + _contacts(by, [(_first(one.id) or whose, one) for one in nested], (whose,))
 
 
-def _contacts(source: _Source, shown: Iterable[tuple[str | None, Contact]], named: Iterable[str | None]) -> list[Claim]:
+def _contacts(by: _Claimant, shown: Iterable[tuple[str | None, Contact]], named: Iterable[str | None]) -> list[Claim]:
     """Claim the contacts that are shown, and stubs for those that are only named."""
-    claimed = [_contact(source, one, contact_id, known=False) for contact_id, one in shown if contact_id]
+    claimed = [_contact(by, one, contact_id, known=False) for contact_id, one in shown if contact_id]
     stubs = {one for one in named if one} - {claim.key.id for claim in claimed}
-    keys = (Key("contact", source.event.tenant, one) for one in sorted(stubs))
-    return claimed + [Claim(key, source.at, SNAPSHOT, {}) for key in keys]
+    keys = (Key("contact", by.event.tenant, one) for one in sorted(stubs))
+    return claimed + [Claim(key, by.at, SNAPSHOT, {}) for key in keys]
 
 
 def _ticket_registers(ticket: Ticket) -> Registers:
-    registers = _fields("ticket", ticket)
-    _refer(registers, "user", ticket.user)
-    _refer(registers, "queue", ticket.queue)
+    registers = _registers("ticket", ticket)
+    for name in GROUPS:
+        _refer(registers, name, getattr(ticket, name))
     return registers
 
 
@@ -291,13 +295,10 @@ def _revision(claim: Claim, message: Message) -> Claim | None:
         return None
     text = _json.encode(content)
     digest = hashlib.blake2b(text, digest_size=16).hexdigest()
-    return claim._replace(
-        key=claim.key._replace(table="message_revision", digest=digest),
-        registers={} if message.media_url is UNSET else {"media_url": message.media_url},
-        known=True,
-        least={"first_at": claim.time},
-        fixed={"content": text.decode()},
-    )
+    key = Key("message_revision", claim.key.tenant, claim.key.id, digest)
+    registers: Registers = {} if message.media_url is UNSET else {"media_url": message.media_url}
+    least, fixed = {"first_at": claim.time}, {"content": text.decode()}
+    return Claim(key, claim.time, claim.rank, registers, True, least, fixed=fixed, arrived=claim.arrived)
 
 
 def _first(*ids: Text) -> str | None:
@@ -316,31 +317,28 @@ def _refer(registers: Registers, name: str, ref: Ref | None | UnsetType) -> None
         one = ref.id or ("" if ref.name else None)
         registers[name] = one
         if ref.name is not UNSET:
-            registers[f"{name}_named"] = _json.encode((one, ref.name or None)).decode()
+            registers[f"{name}_named"] = _json_text((one, ref.name or None))
 
 
-def _contact(source: _Source, contact: Contact, contact_id: str, *, known: bool) -> Claim:
-    registers = _fields("contact", contact)
-    if contact.extra_info is not UNSET:
-        info = contact.extra_info
-        registers["extra_info"] = None if info is None else _json.encode(info).decode()
-    rank = source.rank if known else SNAPSHOT
-    key = Key("contact", source.event.tenant, contact_id)
-    return source.claim(key, contact.updated_at, rank, registers, known=known)
+def _contact(by: _Claimant, contact: Contact, contact_id: str, *, known: bool) -> Claim:
+    registers = _registers("contact", contact)
+    rank = by.rank if known else SNAPSHOT
+    key = Key("contact", by.event.tenant, contact_id)
+    return by.claim(key, contact.updated_at, rank, registers, known=known)
 
 
-def _campaign(source: _Source, campaign: Campaign, subject: str) -> Claim:
-    key = Key("campaign", source.event.tenant, subject)
-    return source.claim(key, campaign.updated_at, source.rank, _fields("campaign", campaign), known=True)
+def _campaign(by: _Claimant, campaign: Campaign, subject: str) -> Claim:
+    key = Key("campaign", by.event.tenant, subject)
+    return by.claim(key, campaign.updated_at, by.rank, _registers("campaign", campaign), known=True)
 
 
-def _fields(table: Table, resource: Ticket | Message | Contact | Campaign) -> Registers:
+def _registers(entity: Entity, resource: Ticket | Message | Contact | Campaign) -> Registers:
     """Return the registers of the fields that are there: absent is no claim, null is one."""
     registers: Registers = {}
-    for name in _FIELDS[table]:
+    for name, convert in _CLAIMED[entity]:
         value = getattr(resource, name)
         if value is not UNSET:
-            registers[name] = to_micros(value) if isinstance(value, datetime) else value
+            registers[name] = value if convert is None or value is None else convert(value)
     return registers
 
 

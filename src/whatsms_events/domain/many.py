@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from whatsms_events.domain.events import Entity, Extra
-from whatsms_events.domain.fields import shorten
+from whatsms_events.domain.values import shorten
 
 _PLURAL: Final[Mapping[Entity, tuple[str, ...]]] = {
     "message": ("messages", "messageIds", "message_ids", "ids", "acks"),

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from whatsms_events.domain import bodies
-from whatsms_events.domain.bodies import Source
+from whatsms_events.domain.bodies import JsonObject
 from whatsms_events.domain.events import (
     CampaignPayload,
     Contact,
@@ -106,7 +106,7 @@ def normalize(body: bytes, *, tenant: str, received_at: datetime) -> Event:
     )
 
 
-def _one(data: object) -> Source:
+def _one(data: object) -> JsonObject:
     """Return the delivery's `data`; raise InvalidEventError where it is no object, or a list of several things."""
     if type(data) is list and data:
         raise InvalidEventError("many", f"data: {len(data)}")
@@ -195,14 +195,14 @@ def _check_subject(event_type: EventType, subject: str | None, payload: Payload)
 _T = TypeVar("_T")
 
 
-def _split(data: Source, name: str) -> tuple[Source, Extra]:
+def _split(data: JsonObject, name: str) -> tuple[JsonObject, Extra]:
     """Return the resource and what stood beside it; `data` itself is the resource where it holds no object `name`."""
     if type(data.get(name)) is not dict:
         return data, {}
     return data.pop(name), data
 
 
-def _take(place: Extra, name: str, read: Callable[[Source, Extra], _T]) -> _T | None | UnsetType:
+def _take(place: Extra, name: str, read: Callable[[JsonObject, Extra], _T]) -> _T | None | UnsetType:
     """Take a nested resource out of `place`; UNSET where there is none, and what is no object stays."""
     found = place.get(name, UNSET)
     if found is not None and type(found) is not dict:
@@ -218,7 +218,7 @@ def _extra(beside: Extra, envelope: Extra) -> Extra:
     return without_secrets(beside) if beside else beside
 
 
-def _read_message(data: Source, envelope: Extra) -> MessagePayload:
+def _read_message(data: JsonObject, envelope: Extra) -> MessagePayload:
     source, beside = _split(data, "message")
     message = read_message(source, beside)
     # Beside the message as on the vendor's page; else inside it, as its relatives nest them and flat data must.
@@ -234,14 +234,14 @@ def _read_message(data: Source, envelope: Extra) -> MessagePayload:
     return MessagePayload(message=message, ticket=ticket, contact=contact, extra=_extra(beside, envelope))
 
 
-def _read_ticket(data: Source, envelope: Extra) -> TicketPayload:
+def _read_ticket(data: JsonObject, envelope: Extra) -> TicketPayload:
     source, beside = _split(data, "ticket")
     ticket = read_ticket(source, beside)
     contact = _take(beside, "contact", read_contact)
     return TicketPayload(ticket=ticket, contact=contact, extra=_extra(beside, envelope))
 
 
-def _read_closed(data: Source, envelope: Extra) -> TicketPayload:
+def _read_closed(data: JsonObject, envelope: Extra) -> TicketPayload:
     """Read `ticket.closed`: where the ticket shows no status, the event's name is the status.
 
     The vendor documents the name alone. Without this a bare `{"ticketId": ...}` would close nothing.
@@ -252,12 +252,12 @@ def _read_closed(data: Source, envelope: Extra) -> TicketPayload:
     return msgspec.structs.replace(payload, ticket=msgspec.structs.replace(payload.ticket, status="closed"))
 
 
-def _read_contact(data: Source, envelope: Extra) -> ContactPayload:
+def _read_contact(data: JsonObject, envelope: Extra) -> ContactPayload:
     source, beside = _split(data, "contact")
     return ContactPayload(contact=read_contact(source, beside), extra=_extra(beside, envelope))
 
 
-def _read_finished(data: Source, envelope: Extra) -> CampaignPayload:
+def _read_finished(data: JsonObject, envelope: Extra) -> CampaignPayload:
     """Read `campaign.finished`: where the campaign shows no status, the event's name is the status, as above."""
     source, beside = _split(data, "campaign")
     campaign = read_campaign(source, beside)
@@ -267,7 +267,7 @@ def _read_finished(data: Source, envelope: Extra) -> CampaignPayload:
 
 
 # Ours (`*.observed`) are not here: a webhook that claims to be an observation is an unknown event.
-_BY_TYPE: Final[Mapping[EventType, Callable[[Source, Extra], Payload]]] = {
+_BY_TYPE: Final[Mapping[EventType, Callable[[JsonObject, Extra], Payload]]] = {
     EventType.MESSAGE_RECEIVED: _read_message,
     EventType.MESSAGE_SENT: _read_message,
     EventType.MESSAGE_ACK: _read_message,

@@ -1,4 +1,4 @@
-"""A row and one claim about it in, the row that follows out: registers, least and greatest values, and doubt.
+"""How a row of the projection follows from the claims about it: registers, least and greatest values, and doubt.
 
 The row follows from the claims and their positions, in whatever order they are applied. Where other positions would
 give another value, the register is marked as doubtful.
@@ -12,44 +12,18 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from whatsms_events.domain import doubt
-from whatsms_events.domain.doubt import Aside, Heard
+from whatsms_events.domain.doubt import LOADING, Aside, Heard
+from whatsms_events.domain.resources import GROUPS, NAMED, RESOURCES, columns
 
 Table = Literal["ticket", "message", "message_revision", "contact", "campaign"]
 Value: TypeAlias = str | int | None
 """What a column holds; times are microseconds since 1970, flags are `bool` (an `int`), lists are JSON."""
 
-COLUMNS: Final[Mapping[Table, tuple[str, ...]]] = {
-    "ticket": (
-        *("status", "channel", "contact_id", "user_id", "user_name", "queue_id", "queue_name"),
-        *("user_named", "queue_named"),
-        *("ai_agent_id", "last_message", "created_at", "updated_at", "gone"),
-    ),
-    "message": (
-        *("ticket_id", "contact_id", "from_me", "body", "media_type", "media_url", "deleted", "quoted_message_id"),
-        *("created_at", "updated_at", "ack", "pending_at", "sent_at", "delivered_at", "read_at", "played_at"),
-        *("pending_by", "sent_by", "delivered_by", "read_by", "played_by"),
-        *("failed_at", "gone"),
-    ),
-    "message_revision": ("content", "media_url", "first_at"),
-    "contact": (
-        *("name", "number", "email", "profile_pic_url", "is_group", "extra_info", "created_at", "updated_at", "gone"),
-    ),
-    "campaign": (
-        *("name", "status", "message", "scheduled_at", "sent_count", "failed_count"),
-        *("created_at", "updated_at", "gone"),
-    ),
+COLUMNS: Final[Mapping[Table, frozenset[str]]] = {
+    **{entity: columns(entity) for entity in RESOURCES},
+    "message_revision": frozenset({"content", "media_url", "first_at"}),
 }
 """The columns of each table that the fold writes, beside key, `known`, `doubtful` and `versions`."""
-
-GROUPS: Final[Mapping[str, tuple[str, str]]] = {
-    "user": ("user_id", "user_name"),
-    "queue": ("queue_id", "queue_name"),
-}
-"""What is shown as one thing, id and name. It is two registers: who it is (`user`), and the last that was told with a
-name (`user_named`, JSON of id and name). `user_name` follows: the name where that is of this id, else null."""
-
-NAMED: Final[Mapping[str, str]] = {f"{group}_named": group for group in GROUPS}
-"""The registers of names, by register: the group that they belong to."""
 
 OBSERVATION, OWN, SNAPSHOT, LOADED = 2, 1, 0, -1
 """Ranks at the same version time: what a backfill read, the event about the thing, the thing shown beside another with
@@ -58,7 +32,7 @@ a time of its own, and without one: see `doubt.LOADING`, which is taken from tha
 BELOW: Final = 1 << 59
 """Taken from a version time, it makes one below every real time (years 1 to 9999 span less), order kept."""
 
-UNCOMPARED: Final = frozenset({"profile_pic_url", "media_url"})
+UNCOMPARED: Final = frozenset(one.name for fields in RESOURCES.values() for one in fields if one.compared == "path")
 """URLs are signed anew on each read: another one is no other value. They are stored, and never in doubt."""
 
 
@@ -127,8 +101,14 @@ class Claim(NamedTuple):
 
 
 _BLANK: Final[Mapping[Table, Row]] = {
-    table: Row(known=False, values=dict.fromkeys(columns), versions={}) for table, columns in COLUMNS.items()
+    table: Row(known=False, values=dict.fromkeys(names), versions={}) for table, names in COLUMNS.items()
 }
+_COLUMN: Final = {group: id_column for group, (id_column, _) in GROUPS.items()}
+"""The columns of the registers that are not called like their column."""
+
+_NAMING: Final = frozenset((*_COLUMN.values(), *NAMED))
+"""The columns from which the names of references follow."""
+
 _named = msgspec.json.Decoder(tuple[str | None, str | None])
 
 
@@ -137,31 +117,32 @@ def merge(row: Row | None, claim: Claim, position: int) -> Row:
     held = _BLANK[claim.key.table] if row is None else row
     if row is not None and not (claim.registers or claim.known or claim.least or claim.most):
         return row  # only named: a stub is all it asks for
-    values, versions = dict(held.values), dict(held.versions)
+    before = held.values
+    values: dict[str, Value] = dict(claim.fixed) if row is None else {}
+    versions: dict[str, Version] = {}
+    for name, value in claim.registers.items():
+        last, column = held.versions.get(name), _COLUMN.get(name, name)
+        present = before[column]
+        weigh = _weigh_url if name in UNCOMPARED else _weigh
+        version, winner = weigh(last, present, claim, value, position)
+        if version is not last and (version != last or winner != present):
+            versions[name], values[column] = version, winner
+    for name, low in claim.least.items():
+        present = before[name]
+        if not isinstance(present, int) or low < present:
+            values[name] = low
+    for name, high in claim.most.items():
+        present = before[name]
+        if not isinstance(present, int) or high > present:
+            values[name] = high
     # To be told that a thing is gone is not to see it: a stub stays one.
     known = held.known or (claim.known and claim.registers.get("gone") is not True)
-    changed = row is None or known > held.known
-    for name, value in claim.registers.items():
-        last, column = versions.get(name), _column(name)
-        weigh = _weigh_url if name in UNCOMPARED else _weigh
-        version, winner = weigh(last, values[column], claim, value, position)
-        if version != last or winner != values[column]:
-            versions[name], values[column] = version, winner
-            changed = True
-    for name, low in claim.least.items():
-        present = values[name]
-        if not isinstance(present, int) or low < present:
-            values[name], changed = low, True
-    for name, high in claim.most.items():
-        present = values[name]
-        if not isinstance(present, int) or high > present:
-            values[name], changed = high, True
-    if row is None:
-        values.update(claim.fixed)
-    if not changed:
-        return held
-    _show_names(values)
-    return Row(known=known, values=values, versions=versions)
+    if not values and known == held.known and row is not None:
+        return row
+    after = {**before, **values}
+    if not _NAMING.isdisjoint(values):
+        _show_names(after)
+    return Row(known=known, values=after, versions={**held.versions, **versions})
 
 
 def _weigh(held: Version | None, present: Value, claim: Claim, value: Value, position: int) -> tuple[Version, Value]:
@@ -170,20 +151,48 @@ def _weigh(held: Version | None, present: Value, claim: Claim, value: Value, pos
     if held is None:
         aside = Aside(False, doubt.nothing_known(time)) if claim.arrived else None
         return Version(time, rank, position, False, aside), value
-    same, wins = present == value, held[:2] < place
-    if same and wins and rank == held.rank and held.aside is None and not claim.arrived and position >= held.position:
-        return Version(time, rank, position), value  # the usual case: the same again, later
+    same, before = present == value, held[:2]
+    wins = before < place
+    if wins and _leaves_no_more(held, claim, position, same=same):
+        return Version(time, rank, position, False, held.aside), value
+    if before > place and _says_nothing(held, claim):
+        return held, present
     contested, known = _contest(held, claim, same=same)
-    own, loaded = _own(held, present, claim, value, position), _loaded(held, present, claim, value)
+    said = doubt.digest(value)
+    stood = said if same else doubt.digest(present)
+    own, loaded = _own(held, stood, claim, said, position), _loaded(held, stood, claim, said)
     if wins:
         version, winner = Version(time, rank, position), value
-    elif held[:2] == place:
+    elif before == place:
         # One event may show the same row twice: at the same position the later claim stands.
         version = Version(time, rank, max(held.position, position))
         winner = value if position >= held.position else present
     else:
         version, winner = held, present
-    return _with_aside(version, winner, Aside(contested, known, own, loaded)), winner
+    return _with_aside(version, said if winner is value else stood, Aside(contested, known, own, loaded)), winner
+
+
+# The next two know the usual cases: the rules of doubt come to the same there, and take several times as long.
+
+
+def _leaves_no_more(held: Version, claim: Claim, position: int, *, same: bool) -> bool:
+    """Tell whether after a claim that wins there is nothing to remember but what `held` remembers, and no doubt."""
+    if claim.arrived:
+        return False
+    if held.aside is not None:
+        kept = not held.doubtful and held.aside.known is None and held.aside.loaded is None
+        return kept and same and claim.rank == held.rank == LOADED
+    if held.rank == OWN:
+        return same and claim.rank == OWN and position >= held.position
+    if held.rank == LOADED:
+        return held.time <= claim.time - LOADING or (same and claim.rank == LOADED)
+    return True
+
+
+def _says_nothing(held: Version, claim: Claim) -> bool:
+    """Tell whether a claim that loses changes nothing, not even what is remembered of it."""
+    recent = claim.rank == LOADED and claim.time > held.time - LOADING
+    return held.aside is None and claim.rank in (SNAPSHOT, LOADED) and not recent
 
 
 def _weigh_url(
@@ -230,29 +239,31 @@ def _succeed(
     return (contested or not same, last) if last > floor else (False, floor)
 
 
-def _own(held: Version, present: Value, claim: Claim, value: Value, position: int) -> Heard | None:
-    """Return what own events said, by position. None stands for nothing; where one wins, for that alone."""
+def _own(held: Version, stood: int, claim: Claim, said: int, position: int) -> Heard | None:
+    """Return what own events said, by position. None stands for nothing; where one wins, for that alone.
+
+    `stood` and `said` are the digests of the value that is held and of the claim's.
+    """
     own = None if held.aside is None else held.aside.own
     if own is None and held.rank == OWN:
-        own = Heard(held.position, doubt.digest(present))
-    return doubt.hear(own, position, doubt.digest(value)) if claim.rank == OWN else own
+        own = Heard(held.position, stood)
+    return doubt.hear(own, position, said) if claim.rank == OWN else own
 
 
-def _loaded(held: Version, present: Value, claim: Claim, value: Value) -> Heard | None:
+def _loaded(held: Version, stood: int, claim: Claim, said: int) -> Heard | None:
     """Return what was loaded, by version time. None stands for nothing; where such a one wins, for that alone."""
     loaded = None if held.aside is None else held.aside.loaded
     if loaded is None and held.rank == LOADED:
-        loaded = Heard(held.time, doubt.digest(present))
-    return doubt.hear(loaded, claim.time, doubt.digest(value)) if claim.rank == LOADED else loaded
+        loaded = Heard(held.time, stood)
+    return doubt.hear(loaded, claim.time, said) if claim.rank == LOADED else loaded
 
 
-def _with_aside(version: Version, winner: Value, aside: Aside) -> Version:
-    """Return the version with its doubt, and with as little aside as says the same."""
+def _with_aside(version: Version, of: int, aside: Aside) -> Version:
+    """Return the version of a value with this digest with its doubt, and with as little aside as says the same."""
     time, rank, position = version[:3]
     contested, known, own, loaded = aside
     loaded, doubtful = doubt.recent(loaded, time), contested
     if own is not None or loaded is not None:
-        of = doubt.digest(winner)
         doubtful = contested or _outdated(version, own, of) or _preceded(version, loaded, of)
         if rank == OWN and own == (position, of, None):
             own = None
@@ -281,11 +292,7 @@ def _preceded(version: Version, loaded: Heard | None, of: int) -> bool:
 
 def value_of(values: Mapping[str, Value], name: str) -> Value:
     """Return what a register holds."""
-    return values[_column(name)]
-
-
-def _column(name: str) -> str:
-    return GROUPS[name][0] if name in GROUPS else name
+    return values[_COLUMN.get(name, name)]
 
 
 def _show_names(values: dict[str, Value]) -> None:

@@ -1,34 +1,19 @@
-"""The vendor's times in, moments out: ISO text as on the vendor's page, and the numbers that its relatives write.
+"""How the vendor's times are read: ISO text as on the vendor's page, and the numbers that its relatives write.
 
 An event's id is made of ISO text alone (`events.parse_time`), as frozen; this reader may learn more without moving ids.
 """
 
 import math
 import re
-from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
-import msgspec
-
-from whatsms_events.domain.events import (
-    Campaign,
-    Contact,
-    Event,
-    Message,
-    Payload,
-    Ticket,
-    from_micros,
-    parse_time,
-)
+from whatsms_events.domain.events import from_micros, parse_time
 
 SECONDS: Final = range(10**9, 10**10)
 MILLISECONDS: Final = range(10**12, 10**13)
 """Ten and thirteen digits: from 2001 to 2286 in both units, so neither can be taken for the other. What is outside is
 no time of a message: 0 and the years 1 and 1970 are how programs write that there is none."""
-
-FIELDS: Final = ("timestamp", "createdAt", "updatedAt", "scheduledAt")
-"""The vendor's names of every time that is read."""
 
 _DIGITS: Final = re.compile(r"[1-9](?:[0-9]{9}|[0-9]{12})")
 _FIRST: Final = datetime.fromtimestamp(SECONDS[0], UTC)
@@ -73,24 +58,3 @@ def _since_1970(number: float) -> datetime | None:
 def _no_word(part: int) -> bool:
     """Tell whether it is no half of a Long, which is written with or without a sign."""
     return type(part) is bool or not -_WORD // 2 <= part < _WORD
-
-
-def unreadable(event: Event, payload: Payload) -> list[str]:
-    """Return the name of each time of the event that could not be read, once for each place where it stood.
-
-    What cannot be read stays where unknown fields are kept, under the vendor's name.
-    """
-    found = [name for name in FIELDS[1:] for extra in _extras(payload) if name in extra]
-    # Where `data` has a field of that name too, the envelope's stands under a prefix.
-    kept = "timestamp" in payload.extra or "envelope.timestamp" in payload.extra
-    return ["timestamp", *found] if kept and event.occurred_at is None else found
-
-
-def _extras(payload: Payload) -> Iterator[Mapping[str, Any]]:
-    """Yield what is unknown of each resource in the payload."""
-    for field in msgspec.structs.fields(payload):
-        resource = getattr(payload, field.name)
-        if isinstance(resource, Message | Ticket | Contact | Campaign):
-            yield resource.extra
-        if isinstance(resource, Ticket) and isinstance(resource.contact, Contact):
-            yield resource.contact.extra

@@ -21,7 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from whatsms_events.domain import fold, gone
 from whatsms_events.domain.acks import LEVELS
 from whatsms_events.domain.events import from_micros
-from whatsms_events.domain.rows import GROUPS, NAMED, Version
+from whatsms_events.domain.resources import GROUPS, NAMED
+from whatsms_events.domain.rows import Version
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.trouble import translated

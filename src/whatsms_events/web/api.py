@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 from aiohttp import web
 
-from whatsms_events.domain.drift import Kind
+from whatsms_events.domain.drift import DriftKind
 from whatsms_events.domain.events import Entity, EventType
 from whatsms_events.errors import ConfigError
 from whatsms_events.storage.reads import QUERY_TIMEOUT_S, Page, Queries, Resource, Shown
@@ -50,7 +50,7 @@ _FILTERS: Final[Mapping[Resource, Mapping[str, str]]] = {
 
 _TYPES: Final = frozenset(map(str, EventType))
 _ENTITIES: Final = {str(name): name for name in get_args(Entity)}
-_KINDS: Final = {str(name): name for name in get_args(Kind)}
+_KINDS: Final = {str(name): name for name in get_args(DriftKind)}
 
 RUNS: Final = 50
 """Of a tenant; more are not kept."""

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from aiohttp import hdrs, web
 
+from whatsms_events.domain.bodies import is_storable
 from whatsms_events.storage.reads import PAGE_LIMIT, Key, Page, Shown
 from whatsms_events.web.views import shown_page
 
@@ -47,7 +48,7 @@ def parameters(request: web.Request, *allowed: str) -> dict[str, str]:
             raise bad(ascii(name)[1:-1][:64], "is not known here")
         if name in asked:
             raise bad(name, "is given twice")
-        if not _storable(value):
+        if not is_storable(value):
             raise bad(name, "is not text")
         asked[name] = value
     return asked
@@ -56,7 +57,7 @@ def parameters(request: web.Request, *allowed: str) -> dict[str, str]:
 def entity_id(request: web.Request) -> str:
     """Return the id in the path; raise 404 for what no database could hold."""
     value = request.match_info["id"]
-    if not _storable(value):
+    if not is_storable(value):
         raise not_found()
     return value
 
@@ -67,15 +68,6 @@ def position(request: web.Request) -> int:
     if not _DIGITS.fullmatch(digits) or int(digits) > TOP:
         raise not_found()
     return int(digits)
-
-
-def _storable(value: str) -> bool:
-    """Tell whether a database can hold the text: PostgreSQL takes no NUL, neither takes half of a surrogate pair."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\x00" not in value
 
 
 def page_limit(asked: Mapping[str, str]) -> int:
@@ -109,7 +101,7 @@ def key_after(asked: Mapping[str, str], key: msgspec.json.Decoder[Any]) -> Key |
         found: Key = key.decode(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
     except (ValueError, msgspec.MsgspecError) as exc:
         raise bad("after", "is not the `next` of such a list") from exc
-    if not all(_storable(part) for part in found if isinstance(part, str)):
+    if not all(is_storable(part) for part in found if isinstance(part, str)):
         raise bad("after", "is not the `next` of such a list")
     return found
 

@@ -10,7 +10,7 @@ from typing import Final, Generic, TypeVar
 
 from yarl import URL
 
-from whatsms_events.domain.bodies import Source, decode
+from whatsms_events.domain.bodies import JsonObject, decode
 from whatsms_events.errors import (
     InvalidEventError,
     UpstreamError,
@@ -66,7 +66,7 @@ class Call(Generic[T]):
 
     method: str
     template: str
-    read: Callable[[Source], T] = field(repr=False)
+    read: Callable[[JsonObject], T] = field(repr=False)
     ids: tuple[str, ...] = field(default=(), repr=False)
     query: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes | None = field(default=None, repr=False)
@@ -145,7 +145,7 @@ def _answer(call: Call[T], reply: Reply, secret: str) -> Answer[T] | UpstreamErr
     return call.failed(why, status=reply.status, text=_text(reply.body[:REFUSAL_LIMIT_BYTES], secret))
 
 
-def _decoded(body: bytes) -> Source:
+def _decoded(body: bytes) -> JsonObject:
     """Return the JSON object of an answer, whatever byte order marks are before it; a delivery may have none."""
     leading = _LEADING.match(body)
     return decode(body if leading is None else body[leading.end() :])
@@ -196,7 +196,7 @@ def _named(reply: Reply) -> list[str]:
 def _text(body: bytes, secret: str) -> str:
     """Return what the vendor says, printable and bounded: the error's text, or the beginning of a page of HTML."""
     try:
-        source: Source = _decoded(body)
+        source: JsonObject = _decoded(body)
     except InvalidEventError:
         source = {}
     said = next((source[key] for key in _SAYS if isinstance(source.get(key), str)), None)

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 from msgspec import UNSET
 
-from whatsms_events.domain.bodies import Source
+from whatsms_events.domain.bodies import JsonObject
 from whatsms_events.whatsms.answers import Call
 from whatsms_events.whatsms.pages import Listing, Page, Place, nothing_listed, turn
 from whatsms_events.whatsms.resources import Observed
@@ -41,7 +41,7 @@ class Endpoint:
     async def _page(
         self,
         template: str,
-        read: Callable[[Source], Listing[T]],
+        read: Callable[[JsonObject], Listing[T]],
         place: Place,
         page_size: int,
         *,
@@ -55,11 +55,11 @@ class Endpoint:
         answer = await self._transport.ask(call)
         return turn(place, answer.value, answer.as_of, list_name=template, parameter=self._names.page)
 
-    async def _observe(self, template: str, read: Callable[[Source], T], id: str) -> Observed[T]:  # noqa: A002
+    async def _observe(self, template: str, read: Callable[[JsonObject], T], id: str) -> Observed[T]:  # noqa: A002
         answer = await self._transport.ask(Call("GET", template, read, (id,)))
         return Observed(answer.value, answer.as_of)
 
-    async def _write(self, method: str, template: str, read: Callable[[Source], T], *ids: str, **values: Any) -> T:
+    async def _write(self, method: str, template: str, read: Callable[[JsonObject], T], *ids: str, **values: Any) -> T:
         body = msgspec.json.encode({name: value for name, value in values.items() if value is not UNSET})
         return (await self._transport.ask(Call(method, template, read, ids, {}, body))).value
 

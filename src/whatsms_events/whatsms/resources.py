@@ -1,4 +1,6 @@
-"""The vendor's JSON objects in, resources out: the structs of `domain.events`, read by `domain.fields`, and `Agent`.
+"""How the client reads an answer of the REST API: one resource, or a list of them.
+
+Tickets, messages, contacts and campaigns are the structs of `domain.events`, read by `domain.fields`; `Agent` is here.
 
 What the vendor's page leaves open is tolerated: ids may be integers, fields may be missing or null, unknown ones are
 kept in `extra`. Only what names nothing at all is refused.
@@ -11,9 +13,11 @@ from typing import Any, Generic, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType
 
-from whatsms_events.domain.bodies import Source
+from whatsms_events.domain import values
+from whatsms_events.domain.bodies import JsonObject
 from whatsms_events.domain.events import Campaign, Contact, Extra, Flag, Message, Text, Ticket, Time
-from whatsms_events.domain.times import read_time
+from whatsms_events.domain.fields import read, readers
+from whatsms_events.domain.resources import Field
 from whatsms_events.errors import InvalidEventError
 from whatsms_events.whatsms.pages import Listing
 
@@ -34,7 +38,7 @@ class Agent(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 R = TypeVar("R", Ticket, Message, Contact, Campaign, Agent)
-Read = Callable[[Source, Extra], R]
+Read = Callable[[JsonObject, Extra], R]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +49,13 @@ class Observed(Generic[T]):
     as_of: datetime
 
 
-def single(key: str, read: Read[R]) -> Callable[[Source], R]:
+def single(key: str, read: Read[R]) -> Callable[[JsonObject], R]:
     """Return what reads `{"<key>": {...}}`, or the object itself where the wrapping is missing.
 
     It raises InvalidEventError for anything without a usable id.
     """
 
-    def read_answer(source: Source) -> R:
+    def read_answer(source: JsonObject) -> R:
         found = source.get(key, source)
         resource = read(found, {}) if type(found) is dict else None
         if resource is None or not _names_something(resource):
@@ -61,14 +65,14 @@ def single(key: str, read: Read[R]) -> Callable[[Source], R]:
     return read_answer
 
 
-def listing(key: str, read: Read[R]) -> Callable[[Source], Listing[R]]:
+def listing(key: str, read: Read[R]) -> Callable[[JsonObject], Listing[R]]:
     """Return what reads `{"<key>": [...], "count": ..., "hasMore": ...}`; items without a usable id are counted only.
 
     A list that is null is empty: so it comes from servers whose language has one word for both. It raises
     InvalidEventError where the list is missing: a proxy's or an error's JSON must not pass for an empty list.
     """
 
-    def read_answer(source: Source) -> Listing[R]:
+    def read_answer(source: JsonObject) -> Listing[R]:
         found = source.get(key)
         if found is None and key in source and not source.get("error"):
             found = []
@@ -99,30 +103,18 @@ def _names_something(resource: Ticket | Message | Contact | Campaign | Agent) ->
     return isinstance(resource.id, str) and bool(resource.id)
 
 
-def read_agent(source: Source, _beside: Extra) -> Agent:
+_AGENT = readers((
+    Field("id", "id", values.identifier),
+    Field("name", "name", values.text),
+    Field("model", "model", values.text),
+    Field("isActive", "is_active", values.flag),
+    Field("enabledIntegrations", "enabled_integrations", values.items),
+    Field("handoffEnabled", "handoff_enabled", values.flag),
+    Field("createdAt", "created_at", values.moment),
+))  # fmt: skip
+
+
+def read_agent(source: JsonObject, _beside: Extra) -> Agent:
     """Return the AI agent in `source`."""
-    extra = dict(source)
-    values: dict[str, Any] = {}
-    for key, (name, usable) in _AGENT.items():
-        if key in source and (source[key] is None or usable(source[key])):
-            values[name] = extra.pop(key)
-    if type(values.get("id")) is int:
-        values["id"] = str(values["id"])
-    if "created_at" in values and values["created_at"] is not None:
-        values["created_at"] = read_time(values["created_at"])
-    return Agent(**values, extra=extra)
-
-
-def _is(*kinds: type) -> Callable[[Any], bool]:
-    return lambda value: type(value) in kinds
-
-
-_AGENT = {
-    "id": ("id", _is(str, int)),
-    "name": ("name", _is(str)),
-    "model": ("model", _is(str)),
-    "isActive": ("is_active", _is(bool)),
-    "enabledIntegrations": ("enabled_integrations", _is(list)),
-    "handoffEnabled": ("handoff_enabled", _is(bool)),
-    "createdAt": ("created_at", lambda value: read_time(value) is not None),
-}
+    found, extra = read(source, _AGENT)
+    return Agent(**found, extra=extra)

@@ -11,7 +11,7 @@ from typing import Final, get_args
 import msgspec
 
 from whatsms_events import metrics
-from whatsms_events.domain.drift import Kind
+from whatsms_events.domain.drift import DriftKind
 from whatsms_events.domain.events import Entity, to_micros
 from whatsms_events.errors import WhatsmsEventsError
 from whatsms_events.storage.database import Database
@@ -138,5 +138,5 @@ def _show_drift(overviews: Collection[Overview]) -> None:
     for one in finished:
         drift.update(one.drift)
     for entity in get_args(Entity):
-        for kind in get_args(Kind):
+        for kind in get_args(DriftKind):
             metrics.DRIFT.labels(entity, kind).set(drift[entity, kind])

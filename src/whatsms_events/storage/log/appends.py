@@ -13,6 +13,7 @@ from uuid import UUID
 
 import asyncpg
 
+from whatsms_events.domain.bodies import storable
 from whatsms_events.domain.events import Event, to_micros
 from whatsms_events.errors import StorageUnavailableError
 from whatsms_events.storage.database import Database
@@ -97,19 +98,19 @@ def park_row(item: Park, count: int) -> ParkRow:
     """Return the columns of a parked delivery. Its texts are made storable here: nothing is left that could park it."""
     return (
         item.id,
-        _storable(item.tenant),
+        _cut(item.tenant),
         item.reason,
-        _storable(item.detail),
+        _cut(item.detail),
         to_micros(item.received_at),
-        None if item.content_encoding is None else _storable(item.content_encoding),
+        None if item.content_encoding is None else _cut(item.content_encoding),
         item.sha256,
         item.raw,
         count,
     )
 
 
-def _storable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")[:TEXT_LIMIT]
+def _cut(text: str) -> str:
+    return storable(text)[:TEXT_LIMIT]
 
 
 @dataclass(frozen=True, slots=True)

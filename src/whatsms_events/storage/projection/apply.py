@@ -1,4 +1,4 @@
-"""What the consumer read in, an up-to-date projection out: rows, offsets, checkpoint and parked events, all or nothing.
+"""How a batch that the consumer read is applied: rows, offsets, checkpoint and parked events, all or nothing.
 
 Each transaction first moves the generation by compare-and-swap, so of two consumers one loses as a whole.
 """
@@ -15,7 +15,8 @@ import structlog
 from sqlalchemy import delete, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from whatsms_events.domain import fold, times
+from whatsms_events.domain import fields, fold
+from whatsms_events.domain.bodies import storable
 from whatsms_events.domain.events import Checkpoint, EventType, LogEntry, decode, to_micros
 from whatsms_events.domain.records import STRAY
 from whatsms_events.errors import FencedError, IntegrityError, InvalidEventError
@@ -206,7 +207,7 @@ def _take_apart(items: Sequence[Item]) -> tuple[list[Reading], list[_Parked], li
             if isinstance(read, InvalidEventError):
                 raise read
             event, payload = read.event, decode(read.event)
-            readings.append(Reading(index, read, fold.claims(event, payload), times.unreadable(event, payload)))
+            readings.append(Reading(index, read, fold.claims(event, payload), fields.unreadable(event, payload)))
         except InvalidEventError as error:
             (strays if _is_stray(error) else parked).append((item, error))
     return readings, parked, strays
@@ -237,7 +238,7 @@ def _parked_record(item: Item, error: InvalidEventError, parked_at: int) -> dict
         "at": item.at,
         "event_id": entry and entry.event.id,
         "position": entry and entry.position,
-        "tenant": entry and _storable(entry.event.tenant),
+        "tenant": entry and storable(entry.event.tenant),  # as it is, it would be refused again
         "type": entry and entry.event.type.value,
         "reason": error.reason,
         "detail": error.detail,
@@ -245,11 +246,6 @@ def _parked_record(item: Item, error: InvalidEventError, parked_at: int) -> dict
         "raw": raw,
         "headers": encode_headers(headers),
     }
-
-
-def _storable(text: str) -> str:
-    """Replace what a text column may refuse: the parked record must not be refused for the same reason again."""
-    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def encode_headers(headers: Sequence[tuple[str, bytes]]) -> str:

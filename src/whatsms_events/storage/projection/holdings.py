@@ -1,4 +1,4 @@
-"""What the projection holds, as a backfill asks for it: rows to compare, ids to miss, entities in doubt."""
+"""What a backfill asks the projection: rows to compare, ids that should be there, and what is in doubt."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final, Literal

@@ -1,4 +1,4 @@
-"""What events claim in, saved rows out: the entity tables and the revisions are loaded, folded and saved in sets."""
+"""How the rows that a batch of events is about are loaded, folded and saved, many in one statement."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,6 +27,11 @@ _TABLES: Final[Mapping[Table, SqlTable]] = {
     "contact": tables.contact,
     "campaign": tables.campaign,
 }
+
+_COLUMNS: Final = {
+    name: tuple(one.name for one in table.c if one.name in COLUMNS[name]) for name, table in _TABLES.items()
+}
+"""The columns of the fold, in the order of the table."""
 
 _versions = msgspec.json.Decoder(dict[str, Version])
 _json = msgspec.json.Encoder(order="deterministic")  # in one order, whatever the batches were
@@ -113,7 +118,7 @@ def _select(connection: AsyncConnection, table: Table, tenant: str, keys: list[K
     column = _TABLES[table].c
     revision = table == "message_revision"
     id_, mark = (column.message_id, column.digest) if revision else (column.id, column.known)
-    query = select(id_, mark, column.versions, *(column[name] for name in COLUMNS[table]))
+    query = select(id_, mark, column.versions, *(column[name] for name in _COLUMNS[table]))
     query = query.where(column.tenant == tenant, among(connection, id_, sorted({key.id for key in keys})))
     if revision:
         # May bring a few that nobody asked for, where two messages share a wording: they do no harm.
@@ -134,15 +139,15 @@ def _upsert(dialect: Dialect, table: Table) -> str:
 
 def _row(table: Table, tenant: str, record: Sequence[Any]) -> tuple[Key, Row]:
     id_, mark, versions, *values = record
-    fields = dict(zip(COLUMNS[table], values, strict=True))
+    fields = dict(zip(_COLUMNS[table], values, strict=True))
     if table == "message_revision":
         return Key(table, tenant, id_, mark), Row(known=True, values=fields, versions=_versions.decode(versions))
     return Key(table, tenant, id_), Row(known=mark, values=fields, versions=_versions.decode(versions))
 
 
 def _record(key: Key, row: Row) -> tuple[Any, ...]:
-    """Return the columns in the order of `tables`: a test holds the two together."""
-    values = [row.values[name] for name in COLUMNS[key.table]]
+    """Return the columns in the order of the table."""
+    values = [row.values[name] for name in _COLUMNS[key.table]]
     # The last member is null in nearly all: left out, it is read as that.
     kept = {name: one if one.aside is not None else one[:4] for name, one in row.versions.items()}
     versions = _json.encode(kept).decode()
