@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
+from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.normalize import record_limit_bytes
 from whatsms_events.kafka.connection import MAX_MESSAGE_BYTES, KafkaTarget
@@ -21,11 +21,6 @@ from whatsms_events.web.receiver import Receiver, Tenant
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.relay import Relay
 from whatsms_events.workers.sources import KafkaSource, LogSource, Source
-
-
-def now() -> datetime:
-    """Return our clock."""
-    return datetime.now(UTC)
 
 
 def log_target(settings: Settings) -> DatabaseTarget:

@@ -4,13 +4,12 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Final
 
-from whatsms_events import metrics
+from whatsms_events import clock, metrics
 from whatsms_events.backfill.run import Plan
 from whatsms_events.backfill.worker import Backfill
 from whatsms_events.config.settings import Settings, Tenant
 from whatsms_events.domain.normalize import BODY_BYTES, data_limit_bytes
 from whatsms_events.domain.signature import REASONS
-from whatsms_events.service.parts import now
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.appends import Append
 from whatsms_events.storage.log.arrivals import Arrivals
@@ -102,7 +101,7 @@ class Upstream:
             ),
             timeout_s=whatsms.timeout_s,
             budget=self._budgets.setdefault(slug, Budget(self._settings.backfill.requests_per_minute)),
-            now=now,
+            now=clock.now,
         )
 
     async def backfill(self, slug: str, committer: Committer, lock: RoleLock, plan: Plan) -> Backfill:
@@ -126,7 +125,7 @@ class Upstream:
             submit=submit,
             lock=lock,
             plan=plan,
-            now=now,
+            now=clock.now,
             last_accepted=last_accepted,
         )
 
@@ -154,8 +153,8 @@ class Upstream:
             gaps=settings.gaps,
             floor_s=settings.floor_s,
             probe_interval_s=settings.probe_interval_s,
-            now=now,
-            on_silent=lambda _cause: fetch("silence"),
+            now=clock.now,
+            on_silent=lambda: fetch("silence"),
             on_heard=lambda: fetch("heard"),
         )
 

@@ -14,6 +14,7 @@ from typing import Final
 from whatsms_events.backfill.worker import Backfill
 from whatsms_events.cli.backfill.view import NAMES, View
 from whatsms_events.cli.running import stop_on_signals
+from whatsms_events.clock import within
 from whatsms_events.config.settings import Settings
 from whatsms_events.errors import TransientError
 from whatsms_events.service.parts import log_target, make_committer, make_consumer, projection_target
@@ -129,7 +130,7 @@ class Foreground:
         """Wait for the end, and show how it goes."""
         lost = Patience(ELSEWHERE_S)
         while not stop.is_set():
-            await _within(stop, TICK_S)
+            await within(stop, TICK_S)
             with suppress(TransientError):  # the loops behind say what is away, and try again
                 await lag.look()
             self._view.show(backfill.progress, self._trouble(lag))
@@ -228,7 +229,7 @@ async def _taken(lock: RoleLock, stop: asyncio.Event) -> bool:
             return True
         if patience.over(fine=False):
             return False
-        await _within(stop, TICK_S)
+        await within(stop, TICK_S)
     return False
 
 
@@ -236,14 +237,5 @@ async def _caught_up(stop: asyncio.Event, lag: Lag) -> None:
     """Wait until the projection shows what was appended, at most CAUGHT_UP_S: a reader would look for it at once."""
     patience = Patience(CAUGHT_UP_S)
     while lag.through < lag.end and not stop.is_set() and not patience.over(fine=False):
-        await _within(stop, TICK_S / 5)
+        await within(stop, TICK_S / 5)
         await lag.look()
-
-
-async def _within(event: asyncio.Event, seconds: float) -> None:
-    """Wait for the event, at most `seconds`."""
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return

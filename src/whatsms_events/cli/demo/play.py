@@ -24,9 +24,10 @@ from whatsms_events.cli.demo.repair import Repair
 from whatsms_events.cli.demo.settings import REQUESTS_PER_MINUTE, SLUG
 from whatsms_events.cli.demo.truth import differing
 from whatsms_events.cli.demo.view import Summary
+from whatsms_events.clock import now, within
 from whatsms_events.config.settings import Settings, Whatsms
 from whatsms_events.kafka.topics import create_topics
-from whatsms_events.service.parts import kafka_target, log_target, now, projection_target
+from whatsms_events.service.parts import kafka_target, log_target, projection_target
 from whatsms_events.service.service import ROLES, Addresses, Service
 from whatsms_events.storage import audit
 from whatsms_events.storage.database import Database, open_log, open_projection
@@ -187,7 +188,7 @@ async def _misbehave(sender: Sender, over: asyncio.Event) -> None:
     while not over.is_set():
         sender.demand(Demand.WRONG_SECRET, 5)
         sender.demand(Demand.GARBAGE, 2)
-        await _within(over, BURST_S)
+        await within(over, BURST_S)
 
 
 async def _caught_up(log: Database, projection: Database, serving: asyncio.Task[None]) -> None:
@@ -197,7 +198,7 @@ async def _caught_up(log: Database, projection: Database, serving: asyncio.Task[
             while not serving.done():
                 if (await Projection(projection).state()).applied_through >= await EventLog(log).end():
                     return
-                await _within(asyncio.Event(), 0.05)
+                await within(asyncio.Event(), 0.05)
     except TimeoutError:
         return
 
@@ -217,7 +218,7 @@ async def _view(console: Console, stage: Stage, log: Database, projection: Datab
                 console.print(view.line(*shown), soft_wrap=True)
             if over.is_set():
                 return
-            await _within(over, VIEW_S if console.is_terminal else PLAIN_VIEW_S)
+            await within(over, VIEW_S if console.is_terminal else PLAIN_VIEW_S)
 
 
 async def summarize(settings: Settings, stage: Stage, took_s: float, *, kafka: bool) -> Summary:
@@ -260,12 +261,3 @@ async def summarize(settings: Settings, stage: Stage, took_s: float, *, kafka: b
         trouble=stage.repair.trouble,
         kafka=kafka,
     )
-
-
-async def _within(event: asyncio.Event, seconds: float) -> None:
-    """Wait for the event, at most `seconds`."""
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return

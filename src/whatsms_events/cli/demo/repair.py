@@ -6,6 +6,7 @@ from typing import Final
 
 from whatsms_events.backfill.worker import Backfill, Progress
 from whatsms_events.cli.backfill.foreground import Patience
+from whatsms_events.clock import within
 from whatsms_events.config.settings import Settings
 from whatsms_events.service.parts import make_committer
 from whatsms_events.service.upstream import GRACE_S, Upstream, lock_of, plan_of, role_of
@@ -72,19 +73,10 @@ class Repair:
                 return self._why
             if stuck.over(fine=self.progress != before):
                 return self._why or f"nothing went on for {STUCK_S:.0f} s"
-            await _within(self._halted, TICK_S)
+            await within(self._halted, TICK_S)
         return "it was stopped"
 
     def _note(self, state: RoleState, why: str) -> None:
         self._why = why
         if state == "halted":
             self._halted.set()
-
-
-async def _within(event: asyncio.Event, seconds: float) -> None:
-    """Wait for the event, at most `seconds`."""
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return
