@@ -49,7 +49,9 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         rest/                             server, reads, writes, answers, limits, ids, faults: its REST API
         control                           faults while it runs
     config/         settings, sources, checks, load, render
-    service/        service: the roles of one process; beneath it parts, upstream, start, standings
+    service/        service: one process, its parts and their order
+        roles, parts, upstream            what each role needs; settings -> parts; parts that speak to the vendor
+        start, supervisor, standings      waiting for databases; repeating and stopping; which role stands still
     cli/            app: every command by its name; options, running
         serve, config, db, topics, parked, twin
         demo/                             commands, play, settings, truth, repair, view
