@@ -20,7 +20,7 @@ from test_metrics import misbehave, tell
 from whatsms_events import metrics
 from whatsms_events.config.settings import Private
 from whatsms_events.domain.signature import REASONS
-from whatsms_events.service.service import Role
+from whatsms_events.service.roles import Role
 from whatsms_events.web import receiver
 
 DEPLOY: Final = Path(__file__).resolve().parents[1] / "deploy"

@@ -4,6 +4,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
 
     errors          every exception, as a tree
     metrics         every Prometheus metric, with what a high value means
+    clock           now(), and waiting for an event for a limited time
     redaction       what a log line may show
     logs, lines     how log lines are written; every line by its name, with what it asks of the reader
     domain/         the rules: no await, no clock, no socket, no SQL
@@ -50,7 +51,9 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         rest/                             server, reads, writes, answers, limits, ids, faults: its REST API
         control                           faults while it runs
     config/         settings, sources, checks, load, render
-    service/        service: the roles of one process; beneath it parts, upstream, start, standings
+    service/        service: one process, its parts and their order
+        roles, parts, upstream            what each role needs; settings -> parts; parts that speak to the vendor
+        start, supervisor, standings      waiting for databases; repeating and stopping; which role stands still
     cli/            app: every command by its name; options, running
         serve, config, db, topics, parked, twin
         demo/                             commands, play, settings, truth, repair, view

@@ -17,30 +17,27 @@ from typing import Any, Final
 
 from whatsms_events.backfill.run import Plan, Report
 from whatsms_events.backfill.worker import Backfill
+from whatsms_events.config.settings import Settings, Tenant, Whatsms
 from whatsms_events.domain.events import from_micros
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.rows import COLUMNS, Table
 from whatsms_events.errors import TransientError
+from whatsms_events.service.parts import Stores, make_committer, make_consumer
+from whatsms_events.service.supervisor import Supervisor
+from whatsms_events.service.upstream import Upstream, lock_of
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.log.appends import Append
 from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.storage.log.committer import Committer
-from whatsms_events.storage.log.event_log import EventLog
-from whatsms_events.storage.projection.apply import Projection
-from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.repair.reports import Options
-from whatsms_events.storage.repair.runs import Checkpoints
-from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.twin.account import Webhook
 from whatsms_events.twin.entities import Ticket
 from whatsms_events.twin.rest.limits import RestLimits
 from whatsms_events.twin.rest.server import Rest, RestServer
 from whatsms_events.twin.world import World
-from whatsms_events.whatsms import Client
 from whatsms_events.whatsms.limits import Budget, Limits
 from whatsms_events.workers.consumer import Consumer
-from whatsms_events.workers.sources import LogSource
 
 SLUG: Final = "acme"
 TENANT: Final = "5f0c9a52-7d0f-4f0e-9c1f-2d6a5b1b7a10"
@@ -131,26 +128,11 @@ class House:
 
     def backfill(self, *, limits: Limits | None = None, budget: Budget | None = None) -> Backfill:
         """Return a new backfill, as a process that just started has it."""
-        return Backfill(
-            SLUG,
-            self.tenant,
-            client=Client(
-                self.url,
-                KEY,
-                limits=limits or Limits(requests_per_minute=600_000),
-                attempts=self.attempts,
-                budget=budget,
-                now=self.now,
-            ),
-            checkpoints=Checkpoints(self.log),
-            holdings=Holdings(self.projection),
-            event_log=EventLog(self.log),
-            submit=self._submit,
-            lock=RoleLock(self.log, f"backfill.{SLUG}"),
-            plan=self.plan,
-            now=self.now,
-            last_accepted=self._last_accepted,
-        )
+        upstream = Upstream(settings_of(self.world, self.url), self.log, self.projection, now=self.now)
+        limits = limits or Limits(requests_per_minute=600_000)
+        client = upstream.client(SLUG, limits=limits, budget=budget or Budget(), attempts=self.attempts)
+        lock = lock_of(self.log, SLUG)
+        return upstream.backfill(SLUG, self._submit, lock, self._last_accepted, plan=self.plan, client=client)
 
     async def _submit(self, item: Append) -> Outcome:
         return await self.committer.submit(item, deadline_s=60)
@@ -251,20 +233,18 @@ async def house(
         projection = await open_projection(DatabaseTarget(url=projection_url), migrate=True)
         stack.push_async_callback(projection.close)
         server = await stack.enter_async_context(RestServer(rest))
-        committer = Committer(
-            log, batch_limit=500, queue_limit=10_000, queue_limit_bytes=1 << 26, on_commit=lambda _end: None
-        )
-        consumer = Consumer(
-            Projection(projection), LogSource(EventLog(log)), RoleLock(projection, "consumer"), batch_limit=1000
-        )
+        settings, supervisor = settings_of(world, server.url), Supervisor()
+        committer = make_committer(settings, log, supervisor.wake)
+        consumer = make_consumer(settings, Stores(log, projection))
         stack.push_async_callback(consumer.close)
-        stop = asyncio.Event()
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(committer.run(stop))
-            try:
-                yield kind(world, rest, server.url, log, projection, committer, consumer, plan=plan, moving=moving)
-            finally:
-                stop.set()
+        async with supervisor.running(committer, writers=[], readers=[]):
+            yield kind(world, rest, server.url, log, projection, committer, consumer, plan=plan, moving=moving)
+
+
+def settings_of(world: World, url: str) -> Settings:
+    """Return the settings of a service of the one tenant, whose REST API is at this URL."""
+    tenant = {"tenant_id": world.account.tenant_id, "api_key": KEY, "webhook_secrets": {"current": "whsec-tests-only"}}
+    return Settings(whatsms=Whatsms(base_url=url), tenants={SLUG: Tenant.model_validate(tenant)})
 
 
 @asynccontextmanager

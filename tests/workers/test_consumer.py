@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import itertools
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -22,15 +21,19 @@ from structlog.testing import capture_logs
 from servers.compare import assert_like_a_clean_rebuild, assert_shows, rows_of, until
 from servers.kafka import Broker, RunningKafka
 from whatsms_events import metrics
+from whatsms_events.config.settings import Consumer as ConsumerSettings
+from whatsms_events.config.settings import Kafka, Receiver, Settings
+from whatsms_events.config.settings import Relay as RelaySettings
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.resume import Published
 from whatsms_events.errors import FencedError, IntegrityError
 from whatsms_events.kafka.connection import KafkaTarget
 from whatsms_events.kafka.topics import create_topics
+from whatsms_events.service.parts import Stores, make_committer, make_consumer, make_relay
+from whatsms_events.service.supervisor import Supervisor
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.log.appends import Append
-from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.projection.apply import POISON_LIMIT, STRAYS_KEPT, Projection
@@ -39,7 +42,6 @@ from whatsms_events.twin.world import World
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.loop import Bell, run
 from whatsms_events.workers.relay import Relay
-from whatsms_events.workers.sources import KafkaSource, LogSource
 
 TENANT = "tenant-1"
 START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
@@ -56,17 +58,23 @@ class Bench:
         self.kafka: KafkaTarget | None = None
         self.prefix = ""
 
+    def settings(self, batch_limit: int = 50) -> Settings:
+        """Return the settings of a service that would do this: with Kafka where the bench has one."""
+        kafka = Kafka() if self.kafka is None else Kafka(bootstrap_servers=self.kafka.bootstrap_servers)
+        return Settings(
+            kafka=kafka.model_copy(update={"topic_prefix": self.prefix} if self.prefix else {}),
+            receiver=Receiver(batch_limit=100),
+            relay=RelaySettings(batch_limit=50, check_interval_s=0.1),
+            consumer=ConsumerSettings(batch_limit=batch_limit, poll_interval_s=0.05),
+        )
+
     async def append(self, count: int) -> int:
         """Append the next webhooks of the world; return the log's end."""
-        committer = Committer(
-            self.log, batch_limit=100, queue_limit=10_000, queue_limit_bytes=1 << 28, on_commit=lambda _: None
-        )
-        stop = asyncio.Event()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(committer.run(stop))
+        supervisor = Supervisor()
+        committer = make_committer(self.settings(), self.log, supervisor.wake)
+        async with supervisor.running(committer, writers=[], readers=[]):
             bodies = [webhook.body for webhook in itertools.islice(self.stream, count)]
             await asyncio.gather(*(committer.submit(self.appending(body), deadline_s=60) for body in bodies))
-            stop.set()
         return await self.event_log.end()
 
     @staticmethod
@@ -77,8 +85,9 @@ class Bench:
 
     def from_log(self, role: str = "consumer", *, handle: Database | None = None) -> Consumer:
         """Return a consumer of the log, where wanted on its own handle of the projection."""
-        source, projection = LogSource(self.event_log), handle or self.projection
-        return Consumer(Projection(projection), source, RoleLock(projection, role), batch_limit=50)
+        settings = self.settings().model_copy(update={"kafka": Kafka()})
+        projection = handle or self.projection
+        return make_consumer(settings, Stores(self.log, projection), lock=RoleLock(projection, role))
 
     def from_kafka(
         self,
@@ -91,16 +100,14 @@ class Bench:
     ) -> Consumer:
         """Return a consumer of Kafka."""
         assert self.kafka is not None
-        source = KafkaSource(
-            self.event_log,
-            relay_rows or RelayRows(self.log),
-            self.kafka,
-            self.prefix,
-            poll_s=0.05,
+        projection = handle or self.projection
+        return make_consumer(
+            self.settings(batch_limit),
+            Stores(self.log, projection),
+            rows=relay_rows,
+            lock=lock or RoleLock(projection, role),
             monotonic=itertools.count(step=10).__next__,  # so that it looks at what was published each time
         )
-        projection = handle or self.projection
-        return Consumer(Projection(projection), source, lock or RoleLock(projection, role), batch_limit=batch_limit)
 
     async def begin_with_kafka(self) -> None:
         """Let a consumer see the log while it is empty: from then on Kafka is the source."""
@@ -111,19 +118,7 @@ class Bench:
     def relay(self) -> Relay:
         """Return a relay."""
         assert self.kafka is not None
-        return Relay(
-            self.event_log,
-            RelayRows(self.log),
-            self.kafka,
-            self.prefix,
-            RoleLock(self.log, "relay"),
-            batch_limit=50,
-            check_interval_s=0,
-            transaction_timeout_s=10,
-            body_limit_bytes=5 << 20,
-            now=lambda: datetime.now(UTC),
-            monotonic=time.monotonic,
-        )
+        return make_relay(self.settings(), self.kafka, self.log)
 
     async def publish(self) -> None:
         """Publish the whole log and see that it is visible."""

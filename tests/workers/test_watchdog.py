@@ -63,7 +63,7 @@ class Watch:
 
     def dog(self, *, probe: Probe | None = None, keyless: bool = False) -> Watchdog:
         """Return a watchdog as a process that starts now has it."""
-        return Watchdog(
+        dog = Watchdog(
             SLUG,
             self.here.tenant,
             arrivals=Arrivals(self.here.log, self.here.tenant),
@@ -73,9 +73,10 @@ class Watch:
             floor_s=FLOOR_S,
             probe_interval_s=INTERVAL_S,
             now=self.here.now,
-            on_silent=self.said.append,
+            on_silent=lambda: self.said.append(str(dog.detail["cause"])),
             on_heard=lambda: self.said.append("heard"),
         )
+        return dog
 
     async def look(self, since: datetime, position: int) -> bool | None:
         """Answer a look at the REST API."""

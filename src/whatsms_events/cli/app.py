@@ -1,16 +1,15 @@
-"""Every command by its name, and the exit status: 0 done, 1 failed, 2 the configuration or the call is wrong.
+"""Find a command by its name, run it, and exit: 0 done, 1 failed, 2 the configuration or the call is wrong.
 
-A command's module is imported when the command is called: `--help` must not wait for databases and brokers.
+Whatever only a command needs is imported when the command is called: `--help` waits for no database, no broker and no
+logging. Help that lists commands is plain text, since the reader of Markdown takes half of the time.
 """
 
-import logging
 import sys
 from typing import Final
 
 from cyclopts import App, Parameter
 
-from whatsms_events import __version__, logs
-from whatsms_events.cli.running import cause
+from whatsms_events import __version__
 from whatsms_events.errors import ConfigError, WhatsmsEventsError
 
 app: Final = App(
@@ -18,6 +17,7 @@ app: Final = App(
     version=__version__,
     # A switch has one spelling: no --no-json beside --json, no --empty-set beside --set.
     default_parameter=Parameter(negative=()),
+    help_format="plaintext",
     help="Take WhatSMS webhooks, keep them in a durable log, publish them to Kafka, and project them for queries.",
 )
 
@@ -75,28 +75,47 @@ for _name, _help in GROUPS.items():
 for _words, (_place, _help) in COMMANDS.items():
     *_above, _name = _words.split()
     _group = app[_above[0]] if _above else app
-    _group.command(f"whatsms_events.cli.{_place}", name=_name, help=_help)
+    _group.command(f"whatsms_events.cli.{_place}", name=_name, help=_help, help_format="markdown")
 
 
 def main() -> None:
     """Run a command and exit with its status."""
-    # Standard output is for data: our own lines go to the other, also where a command does not say how.
-    logs.configure("warning")
-    logging.getLogger().handlers[:] = [logging.NullHandler()]  # else libraries speak beside our one line
     try:
-        sys.exit(app(result_action="return_value"))
+        command, bound, _ignored = app.parse_args()
+        if command.__module__.startswith("whatsms_events."):  # --help and --version log nothing
+            _configure_logs()
+        sys.exit(command(*bound.args, **bound.kwargs))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (WhatsmsEventsError, OSError, BaseExceptionGroup) as raised:
-        found = cause(raised)
-        match found:
-            case ConfigError():
-                for problem in found.problems:
-                    print(problem, file=sys.stderr)
-                sys.exit(2)
-            case WhatsmsEventsError():
-                print(f"{type(found).__name__}: {found}", file=sys.stderr)
-                sys.exit(1)
-            case OSError():  # a port that is taken, a folder that cannot be written
-                print(found.strerror or type(found).__name__, file=sys.stderr)
-                sys.exit(1)
-            case _:
-                raise
+        sys.exit(_told(raised))
+
+
+def _configure_logs() -> None:
+    """Send our lines to standard error, since the other output is for data, and let no library speak beside them."""
+    import logging  # noqa: PLC0415 - see above
+
+    from whatsms_events import logs  # noqa: PLC0415
+
+    logs.configure("warning")
+    logging.getLogger().handlers[:] = [logging.NullHandler()]
+
+
+def _told(raised: BaseException) -> int:
+    """Print what a person must know of an error, a line for each problem, and return the exit status."""
+    from whatsms_events.cli.running import cause  # noqa: PLC0415
+
+    found = cause(raised)
+    match found:
+        case ConfigError():
+            for problem in found.problems:
+                print(problem, file=sys.stderr)
+            return 2
+        case WhatsmsEventsError():
+            print(f"{type(found).__name__}: {found}", file=sys.stderr)
+            return 1
+        case OSError():  # a port that is taken, a folder that cannot be written
+            print(found.strerror or type(found).__name__, file=sys.stderr)
+            return 1
+        case _:
+            raise raised

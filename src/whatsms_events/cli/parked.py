@@ -1,4 +1,4 @@
-"""What a person does about parked deliveries, as commands: list, look, try again, discard."""
+"""`parked list`, `show`, `retry` and `discard`: what a person does about deliveries that were not understood."""
 
 import hashlib
 import sys
@@ -15,8 +15,7 @@ from whatsms_events.cli.running import run
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.errors import InvalidEventError, NotFoundError
-from whatsms_events.service.parts import log_target
-from whatsms_events.storage.database import open_log
+from whatsms_events.service.parts import opened_log
 from whatsms_events.storage.log.appends import Append
 from whatsms_events.storage.log.parked import PAGE_LIMIT, Parked, ParkedDelivery, Taken
 
@@ -122,11 +121,8 @@ def discard_(parked_id: UUID, /, *, options: Options = DEFAULTS) -> int:
 
 @asynccontextmanager
 async def _parked(settings: Settings) -> AsyncIterator[Parked]:
-    database = await open_log(log_target(settings), migrate=False)
-    try:
-        yield Parked(database)
-    finally:
-        await database.close()
+    async with opened_log(settings) as log:
+        yield Parked(log)
 
 
 async def _found(parked: Parked, parked_id: UUID) -> tuple[ParkedDelivery, bytes]:

@@ -13,7 +13,8 @@ from whatsms_events.cli.options import DEFAULTS, Options
 from whatsms_events.cli.running import cause, run, stop_on_signals
 from whatsms_events.config.settings import Settings
 from whatsms_events.errors import ConfigError
-from whatsms_events.service.service import ROLES, Addresses, Service
+from whatsms_events.service.roles import ROLES
+from whatsms_events.service.service import Addresses, Service
 
 log = structlog.get_logger()
 

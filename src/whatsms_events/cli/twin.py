@@ -4,7 +4,7 @@ import asyncio
 import os
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ from cyclopts.validators import Number
 from rich.console import Console
 
 from whatsms_events.cli.running import run, stop_on_signals
+from whatsms_events.clock import now, within
 from whatsms_events.errors import ConfigError
 from whatsms_events.twin.control import PATH, Control
 from whatsms_events.twin.dialects import DIALECTS
@@ -155,7 +156,7 @@ async def _run(twin: Twin, rest_faults: RestFaults, secret: bytes, source: str, 
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_tell(console, control, over))
             tasks.create_task(_stop_later(stop, twin.seconds))
-            await sender.run(world, stop, clock=_now)
+            await sender.run(world, stop, clock=now)
             over.set()
     took_s = asyncio.get_running_loop().time() - began
     _sum_up(console, control, took_s)
@@ -163,16 +164,16 @@ async def _run(twin: Twin, rest_faults: RestFaults, secret: bytes, source: str, 
 
 def _world(twin: Twin) -> World:
     """Return the world as it is now, its past behind it and unheard."""
-    now = _now()
+    began = now()
     world = World(
         twin.seed,
-        start=now - timedelta(seconds=twin.past),
+        start=began - timedelta(seconds=twin.past),
         tenant_id=twin.tenant_id,
         dialect=DIALECTS[twin.dialect],
         pace=twin.rate,
     )
     if twin.past:
-        world.advance(now)
+        world.advance(began)
     if twin.paused:
         world.pause()
     return world
@@ -209,12 +210,12 @@ async def _tell(console: Console, control: Control, over: asyncio.Event) -> None
     """Print a line now and then."""
     while not over.is_set():
         console.print(_line(control))
-        await _within(over, LINE_S)
+        await within(over, LINE_S)
 
 
 async def _stop_later(stop: asyncio.Event, seconds: float | None) -> None:
     if seconds is not None:
-        await _within(stop, seconds)
+        await within(stop, seconds)
         stop.set()
 
 
@@ -227,7 +228,7 @@ def _line(control: Control) -> str:
     requests = sum(state["api"]["requests"].values())
     return "  ".join(
         [
-            _now().strftime("%H:%M:%S") + (" paused" if state["paused"] else ""),
+            now().strftime("%H:%M:%S") + (" paused" if state["paused"] else ""),
             f"webhooks {webhooks['made']}",
             *told,
             f"requests {requests}",
@@ -250,16 +251,3 @@ def _sum_up(console: Console, control: Control, took_s: float) -> None:
         ("account", state["entities"]),
     ):
         console.print(f"{title:10} {'  '.join(f'{name} {count}' for name, count in counts.items()) or 'none'}")
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-async def _within(event: asyncio.Event, seconds: float) -> None:
-    """Wait for the event, at most `seconds`."""
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return

@@ -1,31 +1,56 @@
-"""Settings in, the parts of a process out: where its databases and brokers are, its door, its workers."""
+"""Make the parts of a process from its settings: databases, the committer, the door, the read API, relay, consumer."""
 
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.normalize import record_limit_bytes
 from whatsms_events.kafka.connection import MAX_MESSAGE_BYTES, KafkaTarget
-from whatsms_events.storage.database import Database, DatabaseTarget
+from whatsms_events.service.roles import CHECKS, Role
+from whatsms_events.service.standings import Standings
+from whatsms_events.service.supervisor import Job
+from whatsms_events.service.upstream import keyed
+from whatsms_events.storage.database import (
+    Database,
+    DatabaseTarget,
+    open_log,
+    open_projection,
+    schema_problem,
+    unopened,
+)
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.projection.apply import Projection
-from whatsms_events.storage.reads import READERS, Queries
+from whatsms_events.storage.reads import READERS, Queries, write_problem
 from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.web.api import Api
+from whatsms_events.web.health import Check, Health
 from whatsms_events.web.receiver import Receiver, Tenant
 from whatsms_events.workers.consumer import Consumer
+from whatsms_events.workers.observer import Observer
 from whatsms_events.workers.relay import Relay
 from whatsms_events.workers.sources import KafkaSource, LogSource, Source
 
+CHECKS_MISSED: Final = 3
+"""The relay's place moves only when it checks what is visible; so many checks may fail before that is a fault."""
 
-def now() -> datetime:
-    """Return our clock."""
-    return datetime.now(UTC)
+RUN_STILL_S: Final = 900.0
+"""A run is saved at each answer of the vendor; a pause after 429 takes two minutes at most, and may come again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The two databases of a process: the event log, and the projection."""
+
+    log: Database
+    projection: Database
 
 
 def log_target(settings: Settings) -> DatabaseTarget:
@@ -52,8 +77,48 @@ def _target(settings: Settings, file: Path) -> DatabaseTarget:
     )
 
 
+@asynccontextmanager
+async def unopened_stores(settings: Settings) -> AsyncIterator[Stores]:
+    """Give both databases before anything is asked of them; they may be away. They are closed at the end."""
+    log = unopened("log", log_target(settings))
+    try:
+        projection = unopened("projection", projection_target(settings))
+        try:
+            yield Stores(log, projection)
+        finally:
+            await projection.close()
+    finally:
+        await log.close()
+
+
+@asynccontextmanager
+async def opened_log(settings: Settings, *, migrate: bool = False) -> AsyncIterator[Database]:
+    """Give the log, checked and perhaps migrated; raise StorageUnavailableError where it is away."""
+    log = await open_log(log_target(settings), migrate=migrate)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+@asynccontextmanager
+async def opened_stores(settings: Settings, *, migrate: bool = False) -> AsyncIterator[Stores]:
+    """Give both databases, checked and perhaps migrated; raise StorageUnavailableError where one is away."""
+    async with opened_log(settings, migrate=migrate) as log:
+        projection = await open_projection(projection_target(settings), migrate=migrate)
+        try:
+            yield Stores(log, projection)
+        finally:
+            await projection.close()
+
+
+def on_sqlite(settings: Settings) -> bool:
+    """Tell whether log and projection are files: those are this process's own, so it migrates them by itself."""
+    return log_target(settings).url.startswith("sqlite")
+
+
 def kafka_target(settings: Settings) -> KafkaTarget | None:
-    """Return where Kafka is, None where none is configured."""
+    """Return where Kafka is; None where none is configured."""
     kafka = settings.kafka
     if kafka.bootstrap_servers is None:
         return None
@@ -104,16 +169,16 @@ def make_receiver(settings: Settings, committer: Committer) -> Receiver:
     )
 
 
-def make_api(settings: Settings, log: Database, projection: Database) -> Api:
+def make_api(settings: Settings, stores: Stores) -> Api:
     """Return the read API."""
     tenants = {slug: tenant.tenant_id for slug, tenant in settings.tenants.items()}
     token = settings.private.token
     secret = token.get_secret_value() if token is not None else None
-    return Api(Queries(log, projection), tenants, secret, Reports(log.in_turns(READERS)))
+    return Api(Queries(stores.log, stores.projection), tenants, secret, Reports(stores.log.in_turns(READERS)))
 
 
 def make_relay(settings: Settings, target: KafkaTarget, log: Database) -> Relay:
-    """Return what publishes the log to Kafka."""
+    """Return the worker that publishes the log to Kafka."""
     return Relay(
         EventLog(log),
         RelayRows(log),
@@ -129,13 +194,76 @@ def make_relay(settings: Settings, target: KafkaTarget, log: Database) -> Relay:
     )
 
 
-def make_consumer(settings: Settings, log: Database, projection: Database) -> Consumer:
-    """Return what applies events to the projection, from Kafka where there is one."""
-    event_log, target = EventLog(log), kafka_target(settings)
+def make_consumer(
+    settings: Settings,
+    stores: Stores,
+    *,
+    rows: RelayRows | None = None,
+    lock: RoleLock | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Consumer:
+    """Return the worker that applies events to the projection: from Kafka where there is one, else from the log.
+
+    Its `lock` is with the locks of the other roles, in one session of the log's database.
+    """
+    event_log, target = EventLog(stores.log), kafka_target(settings)
     source: Source = LogSource(event_log)
     if target is not None:
-        rows, prefix = RelayRows(log), settings.kafka.topic_prefix
-        poll_s = settings.consumer.poll_interval_s
-        source = KafkaSource(event_log, rows, target, prefix, poll_s=poll_s, monotonic=time.monotonic)
-    lock = RoleLock(log, "consumer")  # with the other roles' locks, in one session
-    return Consumer(Projection(projection), source, lock, batch_limit=settings.consumer.batch_limit)
+        source = KafkaSource(
+            event_log,
+            rows or RelayRows(stores.log),
+            target,
+            settings.kafka.topic_prefix,
+            poll_s=settings.consumer.poll_interval_s,
+            monotonic=monotonic,
+        )
+    lock = lock or RoleLock(stores.log, "consumer")
+    return Consumer(Projection(stores.projection), source, lock, batch_limit=settings.consumer.batch_limit)
+
+
+def make_observer(settings: Settings, stores: Stores) -> Observer:
+    """Return the look at the databases that keeps the gauges true, whatever the workers do."""
+    return Observer(
+        stores.log,
+        stores.projection,
+        prefix=None if settings.kafka.bootstrap_servers is None else settings.kafka.topic_prefix,
+        slugs={tenant.tenant_id: slug for slug, tenant in keyed(settings).items()},
+    )
+
+
+def make_standings(settings: Settings, jobs: Sequence[Job], receiving: Committer | None) -> Standings:
+    """Return what tells whether each role of a process stands still; `receiving` is the committer of a receiver."""
+    waits_s = max(settings.backfill.settle_s, settings.backfill.absence_s)
+    return Standings(
+        [job.role for job in jobs],
+        None if receiving is None else lambda: receiving.problem,
+        kafka=settings.kafka.bootstrap_servers is not None,
+        limits={"relay": CHECKS_MISSED * settings.relay.check_interval_s, "backfill": RUN_STILL_S + waits_s},
+    )
+
+
+def make_health(
+    stores: Stores,
+    roles: frozenset[Role],
+    *,
+    state: Callable[[], Mapping[str, str | None]],
+    details: Callable[[], Mapping[str, object]],
+    starting: Callable[[], str | None],
+    draining: Callable[[], bool],
+) -> Health:
+    """Return the probes of a process with these roles, with the checks that they need."""
+    checks: dict[str, Check] = {
+        "log_writable": lambda: write_problem(stores.log),
+        "log_schema": lambda: schema_problem(stores.log),
+        "projection_schema": lambda: schema_problem(stores.projection),
+    }
+    needs: dict[str, tuple[str, ...]] = {role: CHECKS[role] for role in roles}
+    wanted = {name for names in needs.values() for name in names}
+    return Health(
+        checks={name: check for name, check in checks.items() if name in wanted},
+        needs=needs,
+        roles=state,
+        details=details,
+        starting=starting,
+        draining=draining,
+    )

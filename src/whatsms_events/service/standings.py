@@ -1,24 +1,67 @@
-"""States of roles and what the databases show in; readiness, a gauge and one log line out where a role stands still."""
+"""Tell which roles of this process do not do their work: in readiness, in a gauge, and in one log line each."""
 
+import asyncio
+import itertools
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 import structlog
 
 from whatsms_events import metrics
+from whatsms_events.clock import within
 from whatsms_events.domain.standing import STILL_S, Place, Standing
 from whatsms_events.workers.loop import RoleState
-from whatsms_events.workers.observer import Seen
+from whatsms_events.workers.observer import Observer, Seen
 
 log = structlog.get_logger()
+
+LOOK_S: Final = 1.0
+BACKFILLS_EACH: Final = 5
+"""Looks at the backfills cost more than the others: every fifth look has one."""
 
 States = Mapping[str, tuple[RoleState, str]]
 
 
-class Standings:
-    """Every role of this process by the name it has in states, log lines and metrics.
+class Watch:
+    """Looks every second at what the databases show, and holds the roles' own `states` against that.
 
-    `receiver` says why no delivery can be accepted now; it is None without that role. `limits`: roles that may stay in
-    one place for longer than STILL_S, and how long.
+    So the gauges of the databases stay true whatever the workers do: a worker that has halted measures nothing.
+    """
+
+    def __init__(self, observer: Observer, standings: "Standings", states: States) -> None:
+        self._observer = observer
+        self._standings = standings
+        self._states = states
+        self._looks = itertools.count()
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Look every LOOK_S until `stop`."""
+        while not await within(self._stopped, LOOK_S):
+            await self.look()
+
+    def stop(self) -> None:
+        """Let `run` end."""
+        self._stopped.set()
+
+    async def look(self) -> None:
+        """Look once; a database that is away is no error here."""
+        await self._observer.look()
+        self._standings.look(asyncio.get_running_loop().time(), self._states, self._observer.seen)
+        if next(self._looks) % BACKFILLS_EACH == 0:
+            halted = {role.removeprefix("backfill.") for role, (state, _) in self._states.items() if state == "halted"}
+            await self._observer.look_at_backfills(halted)
+
+    def problems(self) -> Mapping[str, str | None]:
+        """Return each role with the reason why it does not do its work, None where it does."""
+        return self._standings.problems(self._states)
+
+
+class Standings:
+    """What is known of every role of this process, by the name that the role has in log lines and metrics.
+
+    `receiver` returns why no delivery can be accepted now; it is None without that role. `limits` are in seconds, for
+    roles that may stay in one place for longer than STILL_S.
     """
 
     def __init__(
@@ -48,7 +91,10 @@ class Standings:
             self._say(name, state, standing.problem)
 
     def problems(self, states: States) -> dict[str, str | None]:
-        """Return each role with why it does not do its work, None where it does; who has halted now, and the door."""
+        """Return each role with the reason why it does not do its work, None where it does.
+
+        That a role has halted, and that the door takes nothing in, is known at once, before anybody looks again.
+        """
         found = {name: standing.problem for name, standing in self._standings.items()}
         found |= {name: f"halted: {why}" for name, (state, why) in states.items() if state == "halted"}
         if self._receiver is not None:
@@ -65,7 +111,7 @@ class Standings:
             log.error("role.stalled", role=name, reason=problem)
 
     def _place(self, name: str, seen: Seen) -> Place | None:
-        """Return where a role is and could be. The consumer goes as far as the relay went, where Kafka feeds it."""
+        """Return where a role is and where it could be: a consumer that Kafka feeds, as far as the relay went."""
         at, target = None, seen.end
         if name == "relay":
             at = seen.published

@@ -1,6 +1,6 @@
-"""What a process needs before it can work in; the same, once it is there, out: it waits for what is away.
+"""Wait at the start of a process until its databases can be used.
 
-Wrong configuration ends the process at once: no waiting mends it.
+A wrong configuration ends the process at once: waiting does not mend it.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Start:
-    """The start of a process. `on_wait` is told each time what it waits for."""
+    """The start of a process. `problem` is the reason why it has not started yet, and `on_wait` is given each one."""
 
     def __init__(self, on_wait: Callable[[str], None]) -> None:
         self.problem: str | None = "starting: the databases are being opened"
@@ -27,14 +27,14 @@ class Start:
     async def prepared(self, prepare: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T | None:
         """Repeat `prepare` while a database is away, and return its result; None where `stop` came first.
 
-        Raises what else it raises, ConfigError above all.
+        Raise whatever else `prepare` raises, such as ConfigError, in a group.
         """
         async with asyncio.TaskGroup() as tasks:
             preparing = tasks.create_task(self._repeat(prepare))
             stopping = tasks.create_task(stop.wait())
             await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
-            preparing.cancel()  # nothing happens where it is done
+            preparing.cancel()  # without effect where it is done
         if preparing.cancelled():
             return None
         self.problem = None

@@ -1,16 +1,18 @@
-"""Settings and databases in, what speaks to the vendor's REST API out: clients, backfills, watchdogs."""
+"""Make the parts that speak to the vendor's REST API from the settings: clients, backfills, watchdogs."""
 
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Final
 
-from whatsms_events import metrics
+from whatsms_events import clock, metrics
 from whatsms_events.backfill.run import Plan
 from whatsms_events.backfill.worker import Backfill
 from whatsms_events.config.settings import Settings, Tenant
 from whatsms_events.domain.normalize import BODY_BYTES, data_limit_bytes
 from whatsms_events.domain.signature import REASONS
-from whatsms_events.service.parts import now
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.appends import Append
 from whatsms_events.storage.log.arrivals import Arrivals
@@ -27,13 +29,21 @@ from whatsms_events.whatsms.limits import Budget, Limits
 from whatsms_events.whatsms.transport import announce_retries
 from whatsms_events.workers.watchdog import TicketProbe, Watchdog
 
+Accepted = Callable[[], Awaitable[datetime | None]]
+"""Tells when the last webhook of a tenant was accepted; None where there was none."""
+
+Submit = Callable[[Append], Awaitable[Outcome]]
+
+ATTEMPTS: Final = 6
+"""Tries of one request to the vendor."""
+
 SUBMIT_S: Final = 30.0
-"""How long an observation may wait for its commit; nobody stands at the door for it."""
+"""How long an observation may wait for its commit: longer than a delivery, whose sender waits for the answer."""
 
 IDLE_S: Final = 1.0
 WATCH_S: Final = 5.0
 GRACE_S: Final = 3.0
-"""How long a stopping process waits for an answer of the vendor's; what is cut off goes on from its checkpoint."""
+"""How long a stopping process waits for the vendor's answer; a piece that is cut off goes on from its checkpoint."""
 
 
 def keyed(settings: Settings) -> dict[str, Tenant]:
@@ -52,7 +62,7 @@ def lock_of(log: Database, slug: str) -> RoleLock:
 
 
 def plan_of(settings: Settings) -> Plan:
-    """Return how backfills go about and when they are due."""
+    """Return how backfills are made and when they are due."""
     backfill = settings.backfill
     return Plan(
         options=Options(details=backfill.details, messages=backfill.messages),
@@ -67,30 +77,40 @@ def plan_of(settings: Settings) -> Plan:
     )
 
 
+def submit_to(committer: Committer) -> Submit:
+    """Return what appends an observation, and waits for its commit."""
+    return partial(committer.submit, deadline_s=SUBMIT_S)
+
+
 class Upstream:
     """Makes what speaks to the vendor's API.
 
     All clients that have one key share its limits and its pauses; those of one tenant share the backfill's budget.
     """
 
-    def __init__(self, settings: Settings, log: Database, projection: Database) -> None:
+    def __init__(
+        self, settings: Settings, log: Database, projection: Database, *, now: Callable[[], datetime] = clock.now
+    ) -> None:
         self._settings = settings
         self._log = log
         self._projection = projection
+        self._now = now
         self._limits: dict[str, Limits] = {}
         self._budgets: dict[str, Budget] = {}
         announce_retries()
 
-    def client(self, slug: str) -> Client:
+    def client(
+        self, slug: str, *, limits: Limits | None = None, budget: Budget | None = None, attempts: int = ATTEMPTS
+    ) -> Client:
         """Return a client with the tenant's key, which it must have."""
         whatsms, key = self._settings.whatsms, keyed(self._settings)[slug].api_key
         assert key is not None  # noqa: S101 - keyed
         secret = key.get_secret_value()
-        limits = self._limits.setdefault(secret, Limits(requests_per_minute=whatsms.requests_per_minute))
+        shared = self._limits.setdefault(secret, Limits(requests_per_minute=whatsms.requests_per_minute))
         return Client(
             whatsms.base_url,
             secret,
-            limits=limits,
+            limits=limits or shared,
             parameters=Parameters(
                 page=whatsms.page_parameter,
                 limit=whatsms.limit_parameter,
@@ -101,39 +121,62 @@ class Upstream:
                 update_method=whatsms.update_method,
             ),
             timeout_s=whatsms.timeout_s,
-            budget=self._budgets.setdefault(slug, Budget(self._settings.backfill.requests_per_minute)),
-            now=now,
+            attempts=attempts,
+            budget=budget or self._budgets.setdefault(slug, Budget(self._settings.backfill.requests_per_minute)),
+            now=self._now,
         )
 
-    async def backfill(self, slug: str, committer: Committer, lock: RoleLock, plan: Plan) -> Backfill:
-        """Return a tenant's backfill. Made before the door opens: what was accepted until then shows an outage."""
+    async def accepted(self, slug: str) -> Accepted:
+        """Return what tells when the tenant's last webhook was accepted before now.
+
+        Asked before the door opens: what was accepted until then shows how long an outage was.
+        """
         tenant = self._settings.tenants[slug].tenant_id
-        accepted = (await Arrivals(self._log, tenant).latest()).last
+        last = (await Arrivals(self._log, tenant).latest()).last
 
         async def last_accepted() -> datetime | None:
-            return accepted
+            return last
 
-        async def submit(item: Append) -> Outcome:
-            return await committer.submit(item, deadline_s=SUBMIT_S)
+        return last_accepted
 
+    def backfill(
+        self,
+        slug: str,
+        submit: Submit,
+        lock: RoleLock,
+        accepted: Accepted,
+        *,
+        plan: Plan | None = None,
+        client: Client | None = None,
+    ) -> Backfill:
+        """Return a tenant's backfill, which appends by `submit`."""
         return Backfill(
             slug,
-            tenant,
-            client=self.client(slug),
+            self._settings.tenants[slug].tenant_id,
+            client=client or self.client(slug),
             checkpoints=Checkpoints(self._log),
             holdings=Holdings(self._projection),
             event_log=EventLog(self._log),
             submit=submit,
             lock=lock,
-            plan=plan,
-            now=now,
-            last_accepted=last_accepted,
+            plan=plan or plan_of(self._settings),
+            now=self._now,
+            last_accepted=accepted,
         )
 
-    async def watchdog(self, slug: str, stack: AsyncExitStack, backfill: Backfill | None) -> Watchdog:
-        """Return a tenant's watchdog, its client entered into the stack; it asks the backfill to fetch what is missed.
+    async def reconcile(self, slug: str, committer: Committer, lock: RoleLock, options: Options) -> Backfill:
+        """Return a backfill that makes the one reconcile that a command asked for: nothing is due by itself."""
+        plan = replace(plan_of(self._settings), interval_s=0, outage_s=0, repair_interval_s=0)
+        backfill = self.backfill(slug, submit_to(committer), lock, await self.accepted(slug), plan=plan)
+        backfill.ask("reconcile", "command", options)
+        return backfill
 
-        Without a key it has no client, and only rejects tell it that silence is a fault.
+    async def watchdog(
+        self, slug: str, stack: AsyncExitStack, backfill: Backfill | None, rejects: Callable[[], int]
+    ) -> Watchdog:
+        """Return a tenant's watchdog, which asks the backfill to fetch what was missed; the stack closes its client.
+
+        Without a key it has no client, and only `rejects`, the signatures refused so far, show that silence is a fault.
         """
         settings, tenant = self._settings.watchdog, self._settings.tenants[slug].tenant_id
         probe = None
@@ -149,13 +192,13 @@ class Upstream:
             slug,
             tenant,
             arrivals=Arrivals(self._log, tenant),
-            rejects=lambda: refused(slug),
+            rejects=rejects,
             probe=probe,
             gaps=settings.gaps,
             floor_s=settings.floor_s,
             probe_interval_s=settings.probe_interval_s,
-            now=now,
-            on_silent=lambda _cause: fetch("silence"),
+            now=self._now,
+            on_silent=lambda: fetch("silence"),
             on_heard=lambda: fetch("heard"),
         )
 

@@ -11,6 +11,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
+from whatsms_events.clock import within
 from whatsms_events.domain import signature
 from whatsms_events.twin.faults import Delivery, Demand, Disorder, Faults
 from whatsms_events.twin.ledger import Answer, Attempt, Ledger, Outcome, digest_of, outcome_of
@@ -111,7 +112,7 @@ class Sender:
                 tasks.create_task(self._deliver(session, delivery))
             self._idle.clear()
             if self.pending:
-                await _within(self._idle, self._drain_s)
+                await within(self._idle, self._drain_s)
             self._over.set()
         return self.ledger
 
@@ -137,10 +138,10 @@ class Sender:
                 break
             ahead_s = started + count / self._rate - now if self._rate else 0.0
             if ahead_s > 0:
-                await _within(stop, max(ahead_s, _TICK_S))
+                await within(stop, max(ahead_s, _TICK_S))
             elif self.pending >= self._pending_limit:
                 self._room.clear()
-                await _within(self._room, _ROOM_CHECK_S)
+                await within(self._room, _ROOM_CHECK_S)
             else:
                 count += 1
                 self.webhooks += 1
@@ -156,11 +157,11 @@ class Sender:
             for webhook in world.advance(clock()):
                 while self.pending >= self._pending_limit and not stop.is_set():
                     self._room.clear()
-                    await _within(self._room, _ROOM_CHECK_S)
+                    await within(self._room, _ROOM_CHECK_S)
                 self.webhooks += 1
                 for delivery in self._disorder.take(webhook):
                     yield delivery
-            await _within(stop, _CLOCK_TICK_S)
+            await within(stop, _CLOCK_TICK_S)
         for delivery in self._disorder.rest():
             yield delivery
 
@@ -174,12 +175,12 @@ class Sender:
                 self._note(delivery, delivery.body, "unsent")
                 return
             if delivery.delay_s:
-                await _within(self._over, delivery.delay_s)
+                await within(self._over, delivery.delay_s)
             for number in range(1, self._tries + 1):
                 pause_s = await self._try(session, self._url, delivery, number)
                 if pause_s is None or delivery.once:
                     return
-                if number < self._tries and await _within(self._over, pause_s):
+                if number < self._tries and await within(self._over, pause_s):
                     break
             self._note(delivery, delivery.again, "given_up")
         finally:
@@ -271,12 +272,3 @@ class Sender:
                 fault=delivery.fault,
             )
         )
-
-
-async def _within(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for the event, at most so long; tell whether it came."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await event.wait()
-    except TimeoutError:
-        return False

@@ -8,10 +8,11 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
+from whatsms_events import clock
 from whatsms_events.whatsms.endpoint import Parameters
 from whatsms_events.whatsms.endpoints import Agents, Campaigns, Contacts, Messages, Tickets
 from whatsms_events.whatsms.limits import Budget, Limits
-from whatsms_events.whatsms.transport import Transport, utc_now
+from whatsms_events.whatsms.transport import Transport
 
 
 class Client:
@@ -34,7 +35,7 @@ class Client:
         timeout_s: float = 30.0,
         attempts: int = 6,
         budget: Budget | None = None,
-        now: Callable[[], datetime] = utc_now,
+        now: Callable[[], datetime] = clock.now,
     ) -> None:
         self._transport = Transport(
             base_url,

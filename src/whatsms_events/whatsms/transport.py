@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from ipaddress import ip_address
 from typing import Final, TypeVar
 from urllib.parse import quote, urlencode
@@ -43,11 +43,6 @@ CONNECT_TIMEOUT_S: Final = 10.0
 WAIT_FIRST_S: Final = 0.5
 WAIT_LIMIT_S: Final = 30.0
 WAIT_JITTER_S: Final = 1.0
-
-
-def utc_now() -> datetime:
-    """Return the time of this machine."""
-    return datetime.now(UTC)
 
 
 def check_url(base_url: str) -> str:

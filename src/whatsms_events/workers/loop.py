@@ -14,6 +14,7 @@ from typing import Final, Literal, Protocol
 
 import structlog
 
+from whatsms_events.clock import within
 from whatsms_events.errors import (
     ConfigError,
     FencedError,
@@ -99,12 +100,7 @@ class Bell:
         """Wait until rung, stopped, or `seconds` are over."""
         if self.stopping:
             return
-        try:
-            async with asyncio.timeout(seconds):
-                await self._event.wait()
-        except TimeoutError:
-            return
-        if not self.stopping:
+        if await within(self._event, seconds) and not self.stopping:
             self._event.clear()
 
 

@@ -37,15 +37,11 @@ It is given the highest position of an accepted webhook too: before the projecti
 """
 
 
-def _nothing(_cause: Verdict) -> None:
-    """Ignore it."""
-
-
 class Watchdog:
     """The watch over one tenant's webhooks. `rejects` counts the signatures refused so far; no `probe` without a key.
 
-    `on_silent` is told the cause once for each silence: what is missed from now on has to be fetched. `on_heard` is
-    called when webhooks come again: only then is what was missed complete.
+    `on_silent` is called once for each silence: what is missed from then on has to be fetched. `on_heard` is called
+    when webhooks come again: only then is what was missed complete.
     """
 
     def __init__(
@@ -60,7 +56,7 @@ class Watchdog:
         floor_s: float,
         probe_interval_s: float,
         now: Callable[[], datetime],
-        on_silent: Callable[[Verdict], None] = _nothing,
+        on_silent: Callable[[], None] = lambda: None,
         on_heard: Callable[[], None] = lambda: None,
     ) -> None:
         self._slug = slug
@@ -122,9 +118,9 @@ class Watchdog:
         if state == "quiet" and self._probe is not None and self._may_probe(now):
             await self._look(self._probe, now)
             state = self._judge(now)
+        self._state = state
         if state in ("activity", "rejects"):
             self._raise_alarm(state, now)
-        self._state = state
         return 0
 
     async def look(self) -> None:
@@ -180,7 +176,7 @@ class Watchdog:
             silent_s=round(self._silent_s(now)),
             usual_gap_s=None if gap is None else round(gap, 1),
         )
-        self._on_silent(cause)
+        self._on_silent()
 
     def _hear(self, latest: Latest) -> None:
         """Begin anew at a webhook that was accepted, by whichever process."""

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -23,9 +22,7 @@ from servers.reconciling import differences, truth
 from servers.service import SECRET, SLUG, TENANT, Service
 from servers.upstream import KEY, Account, account, sections, toml
 from whatsms_events.backfill.worker import Progress
-from whatsms_events.cli.backfill import foreground
-from whatsms_events.cli.backfill import view as backfill_view
-from whatsms_events.cli.backfill.foreground import Foreground
+from whatsms_events.cli.backfill.foreground import Foreground, Waits
 from whatsms_events.cli.backfill.view import View
 from whatsms_events.config import load as config
 from whatsms_events.domain.rows import COLUMNS, Table
@@ -200,29 +197,26 @@ async def test_a_key_that_the_vendor_refuses_stops_it(there: Account, tmp_path: 
 
 
 async def test_a_projection_that_nobody_feeds_is_named_and_has_a_deadline(
-    there: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    there: Account, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a Kafka that is away nothing is applied: it says that it waits, for what, and gives up in the end."""
-    monkeypatch.setattr(foreground, "STUCK_S", 0.2)
-    monkeypatch.setattr(foreground, "BEHIND_S", 1.5)
     flags = {"kafka.bootstrap_servers": f"{HOST}:{free_port()}", "kafka.timeout_s": 0.5}
     (tmp_path / "whatsms.toml").write_text(there.config)
     loaded = config.load(tmp_path / "whatsms.toml", environ={}, flags=flags)
     with View(SLUG) as view:
-        done = await Foreground(loaded, SLUG, Options(), view).run()
+        done = await Foreground(loaded, SLUG, Options(), view, waits=Waits(stuck_s=0.2, behind_s=1.5)).run()
     assert isinstance(done, str)
     assert "waits for the projection, which shows events up to" in done
     assert "is a relay running" in done
     capsys.readouterr()
 
 
-def test_without_a_terminal_a_line_says_how_far_it_is_every_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_a_line_says_how_far_it_is_every_five_seconds() -> None:
     """Nobody watches a bar in a log: a line with the phase, counts and what it waits for, and not one for each look."""
     at = 0.0
-    monkeypatch.setattr(backfill_view, "time", SimpleNamespace(monotonic=lambda: at))
     found: Counter[tuple[str, str]] = Counter({("ticket", "stale"): 2, ("contact", "missed"): 1})
     progress = Progress(kind="reconcile", phase="tickets", requests=7, shown=40, remaining=12, found=found)
-    with View(SLUG) as view, capture_logs() as logs:
+    with View(SLUG, monotonic=lambda: at) as view, capture_logs() as logs:
         for step in range(25):  # as often as the command looks
             at = step * 0.5
             view.show(progress, "waits")
@@ -294,14 +288,11 @@ class Waiter(View):
 
 
 @pytest.mark.parametrize("ends", [True, False])
-async def test_it_waits_as_long_as_the_other_run_goes_on(
-    ends: bool, there: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_it_waits_as_long_as_the_other_run_goes_on(ends: bool, there: Account, tmp_path: Path) -> None:
     """With --wait it waits while another process's run saves something, then takes that run up and does its own; where
     nothing is saved for too long it ends and says so.
     """
-    for name, seconds in (("LOCK_S", 0.0), ("WAIT_S", 3600.0 if ends else 1.0), ("TICK_S", 0.05)):
-        monkeypatch.setattr(foreground, name, seconds)
+    waits = Waits(lock_s=0.0, other_s=3600.0 if ends else 1.0, tick_s=0.05)
     file = tmp_path / "var" / "log.db"
     log, over = await open_log(DatabaseTarget(f"sqlite:///{file}"), migrate=False), asyncio.Event()
     lock = RoleLock(log, f"backfill.{SLUG}")
@@ -318,7 +309,8 @@ async def test_it_waits_as_long_as_the_other_run_goes_on(
     with Waiter(file, 5, over) as view:
         async with asyncio.timeout(120), asyncio.TaskGroup() as tasks:
             tasks.create_task(gives_up_the_lock())
-            waiting = tasks.create_task(Foreground(loaded, SLUG, Options(messages="full"), view, wait=True).run())
+            running = Foreground(loaded, SLUG, Options(messages="full"), view, wait=True, waits=waits).run()
+            waiting = tasks.create_task(running)
     done = waiting.result()
     await lock.release()
     await log.close()

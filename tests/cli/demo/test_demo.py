@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,7 +30,6 @@ from whatsms_events.domain.events import EventType
 from whatsms_events.twin.account import Account
 from whatsms_events.twin.ledger import Attempt, Ledger
 from whatsms_events.twin.rest.faults import RestFaults
-from whatsms_events.twin.rest.limits import RestLimits
 from whatsms_events.twin.rest.server import Rest
 
 KEYS = {
@@ -54,21 +53,30 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
         yield file
 
 
-async def play(settings: Settings, *, seconds: float = 3.0, stop: asyncio.Event | None = None) -> demo.Stage:
+async def play(
+    settings: Settings,
+    *,
+    seconds: float = 3.0,
+    stop: asyncio.Event | None = None,
+    make_rest: Callable[[Account], Rest] = demo.usual_rest,
+) -> demo.Stage:
     """Run the demo in this process."""
-    return await demo.play(settings, stop or asyncio.Event(), seconds=seconds, rate=200, seed=1)
+    stop = stop or asyncio.Event()
+    return await demo.play(settings, stop, seconds=seconds, rate=200, seed=1, make_rest=make_rest)
 
 
-def faulty(monkeypatch: pytest.MonkeyPatch, faults: RestFaults) -> list[Rest]:
-    """Let the demo's REST half have these faults; return where it will be."""
-    made: list[Rest] = []
+class Faulty:
+    """Makes the demo's REST half with these faults, and keeps what it made."""
 
-    def make(account: Account, *, limits: RestLimits) -> Rest:
-        made.append(Rest(account, limits=limits, faults=faults))
-        return made[0]
+    def __init__(self, faults: RestFaults) -> None:
+        self.faults = faults
+        self.made: list[Rest] = []
 
-    monkeypatch.setattr(demo, "Rest", make)
-    return made
+    def __call__(self, account: Account) -> Rest:
+        """Make it."""
+        self.made.append(demo.usual_rest(account))
+        self.made[0].faults = self.faults
+        return self.made[0]
 
 
 def check(status: int, summary: dict[str, Any]) -> None:
@@ -198,11 +206,10 @@ async def test_the_proof_fails_where_the_projection_differs(
     assert summary.ok == (summary.differing == 0)
 
 
-async def test_a_repair_that_fails_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_repair_that_fails_is_no_success(tmp_path: Path) -> None:
     """Where the REST half refuses, the demo ends at once, says why, and is not ok, though nothing accepted was lost."""
-    faulty(monkeypatch, RestFaults(unauthorized=1.0))
     with prepared(Settings(data_dir=tmp_path)) as settings:
-        stage = await play(settings)
+        stage = await play(settings, make_rest=Faulty(RestFaults(unauthorized=1.0)))
         summary = await demo.summarize(settings, stage, 1.0, kafka=False)
     assert not summary.ok
     assert summary.trouble == "GET /contacts: 401"
@@ -213,24 +220,24 @@ async def test_a_repair_that_fails_is_no_success(tmp_path: Path, monkeypatch: py
     assert not (await demo.summarize(settings, replace(stage, repair=Repair(settings, "demo")), 1.0, kafka=False)).ok
 
 
-async def test_a_vendor_on_a_bad_day_is_repaired_from_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_vendor_on_a_bad_day_is_repaired_from_all_the_same(tmp_path: Path) -> None:
     """Some answers of the REST half that fail are asked for again."""
-    made = faulty(monkeypatch, RestFaults(error=0.03, html_502=0.03))
+    faulty = Faulty(RestFaults(error=0.03, html_502=0.03))
+    made = faulty.made
     with prepared(Settings(data_dir=tmp_path)) as settings:
-        summary = await demo.summarize(settings, await play(settings), 1.0, kafka=False)
+        summary = await demo.summarize(settings, await play(settings, make_rest=faulty), 1.0, kafka=False)
     assert made[0].statuses[500] + made[0].statuses[502] > 0
     assert (summary.ok, summary.differing) == (True, 0)
 
 
-async def test_stopping_during_the_repair_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stopping_during_the_repair_is_no_success(tmp_path: Path) -> None:
     """A Ctrl-C during the repair ends it; the summary comes, and says that it had not finished."""
-    made = faulty(monkeypatch, RestFaults(slow=1.0, slow_s=60.0))
+    faulty = Faulty(RestFaults(slow=1.0, slow_s=60.0))
+    made = faulty.made
     stop = asyncio.Event()
     with prepared(Settings(data_dir=tmp_path)) as settings:
         async with asyncio.TaskGroup() as tasks:
-            playing = tasks.create_task(play(settings, seconds=1.0, stop=stop))
+            playing = tasks.create_task(play(settings, seconds=1.0, stop=stop, make_rest=faulty))
             await until(lambda: made and made[0].counts, 30, "the repair's first request")
             stop.set()
         summary = await demo.summarize(settings, playing.result(), 1.0, kafka=False)

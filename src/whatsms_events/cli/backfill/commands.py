@@ -1,4 +1,4 @@
-"""Backfills as commands: compare everything with the vendor's REST API now, and say how the last runs went."""
+"""`backfill run` and `backfill status`: repair a tenant now, and say how its last runs went."""
 
 import sys
 from collections.abc import Mapping
@@ -12,9 +12,8 @@ from whatsms_events.cli.running import run
 from whatsms_events.config.checks import NO_TENANTS
 from whatsms_events.config.settings import Settings
 from whatsms_events.errors import ConfigError
-from whatsms_events.service.parts import log_target
+from whatsms_events.service.parts import opened_log
 from whatsms_events.service.upstream import keyed
-from whatsms_events.storage.database import open_log
 from whatsms_events.storage.repair import reports
 from whatsms_events.storage.repair.reports import Reports, RunInfo
 from whatsms_events.web.api import RUNS
@@ -128,9 +127,6 @@ def _one_tenant(settings: Settings) -> str:
 
 
 async def _runs(settings: Settings, slugs: list[str]) -> Mapping[str, list[RunInfo]]:
-    database = await open_log(log_target(settings), migrate=False)
-    try:
-        asked = Reports(database)
+    async with opened_log(settings) as log:
+        asked = Reports(log)
         return {slug: await asked.runs(settings.tenants[slug].tenant_id, RUNS) for slug in slugs}
-    finally:
-        await database.close()

@@ -1,8 +1,9 @@
-"""How a backfill goes and what it found in, what a person or a program sees of it out."""
+"""Show how a backfill goes, and print what it found, for a person or for a program."""
 
 import io
 import sys
 import time
+from collections.abc import Callable
 from typing import BinaryIO, Final, Self
 
 import msgspec
@@ -32,10 +33,11 @@ _reports = msgspec.json.Decoder(Report)
 class View:
     """A progress bar on a terminal, a log line now and then elsewhere; on standard error, for data go to the other."""
 
-    def __init__(self, slug: str) -> None:
+    def __init__(self, slug: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._slug = slug
+        self._monotonic = monotonic
         self._console = Console(stderr=True)
-        self._line_at = time.monotonic() + LINE_S
+        self._line_at = monotonic() + LINE_S
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"))
         self._bar = Progress(*columns, TimeElapsedColumn(), console=self._console, transient=True)
         self._task = self._bar.add_task(slug, total=None, numbers="")
@@ -78,8 +80,8 @@ class View:
             numbers = f"{done} of {whole}  {progress.requests} requests  {drift} found  {trouble}"
             description = f"{self._slug} {progress.phase}"
             self._bar.update(self._task, description=description, total=whole or None, completed=done, numbers=numbers)
-        elif time.monotonic() >= self._line_at:
-            self._line_at = time.monotonic() + LINE_S
+        elif self._monotonic() >= self._line_at:
+            self._line_at = self._monotonic() + LINE_S
             log.info(
                 "backfill.progress",
                 tenant=self._slug,

@@ -1,16 +1,15 @@
-"""The service and a WhatSMS that runs offline, in one process, talking over real HTTP; a live view, then the proof.
+"""Run the service and an offline WhatSMS in one process, show both while they talk over HTTP, and prove the end.
 
 The twin drops some webhooks on purpose. When its sending has stopped, a reconcile reads its REST API and repairs that.
 
-The proof is not the service's own word: the twin's ledger of what got a 2xx is compared by hash with the rows of the
-log, and the twin's account with those of the projection, read afresh from their files after the service has stopped.
+The proof does not rest on the service's own word. After the service has stopped both files are opened anew: the rows of
+the log are compared by hash with the twin's ledger of all that got a 2xx, the rows of the projection with its account.
 """
 
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Final
@@ -24,14 +23,16 @@ from whatsms_events.cli.demo.repair import Repair
 from whatsms_events.cli.demo.settings import REQUESTS_PER_MINUTE, SLUG
 from whatsms_events.cli.demo.truth import differing
 from whatsms_events.cli.demo.view import Summary
+from whatsms_events.clock import now, within
 from whatsms_events.config.settings import Settings, Whatsms
 from whatsms_events.kafka.topics import create_topics
-from whatsms_events.service.parts import kafka_target, log_target, now, projection_target
-from whatsms_events.service.service import ROLES, Addresses, Service
+from whatsms_events.service.parts import Stores, kafka_target, opened_stores
+from whatsms_events.service.roles import ROLES
+from whatsms_events.service.service import Addresses, Service
 from whatsms_events.storage import audit
-from whatsms_events.storage.database import Database, open_log, open_projection
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.apply import Projection
+from whatsms_events.twin.account import Account
 from whatsms_events.twin.faults import Demand, Faults
 from whatsms_events.twin.ledger import Ledger
 from whatsms_events.twin.rest.limits import RestLimits
@@ -88,13 +89,26 @@ async def run(
     return summary.ok
 
 
-async def play(settings: Settings, stop: asyncio.Event, *, seconds: float | None, rate: float, seed: int) -> Stage:
+def usual_rest(account: Account) -> Rest:
+    """Return the REST half of the demo's twin."""
+    return Rest(account, limits=RestLimits(requests=REQUESTS_PER_MINUTE))
+
+
+async def play(
+    settings: Settings,
+    stop: asyncio.Event,
+    *,
+    seconds: float | None,
+    rate: float,
+    seed: int,
+    make_rest: Callable[[Account], Rest] = usual_rest,
+) -> Stage:
     """Run service and twin until `stop` or `seconds`, then the repair; return what there is to compare.
 
     A `stop` that comes later ends the repair.
     """
     world = World(seed, start=now(), tenant_id=settings.tenants[SLUG].tenant_id, pace=rate)
-    rest = Rest(world.account, limits=RestLimits(requests=REQUESTS_PER_MINUTE))
+    rest = make_rest(world.account)
     async with RestServer(rest) as server:
         whatsms = Whatsms(base_url=server.url, requests_per_minute=REQUESTS_PER_MINUTE)
         settings = settings.model_copy(update={"whatsms": whatsms})
@@ -125,18 +139,18 @@ async def _run_both(
         secret = settings.tenants[SLUG].webhook_secrets["current"].get_secret_value().encode()
         faults = Faults(seed=seed, redeliver=0.04, reorder=0.05, delay=0.02, drop=DROPPED)
         sender = Sender(f"{addresses.public}/webhooks/{SLUG}", secret, stage.ledger, faults=faults, rate=rate)
-        async with _databases(settings) as (log, projection), asyncio.TaskGroup() as beside:
+        async with opened_stores(settings) as stores, asyncio.TaskGroup() as beside:
             over = asyncio.Event()
-            beside.create_task(_view(console, stage, log, projection, over))
+            beside.create_task(_view(console, stage, stores, over))
             sending_over = asyncio.Event()
             beside.create_task(_misbehave(sender, sending_over))
             await sender.run(stage.world, stop, seconds=seconds)
             sending_over.set()
-            await _caught_up(log, projection, serving)
+            await _caught_up(stores, serving)
             if not serving.done():
                 console.print("        the sending has stopped: a reconcile reads the twin's REST API", soft_wrap=True)
-                await _repair(stage, log, projection, stop)
-                await _caught_up(log, projection, serving)
+                await _repair(stage, stores, stop)
+                await _caught_up(stores, serving)
             over.set()
         service_stop.set()
 
@@ -154,7 +168,7 @@ def _introduce(console: Console, settings: Settings, addresses: Addresses, api_u
         console.print(f"{name:10} {words}", soft_wrap=True)
 
 
-async def _repair(stage: Stage, log: Database, projection: Database, stop: asyncio.Event) -> None:
+async def _repair(stage: Stage, stores: Stores, stop: asyncio.Event) -> None:
     """Reconcile, with the account's clock going on, though nobody lives there any more."""
     account = stage.world.account
     # Answers tell whole seconds, so it starts two later: then all that was announced is older than any answer.
@@ -165,21 +179,7 @@ async def _repair(stage: Stage, log: Database, projection: Database, stop: async
 
     stage.rest.on_request = tick
     # A Ctrl-C that ended the sending does not end the repair too.
-    await stage.repair.run(log, projection, asyncio.Event() if stop.is_set() else stop)
-
-
-@asynccontextmanager
-async def _databases(settings: Settings) -> AsyncIterator[tuple[Database, Database]]:
-    """Open log and projection beside the service, as any other reader would."""
-    log = await open_log(log_target(settings), migrate=False)
-    try:
-        projection = await open_projection(projection_target(settings), migrate=False)
-        try:
-            yield log, projection
-        finally:
-            await projection.close()
-    finally:
-        await log.close()
+    await stage.repair.run(stores, asyncio.Event() if stop.is_set() else stop)
 
 
 async def _misbehave(sender: Sender, over: asyncio.Event) -> None:
@@ -187,29 +187,29 @@ async def _misbehave(sender: Sender, over: asyncio.Event) -> None:
     while not over.is_set():
         sender.demand(Demand.WRONG_SECRET, 5)
         sender.demand(Demand.GARBAGE, 2)
-        await _within(over, BURST_S)
+        await within(over, BURST_S)
 
 
-async def _caught_up(log: Database, projection: Database, serving: asyncio.Task[None]) -> None:
+async def _caught_up(stores: Stores, serving: asyncio.Task[None]) -> None:
     """Wait until the projection shows the whole log, at most CATCH_UP_S."""
     try:
         async with asyncio.timeout(CATCH_UP_S):
             while not serving.done():
-                if (await Projection(projection).state()).applied_through >= await EventLog(log).end():
+                if (await Projection(stores.projection).state()).applied_through >= await EventLog(stores.log).end():
                     return
-                await _within(asyncio.Event(), 0.05)
+                await within(asyncio.Event(), 0.05)
     except TimeoutError:
         return
 
 
-async def _view(console: Console, stage: Stage, log: Database, projection: Database, over: asyncio.Event) -> None:
+async def _view(console: Console, stage: Stage, stores: Stores, over: asyncio.Event) -> None:
     """Show what is going on: a table on a terminal, a line now and then elsewhere, and one of the repair's end."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
-            end = await EventLog(log).end()
-            lag = end - (await Projection(projection).state()).applied_through
+            end = await EventLog(stores.log).end()
+            lag = end - (await Projection(stores.projection).state()).applied_through
             shown = (stage.ledger, end, lag, max(loop.time() - began, 0.001), stage.repair.progress)
             if console.is_terminal:
                 live.update(view.table(*shown), refresh=True)
@@ -217,17 +217,17 @@ async def _view(console: Console, stage: Stage, log: Database, projection: Datab
                 console.print(view.line(*shown), soft_wrap=True)
             if over.is_set():
                 return
-            await _within(over, VIEW_S if console.is_terminal else PLAIN_VIEW_S)
+            await within(over, VIEW_S if console.is_terminal else PLAIN_VIEW_S)
 
 
 async def summarize(settings: Settings, stage: Stage, took_s: float, *, kafka: bool) -> Summary:
     """Compare ledger and account with the files, opened anew. Raises what opening them raises."""
     ledger = stage.ledger
-    async with _databases(settings) as (log, projection):
-        events, parked = Counter(await audit.hashes(log)), Counter(await audit.parked_hashes(log))
-        observed, end = await audit.observed(log), await EventLog(log).end()
-        state, totals = await Projection(projection).state(), await audit.totals(projection)
-        different = await differing(stage.world.account, projection)
+    async with opened_stores(settings) as stores:
+        events, parked = Counter(await audit.hashes(stores.log)), Counter(await audit.parked_hashes(stores.log))
+        observed, end = await audit.observed(stores.log), await EventLog(stores.log).end()
+        state, totals = await Projection(stores.projection).state(), await audit.totals(stores.projection)
+        different = await differing(stage.world.account, stores.projection)
     expected = Counter(ledger.accepted) + Counter(ledger.parked)
     # What never got its answer may be there or not: it was promised to nobody.
     missing = expected - (events + parked)
@@ -260,12 +260,3 @@ async def summarize(settings: Settings, stage: Stage, took_s: float, *, kafka: b
         trouble=stage.repair.trouble,
         kafka=kafka,
     )
-
-
-async def _within(event: asyncio.Event, seconds: float) -> None:
-    """Wait for the event, at most `seconds`."""
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return

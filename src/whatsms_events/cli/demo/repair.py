@@ -1,20 +1,19 @@
-"""A running service and a REST API in, one reconcile of a tenant out: with the service's own backfill, beside it."""
+"""Run one reconcile of the demo's tenant beside the service, with the service's own backfill."""
 
 import asyncio
-from functools import partial
 from typing import Final
 
 from whatsms_events.backfill.worker import Backfill, Progress
 from whatsms_events.cli.backfill.foreground import Patience
+from whatsms_events.clock import within
 from whatsms_events.config.settings import Settings
-from whatsms_events.service.parts import make_committer
+from whatsms_events.service.parts import Stores, make_committer
+from whatsms_events.service.supervisor import Job, Supervisor
 from whatsms_events.service.upstream import GRACE_S, Upstream, lock_of, plan_of, role_of
-from whatsms_events.storage.database import Database
-from whatsms_events.workers.loop import Bell, RoleState, run_within
 
 TICK_S: Final = 0.05
 STUCK_S: Final = 30.0
-"""Without any progress so long it is given up: the client has then tried often."""
+"""A repair without any progress for so long is given up: the client has then tried often."""
 
 
 class Repair:
@@ -25,8 +24,7 @@ class Repair:
         self.trouble = "it did not begin"
         self._settings = settings
         self._slug = slug
-        self._why = ""
-        self._halted = asyncio.Event()
+        self._supervisor = Supervisor()
 
     @property
     def finished(self) -> bool:
@@ -43,23 +41,15 @@ class Repair:
             kinds[one.kind] = kinds.get(one.kind, 0) + one.count
         return found
 
-    async def run(self, log: Database, projection: Database, stop: asyncio.Event) -> None:
+    async def run(self, stores: Stores, stop: asyncio.Event) -> None:
         """Run to the end, or until `stop`, or until it halts or gets nowhere; raise StorageUnavailableError."""
         settings, slug = self._settings, self._slug
-        committer = make_committer(settings, log, lambda _end: None)  # the service's readers look by themselves
-        plan = plan_of(settings)
-        backfill = await Upstream(settings, log, projection).backfill(slug, committer, lock_of(log, slug), plan)
-        backfill.ask("reconcile", "command", plan.options)
-        bell, flushed = Bell(), asyncio.Event()
-        repeat = partial(run_within, role_of(slug), backfill, bell, idle_s=TICK_S, grace_s=GRACE_S)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(committer.run(flushed))
-            tasks.create_task(repeat(on_state=self._note))
-            try:
-                self.trouble = await self._over(backfill, stop)
-            finally:
-                bell.stop()
-                flushed.set()
+        committer = make_committer(settings, stores.log, self._supervisor.wake)
+        upstream, lock = Upstream(settings, stores.log, stores.projection), lock_of(stores.log, slug)
+        backfill = await upstream.reconcile(slug, committer, lock, plan_of(settings).options)
+        job = Job(role_of(slug), backfill, TICK_S, GRACE_S)
+        async with self._supervisor.running(committer, writers=[job], readers=[]):
+            self.trouble = await self._over(backfill, stop)
 
     async def _over(self, backfill: Backfill, stop: asyncio.Event) -> str:
         """Wait for the end, and keep what is to be seen of it; return what stood in its way."""
@@ -68,23 +58,10 @@ class Repair:
             self.progress, before = backfill.progress, self.progress
             if self.finished:
                 return ""
-            if self._halted.is_set():
-                return self._why
+            why = self._supervisor.states.get(role_of(self._slug), ("standby", ""))[1]
+            if self._supervisor.halted:
+                return why
             if stuck.over(fine=self.progress != before):
-                return self._why or f"nothing went on for {STUCK_S:.0f} s"
-            await _within(self._halted, TICK_S)
+                return why or f"nothing went on for {STUCK_S:.0f} s"
+            await within(stop, TICK_S)
         return "it was stopped"
-
-    def _note(self, state: RoleState, why: str) -> None:
-        self._why = why
-        if state == "halted":
-            self._halted.set()
-
-
-async def _within(event: asyncio.Event, seconds: float) -> None:
-    """Wait for the event, at most `seconds`."""
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return

@@ -6,7 +6,7 @@ Each transaction first moves the generation by compare-and-swap, so of two consu
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy import delete, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from whatsms_events import clock
 from whatsms_events.domain import fields, fold
 from whatsms_events.domain.bodies import storable
 from whatsms_events.domain.events import Checkpoint, EventType, LogEntry, decode, to_micros
@@ -94,14 +95,10 @@ Poison = deque[bool]
 """Which of the last POISON_WINDOW records were poison."""
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class Projection:
     """The projection of one database. One instance per consumer: it remembers how much of late was poison."""
 
-    def __init__(self, database: Database, *, now: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, database: Database, *, now: Callable[[], datetime] = clock.now) -> None:
         self._database = database
         self._now = now
         self._poison: Poison = deque(maxlen=POISON_WINDOW)

@@ -14,6 +14,7 @@ from typing import Final, Self, assert_never
 
 from aiohttp import hdrs, web
 
+from whatsms_events.clock import within
 from whatsms_events.twin.account import Account
 from whatsms_events.twin.dialects import Json
 from whatsms_events.twin.rest.answers import Ask, answer, read_body, refused
@@ -144,7 +145,7 @@ class Rest:
             faults = self._mishaps.befall(self.faults, listing=listing, item=item)
             response = self._refusal(faults) or _garbled(await self._perform(endpoint, request, faults), faults)
         if RestFault.SLOW in faults:
-            await _within(self._closing, self.faults.slow_s)
+            await within(self._closing, self.faults.slow_s)
         response.headers[hdrs.SERVER] = "whatsms-twin"
         now = format_datetime(self._account.now.astimezone(UTC), usegmt=True)
         response.headers[hdrs.DATE] = "ontem" if RestFault.BAD_DATE in faults else now
@@ -295,12 +296,3 @@ async def _cut(request: web.Request, response: web.Response) -> web.StreamRespon
     if request.transport is not None:
         request.transport.close()
     return half
-
-
-async def _within(event: asyncio.Event, seconds: float) -> None:
-    """Wait for the event, at most `seconds`."""
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return
