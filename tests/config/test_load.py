@@ -367,7 +367,6 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
         ("whatsms.base_url", "https:///v2", "should have the form https://host/api/v2"),
         ("whatsms.base_url", "https://api.example/a b", "should have the form https://host/api/v2"),
         ("whatsms.page_parameter", "page=1&x", "should be the name of a query parameter"),
-        ("whatsms.update_method", "POST", "should be 'PUT' or 'PATCH'"),
         ("backfill.requests_per_minute", 301, "should be whatsms.requests_per_minute or fewer"),
         ("backfill.page_size", 101, "should be less than or equal to 100"),
         ("backfill.messages", "all", "should be 'off', 'narrow' or 'full'"),
