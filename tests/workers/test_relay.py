@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from aiokafka.producer.message_accumulator import BatchBuilder
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it has no __all__
     AclBinding,
@@ -294,6 +295,20 @@ async def test_every_event_is_published_once_in_order(stage: Stage, database: Da
     assert await relay.run_once() == 20
     await relay.close()
     assert await stage.through(database) == 250, "closing saves what is visible"
+    await stage.assert_equal(database)
+
+
+async def test_a_row_that_no_batch_takes_is_never_passed_over(stage: Stage, database: Database) -> None:
+    """Where not even an empty batch takes a record, the relay names the position and stops there."""
+    await append(database, 10)
+    relay = stage.relay(database)
+    assert await relay.run_once() == 10
+    await append(database, 10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BatchBuilder, "append", lambda *_args, **_kwargs: None)  # as aiokafka's does once it is full
+        with pytest.raises(IntegrityError, match="position 11: not even an empty batch takes its record"):
+            await relay.run_once()
+    await stage.drain(relay, database)
     await stage.assert_equal(database)
 
 

@@ -67,7 +67,7 @@ class _Transaction:
     sent: dict[Partition, int] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)  # by topic, and by reason of skipping
     size: int = 0
-    rows: int = 0
+    last: LogEntry | None = None
 
 
 class Relay:
@@ -268,16 +268,18 @@ class Relay:
             return 0
         log_id = session.published.log_id
         transaction = self._fill(session, entries)
+        last = transaction.last
+        if last is None:
+            raise IntegrityError(f"position {entries[0].position}: not even an empty batch takes its record")
         if transaction.batches:
             with metrics.RELAY_SECONDS.time():
                 await session.producer.transact(transaction.batches)
-        last = entries[transaction.rows - 1]
         session.checkpoint = Checkpoint(log_id=log_id, position=last.position, event_id=last.event.id)
         session.sent |= transaction.sent
         for name, count in transaction.counts.items():
             metric = metrics.RELAY_PUBLISHED if name in TOPICS else metrics.RELAY_SKIPPED
             metric.labels(name).inc(count)
-        return transaction.rows
+        return transaction.counts.total()
 
     def _fill(self, session: _Session, entries: Sequence[LogEntry]) -> _Transaction:
         """Sort rows into batches until there are none left, or a batch or the transaction is full."""
@@ -295,7 +297,7 @@ class Relay:
             else:
                 break
             transaction.counts[outcome] += 1
-            transaction.rows += 1
+            transaction.last = entry
         return transaction
 
     @staticmethod
