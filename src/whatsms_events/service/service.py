@@ -120,6 +120,7 @@ class Service:
         self._states: dict[str, tuple[RoleState, str]] = {}
         self._watchdogs: dict[str, Watchdog] = {}
         self._senders: Callable[[], Mapping[str, object]] = dict
+        self._refused: Callable[[str], int] = lambda _slug: 0
         self._standings: Standings | None = None
         self._draining = False
 
@@ -158,7 +159,7 @@ class Service:
         start = Start(committer.refuse)
         receiver = make_receiver(settings, committer)
         if "receiver" in self.roles:
-            self._senders = receiver.details
+            self._senders, self._refused = receiver.details, receiver.refused_signatures
         public = Listener(public_app(receiver), on_unparsable=receiver.count_unparsable)
         private = Listener(private_app(make_api(settings, stores.log, stores.projection), self._health(stores, start)))
         observer = self._observer(stores)
@@ -261,7 +262,7 @@ class Service:
             posts.append(Post(role_of(slug), backfill, self._repairing, IDLE_S, GRACE_S))
         if "receiver" in self.roles:
             for slug in self._settings.tenants:
-                watchdog = await upstream.watchdog(slug, stack, backfills.get(slug))
+                watchdog = await upstream.watchdog(slug, stack, backfills.get(slug), partial(self._refused, slug))
                 self._watchdogs[slug] = watchdog
                 posts.append(Post(f"watchdog.{slug}", watchdog, self._repairing, WATCH_S, GRACE_S))
         return posts

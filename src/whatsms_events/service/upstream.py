@@ -1,15 +1,14 @@
 """Settings and databases in, what speaks to the vendor's REST API out: clients, backfills, watchdogs."""
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Final
 
-from whatsms_events import metrics
 from whatsms_events.backfill.run import Plan
 from whatsms_events.backfill.worker import Backfill
 from whatsms_events.config.settings import Settings, Tenant
 from whatsms_events.domain.normalize import BODY_BYTES, data_limit_bytes
-from whatsms_events.domain.signature import REASONS
 from whatsms_events.service.parts import now
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.appends import Append
@@ -127,7 +126,9 @@ class Upstream:
             last_accepted=last_accepted,
         )
 
-    async def watchdog(self, slug: str, stack: AsyncExitStack, backfill: Backfill | None) -> Watchdog:
+    async def watchdog(
+        self, slug: str, stack: AsyncExitStack, backfill: Backfill | None, rejects: Callable[[], int]
+    ) -> Watchdog:
         """Return a tenant's watchdog, its client entered into the stack; it asks the backfill to fetch what is missed.
 
         Without a key it has no client, and only rejects tell it that silence is a fault.
@@ -146,7 +147,7 @@ class Upstream:
             slug,
             tenant,
             arrivals=Arrivals(self._log, tenant),
-            rejects=lambda: refused(slug),
+            rejects=rejects,
             probe=probe,
             gaps=settings.gaps,
             floor_s=settings.floor_s,
@@ -155,8 +156,3 @@ class Upstream:
             on_silent=lambda _cause: fetch("silence"),
             on_heard=lambda: fetch("heard"),
         )
-
-
-def refused(slug: str) -> int:
-    """Return how many signatures this process refused for a tenant."""
-    return sum(int(metrics.total(metrics.DELIVERIES.labels(slug, f"signature_{one}"))) for one in REASONS)
