@@ -15,7 +15,7 @@ from whatsms_events.domain.rows import Claim, Key, Version, merge
 from whatsms_events.errors import ConfigError
 from whatsms_events.storage import database as databases
 from whatsms_events.storage import engines, schema, tables
-from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection, upgrade
+from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection, unopened, upgrade
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.repair.looks import Doubt
@@ -66,7 +66,7 @@ async def make_first(part: schema.Part, url: str, rows: Rows) -> None:
         for table, row in rows:
             connection.execute(insert(table), row)
 
-    database = databases._connect(part, DatabaseTarget(url))
+    database = unopened(part, DatabaseTarget(url))
     async with database.write() as connection:
         await connection.run_sync(fill)
     await database.close()
@@ -147,7 +147,7 @@ async def test_every_migration_can_be_taken_back(database_url: str, part: schema
     def down(connection: Connection, to: str) -> None:
         command.downgrade(schema._config(part, connection), to)
 
-    database = databases._connect(part, DatabaseTarget(database_url))
+    database = unopened(part, DatabaseTarget(database_url))
     async with database.write() as connection:
         first = await connection.run_sync(shape)
     await upgrade(part, DatabaseTarget(database_url))
@@ -159,6 +159,23 @@ async def test_every_migration_can_be_taken_back(database_url: str, part: schema
     async with database.write() as connection:
         await connection.run_sync(down, "base")
         assert await connection.run_sync(shape) == {}
+    await database.close()
+
+
+@pytest.mark.parametrize("part", ["log", "projection"])
+async def test_a_migrated_database_has_the_indexes_of_the_tables(database_url: str, part: schema.Part) -> None:
+    """The migrations make each index that `tables` names, and leave none that it does not: no write pays for it."""
+    metadata = tables.log_metadata if part == "log" else tables.projection_metadata
+    wanted = {str(index.name) for table in metadata.tables.values() for index in table.indexes}
+
+    def found(connection: Connection) -> set[str]:
+        names = (str(one["name"]) for table in metadata.tables for one in inspect(connection).get_indexes(table))
+        return {name for name in names if not name.endswith("_key")}  # of a UNIQUE constraint
+
+    await upgrade(part, DatabaseTarget(database_url))
+    database = unopened(part, DatabaseTarget(database_url))
+    async with database.read() as connection:
+        assert await connection.run_sync(found) == wanted
     await database.close()
 
 
