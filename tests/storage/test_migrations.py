@@ -13,8 +13,7 @@ from sqlalchemy import Connection, MetaData, Table, insert, inspect, select, tex
 
 from whatsms_events.domain.rows import Claim, Key, Version, merge
 from whatsms_events.errors import ConfigError
-from whatsms_events.storage import database as databases
-from whatsms_events.storage import engines, schema, tables
+from whatsms_events.storage import schema, tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection, unopened, upgrade
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.holdings import Holdings
@@ -61,7 +60,7 @@ async def make_first(part: schema.Part, url: str, rows: Rows) -> None:
     """Make a database as the first release did, and fill it."""
 
     def fill(connection: Connection) -> None:
-        command.upgrade(schema._config(part, connection), f"0001_{part}")
+        command.upgrade(schema.configuration(part, connection), f"0001_{part}")
         assert schema.current(connection, part) == f"0001_{part}"
         for table, row in rows:
             connection.execute(insert(table), row)
@@ -145,7 +144,7 @@ async def test_every_migration_can_be_taken_back(database_url: str, part: schema
         return columns | {name: sorted(str(one["name"]) for one in found) for name, found in indexes.items()}
 
     def down(connection: Connection, to: str) -> None:
-        command.downgrade(schema._config(part, connection), to)
+        command.downgrade(schema.configuration(part, connection), to)
 
     database = unopened(part, DatabaseTarget(database_url))
     async with database.write() as connection:
@@ -162,23 +161,6 @@ async def test_every_migration_can_be_taken_back(database_url: str, part: schema
     await database.close()
 
 
-@pytest.mark.parametrize("part", ["log", "projection"])
-async def test_a_migrated_database_has_the_indexes_of_the_tables(database_url: str, part: schema.Part) -> None:
-    """The migrations make each index that `tables` names, and leave none that it does not: no write pays for it."""
-    metadata = tables.log_metadata if part == "log" else tables.projection_metadata
-    wanted = {str(index.name) for table in metadata.tables.values() for index in table.indexes}
-
-    def found(connection: Connection) -> set[str]:
-        names = (str(one["name"]) for table in metadata.tables for one in inspect(connection).get_indexes(table))
-        return {name for name in names if not name.endswith("_key")}  # of a UNIQUE constraint
-
-    await upgrade(part, DatabaseTarget(database_url))
-    database = unopened(part, DatabaseTarget(database_url))
-    async with database.read() as connection:
-        assert await connection.run_sync(found) == wanted
-    await database.close()
-
-
 async def test_a_migration_may_take_longer_than_a_statement(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An index of a large table takes minutes: what bounds the statements of a running service does not bound it."""
     usual = schema.upgrade
@@ -192,9 +174,7 @@ async def test_a_migration_may_take_longer_than_a_statement(database_url: str, m
         usual(connection, part)
 
     with monkeypatch.context() as hasty:
-        hasty.setattr(engines, "STATEMENT_TIMEOUT_S", 0.5)
-        hasty.setattr(databases, "CONNECT_TIMEOUT_S", 0.9)
         hasty.setattr(schema, "upgrade", slow)
-        await upgrade("log", DatabaseTarget(database_url))
+        await upgrade("log", DatabaseTarget(database_url, connect_timeout_s=0.9, statement_timeout_s=0.5))
     log = await open_log(DatabaseTarget(database_url), migrate=False)
     await log.close()

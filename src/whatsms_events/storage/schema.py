@@ -20,7 +20,8 @@ _HERE: Final = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK: Final = 0x77_68_61_74  # "what": several processes may start at once, one of them migrates
 
 
-def _config(part: Part, connection: Connection | None = None) -> Config:
+def configuration(part: Part, connection: Connection | None = None) -> Config:
+    """Return what alembic has to know to migrate one part over a connection, or to read its scripts without one."""
     config = Config()
     config.set_main_option("script_location", str(_HERE).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
@@ -38,7 +39,7 @@ def version_table(part: Part) -> str:
 @cache
 def revisions(part: Part) -> tuple[str, ...]:
     """Return every migration this program knows, the newest first; loaded once, since readiness asks every second."""
-    return tuple(script.revision for script in ScriptDirectory.from_config(_config(part)).walk_revisions())
+    return tuple(script.revision for script in ScriptDirectory.from_config(configuration(part)).walk_revisions())
 
 
 def current(connection: Connection, part: Part) -> str | None:
@@ -61,4 +62,4 @@ def upgrade(connection: Connection, part: Part) -> None:
     """Migrate to head inside the caller's transaction; the work of a second process that waited is none."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-    command.upgrade(_config(part, connection), "head")
+    command.upgrade(configuration(part, connection), "head")
