@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import trustme
 
-from whatsms_events.config import checks as config_checks
 from whatsms_events.config.checks import NO_TENANTS, advice
 from whatsms_events.config.load import load
 from whatsms_events.config.render import describe, render
@@ -138,7 +138,11 @@ def test_relative_paths_begin_at_the_files_folder(tmp_path: Path, monkeypatch: p
     folder, elsewhere = tmp_path / "etc", tmp_path / "elsewhere"
     for one in (folder, elsewhere):
         one.mkdir()
-    monkeypatch.setattr(config_checks, "_CHECKS", {})  # the files are not there
+    authority = trustme.CA()
+    own = authority.issue_cert("client.example")
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    own.cert_chain_pems[0].write_to_path(str(folder / "own.pem"))
+    own.private_key_pem.write_to_path(str(tmp_path / "own.key"))
     path = write(folder, PATHS)
     for where, name in ((elsewhere, path), (elsewhere, Path("../etc/whatsms.toml")), (folder, Path("whatsms.toml"))):
         monkeypatch.chdir(where)

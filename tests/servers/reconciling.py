@@ -39,6 +39,7 @@ from whatsms_events.twin.rest.server import Rest, RestServer
 from whatsms_events.twin.world import World
 from whatsms_events.whatsms import Client
 from whatsms_events.whatsms.limits import Budget, Limits
+from whatsms_events.whatsms.transport import Waits
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.sources import LogSource
 
@@ -50,6 +51,10 @@ PIECES: Final = 2000
 
 KEY: Final = "sk_test_reconciling"
 ALL: Final = Options(details="all", messages="off")
+PATIENT = Waits()
+HASTY = Waits(first_s=0.001, limit_s=0.002, jitter_s=0.0)
+"""For tests in which the vendor's API fails: nobody waits long between two tries."""
+
 PLAN: Final = Plan(
     options=ALL,
     page_size=100,
@@ -81,6 +86,7 @@ class House:
     moving: bool = False
     dropping: bool = False
     attempts: int = 6
+    waits: Waits = PATIENT
     tick_s: float = 1
     apply_each: int = 1
 
@@ -139,6 +145,7 @@ class House:
                 KEY,
                 limits=limits or Limits(requests_per_minute=600_000),
                 attempts=self.attempts,
+                waits=self.waits,
                 budget=budget,
                 now=self.now,
             ),

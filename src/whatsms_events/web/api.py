@@ -37,7 +37,7 @@ from whatsms_events.web.views import of_tenant, shown_runs
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_FILTERS: Final[Mapping[Resource, Mapping[str, str]]] = {
+FILTERS: Final[Mapping[Resource, Mapping[str, str]]] = {
     "tickets": {"status": "status", "contact": "contact_id"},
     "contacts": {},
     "campaigns": {},
@@ -84,7 +84,7 @@ class Api:
             "/api/v1/{slug}/backfill": self._backfill,
             "/api/v1/{slug}/drift": self._drift,
         }
-        for resource in _FILTERS:
+        for resource in FILTERS:
             paths[f"/api/v1/{{slug}}/{resource}"] = partial(self._entities, resource)
             paths.setdefault(f"/api/v1/{{slug}}/{resource}/{{id}}", partial(self._entity, resource))
         return [web.get(path, self._guarded(handler)) for path, handler in paths.items()]
@@ -98,7 +98,7 @@ class Api:
         return guarded
 
     async def _entities(self, resource: Resource, request: web.Request) -> web.Response:
-        filters = _FILTERS[resource]
+        filters = FILTERS[resource]
         asked = parameters(request, "after", "limit", *filters)
         wanted = {column: asked.get(name) for name, column in filters.items()}
         after, limit = key_after(asked, _BY_ID), page_limit(asked)

@@ -298,7 +298,7 @@ def _json(status: int, text: str) -> web.Response:
     return web.Response(status=status, body=text.encode("ascii"), content_type="application/json")
 
 
-_REFUSALS: Final[tuple[tuple[type[Exception], str], ...]] = (
+REFUSALS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (OverloadedError, "overloaded"),
     (StorageUnavailableError, "unavailable"),
     (web.HTTPNotFound, "unknown_slug"),
@@ -313,7 +313,7 @@ def _refusal(exc: Exception) -> str:
     """Return the outcome that is counted: a closed set."""
     if isinstance(exc, SignatureError):
         return f"signature_{exc.reason}"
-    return next((name for kind, name in _REFUSALS if isinstance(exc, kind)), "failed")
+    return next((name for kind, name in REFUSALS if isinstance(exc, kind)), "failed")
 
 
 async def _continue(request: web.Request) -> None:

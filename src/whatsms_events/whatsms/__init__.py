@@ -11,7 +11,7 @@ from typing import Self
 from whatsms_events.whatsms.endpoint import Parameters
 from whatsms_events.whatsms.endpoints import Agents, Campaigns, Contacts, Messages, Tickets
 from whatsms_events.whatsms.limits import Budget, Limits
-from whatsms_events.whatsms.transport import Transport, utc_now
+from whatsms_events.whatsms.transport import Transport, Waits, utc_now
 
 
 class Client:
@@ -33,6 +33,7 @@ class Client:
         parameters: Parameters = Parameters(),  # noqa: B008 - frozen
         timeout_s: float = 30.0,
         attempts: int = 6,
+        waits: Waits = Waits(),  # noqa: B008 - frozen
         budget: Budget | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -43,6 +44,7 @@ class Client:
             budget=budget or Budget(),
             timeout_s=timeout_s,
             attempts=attempts,
+            waits=waits,
             now=now,
         )
         self.tickets = Tickets(self._transport, parameters)

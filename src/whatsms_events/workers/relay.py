@@ -23,7 +23,7 @@ from whatsms_events.errors import FencedError, IntegrityError, RecordTooLargeErr
 from whatsms_events.kafka.connection import KafkaTarget, Reader
 from whatsms_events.kafka.producer import Batch, Producer
 from whatsms_events.kafka.topics import Topic, check_topics
-from whatsms_events.kafka.visible import hanging, look
+from whatsms_events.kafka.visible import STRAY_LIMIT, hanging, look
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.role_lock import RoleLock
@@ -87,6 +87,7 @@ class Relay:
         body_limit_bytes: int,
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
+        stray_limit: int = STRAY_LIMIT,
     ) -> None:
         self._log = event_log
         self._rows = rows
@@ -99,6 +100,7 @@ class Relay:
         self._body_limit_bytes = body_limit_bytes
         self._now = now
         self._monotonic = monotonic
+        self._stray_limit = stray_limit
         self._session: _Session | None = None
         self._cause: Literal["start", "error", "hanging"] = "start"
         self._check_due = 0.0
@@ -233,7 +235,11 @@ class Relay:
 
     async def _seen(self, readers: _Readers) -> dict[Partition, Seen]:
         return await look(
-            readers.committed, readers.partitions, stall_s=self._target.timeout_s, monotonic=self._monotonic
+            readers.committed,
+            readers.partitions,
+            stall_s=self._target.timeout_s,
+            monotonic=self._monotonic,
+            stray_limit=self._stray_limit,
         )
 
     async def _compared(self, published: Published, seen: Mapping[Partition, Seen]) -> Published:
