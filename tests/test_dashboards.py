@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import Counter, Gauge, Histogram, Info
 from prometheus_client.parser import text_string_to_metric_families
 
+from servers.metric import labels_of, name_of
 from servers.service import Service
 from test_metrics import misbehave, tell
 from whatsms_events import metrics
@@ -48,7 +49,7 @@ NOT_SHOWN: Final = {
 KNOWN: Final = {
     "outcome": {
         *("accepted", "duplicate", "parked", "failed"),
-        *(name for _kind, name in receiver._REFUSALS),
+        *(name for _kind, name in receiver.REFUSALS),
         *(f"signature_{reason}" for reason in REASONS),
     },
     "role": set(get_args(Role)),
@@ -65,7 +66,7 @@ ENDS: Final[dict[type[Metric], tuple[str, ...]]] = {
     Info: ("_info",),
 }
 METRICS: Final[dict[str, Metric]] = {
-    one._name + end: one
+    name_of(one) + end: one
     for one in vars(metrics).values()
     if isinstance(one, get_args(Metric))
     for end in ENDS[type(one)]
@@ -172,7 +173,7 @@ def test_the_variables_are_those_of_the_linter() -> None:
         assert asked is not None
         assert asked[2] == name
         (selector,) = parse(asked[1]).selectors
-        assert name in ("job", "instance") or name in METRICS[selector.name]._labelnames
+        assert name in ("job", "instance") or name in labels_of(METRICS[selector.name])
 
 
 def test_the_first_row_answers_in_words() -> None:
@@ -237,7 +238,7 @@ def test_each_query_asks_for_the_chosen_processes(query: Query) -> None:
     """Every selection is of the chosen jobs and instances, and of the chosen tenants where the metric knows tenants."""
     assert query.selectors
     for selector in query.selectors:
-        labels = ["job", "instance", *(["tenant"] if "tenant" in METRICS[selector.name]._labelnames else [])]
+        labels = ["job", "instance", *(["tenant"] if "tenant" in labels_of(METRICS[selector.name]) else [])]
         for label in labels:
             found = matchers(selector)[label]
             assert (found.op, found.value) == (promql_parser.MatchOp.Re, f"a-{label}")
@@ -249,9 +250,9 @@ def test_each_query_names_metrics_and_labels_that_exist(query: Query) -> None:
     known = {"job", "instance", "le"}
     for selector in query.selectors:
         metric = METRICS[selector.name]
-        known |= set(metric._labelnames)
+        known |= set(labels_of(metric))
         for label, matcher in matchers(selector).items():
-            assert label in {"job", "instance", *metric._labelnames}, f"{selector}: {label}"
+            assert label in {"job", "instance", *labels_of(metric)}, f"{selector}: {label}"
             if label in KNOWN:
                 for value in matcher.value.split("|"):
                     assert any(re.fullmatch(value, one) for one in KNOWN[label]), f"{selector}: {value}"
@@ -326,7 +327,7 @@ async def test_the_queries_ask_for_what_a_running_service_exposes(tmp_path: Path
         for one in family.samples:
             if one.name in names:
                 sampled += 1
-                assert set(one.labels) - {"le", "version"} == set(METRICS[one.name]._labelnames), one
+                assert set(one.labels) - {"le", "version"} == set(labels_of(METRICS[one.name])), one
     asked = {selector.name for query in QUERIES.values() for selector in query.selectors}
     assert sampled > 50
     assert asked <= exposed

@@ -20,6 +20,7 @@ from pytest_aiohttp.plugin import AiohttpClient
 from sqlalchemy import BigInteger, Boolean, Integer, LargeBinary, SmallInteger, Table, Text, Uuid, insert
 
 import whatsms_events
+from servers.metric import labels_of, name_of, text_of
 from whatsms_events import metrics
 from whatsms_events.backfill.run import Report, Standing
 from whatsms_events.cli import app as cli
@@ -56,7 +57,7 @@ def scraped() -> Iterator[tuple[str, str, tuple[str, ...]]]:
     for metric in vars(metrics).values():
         if isinstance(metric, KINDS):
             suffix = {Counter: "_total", Info: "_info"}.get(type(metric), "")
-            yield metric._name + suffix, metric._documentation, metric._labelnames
+            yield name_of(metric) + suffix, text_of(metric), labels_of(metric)
 
 
 def section(title: str, end: str = "\n## ") -> str:
@@ -164,7 +165,7 @@ def outcomes() -> dict[str, int]:
     """Return the status of every outcome that a delivery can have, as the code's tables say."""
     kinds = dict.fromkeys(get_args(Outcome.__annotations__["kind"]), 200) | {"parked": 202}
     refused = {f"signature_{reason}": SignatureError for reason in REASONS} | {
-        name: kind for kind, name in receiver._REFUSALS
+        name: kind for kind, name in receiver.REFUSALS
     }
     ours = {
         name: next((s for known, s in app.STATUSES if issubclass(kind, known)), 0) for name, kind in refused.items()
@@ -200,7 +201,7 @@ def test_every_route_is_documented() -> None:
     text = "".join("".join(row[:1]) for row in rows(section("\n## Read API\n")))
     documented = {path.split("?")[0] for path in re.findall(r"`(/[^`]+)`", text)}
     assert documented == routes()
-    for resource, filters in api._FILTERS.items():
+    for resource, filters in api.FILTERS.items():
         for name in filters:
             assert re.search(rf"/{resource}` [^|,]*`[?&]{name}=|/{resource}` \([^)]*`[?&]{name}=", text), name
 

@@ -17,6 +17,7 @@ from sqlalchemy import select
 
 from servers.compare import opened, until, whole_log
 from servers.kafka import Broker, RunningKafka
+from servers.metric import name_of
 from servers.service import SLUG, Service, command
 from servers.upstream import account, sections
 from test_journey import delivery, get, post, told
@@ -252,7 +253,7 @@ def test_no_metric_is_left_untested() -> None:
     tables = (ON_SQLITE, RECEIVER, KILLED_RELAY, RELAY, CONSUMER, once)
     elsewhere = {"unreadable_times_total"}  # tests/test_meaning.py
     tested = {name for table in tables for name, _labels in table} | AT_LEAST_ONE | TIMES | elsewhere
-    names = {one._name.removeprefix("whatsms_events_") for one in vars(metrics).values() if isinstance(one, KINDS)}
+    names = {name_of(one).removeprefix("whatsms_events_") for one in vars(metrics).values() if isinstance(one, KINDS)}
     assert len(names) >= 28
     untested = {
         name for name in names if not tested & {f"{name}{end}" for end in ("", "_total", "_count", "_sum", "_info")}

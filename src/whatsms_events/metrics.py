@@ -257,9 +257,3 @@ LAST_ACCEPTED = Gauge(
     "When the last webhook was accepted; 0 for never. `time() - x` growing: silence.",
     ["tenant"],
 )
-
-
-def total(counter: Counter) -> float:
-    """Return what a counter (with its labels) counted in this process."""
-    samples = (sample for metric in counter.collect() for sample in metric.samples)
-    return next(sample.value for sample in samples if sample.name.endswith("_total"))

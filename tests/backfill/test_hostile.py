@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from sqlalchemy import func, select
 
-from servers.reconciling import ALL, KEY, PIECES, PLAN, House, differences, house, truth, with_plan
+from servers.reconciling import ALL, HASTY, KEY, PIECES, PLAN, House, differences, house, truth, with_plan
 from whatsms_events.backfill.run import Report
 from whatsms_events.backfill.worker import Backfill
 from whatsms_events.errors import StorageUnavailableError, TransientError
@@ -29,7 +29,7 @@ from whatsms_events.twin.rest.answers import Ask
 from whatsms_events.twin.rest.reads import Reads
 from whatsms_events.twin.rest.server import Rest
 from whatsms_events.twin.world import World
-from whatsms_events.whatsms import Client, transport
+from whatsms_events.whatsms import Client
 from whatsms_events.whatsms.limits import Limits
 from whatsms_events.workers.watchdog import TicketProbe
 
@@ -145,14 +145,9 @@ def answer_null() -> Json:
 
 
 @pytest.mark.parametrize("answer", [answer_500, answer_451, answer_null])
-async def test_one_ticket_that_cannot_be_read_holds_up_nothing(
-    here: House, odd: dict[str, Odd], monkeypatch: pytest.MonkeyPatch, answer: Odd
-) -> None:
+async def test_one_ticket_that_cannot_be_read_holds_up_nothing(here: House, odd: dict[str, Odd], answer: Odd) -> None:
     """Where one ticket's detail always fails, the run ends, says so, and has repaired the others."""
-    monkeypatch.setattr(transport, "WAIT_FIRST_S", 0.001)
-    monkeypatch.setattr(transport, "WAIT_LIMIT_S", 0.002)
-    monkeypatch.setattr(transport, "WAIT_JITTER_S", 0.0)
-    here.attempts = 2
+    here.attempts, here.waits = 2, HASTY
     await live(here, 0.5)
     poisoned, other, *_ = sorted(here.world.account.tickets.values(), key=lambda one: str(one.id))
     odd[str(poisoned.id)] = answer

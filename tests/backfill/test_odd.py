@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from servers.reconciling import (
     ALL,
+    HASTY,
     PLAN,
     SLUG,
     House,
@@ -32,7 +33,6 @@ from whatsms_events.twin.rest.answers import Ask, refuse
 from whatsms_events.twin.rest.faults import RestFault
 from whatsms_events.twin.rest.reads import Reads
 from whatsms_events.twin.rest.server import RestServer
-from whatsms_events.whatsms import transport
 from whatsms_events.workers.observer import Observer
 
 FULL = Options(details="changed", messages="full")
@@ -42,13 +42,10 @@ LISTS = ("contacts", "tickets", "campaigns")
 
 
 @pytest.fixture
-async def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+async def here(tmp_path: Path) -> AsyncIterator[House]:
     """Give an account of which all is known, with a client that does not wait long between two tries."""
-    monkeypatch.setattr(transport, "WAIT_FIRST_S", 0.001)
-    monkeypatch.setattr(transport, "WAIT_LIMIT_S", 0.002)
-    monkeypatch.setattr(transport, "WAIT_JITTER_S", 0.0)
     async with half_an_hour(tmp_path) as opened:
-        opened.attempts = 2
+        opened.attempts, opened.waits = 2, HASTY
         yield opened
 
 

@@ -155,7 +155,7 @@ async def test_committed_reader_sees_what_was_committed_only(target: KafkaTarget
     ):
         await producer.transact({at: batch(producer, "a", "b", "c")})
         await producer.transact({at: batch(producer, "aborted")}, commit=False)
-        await producer._write({at: batch(producer, "undecided")})
+        await producer.write({at: batch(producer, "undecided")})
         assert await everything.ends([at]) == {at: 7}
         assert await reader.ends([at]) == {at: 6}
         assert await reader.beginnings([at]) == {at: 0}
@@ -203,7 +203,7 @@ async def test_successor_fences_the_older_producer(target: KafkaTarget, topic_pr
     await create(target, topic_prefix)
     at = (f"{topic_prefix}.contacts", 0)
     async with producing(target, topic_prefix) as dead:
-        await dead._write({at: batch(dead, "half")})
+        await dead.write({at: batch(dead, "half")})
     async with producing(target, topic_prefix) as older:
         await older.transact({at: batch(older, "first")})
         async with producing(target, topic_prefix) as newer:

@@ -38,7 +38,7 @@ def free_port() -> int:
 def watched_sockets() -> int:
     """Count the sockets that the running loop watches."""
     loop: Any = asyncio.get_running_loop()
-    return len(loop._selector.get_map())
+    return len(loop._selector.get_map())  # noqa: SLF001 - asyncio has no public name for it
 
 
 async def until_watched(count: int) -> None:

@@ -210,3 +210,12 @@ async def _execute(url: str, statement: str) -> None:
 def given_url() -> str | None:
     """Read WHATSMS_TEST_POSTGRES: a running server to use, as a user who may create databases."""
     return os.environ.get("WHATSMS_TEST_POSTGRES")
+
+
+async def end_lock_holder(url: str) -> None:
+    """End the session that holds a role, as the server does when its client is gone for half a minute."""
+    connection = await asyncpg.connect(url)
+    holders = "FROM pg_locks JOIN pg_database d ON d.oid = database WHERE locktype = 'advisory' AND datname = $1"
+    ended = await connection.fetch(f"SELECT pg_terminate_backend(pid) {holders}", url.rsplit("/", 1)[1])
+    await connection.close()
+    assert len(ended) == 1

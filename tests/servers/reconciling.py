@@ -37,6 +37,7 @@ from whatsms_events.twin.rest.limits import RestLimits
 from whatsms_events.twin.rest.server import Rest, RestServer
 from whatsms_events.twin.world import World
 from whatsms_events.whatsms.limits import Budget, Limits
+from whatsms_events.whatsms.transport import Waits
 from whatsms_events.workers.consumer import Consumer
 
 SLUG: Final = "acme"
@@ -47,6 +48,10 @@ PIECES: Final = 2000
 
 KEY: Final = "sk_test_reconciling"
 ALL: Final = Options(details="all", messages="off")
+PATIENT = Waits()
+HASTY = Waits(first_s=0.001, limit_s=0.002, jitter_s=0.0)
+"""For tests in which the vendor's API fails: nobody waits long between two tries."""
+
 PLAN: Final = Plan(
     options=ALL,
     page_size=100,
@@ -78,6 +83,7 @@ class House:
     moving: bool = False
     dropping: bool = False
     attempts: int = 6
+    waits: Waits = PATIENT
     tick_s: float = 1
     apply_each: int = 1
 
@@ -130,7 +136,9 @@ class House:
         """Return a new backfill, as a process that just started has it."""
         upstream = Upstream(settings_of(self.world, self.url), self.log, self.projection, now=self.now)
         limits = limits or Limits(requests_per_minute=600_000)
-        client = upstream.client(SLUG, limits=limits, budget=budget or Budget(), attempts=self.attempts)
+        client = upstream.client(
+            SLUG, limits=limits, budget=budget or Budget(), attempts=self.attempts, waits=self.waits
+        )
         lock = lock_of(self.log, SLUG)
         return upstream.backfill(SLUG, self._submit, lock, self._last_accepted, plan=self.plan, client=client)
 

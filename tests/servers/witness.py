@@ -96,7 +96,7 @@ def _read_to(consumer: Consumer, ends: dict[tuple[str, int], int], until: float)
             error = message.error()
             if error is None and offset < ends[partition]:
                 messages.append(message)
-            elif error is not None and error.code() != KafkaError._PARTITION_EOF:
+            elif error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - that is its public name
                 raise KafkaException(error)
             # Markers and aborted records are passed over in silence: only the end that is reported tells of them.
             if offset + (error is None) >= ends[partition]:

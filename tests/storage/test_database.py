@@ -6,11 +6,11 @@ import shutil
 import sqlite3
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -18,13 +18,12 @@ import pytest
 import trustme
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import URL, Connection, MetaData, create_engine, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import Connection, MetaData, Pool, create_engine, event, text
 
 from servers import postgres
 from servers.postgres import Postgres
 from whatsms_events.errors import ConfigError, NotFoundError, StorageUnavailableError, UnstorableError
-from whatsms_events.storage import engines, schema, tables
+from whatsms_events.storage import schema, tables
 from whatsms_events.storage.database import (
     Database,
     DatabaseTarget,
@@ -135,24 +134,21 @@ def test_a_connection_to_sqlite_that_is_not_durable_is_refused(tmp_path: Path, p
     engine.dispose()
 
 
-async def test_a_log_on_sqlite_whose_connections_are_not_durable_does_not_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_log_on_sqlite_whose_connections_are_not_durable_does_not_open(tmp_path: Path) -> None:
     """Were the pragma ever weaker than FULL, `open_log` itself refuses, also where the file was opened before."""
     url = f"sqlite:///{tmp_path / 'log.db'}"
     await (await opened("log", url)).close()
-    real = engines._sqlite_engine
 
-    def weaker(url: URL, size: int, *statements: str, check: Callable[[], None]) -> AsyncEngine:
-        return real(
-            url, size, *(one.replace("synchronous=FULL", "synchronous=NORMAL") for one in statements), check=check
-        )
+    def weaken(connection: Any, _record: object, _proxy: object) -> None:
+        connection.cursor().execute("PRAGMA synchronous=NORMAL")
 
-    monkeypatch.setattr(engines, "_sqlite_engine", weaker)
-    for migrate in (True, False):
-        with pytest.raises(ConfigError, match="the log is not durable: synchronous is 1"):
-            await opened("log", url, migrate=migrate)
-    monkeypatch.undo()
+    event.listen(Pool, "checkout", weaken)
+    try:
+        for migrate in (True, False):
+            with pytest.raises(ConfigError, match="the log is not durable: synchronous is 1"):
+                await opened("log", url, migrate=migrate)
+    finally:
+        event.remove(Pool, "checkout", weaken)
     await (await opened("log", url, migrate=False)).close()
 
 

@@ -13,9 +13,8 @@ from sqlalchemy import Connection, MetaData, Table, insert, inspect, select, tex
 
 from whatsms_events.domain.rows import Claim, Key, Version, merge
 from whatsms_events.errors import ConfigError
-from whatsms_events.storage import database as databases
-from whatsms_events.storage import engines, schema, tables
-from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection, upgrade
+from whatsms_events.storage import schema, tables
+from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection, unopened, upgrade
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.repair.looks import Doubt
@@ -61,12 +60,12 @@ async def make_first(part: schema.Part, url: str, rows: Rows) -> None:
     """Make a database as the first release did, and fill it."""
 
     def fill(connection: Connection) -> None:
-        command.upgrade(schema._config(part, connection), f"0001_{part}")
+        command.upgrade(schema.configuration(part, connection), f"0001_{part}")
         assert schema.current(connection, part) == f"0001_{part}"
         for table, row in rows:
             connection.execute(insert(table), row)
 
-    database = databases._connect(part, DatabaseTarget(url))
+    database = unopened(part, DatabaseTarget(url))
     async with database.write() as connection:
         await connection.run_sync(fill)
     await database.close()
@@ -145,9 +144,9 @@ async def test_every_migration_can_be_taken_back(database_url: str, part: schema
         return columns | {name: sorted(str(one["name"]) for one in found) for name, found in indexes.items()}
 
     def down(connection: Connection, to: str) -> None:
-        command.downgrade(schema._config(part, connection), to)
+        command.downgrade(schema.configuration(part, connection), to)
 
-    database = databases._connect(part, DatabaseTarget(database_url))
+    database = unopened(part, DatabaseTarget(database_url))
     async with database.write() as connection:
         first = await connection.run_sync(shape)
     await upgrade(part, DatabaseTarget(database_url))
@@ -175,9 +174,7 @@ async def test_a_migration_may_take_longer_than_a_statement(database_url: str, m
         usual(connection, part)
 
     with monkeypatch.context() as hasty:
-        hasty.setattr(engines, "STATEMENT_TIMEOUT_S", 0.5)
-        hasty.setattr(databases, "CONNECT_TIMEOUT_S", 0.9)
         hasty.setattr(schema, "upgrade", slow)
-        await upgrade("log", DatabaseTarget(database_url))
+        await upgrade("log", DatabaseTarget(database_url, connect_timeout_s=0.9, statement_timeout_s=0.5))
     log = await open_log(DatabaseTarget(database_url), migrate=False)
     await log.close()

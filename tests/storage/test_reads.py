@@ -20,10 +20,9 @@ from sqlalchemy import Table, insert, select, text
 from whatsms_events.domain.events import from_micros
 from whatsms_events.domain.rows import Version
 from whatsms_events.errors import StorageUnavailableError
-from whatsms_events.storage import reads as queries
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
-from whatsms_events.storage.reads import Key, Page, Queries, write_problem
+from whatsms_events.storage.reads import Key, Page, Queries, Resource, write_problem
 
 NOW = 1_760_000_000_000_000
 
@@ -173,11 +172,9 @@ async def test_a_page_of_all_messages_is_read_along_the_primary_key(projection: 
     assert not [word for word in ("Sort", "TEMP B-TREE") if word in plan], plan
 
 
-async def test_a_page_ends_before_it_is_too_large(
-    ask: Queries, projection: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_page_ends_before_it_is_too_large(log: Database, projection: Database) -> None:
     """Long texts make a page shorter, one larger than the limit stands alone, and none is left out."""
-    monkeypatch.setattr(queries, "PAGE_TEXT_LIMIT", 1000)
+    ask = Queries(log, projection, page_text_limit=1000)
     sizes = [300, 300, 300, 5000, 10, 400]
     rows = [
         {"tenant": "t1", "id": f"m{n}", "ticket_id": "k", "created_at": NOW + n, "body": "x" * size}
@@ -231,7 +228,7 @@ async def test_everything_shows_whether_the_vendor_still_has_it(ask: Queries, pr
     for table in (tables.ticket, tables.contact, tables.campaign, tables.message):
         rows = ({"tenant": "t1", "id": one, "ticket_id": "k", "gone": gone} for one, gone in marks.items())
         await put(projection, table, *({name: row[name] for name in row if name in table.c} for row in rows))
-    resources: tuple[queries.Resource, ...] = ("tickets", "contacts", "campaigns")
+    resources: tuple[Resource, ...] = ("tickets", "contacts", "campaigns")
     for plural in resources:
         page = await ask.entities(plural, "t1", {}, after=None, limit=9)
         assert [row["gone"] for row in page.rows] == [True, False, None]
@@ -325,11 +322,9 @@ async def test_an_empty_log_ends_at_zero(ask: Queries) -> None:
     assert (page.rows, page.next, page.end) == ([], 0, 0)
 
 
-async def test_filtered_events_look_through_bounded_pieces(
-    ask: Queries, log: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_filtered_events_look_through_bounded_pieces(log: Database, projection: Database) -> None:
     """A filter that fits little gives short pages, each over a bounded piece of the log, and misses nothing."""
-    monkeypatch.setattr(queries, "SCAN_LIMIT", 10)
+    ask = Queries(log, projection, scan_limit=10)
     rows = [event(n, tenant="t2" if n % 25 == 0 else "t1", type="message.ack" if n % 2 else "t") for n in range(1, 61)]
     await put(log, tables.event_log, *rows)
     seen, after, pages = [], 0, 0
@@ -407,18 +402,17 @@ async def test_parked_is_listed_without_bytes(ask: Queries, log: Database, proje
     assert not {"raw", "headers"} & found[0].keys()
 
 
-async def test_a_blocked_query_ends_in_time(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_blocked_query_ends_in_time(postgres_url: str) -> None:
     """A query that cannot go on ends as StorageUnavailableError at its time limit, and the next one works again."""
     async with closing(await open_projection(DatabaseTarget(postgres_url), migrate=True)) as projection:
-        ask = Queries(projection, projection)
-        monkeypatch.setattr(queries, "QUERY_TIMEOUT_S", 0.2)
+        ask = Queries(projection, projection, timeout_s=0.2)
         async with projection.write() as connection:
             await connection.execute(text("LOCK TABLE ticket IN ACCESS EXCLUSIVE MODE"))
             async with asyncio.timeout(60):
                 for _ in range(3):
                     with pytest.raises(StorageUnavailableError):
                         await ask.entity("tickets", "t1", "k")
-        monkeypatch.setattr(queries, "QUERY_TIMEOUT_S", 5)
+        ask = Queries(projection, projection)
         assert await ask.entity("tickets", "t1", "k") is None
 
 

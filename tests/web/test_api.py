@@ -5,6 +5,7 @@ import base64
 import itertools
 import json
 import random
+import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from uuid import UUID
@@ -42,10 +43,10 @@ async def databases(database_url: str) -> AsyncIterator[tuple[Database, Database
     await log.close()
 
 
-def private(databases: tuple[Database, Database], token: str | None) -> web.Application:
+def private(databases: tuple[Database, Database], token: str | None, queries: Queries | None = None) -> web.Application:
     """Make the private listener's application."""
     health = Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool)
-    return private_app(Api(Queries(*databases), TENANTS, token, Reports(databases[0])), health)
+    return private_app(Api(queries or Queries(*databases), TENANTS, token, Reports(databases[0])), health)
 
 
 @pytest.fixture
@@ -112,6 +113,24 @@ async def walk(client: Client, path: str, plural: str, **query: str) -> list[Any
         if page["next"] is None:
             return rows
         query["after"] = page["next"]
+
+
+async def test_every_question_takes_one_of_the_readers_places(
+    databases: tuple[Database, Database], aiohttp_client: AiohttpClient
+) -> None:
+    """Where no place is free, every route answers 503 once the time for a question is over."""
+    queries = Queries(*databases, places=0, timeout_s=0.05)
+    client = await aiohttp_client(private(databases, None, queries))
+    routes = Api(queries, TENANTS, None, Reports(databases[0])).routes()
+    paths = [re.sub(r"{position.*}", "1", route).format(slug="shop", id="1") for route in map(path_of, routes)]
+    async with asyncio.timeout(60):
+        assert {path: (await client.get(path)).status for path in paths} == dict.fromkeys(paths, 503)
+
+
+def path_of(route: web.AbstractRouteDef) -> str:
+    """Return the path that a route is mounted at."""
+    assert isinstance(route, web.RouteDef)
+    return route.path
 
 
 WRONG: list[list[str]] = [

@@ -1,8 +1,10 @@
 """The probes, over real HTTP."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
+import alembic.util
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
@@ -12,8 +14,7 @@ from whatsms_events import metrics
 from whatsms_events.errors import StorageUnavailableError
 from whatsms_events.storage.database import DatabaseTarget, open_log, schema_problem
 from whatsms_events.storage.reads import write_problem
-from whatsms_events.web import health
-from whatsms_events.web.health import Check, Health
+from whatsms_events.web.health import CACHE_S, Check, Health
 
 Client = TestClient[web.Request, web.Application]
 Start = Callable[..., Awaitable[Client]]
@@ -31,10 +32,19 @@ def start(aiohttp_client: AiohttpClient) -> Start:
         details: Callable[[], dict[str, object]] = dict,
         starting: Callable[[], str | None] = lambda: None,
         draining: Callable[[], bool] = bool,
+        check_timeout_s: float = 60.0,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> Client:
         app = web.Application()
         health = Health(
-            checks=checks, needs=needs or {}, roles=roles, details=details, starting=starting, draining=draining
+            checks=checks,
+            needs=needs or {},
+            roles=roles,
+            details=details,
+            starting=starting,
+            draining=draining,
+            check_timeout_s=check_timeout_s,
+            monotonic=monotonic,
         )
         app.add_routes(health.routes())
         return await aiohttp_client(app)
@@ -146,24 +156,22 @@ async def test_draining_shows_at_once(start: Start) -> None:
     assert check.runs == 1
 
 
-async def test_a_check_that_hangs_is_a_problem(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_check_that_hangs_is_a_problem(start: Start) -> None:
     """A check that does not answer in time makes /readyz 503 at the deadline, never a probe that hangs."""
-    monkeypatch.setattr(health, "CHECK_TIMEOUT_S", 0.05)
     stuck = Counted()
     stuck.gate.clear()
-    client = await start({"log": stuck})
+    client = await start({"log": stuck}, check_timeout_s=0.05)
     async with asyncio.timeout(60):
         answer = await client.get("/readyz")
     assert answer.status == 503
     assert (await answer.json())["checks"] == {"log": "no answer within 0.05 s"}
 
 
-async def test_a_storm_of_probes_runs_the_checks_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_storm_of_probes_runs_the_checks_once(start: Start) -> None:
     """Probes that come while the checks run wait for that run; its answer stands for a while, then it is asked anew."""
-    monkeypatch.setattr(health, "CACHE_S", 60.0)
-    check = Counted()
+    check, at = Counted(), [0.0]
     check.gate.clear()
-    client = await start({"log": check})
+    client = await start({"log": check}, monotonic=lambda: at[0])
     async with asyncio.TaskGroup() as group:
         probes = [group.create_task(client.get("/readyz")) for _ in range(30)]
         await check.asked.wait()
@@ -172,7 +180,7 @@ async def test_a_storm_of_probes_runs_the_checks_once(start: Start, monkeypatch:
     assert check.runs == 1
     check.problem = "gone"
     assert (await client.get("/readyz")).status == 200
-    monkeypatch.setattr(health, "CACHE_S", 0.0)
+    at[0] += CACHE_S
     assert (await client.get("/readyz")).status == 503
     assert check.runs == 2
 
@@ -193,6 +201,31 @@ async def test_ready_over_a_real_database(start: Start, database_url: str) -> No
         checks = (await answer.json())["checks"]
         assert checks["log"] != "ok"
         assert "later" in checks["schema"]
+    finally:
+        await log.close()
+
+
+@pytest.mark.parametrize("version", ["0001_log", "9999_later"])
+async def test_readiness_loads_no_migration(
+    start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """Once a log is open, no probe loads a migration script, whichever schema the database has by then."""
+    log = await open_log(DatabaseTarget(database_url), migrate=True)
+    load, loaded = alembic.util.load_python_file, []
+
+    def counted(folder: str, name: str) -> object:
+        loaded.append(name)
+        return load(folder, name)
+
+    monkeypatch.setattr(alembic.util, "load_python_file", counted)
+    try:
+        async with log.write() as connection:
+            await connection.exec_driver_sql(f"UPDATE alembic_version_log SET version_num = '{version}'")
+        client = await start({"schema": lambda: schema_problem(log)})
+        answer = await client.get("/readyz")
+        assert answer.status == 503
+        assert version in (await answer.json())["checks"]["schema"]
+        assert not loaded
     finally:
         await log.close()
 

@@ -239,6 +239,17 @@ async def test_bad_signature_is_401_and_counted_by_reason(
     assert (await door.log_rows(), await door.parked()) == ([], [])
 
 
+async def test_the_door_knows_how_many_signatures_it_refused(door: Door) -> None:
+    """Only refused signatures count, each for the tenant whose door it was: nothing that is accepted, large or lost."""
+    assert (await door.post(delivery())).status == 200
+    assert (await door.post(b"x" * (LIMIT + 1))).status == 413
+    assert (await door.post(delivery(), slug="nobody")).status == 404
+    assert door.receiver.refused_signatures("acme") == 0
+    assert (await door.post(delivery(), secret=b"whsec-wrong")).status == 401
+    assert (await door.send("POST", "/webhooks/acme", delivery())).status == 401
+    assert [door.receiver.refused_signatures(slug) for slug in ("acme", "nobody")] == [2, 0]
+
+
 @pytest.mark.parametrize(
     "head",
     [

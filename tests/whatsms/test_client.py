@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from servers.virtual_time import virtual
 from whatsms.vendor import CLOCK, KEY, MESSAGE, TICKET, Say, html, in_turn, say, serving, talking
+from whatsms_events import clock
 from whatsms_events.errors import (
     ConfigError,
     UpstreamError,
@@ -23,8 +24,9 @@ from whatsms_events.errors import (
 )
 from whatsms_events.whatsms import Client
 from whatsms_events.whatsms.endpoint import Parameters
-from whatsms_events.whatsms.limits import Limits
+from whatsms_events.whatsms.limits import Budget, Limits
 from whatsms_events.whatsms.pages import Place
+from whatsms_events.whatsms.transport import Transport, Waits
 
 SOON = datetime(2026, 6, 1, 11, 0, tzinfo=timezone(timedelta(hours=2)))
 CONTACT = {"contact": {"id": 7, "name": "João"}}
@@ -336,6 +338,9 @@ async def test_nothing_shows_the_key_or_a_person(answer: Say, caplog: pytest.Log
     """Neither errors with all their causes, nor their reprs, nor any log line hold key, name, search, body or id."""
     caplog.set_level(logging.DEBUG)
     shown: list[str] = []
+    transport = Transport(
+        "https://x", KEY, limits=Limits(), budget=Budget(), timeout_s=1, attempts=1, waits=Waits(), now=clock.now
+    )
     with capture_logs() as logged:
         async with talking(answer, attempts=2) as (_vendor, client):
             for call in (
@@ -347,7 +352,7 @@ async def test_nothing_shows_the_key_or_a_person(answer: Say, caplog: pytest.Log
                     await call
                 error: BaseException | None = caught.value
                 assert KEY not in caught.value.text
-                shown.append(f"{error}{error!r}{client!r}{client.tickets._transport!r}")
+                shown.append(f"{error}{error!r}{client!r}{transport!r}")
                 shown += traceback.format_exception(caught.value)
                 while error is not None:
                     shown.append(repr(error))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]  # it has no __all__
@@ -20,7 +19,9 @@ from structlog.testing import capture_logs
 
 from servers.compare import assert_like_a_clean_rebuild, assert_shows, rows_of, until
 from servers.kafka import Broker, RunningKafka
-from whatsms_events import metrics
+from servers.metric import counted
+from servers.postgres import end_lock_holder
+from servers.working import working
 from whatsms_events.config.settings import Consumer as ConsumerSettings
 from whatsms_events.config.settings import Kafka, Receiver, Settings
 from whatsms_events.config.settings import Relay as RelaySettings
@@ -40,7 +41,6 @@ from whatsms_events.storage.projection.apply import POISON_LIMIT, STRAYS_KEPT, P
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.twin.world import World
 from whatsms_events.workers.consumer import Consumer
-from whatsms_events.workers.loop import Bell, run
 from whatsms_events.workers.relay import Relay
 
 TENANT = "tenant-1"
@@ -440,7 +440,7 @@ async def test_on_postgresql_a_second_consumer_takes_over_from_a_frozen_one(
         other = bench.from_kafka(handle=handle)
         assert await other.run_once() == 0
         assert not other.active
-        await end_holders(postgres_url)
+        await end_lock_holder(postgres_url)
         await bench.apply_all(other)
         assert await bench.applied() == 200
         before = await rows_of(bench.projection)
@@ -453,15 +453,6 @@ async def test_on_postgresql_a_second_consumer_takes_over_from_a_frozen_one(
         await handle.close()
         assert await bench.applied() == 240
         await assert_like_a_clean_rebuild(bench.log, bench.projection, bench.folder)
-
-
-async def end_holders(postgres_url: str) -> None:
-    """End the session that holds a role, as the server does when its client is gone for half a minute."""
-    connection = await asyncpg.connect(postgres_url)
-    holders = "FROM pg_locks JOIN pg_database d ON d.oid = database WHERE locktype = 'advisory' AND datname = $1"
-    ended = await connection.fetch(f"SELECT pg_terminate_backend(pid) {holders}", postgres_url.rsplit("/", 1)[1])
-    await connection.close()
-    assert len(ended) == 1
 
 
 def produce(bench: Bench, *values: bytes | None, headers: Mapping[str, bytes | None] | None = None) -> tuple[str, int]:
@@ -516,7 +507,7 @@ async def test_foreign_records_in_kafka_are_parked_and_the_rest_is_applied(with_
 
 def strayed() -> float:
     """Read the metric of strays that consumers met."""
-    return float(metrics.STRAY_RECORDS.labels("consumer", "contacts")._value.get())
+    return counted("stray_records", role="consumer", topic="contacts")
 
 
 async def test_a_flood_of_foreign_records_stops_nothing(with_kafka: Bench) -> None:
@@ -550,7 +541,7 @@ async def test_a_record_of_our_log_that_lacks_a_header_is_poison_and_named(with_
     assert (parked["reason"], parked["detail"]) == ("record", "header ce_id cannot be read")
     before, rows = await Projection(bench.projection).state(), await rows_of(bench.projection)
     await asyncio.to_thread(produce, bench, *[b"{}"] * (POISON_LIMIT + 1), headers=ours)
-    async with working(bench.from_kafka()) as states:
+    async with working("consumer", bench.from_kafka()) as states:
         await until(lambda: [state for state, _ in states].count("halted") > 3, DEADLINE_S, "it halts, and looks")
     assert "more than 20 of the last" in states[0][1]
     assert {state for state, _ in states[:-1]} == {"halted"}, "no look takes it for mended"
@@ -572,21 +563,6 @@ async def test_a_record_of_another_log_stops_the_consumer_whatever_else_it_lacks
     await consumer.close()
 
 
-@asynccontextmanager
-async def working(consumer: Consumer) -> AsyncIterator[list[tuple[str, str]]]:
-    """Run a consumer as a process does, but for halts of a fraction of a second; give its states so far."""
-    bell = Bell()
-    states: list[tuple[str, str]] = []
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(
-            run("consumer", consumer, bell, idle_s=0.05, look_s=0.1, on_state=lambda *state: states.append(state))
-        )
-        try:
-            yield states
-        finally:
-            bell.stop()
-
-
 async def test_a_halted_consumer_goes_on_when_the_cause_is_gone(with_kafka: Bench) -> None:
     """Its projection was another log's, and is its own again: it halted, wrote nothing, and goes on by itself."""
     bench = with_kafka
@@ -598,7 +574,7 @@ async def test_a_halted_consumer_goes_on_when_the_cause_is_gone(with_kafka: Benc
     await bench.publish()
     await own_projection(bench, uuid4())
     before = await Projection(bench.projection).state()
-    async with working(bench.from_kafka()) as states:
+    async with working("consumer", bench.from_kafka()) as states:
         await until(lambda: [state for state, _ in states].count("halted") > 3, DEADLINE_S, "it halts, and looks")
         assert "the projection was made from log" in states[0][1]
         assert await Projection(bench.projection).state() == before
@@ -624,7 +600,7 @@ async def test_a_halted_consumer_goes_on_when_its_topics_are_there(
     """It names the command that makes them, and needs no restart after that."""
     bench.kafka, bench.prefix = KafkaTarget(bootstrap_servers=kafka.bootstrap), topic_prefix
     end = await bench.append(30)
-    async with working(bench.from_kafka()) as states:
+    async with working("consumer", bench.from_kafka()) as states:
         await until(lambda: states and states[-1][0] == "halted", DEADLINE_S, "it halts")
         assert "whatsms-events topics create" in states[-1][1]
         await create_topics(bench.kafka, topic_prefix, partitions=3, replication_factor=1, retention_ms=-1)
@@ -637,7 +613,7 @@ async def test_a_halted_consumer_goes_on_when_its_topics_are_there(
 
 def skipped() -> float:
     """Read the metric of what the consumer skipped."""
-    return float(metrics.CONSUMER_SKIPPED._value.get())
+    return counted("consumer_skipped")
 
 
 async def test_blanked_rows_of_the_log_are_skipped_and_counted(bench: Bench) -> None:

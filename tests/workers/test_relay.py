@@ -14,8 +14,8 @@ from random import Random
 from typing import Any, Final
 from uuid import uuid4
 
-import asyncpg
 import pytest
+from aiokafka.producer.message_accumulator import BatchBuilder
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it has no __all__
     AclBinding,
@@ -35,8 +35,10 @@ from structlog.testing import capture_logs
 
 from servers.compare import until
 from servers.kafka import Broker, RunningKafka
+from servers.metric import counted
+from servers.postgres import end_lock_holder
 from servers.witness import read_committed
-from whatsms_events import metrics
+from servers.working import working
 from whatsms_events.domain.normalize import record_limit_bytes
 from whatsms_events.domain.records import (
     MARKER_HEADER,
@@ -59,7 +61,6 @@ from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.storage.tables import event_log
 from whatsms_events.workers import relay as relay_module
-from whatsms_events.workers.loop import Bell, run
 from whatsms_events.workers.relay import Relay
 
 BODY_LIMIT = 5 * 1024 * 1024
@@ -123,13 +124,30 @@ def positions(records: list[KafkaRecord]) -> list[int]:
     return [place[1] for place in places if place is not None]
 
 
+class KilledError(Exception):
+    """The relay ends here."""
+
+
+class Clock:
+    """A relay's clock: the real one, moved on by `ahead_s`. A clock that is stopped ends the relay's piece."""
+
+    ahead_s = 0.0
+    stopped = False
+
+    def __call__(self) -> float:
+        """Return the time."""
+        if self.stopped:
+            raise KilledError
+        return time.monotonic() + self.ahead_s
+
+
 class Stage:
     """One prefix on one broker and the logs, relays and witnesses that meet there."""
 
     def __init__(self, bootstrap: str, prefix: str, *, timeout_s: float = 30.0) -> None:
         self.target = KafkaTarget(bootstrap, timeout_s=timeout_s)
         self.prefix = prefix
-        self.relays: list[Relay] = []
+        self.clocks: dict[Relay, Clock] = {}
         self.topics = [f"{prefix}.{suffix}" for suffix in TOPICS]
 
     async def create(self, *, partitions: int = 4) -> None:
@@ -150,8 +168,11 @@ class Stage:
         check_interval_s: float = 0.0,
         batch_limit: int = 50,
         lock: RoleLock | None = None,
+        body_limit_bytes: int = BODY_LIMIT,
+        stray_limit: int = visible.STRAY_LIMIT,
     ) -> Relay:
         """Make a relay; another role than the usual one makes a relay that no lock holds back."""
+        clock = Clock()
         made = Relay(
             EventLog(database),
             RelayRows(database),
@@ -161,16 +182,25 @@ class Stage:
             batch_limit=batch_limit,
             check_interval_s=check_interval_s,
             transaction_timeout_s=10.0,
-            body_limit_bytes=BODY_LIMIT,
+            body_limit_bytes=body_limit_bytes,
             now=now,
-            monotonic=time.monotonic,
+            monotonic=clock,
+            stray_limit=stray_limit,
         )
-        self.relays.append(made)
+        self.clocks[made] = clock
         return made
+
+    async def kill(self, relay: Relay) -> None:
+        """End the relay as a kill would: what it knows is lost."""
+        self.clocks[relay].stopped = True
+        with pytest.raises(KilledError):
+            await relay.run_once()
+        self.clocks[relay].stopped = False
+        assert not relay.active
 
     async def aclose(self) -> None:
         """Close every relay that a test has left open."""
-        for relay in self.relays:
+        for relay in self.clocks:
             await relay.close()
 
     async def drain(self, relay: Relay, database: Database, *, deadline_s: float = 60.0) -> None:
@@ -297,18 +327,32 @@ async def test_every_event_is_published_once_in_order(stage: Stage, database: Da
     await stage.assert_equal(database)
 
 
+async def test_a_row_that_no_batch_takes_is_never_passed_over(stage: Stage, database: Database) -> None:
+    """Where not even an empty batch takes a record, the relay names the position and stops there."""
+    await append(database, 10)
+    relay = stage.relay(database)
+    assert await relay.run_once() == 10
+    await append(database, 10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BatchBuilder, "append", lambda *_args, **_kwargs: None)  # as aiokafka's does once it is full
+        with pytest.raises(IntegrityError, match="position 11: not even an empty batch takes its record"):
+            await relay.run_once()
+    await stage.drain(relay, database)
+    await stage.assert_equal(database)
+
+
 async def test_reopening_publishes_nothing_again(stage: Stage, database: Database) -> None:
     """A relay that stopped without saving skips what is visible, partition by partition."""
     await append(database, 120)
     first = stage.relay(database, check_interval_s=1000)
     await first.run_once()
     await first.run_once()
-    await first._drop()  # as a kill would leave it
+    await stage.kill(first)
     assert await stage.through(database) == 0
-    skipped = metrics.RELAY_SKIPPED.labels("visible")._value.get()
+    skipped = counted("relay_skipped", reason="visible")
     second = stage.relay(database, role="second")
     await stage.drain(second, database)
-    assert metrics.RELAY_SKIPPED.labels("visible")._value.get() - skipped == 100
+    assert counted("relay_skipped", reason="visible") - skipped == 100
     await second.close()
     await first.close()
     await stage.assert_equal(database)
@@ -348,11 +392,7 @@ async def test_on_postgresql_a_second_relay_takes_over_from_a_frozen_one(
         frozen, other = stage.relay(database, check_interval_s=1000, lock=lock), stage.relay(handle)
         assert await frozen.run_once() == 50
         assert await other.run_once() == 0
-        connection = await asyncpg.connect(postgres_url)
-        holders = "FROM pg_locks JOIN pg_database d ON d.oid = database WHERE locktype = 'advisory' AND datname = $1"
-        ended = await connection.fetch(f"SELECT pg_terminate_backend(pid) {holders}", postgres_url.rsplit("/", 1)[1])
-        await connection.close()
-        assert len(ended) == 1
+        await end_lock_holder(postgres_url)
         await stage.drain(other, handle)
         await append(handle, 30)
         with pytest.raises(FencedError):
@@ -387,8 +427,8 @@ async def test_overtaken_relay_cannot_move_the_lower_bound(stage: Stage, databas
     await append(database, 60)
     frozen, other = stage.relay(database, check_interval_s=1000), stage.relay(database, role="other")
     await frozen.run_once()
-    await other._open()
-    frozen._check_due = 0.0
+    await other.run_once()
+    stage.clocks[frozen].ahead_s = 1000
     with pytest.raises(FencedError, match="another relay opened topic prefix"):
         await frozen.run_once()
     assert await stage.through(database) == 0
@@ -514,7 +554,7 @@ async def test_records_that_name_no_log_are_passed_over(stage: Stage, database: 
 
 def strayed(topic: int) -> float:
     """Read the metric of strays that relays met."""
-    return float(metrics.STRAY_RECORDS.labels("relay", TOPICS[topic])._value.get())
+    return counted("stray_records", role="relay", topic=TOPICS[topic])
 
 
 async def test_strays_hide_neither_another_log_nor_a_recreated_topic(stage: Stage, database: Database) -> None:
@@ -541,13 +581,10 @@ async def test_strays_hide_neither_another_log_nor_a_recreated_topic(stage: Stag
     await relay.close()
 
 
-async def test_strays_without_end_halt_the_relay_until_they_are_removed(
-    stage: Stage, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_strays_without_end_halt_the_relay_until_they_are_removed(stage: Stage, database: Database) -> None:
     """The look back is bounded: the message says who to stop and what to remove; then the relay goes on by itself."""
-    monkeypatch.setattr(visible, "STRAY_LIMIT", 200)
     await append(database, 60)
-    relay = stage.relay(database)
+    relay = stage.relay(database, stray_limit=200)
     await stage.drain(relay, database)
     await relay.close()
     await asyncio.to_thread(write, stage, *[(b"hello", [])] * 600)
@@ -572,24 +609,9 @@ async def is_through(stage: Stage, database: Database) -> bool:
 
 
 @asynccontextmanager
-async def working(relay: Relay) -> AsyncIterator[list[tuple[str, str]]]:
-    """Run a relay as a process does, but for halts of a fraction of a second; give its states so far."""
-    bell = Bell()
-    states: list[tuple[str, str]] = []
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(
-            run("relay", relay, bell, idle_s=0.05, look_s=0.2, on_state=lambda *state: states.append(state))
-        )
-        try:
-            yield states
-        finally:
-            bell.stop()
-
-
-@asynccontextmanager
 async def halted(relay: Relay) -> AsyncIterator[str]:
     """Run a relay likewise, and give why it halted."""
-    async with working(relay) as states:
+    async with working("relay", relay) as states:
         await until(lambda: states and states[-1][0] == "halted", 60, "the relay has halted")
         yield states[-1][1]
 
@@ -655,8 +677,7 @@ async def test_a_record_that_still_does_not_fit_is_not_tried_again(stage: Stage,
     await limit_messages(stage, stage.topics[0], enough)
     noise = Random(1).randbytes(enough).hex()
     await append(database, 1, data=f'{{"message":{{"id":"{noise}"}}}}')
-    relay = stage.relay(database)
-    relay._body_limit_bytes = 20_000
+    relay = stage.relay(database, body_limit_bytes=20_000)
     async with halted(relay) as why:
         (size,) = re.findall(rf"{stage.topics[0]}: (\d+) bytes are larger", why)
         opened_before = openings()
@@ -673,7 +694,7 @@ async def test_a_record_that_still_does_not_fit_is_not_tried_again(stage: Stage,
 def openings() -> float:
     """Count openings of all causes."""
     causes = ("start", "error", "hanging")
-    return float(sum(metrics.RELAY_OPENINGS.labels(cause)._value.get() for cause in causes))
+    return sum(counted("relay_openings", cause=cause) for cause in causes)
 
 
 async def test_a_halted_relay_starts_no_producer_to_look(
@@ -774,7 +795,7 @@ async def test_a_relay_goes_on_when_a_right_was_given_back(new_broker: Broker, d
             await stage.drain(relay, database)
             for denied, state in ((AclOperation.ALL, "halted"), (AclOperation.WRITE, "standby")):
                 await deny(new_broker, stage.topics[0], denied)
-                async with working(relay) as states:
+                async with working("relay", relay) as states:
 
                     async def refused(states: list[tuple[str, str]] = states, state: str = state) -> bool:
                         await append(database, 1)
@@ -858,11 +879,11 @@ async def test_blanked_rows_are_skipped_and_counted(stage: Stage, database: Data
     await append(database, 30)
     async with database.write() as connection:
         await connection.execute(update(event_log).where(event_log.c.position <= 12).values(data=None, raw=None))
-    before = metrics.RELAY_SKIPPED.labels("blanked")._value.get()
+    before = counted("relay_skipped", reason="blanked")
     relay = stage.relay(database)
     await stage.drain(relay, database)
     await relay.close()
-    assert metrics.RELAY_SKIPPED.labels("blanked")._value.get() - before == 12
+    assert counted("relay_skipped", reason="blanked") - before == 12
     assert len(await stage.visible()) == 18
 
 
@@ -909,8 +930,7 @@ async def test_partitions_added_under_a_live_relay_wait_for_its_next_opening(sta
     await grow(stage, 7)
     await append(database, 50)
     assert await relay.run_once() == 50
-    await relay._drop()  # as a kill would leave it
-    await relay.close()
+    await stage.kill(relay)
     await append(database, 60)
     relay = stage.relay(database)
     await stage.drain(relay, database)
@@ -925,12 +945,12 @@ class CrashError(Exception):
 STEPS: Final[dict[str, tuple[Any, str, int]]] = {
     "the producer was started": (kafka_producer.Producer, "open", 1),
     "the row was claimed": (RelayRows, "claim", 1),
-    "the opening abort was written": (kafka_producer.Producer, "_write", 1),
+    "the opening abort was written": (kafka_producer.Producer, "write", 1),
     "the opening abort was ended": (kafka_producer.Producer, "transact", 1),
     "nothing was open any more": (relay_module, "hanging", 1),
     "the partitions were looked at": (relay_module, "look", 1),
     "the opening was saved": (RelayRows, "save", 1),
-    "rows were written": (kafka_producer.Producer, "_write", 2),
+    "rows were written": (kafka_producer.Producer, "write", 2),
     "their commit was answered": (kafka_producer.Producer, "transact", 2),
     "another commit was answered": (kafka_producer.Producer, "transact", 3),
     "the lower bound was saved": (RelayRows, "save", 2),
@@ -1013,8 +1033,7 @@ async def test_added_partitions_are_used_from_a_position_on(stage: Stage, databa
     for _ in range(2):
         relay = stage.relay(database, check_interval_s=1000)
         await relay.run_once()
-        await relay._drop()
-        await relay.close()
+        await stage.kill(relay)
         await append(database, 50)
     relay = stage.relay(database)
     await stage.drain(relay, database)
@@ -1071,9 +1090,9 @@ async def test_opening_48_partitions_is_quick(
         relay = stage.relay(database)
         await stage.drain(relay, database)
         for _ in range(3):
-            await relay._drop()
+            await stage.kill(relay)
             started = time.monotonic()
-            await relay._open()
+            await relay.run_once()
             took = time.monotonic() - started
     assert took < 60
 
@@ -1089,7 +1108,7 @@ async def test_broker_away_is_noticed_in_time_and_leaves_nothing_behind(
         for leave in (quick_broker.freeze, quick_broker.kill):
             await append(database, 10)
             await stage.drain(relay, database)
-            relay._check_due = time.monotonic() + 1000
+            stage.clocks[relay].ahead_s -= 1000  # the next check is far away
             await append(database, 10)
             await leave()
             for _ in range(2):

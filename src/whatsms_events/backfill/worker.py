@@ -15,7 +15,6 @@ from typing import Final
 import msgspec
 import structlog
 
-from whatsms_events import metrics
 from whatsms_events.backfill.compare import Comparison
 from whatsms_events.backfill.details import read_detail
 from whatsms_events.backfill.gone import judge_missing, scan_absences
@@ -136,7 +135,6 @@ class Backfill:
             if course is not None and isinstance(exc, UpstreamRefusedError):
                 self._refused_in = course.standing.phase
                 await course.save(msgspec.structs.replace(course.standing, stopped=str(exc)))
-                metrics.BACKFILL_STATE.labels(self._parts.slug).set(2)
                 log.error("backfill.stopped", tenant=self._parts.slug, reason=str(exc))  # noqa: TRY400 - written for the operator
             await self._lock.release()  # another process may have more luck
             raise
@@ -184,7 +182,6 @@ class Backfill:
             standing = msgspec.structs.replace(course.standing, expected=len(doubts.looks), again_at=again_at)
             await course.save(standing, items=list(doubts.items.values()), looks=doubts.looks)
         self._course, self._comparison = course, Comparison(course)
-        metrics.BACKFILL_STATE.labels(parts.slug).set(1)
         log.info("backfill.begun", tenant=parts.slug, kind=run.kind, cause=run.cause, resumed=run.resumed)
         return True
 
@@ -221,7 +218,6 @@ class Backfill:
             finished=True,
             report=report,
         )
-        metrics.BACKFILL_STATE.labels(slug).set(0)
         whole = not report.unstable and not report.forbidden and not report.held_back
         (log.info if whole else log.warning)(
             "backfill.finished",

@@ -185,9 +185,6 @@ class Whatsms(_Section):
     page_parameter: Parameter = "page"
     limit_parameter: Parameter = "limit"
     status_parameter: Parameter = "status"
-    contact_parameter: Parameter = "contactId"
-    search_parameter: Parameter = "search"
-    update_method: Literal["PUT", "PATCH"] = "PUT"
 
 
 class Backfill(_Section):

@@ -85,7 +85,7 @@ class Count(msgspec.Struct, frozen=True, kw_only=True):
     """One cell of the drift report: so many differences of this entity, kind and age were found."""
 
     entity: Entity
-    kind: Kind
+    kind: DriftKind
     age: Age
     count: int
 

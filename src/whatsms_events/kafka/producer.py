@@ -81,14 +81,15 @@ class Producer:
         place is then unknown: close this producer, open another one and look.
         """
         try:
-            await self._write(batches)
+            await self.write(batches)
             async with answered(self._target, "ending a transaction"):
                 await (self._producer.commit_transaction() if commit else self._producer.abort_transaction())
         except (BrokerUnavailableError, IllegalOperation) as exc:
             # Where the sender has died before, aiokafka only says that it cannot go on: what it died of says more.
             raise explained(self._cause() or exc.__cause__ or exc, self._target, "writing a transaction") from exc
 
-    async def _write(self, batches: Mapping[Partition, Batch]) -> None:
+    async def write(self, batches: Mapping[Partition, Batch]) -> None:
+        """Begin a transaction and write its batches; it stays open. `transact` also ends it and explains errors."""
         doing = "writing a transaction"
         answers: list[asyncio.Future[Any]] = []
         try:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from whatsms_events.domain.records import log_id_of, place_of
@@ -44,7 +44,12 @@ async def hanging(
 
 
 async def look(
-    reader: Reader, partitions: Sequence[Partition], *, stall_s: float, monotonic: Callable[[], float]
+    reader: Reader,
+    partitions: Sequence[Partition],
+    *,
+    stall_s: float,
+    monotonic: Callable[[], float],
+    stray_limit: int = STRAY_LIMIT,
 ) -> dict[Partition, Seen]:
     """Return the beginning and the last visible record of each partition, read backwards in growing steps.
 
@@ -64,13 +69,8 @@ async def look(
         positions, until = starts, monotonic() + stall_s
         passed: Counter[Partition] = Counter()  # in this step
         while any(positions[partition] < end for partition, end in left.items()):
-            try:
-                records = await reader.read(limit=READ_LIMIT, timeout_s=POLL_S)
-            except OffsetGoneError as exc:  # retention, just now
-                raise BrokerUnavailableError(str(exc)) from exc
-            for record in records:
-                if record.offset < left[record.topic, record.partition]:
-                    _note(record, found, passed)
+            records = await _next(reader)
+            _note((one for one in records if one.offset < left[one.topic, one.partition]), found, passed)
             before, positions = positions, await reader.positions()
             if positions != before:
                 until = monotonic() + stall_s
@@ -78,28 +78,35 @@ async def look(
                 raise BrokerUnavailableError(f"no records from {min(left)[0]} within {stall_s:g} s")
         strays += passed
         left = {at: start for at, start in starts.items() if at not in found and start > beginnings[at]}
-        _give_up({at: strays[at] for at in left}, ends)
+        _give_up({at: strays[at] for at in left if strays[at] >= stray_limit}, ends)
         step *= LOOK_BACK
     return {at: Seen(beginnings[at], found.get(at), strays[at]) for at in partitions}
 
 
-def _note(record: Fetched, found: dict[Partition, Last], passed: Counter[Partition]) -> None:
-    """Note a record as the last one of a log so far, or as one more stray behind that."""
-    partition = (record.topic, record.partition)
-    if log_id_of(record.headers) is None:
-        passed[partition] += 1
-    else:
-        found[partition] = Last(record.offset, place_of(record.headers))
-        passed[partition] = 0
+async def _next(reader: Reader) -> Sequence[Fetched]:
+    try:
+        return await reader.read(limit=READ_LIMIT, timeout_s=POLL_S)
+    except OffsetGoneError as exc:  # retention, just now
+        raise BrokerUnavailableError(str(exc)) from exc
+
+
+def _note(records: Iterable[Fetched], found: dict[Partition, Last], passed: Counter[Partition]) -> None:
+    """Note each record as the last one of a log so far, or as one more stray behind that."""
+    for record in records:
+        partition = (record.topic, record.partition)
+        if log_id_of(record.headers) is None:
+            passed[partition] += 1
+        else:
+            found[partition] = Last(record.offset, place_of(record.headers))
+            passed[partition] = 0
 
 
 def _give_up(strays: Mapping[Partition, int], ends: Mapping[Partition, int]) -> None:
-    """Raise IntegrityError for a partition in which too many records are somebody else's."""
+    """Raise IntegrityError for the first of the partitions in which too many records are somebody else's."""
     for (topic, number), count in strays.items():
-        if count >= STRAY_LIMIT:
-            raise IntegrityError(
-                f"{topic}/{number}: the last {count} records name no log, so somebody else writes there, and the last "
-                "record of this log is not found behind them. Stop them: only the relay may write to its topics. Then "
-                f"remove them with `kafka-delete-records.sh` up to offset {ends[topic, number]} (what was visible "
-                "before is known from the database), or give this relay a kafka.topic_prefix that was never used"
-            )
+        raise IntegrityError(
+            f"{topic}/{number}: the last {count} records name no log, so somebody else writes there, and the last "
+            "record of this log is not found behind them. Stop them: only the relay may write to its topics. Then "
+            f"remove them with `kafka-delete-records.sh` up to offset {ends[topic, number]} (what was visible "
+            "before is known from the database), or give this relay a kafka.topic_prefix that was never used"
+        )

@@ -27,7 +27,7 @@ from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.projection.apply import Projection
-from whatsms_events.storage.reads import READERS, Queries, write_problem
+from whatsms_events.storage.reads import Queries, write_problem
 from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.web.api import Api
@@ -174,7 +174,7 @@ def make_api(settings: Settings, stores: Stores) -> Api:
     tenants = {slug: tenant.tenant_id for slug, tenant in settings.tenants.items()}
     token = settings.private.token
     secret = token.get_secret_value() if token is not None else None
-    return Api(Queries(stores.log, stores.projection), tenants, secret, Reports(stores.log.in_turns(READERS)))
+    return Api(Queries(stores.log, stores.projection), tenants, secret, Reports(stores.log))
 
 
 def make_relay(settings: Settings, target: KafkaTarget, log: Database) -> Relay:

@@ -43,7 +43,6 @@ from whatsms_events.service.upstream import (
     Upstream,
     keyed,
     lock_of,
-    refused,
     role_of,
     submit_to,
 )
@@ -122,7 +121,7 @@ class Service:
         observer, close_door = make_observer(settings, stores), partial(self._close_door, public)
         try:
             addresses = await self._listen(public, private, stack)
-            jobs = await start.prepared(partial(self._prepare, stores, committer, stack), stop)
+            jobs = await start.prepared(partial(self._prepare, stores, committer, receiver, stack), stop)
             if jobs is None:  # `stop` came first
                 return
             standings = make_standings(
@@ -156,12 +155,12 @@ class Service:
             log.info("service.stopping")
             await public.stop(self._settings.receiver.drain_s)
 
-    async def _prepare(self, stores: Stores, committer: Committer, stack: AsyncExitStack) -> Jobs:
+    async def _prepare(self, stores: Stores, committer: Committer, receiver: Receiver, stack: AsyncExitStack) -> Jobs:
         """Open the databases and make the workers; may be repeated where a database is away."""
         migrate = on_sqlite(self._settings)
         await make_ready(stores.log, log_target(self._settings), migrate=migrate)
         await make_ready(stores.projection, projection_target(self._settings), migrate=migrate)
-        return Jobs(await self._writers(stores, committer, stack), self._readers(stores))
+        return Jobs(await self._writers(stores, committer, receiver, stack), self._readers(stores))
 
     def _readers(self, stores: Stores) -> list[Job]:
         """Return the relay and the consumer, each where this process has the role."""
@@ -172,7 +171,9 @@ class Service:
             jobs.append(Job("consumer", make_consumer(settings, stores), settings.consumer.poll_interval_s))
         return jobs
 
-    async def _writers(self, stores: Stores, committer: Committer, stack: AsyncExitStack) -> list[Job]:
+    async def _writers(
+        self, stores: Stores, committer: Committer, receiver: Receiver, stack: AsyncExitStack
+    ) -> list[Job]:
         """Return a backfill for each tenant with a key, and a watchdog for each whose webhooks come in here."""
         upstream = Upstream(self._settings, stores.log.in_turns(REPAIR_TURNS), stores.projection.in_turns(REPAIR_TURNS))
         backfills: dict[str, Backfill] = {}
@@ -180,7 +181,7 @@ class Service:
             accepted, lock = await upstream.accepted(slug), lock_of(stores.log, slug)
             backfills[slug] = upstream.backfill(slug, submit_to(committer), lock, accepted)
         for slug in self._settings.tenants if "receiver" in self.roles else ():
-            rejects = partial(refused, slug)
+            rejects = partial(receiver.refused_signatures, slug)
             self._watchdogs[slug] = await upstream.watchdog(slug, stack, backfills.get(slug), rejects)
         return [
             *(Job(role_of(slug), backfill, IDLE_S, GRACE_S) for slug, backfill in backfills.items()),

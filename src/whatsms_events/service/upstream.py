@@ -7,12 +7,11 @@ from datetime import datetime
 from functools import partial
 from typing import Final
 
-from whatsms_events import clock, metrics
+from whatsms_events import clock
 from whatsms_events.backfill.run import Plan
 from whatsms_events.backfill.worker import Backfill
 from whatsms_events.config.settings import Settings, Tenant
 from whatsms_events.domain.normalize import BODY_BYTES, data_limit_bytes
-from whatsms_events.domain.signature import REASONS
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.appends import Append
 from whatsms_events.storage.log.arrivals import Arrivals
@@ -26,7 +25,7 @@ from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.whatsms import Client
 from whatsms_events.whatsms.endpoint import Parameters
 from whatsms_events.whatsms.limits import Budget, Limits
-from whatsms_events.whatsms.transport import announce_retries
+from whatsms_events.whatsms.transport import Waits, announce_retries
 from whatsms_events.workers.watchdog import TicketProbe, Watchdog
 
 Accepted = Callable[[], Awaitable[datetime | None]]
@@ -100,7 +99,13 @@ class Upstream:
         announce_retries()
 
     def client(
-        self, slug: str, *, limits: Limits | None = None, budget: Budget | None = None, attempts: int = ATTEMPTS
+        self,
+        slug: str,
+        *,
+        limits: Limits | None = None,
+        budget: Budget | None = None,
+        attempts: int = ATTEMPTS,
+        waits: Waits = Waits(),  # noqa: B008 - frozen
     ) -> Client:
         """Return a client with the tenant's key, which it must have."""
         whatsms, key = self._settings.whatsms, keyed(self._settings)[slug].api_key
@@ -115,13 +120,11 @@ class Upstream:
                 page=whatsms.page_parameter,
                 limit=whatsms.limit_parameter,
                 status=whatsms.status_parameter,
-                contact=whatsms.contact_parameter,
-                search=whatsms.search_parameter,
                 campaign_status=whatsms.status_parameter,
-                update_method=whatsms.update_method,
             ),
             timeout_s=whatsms.timeout_s,
             attempts=attempts,
+            waits=waits,
             budget=budget or self._budgets.setdefault(slug, Budget(self._settings.backfill.requests_per_minute)),
             now=self._now,
         )
@@ -201,8 +204,3 @@ class Upstream:
             on_silent=lambda: fetch("silence"),
             on_heard=lambda: fetch("heard"),
         )
-
-
-def refused(slug: str) -> int:
-    """Return how many signatures this process refused for a tenant."""
-    return sum(int(metrics.total(metrics.DELIVERIES.labels(slug, f"signature_{one}"))) for one in REASONS)

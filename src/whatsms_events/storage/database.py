@@ -12,7 +12,7 @@ import ssl
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -46,13 +46,20 @@ log = structlog.get_logger()
 class DatabaseTarget:
     """Where a database is. `url` is `sqlite:////absolute/path` or `postgresql://user@host:port/name`, no password.
 
-    Of several hosts with commas between them the one that takes writes is used.
+    Of several hosts with commas between them the one that takes writes is used. The timeouts are for PostgreSQL.
     """
 
     url: str
     password: str | None = None
     tls: bool = False
     tls_ca_file: Path | None = None
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    statement_timeout_s: float = engines.STATEMENT_TIMEOUT_S
+
+    @property
+    def timeout_s(self) -> float:
+        """How long a server may take to be connected to and to answer one question."""
+        return self.connect_timeout_s + self.statement_timeout_s
 
     @property
     def is_sqlite(self) -> bool:
@@ -239,29 +246,29 @@ async def open_projection(target: DatabaseTarget, *, migrate: bool) -> Database:
 
 async def upgrade(part: schema.Part, target: DatabaseTarget) -> None:
     """Migrate one part to head; a no-op where it is there."""
-    database = _connect(part, target, engines.MIGRATION_TIMEOUT_S)
+    database = unopened(part, replace(target, statement_timeout_s=engines.MIGRATION_TIMEOUT_S))
     try:
         with _named(part, target):
-            await _check_server(database)
-            await _migrate(database)
+            await _check_server(database, target)
+            await _migrate(database, target)
     finally:
         await database.close()
 
 
 async def check_server(target: DatabaseTarget) -> None:
     """Look at a server of PostgreSQL; raise ConfigError where it cannot be used, StorageUnavailableError if away."""
-    database = _connect("log", target)
+    database = unopened("log", target)
     try:
         with _named("log", target):
-            await _check_server(database)
+            await _check_server(database, target)
     finally:
         await database.close()
 
 
-async def _check_server(database: Database) -> None:
+async def _check_server(database: Database, target: DatabaseTarget) -> None:
     if database.path is not None:
         return
-    async with asyncio.timeout(CONNECT_TIMEOUT_S + engines.STATEMENT_TIMEOUT_S):
+    async with asyncio.timeout(target.timeout_s):
         async with database.driver() as connection:
             encoding = await connection.fetchval("SHOW server_encoding")
             pid = await connection.fetchval("SELECT pg_backend_pid()")
@@ -283,8 +290,8 @@ async def schema_problem(database: Database) -> str | None:
         return await connection.run_sync(schema.problem, database.part)
 
 
-async def _migrate(database: Database) -> None:
-    async with asyncio.timeout(CONNECT_TIMEOUT_S + engines.MIGRATION_TIMEOUT_S), _alone(database):
+async def _migrate(database: Database, target: DatabaseTarget) -> None:
+    async with asyncio.timeout(target.connect_timeout_s + engines.MIGRATION_TIMEOUT_S), _alone(database):
         if await schema_problem(database) is not None:
             async with database.write() as connection:
                 await connection.run_sync(schema.upgrade, database.part)
@@ -326,11 +333,6 @@ async def _open(part: schema.Part, target: DatabaseTarget, *, migrate: bool) -> 
     return database
 
 
-def unopened(part: schema.Part, target: DatabaseTarget) -> Database:
-    """Return a database that nobody has spoken to yet; raise ConfigError. Call `make_ready` before it is used."""
-    return _connect(part, target)
-
-
 async def make_ready(database: Database, target: DatabaseTarget, *, migrate: bool) -> None:
     """Connect, migrate if wanted, and check; may be repeated until it succeeds.
 
@@ -338,10 +340,10 @@ async def make_ready(database: Database, target: DatabaseTarget, *, migrate: boo
     database at all. Raise StorageUnavailableError where the database is away, starting, locked or full.
     """
     with _named(database.part, target):
-        await _check_server(database)
+        await _check_server(database, target)
         if migrate:
-            await _migrate(database)
-        async with asyncio.timeout(CONNECT_TIMEOUT_S + engines.STATEMENT_TIMEOUT_S):
+            await _migrate(database, target)
+        async with asyncio.timeout(target.timeout_s):
             problem = await schema_problem(database)
             if problem is None and database.part == "log":
                 async with database.write() as connection:
@@ -399,7 +401,8 @@ def durability_problem(connection: Connection) -> str | None:
     return None
 
 
-def _connect(part: schema.Part, target: DatabaseTarget, statement_timeout_s: float | None = None) -> Database:
+def unopened(part: schema.Part, target: DatabaseTarget) -> Database:
+    """Return a database that nobody has spoken to yet; raise ConfigError. Call `make_ready` before it is used."""
     if target.is_sqlite:
         url = make_url(target.url)
         path = engines.sqlite_file(url)
@@ -411,7 +414,12 @@ def _connect(part: schema.Part, target: DatabaseTarget, statement_timeout_s: flo
     if parts is None:
         raise ConfigError("database.url: use postgresql://user@host:5432/name or sqlite:////absolute/path/log.db")
     tls = engines.authorities(target.tls_ca_file) if target.tls else None
-    wait_s = statement_timeout_s or engines.STATEMENT_TIMEOUT_S
-    servers = Servers(parts, target.password, tls, statement_timeout_s=wait_s)
+    servers = Servers(
+        parts,
+        target.password,
+        tls,
+        connect_timeout_s=target.connect_timeout_s,
+        statement_timeout_s=target.statement_timeout_s,
+    )
     pool = engines.postgresql(servers)
     return Database(part, pool, pool, servers.lend, locks=LockSession(servers.connect))

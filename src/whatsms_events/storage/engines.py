@@ -23,9 +23,9 @@ MIGRATION_TIMEOUT_S: Final = 3600.0
 REPAIR_TURNS: Final = 3
 """Transactions at a time of all backfills and watchdogs together, of which there are as many as tenants."""
 
-POOL_SIZE: Final = 12
+POOL_SIZE: Final = 10
 """As many as can be wanted at a time, however many tenants there are: relay, consumer and observer one each, the probes
-two, the read API twice `queries.READERS`, what repairs REPAIR_TURNS. The committer and the role locks have connections
+two, the read API `reads.READERS`, what repairs REPAIR_TURNS. The committer and the role locks have connections
 of their own.
 """
 

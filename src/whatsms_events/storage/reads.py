@@ -79,10 +79,29 @@ class EventPage:
 class Queries:
     """Every question the read API asks of log and projection. All raise StorageUnavailableError."""
 
-    def __init__(self, log: Database, projection: Database) -> None:
+    def __init__(
+        self,
+        log: Database,
+        projection: Database,
+        *,
+        places: int = READERS,
+        timeout_s: float = QUERY_TIMEOUT_S,
+        page_text_limit: int = PAGE_TEXT_LIMIT,
+        scan_limit: int = SCAN_LIMIT,
+    ) -> None:
         self._log = log
         self._projection = projection
-        self._turns = asyncio.Semaphore(READERS)
+        self._timeout_s = timeout_s
+        self._page_text_limit = page_text_limit
+        self._scan_limit = scan_limit
+        self._turns = asyncio.Semaphore(places)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Hold one of the readers' places while a question is asked; its deadline bounds the wait for a place too."""
+        with translated():
+            async with asyncio.timeout(self._timeout_s), self._turns:
+                yield
 
     async def entities(
         self, resource: Resource, tenant: str, wanted: Mapping[str, str | None], *, after: Key | None, limit: int
@@ -108,10 +127,12 @@ class Queries:
             # Two ranges of the index: a NULL is neither before nor after a key, and each database sorts it elsewhere.
             if timed:
                 dated, by_time = [*mine, column.created_at.is_not(None)], (column.created_at, column.id)
-                rows, more = await _page(connection, table, by_time, dated, after=after, limit=limit)
+                rows, more = await self._page(connection, table, by_time, dated, after=after, limit=limit)
             if not more:
                 undated = [*mine, column.created_at.is_(None)]
-                rest, more = await _page(connection, table, (column.id,), undated, after=past, limit=limit - len(rows))
+                rest, more = await self._page(
+                    connection, table, (column.id,), undated, after=past, limit=limit - len(rows)
+                )
                 rows += rest
         return _paged(rows, ("created_at", "id"), more=more)
 
@@ -123,7 +144,7 @@ class Queries:
         table = tables.message_revision
         where = _equal(table, {"tenant": tenant, "message_id": message_id})
         async with self._asking(table) as connection:
-            rows, more = await _page(
+            rows, more = await self._page(
                 connection, table, (table.c.first_at, table.c.digest), where, after=None, limit=REVISION_LIMIT
             )
         return message | {"revisions": _revisions(rows), "revisions_complete": not more}
@@ -147,9 +168,9 @@ class Queries:
         async with self._asking(table) as connection:
             # The end first: positions show in order of commit, so nothing can still appear below it.
             end = int((await connection.execute(select(func.coalesce(func.max(position), 0)))).scalar_one())
-            upper = end if tenant is None and event_type is None else min(end, after + SCAN_LIMIT)
+            upper = end if tenant is None and event_type is None else min(end, after + self._scan_limit)
             where = [position <= upper, *_equal(table, {"tenant": tenant, "type": event_type})]
-            rows, more = await _page(connection, table, (position,), where, after=(after,), limit=limit)
+            rows, more = await self._page(connection, table, (position,), where, after=(after,), limit=limit)
         through = rows[-1]["position"] if more and rows else max(after, upper)
         return EventPage([_shown(row) for row in rows], through, end)
 
@@ -172,15 +193,29 @@ class Queries:
 
     async def _list(self, table: Table, key: _Columns, where: _Where, *, after: Key | None, limit: int) -> Page:
         async with self._asking(table) as connection:
-            rows, more = await _page(connection, table, key, where, after=after, limit=limit)
+            rows, more = await self._page(connection, table, key, where, after=after, limit=limit)
         return _paged(rows, [column.name for column in key], more=more)
+
+    async def _page(
+        self, connection: AsyncConnection, table: Table, key: _Columns, where: _Where, *, after: Key | None, limit: int
+    ) -> tuple[list[_Row], bool]:
+        """Return the next rows in the order of `key` that fit into a page, and whether more follow."""
+        if after is not None:
+            past = tuple_(*(literal(value, column.type) for value, column in zip(after, key, strict=True)))
+            where = [*where, tuple_(*key) > past]
+        # The sizes first: what does not fit is not read. One row at least, or a page would not end.
+        texts = [func.coalesce(func.length(column), 0) for column in table.c if isinstance(column.type, Text)]
+        sizes = select(functools.reduce(operator.add, texts)).where(*where).order_by(*key).limit(limit + 1)
+        totals = list(itertools.accumulate((await connection.execute(sizes)).scalars()))
+        fitting = min(limit, max(1, bisect.bisect_right(totals, self._page_text_limit)))
+        rows = select(*_columns(table)).where(*where).order_by(*key).limit(fitting)
+        return [row._asdict() for row in await connection.execute(rows)], len(totals) > fitting
 
     @asynccontextmanager
     async def _asking(self, table: Table) -> AsyncIterator[AsyncConnection]:
         database = self._log if table.metadata is tables.log_metadata else self._projection
-        with translated():
-            async with asyncio.timeout(QUERY_TIMEOUT_S), self._turns, database.read() as connection:
-                yield connection
+        async with self.turn(), database.read() as connection:
+            yield connection
 
 
 async def write_problem(database: Database) -> str | None:
@@ -199,21 +234,6 @@ def _columns(table: Table) -> _Columns:
     """Return what a list shows: all but the bytes, of which it tells the size."""
     listed = [column for column in table.c if column.name not in _BYTES]
     return [*listed, func.length(table.c.raw).label("size")] if "raw" in table.c else listed
-
-
-async def _page(
-    connection: AsyncConnection, table: Table, key: _Columns, where: _Where, *, after: Key | None, limit: int
-) -> tuple[list[_Row], bool]:
-    """Return rows in the order of `key`, as many as `limit` and PAGE_TEXT_LIMIT allow, and whether more follow."""
-    if after is not None:
-        past = tuple_(*(literal(value, column.type) for value, column in zip(after, key, strict=True)))
-        where = [*where, tuple_(*key) > past]
-    texts = [func.coalesce(func.length(column), 0) for column in table.c if isinstance(column.type, Text)]
-    sizes = select(functools.reduce(operator.add, texts)).where(*where).order_by(*key).limit(limit + 1)
-    totals = list(itertools.accumulate((await connection.execute(sizes)).scalars()))
-    fitting = min(limit, max(1, bisect.bisect_right(totals, PAGE_TEXT_LIMIT)))  # one row at least, or no page ends
-    rows = select(*_columns(table)).where(*where).order_by(*key).limit(fitting)
-    return [row._asdict() for row in await connection.execute(rows)], len(totals) > fitting
 
 
 def _paged(rows: Sequence[_Row], key: Sequence[str], *, more: bool) -> Page:

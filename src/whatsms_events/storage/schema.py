@@ -20,7 +20,8 @@ _HERE: Final = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK: Final = 0x77_68_61_74  # "what": several processes may start at once, one of them migrates
 
 
-def _config(part: Part, connection: Connection | None = None) -> Config:
+def configuration(part: Part, connection: Connection | None = None) -> Config:
+    """Return what alembic has to know to migrate one part over a connection, or to read its scripts without one."""
     config = Config()
     config.set_main_option("script_location", str(_HERE).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
@@ -36,11 +37,9 @@ def version_table(part: Part) -> str:
 
 
 @cache
-def head(part: Part) -> str:
-    """Return the newest migration this program knows; read once, since readiness asks every second."""
-    found = ScriptDirectory.from_config(_config(part)).get_current_head()
-    assert found is not None  # noqa: S101 - the package ships its migrations
-    return found
+def revisions(part: Part) -> tuple[str, ...]:
+    """Return every migration this program knows, the newest first; loaded once, since readiness asks every second."""
+    return tuple(script.revision for script in ScriptDirectory.from_config(configuration(part)).walk_revisions())
 
 
 def current(connection: Connection, part: Part) -> str | None:
@@ -50,17 +49,17 @@ def current(connection: Connection, part: Part) -> str | None:
 
 def problem(connection: Connection, part: Part) -> str | None:
     """Return None where the schema is at head, else one line that says what to do."""
-    there, ours = current(connection, part), head(part)
-    if there == ours:
+    there, known = current(connection, part), revisions(part)
+    if there == known[0]:
         return None
-    known = {script.revision for script in ScriptDirectory.from_config(_config(part)).walk_revisions()}
     if there is not None and there not in known:
         return f"the {part} schema is at {there}, which this release does not know: run the release that migrated it"
-    return f"the {part} schema is at {there or 'nothing'}, this release needs {ours}: run `whatsms-events db upgrade`"
+    wanted = f"this release needs {known[0]}: run `whatsms-events db upgrade`"
+    return f"the {part} schema is at {there or 'nothing'}, {wanted}"
 
 
 def upgrade(connection: Connection, part: Part) -> None:
     """Migrate to head inside the caller's transaction; the work of a second process that waited is none."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-    command.upgrade(_config(part, connection), "head")
+    command.upgrade(configuration(part, connection), "head")

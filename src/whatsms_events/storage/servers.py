@@ -56,7 +56,13 @@ class Servers:
     """The servers of one database. Those of a process that share an instance remember together which one it was."""
 
     def __init__(
-        self, url: PostgresUrl, password: str | None, tls: ssl.SSLContext | None, *, statement_timeout_s: float
+        self,
+        url: PostgresUrl,
+        password: str | None,
+        tls: ssl.SSLContext | None,
+        *,
+        connect_timeout_s: float,
+        statement_timeout_s: float,
     ) -> None:
         self._hosts = url.hosts
         self._arguments: dict[str, Any] = {
@@ -64,7 +70,7 @@ class Servers:
             "password": password,
             "database": url.database,
             "ssl": tls,
-            "timeout": CONNECT_TIMEOUT_S / len(url.hosts),
+            "timeout": connect_timeout_s / len(url.hosts),
             "command_timeout": statement_timeout_s,
             "server_settings": {"application_name": "whatsms-events"},
         }

@@ -187,7 +187,6 @@ def _row(name: str, *columns: Column[object]) -> Table:
         *columns,
         Column("gone", Boolean),  # true where the vendor no longer has it
         Column("versions", Text, nullable=False),  # JSON: register -> [version time, rank, position, doubtful, aside?]
-        Index(f"{name}_doubtful", "tenant", "id", postgresql_where=text("doubtful"), sqlite_where=text("doubtful")),
     )
 
 

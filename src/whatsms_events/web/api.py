@@ -4,10 +4,9 @@ Lists take `limit` and `after`, the opaque `next` of the page before, and answer
 What cannot be read is 400 and names the parameter; what is not there is 404.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Annotated, Final, TypeVar, get_args
+from typing import Annotated, Final, get_args
 from uuid import UUID
 
 import msgspec
@@ -16,9 +15,8 @@ from aiohttp import web
 from whatsms_events.domain.drift import DriftKind
 from whatsms_events.domain.events import Entity, EventType
 from whatsms_events.errors import ConfigError
-from whatsms_events.storage.reads import QUERY_TIMEOUT_S, Page, Queries, Resource, Shown
+from whatsms_events.storage.reads import Page, Queries, Resource, Shown
 from whatsms_events.storage.repair.reports import Reports
-from whatsms_events.storage.trouble import translated
 from whatsms_events.web.questions import (
     TOP,
     authenticate,
@@ -37,10 +35,9 @@ from whatsms_events.web.questions import (
 )
 from whatsms_events.web.views import of_tenant, shown_runs
 
-T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_FILTERS: Final[Mapping[Resource, Mapping[str, str]]] = {
+FILTERS: Final[Mapping[Resource, Mapping[str, str]]] = {
     "tickets": {"status": "status", "contact": "contact_id"},
     "contacts": {},
     "campaigns": {},
@@ -87,7 +84,7 @@ class Api:
             "/api/v1/{slug}/backfill": self._backfill,
             "/api/v1/{slug}/drift": self._drift,
         }
-        for resource in _FILTERS:
+        for resource in FILTERS:
             paths[f"/api/v1/{{slug}}/{resource}"] = partial(self._entities, resource)
             paths.setdefault(f"/api/v1/{{slug}}/{resource}/{{id}}", partial(self._entity, resource))
         return [web.get(path, self._guarded(handler)) for path, handler in paths.items()]
@@ -101,7 +98,7 @@ class Api:
         return guarded
 
     async def _entities(self, resource: Resource, request: web.Request) -> web.Response:
-        filters = _FILTERS[resource]
+        filters = FILTERS[resource]
         asked = parameters(request, "after", "limit", *filters)
         wanted = {column: asked.get(name) for name, column in filters.items()}
         after, limit = key_after(asked, _BY_ID), page_limit(asked)
@@ -162,19 +159,23 @@ class Api:
 
     async def _backfill(self, request: web.Request) -> web.Response:
         parameters(request)
-        runs = await _in_time(self._reports.runs(self._tenant(request), RUNS))
+        tenant = self._tenant(request)
+        async with self._queries.turn():
+            runs = await self._reports.runs(tenant, RUNS)
         return json_answer(shown_runs(runs))
 
     async def _drift(self, request: web.Request) -> web.Response:
         asked = parameters(request, "after", "limit", "entity", "kind")
         tenant, after, limit = self._tenant(request), key_after(asked, _BY_DRIFT), page_limit(asked)
         entity, kind = one_of(asked, "entity", _ENTITIES), one_of(asked, "kind", _KINDS)
-        runs = await _in_time(self._reports.runs(tenant, RUNS, kind="reconcile"))
+        async with self._queries.turn():
+            runs = await self._reports.runs(tenant, RUNS, kind="reconcile")
         last = next((one for one in runs if one.finished_at is not None), None)
         if last is None:
             return json_answer({"run": None, "finished_at": None, "drift": [], "next": None})
         run = last.run.number
-        page = await _in_time(self._reports.drift(run, entity=entity, kind=kind, after=after, limit=limit))
+        async with self._queries.turn():
+            page = await self._reports.drift(run, entity=entity, kind=kind, after=after, limit=limit)
         return page_answer("drift", page, run=run, finished_at=last.finished_at)
 
     def _tenant(self, request: web.Request) -> str:
@@ -184,9 +185,3 @@ class Api:
         if slug not in self._tenants:
             raise not_found()
         return self._tenants[slug]
-
-
-async def _in_time(asking: Awaitable[T]) -> T:
-    with translated():
-        async with asyncio.timeout(QUERY_TIMEOUT_S):
-            return await asking

@@ -127,7 +127,7 @@ class Listener:
         self._server: asyncio.Server | None = None
         self.port = 0
 
-    async def start(self, host: str, port: int, *, reuse_port: bool = False) -> str:
+    async def start(self, host: str, port: int) -> str:
         """Listen, and return the URL; port 0 takes a free one, also told as `port`. Raise OSError where it is taken."""
         self._runner = web.AppRunner(self._app, access_log=None)
         await self._runner.setup()
@@ -147,7 +147,7 @@ class Listener:
             auto_decompress=False,  # signatures are of the bytes on the wire
         )
         try:
-            self._server = await loop.create_server(protocol, host, port, reuse_port=reuse_port or None, backlog=1024)
+            self._server = await loop.create_server(protocol, host, port, backlog=1024)
         except OSError:
             await self._runner.cleanup()
             raise

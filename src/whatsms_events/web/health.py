@@ -6,6 +6,7 @@ balancer asks. Kafka plays no part in that: events wait in the log.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 
@@ -40,6 +41,8 @@ class Health:
         details: Callable[[], Mapping[str, object]],
         starting: Callable[[], str | None],
         draining: Callable[[], bool],
+        check_timeout_s: float = CHECK_TIMEOUT_S,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._checks = checks
         self._needs = needs
@@ -47,6 +50,8 @@ class Health:
         self._details = details
         self._starting = starting
         self._draining = draining
+        self._check_timeout_s = check_timeout_s
+        self._monotonic = monotonic
         self._turn = asyncio.Lock()
         self._found: dict[str, str | None] = {}
         self._found_at: float | None = None
@@ -96,24 +101,22 @@ class Health:
 
     async def _problems(self) -> dict[str, str | None]:
         """Return each check's problem, at most CACHE_S old; whoever comes while they run waits for that one run."""
-        loop = asyncio.get_running_loop()
         async with self._turn:
-            if self._found_at is None or loop.time() - self._found_at >= CACHE_S:
+            if self._found_at is None or self._monotonic() - self._found_at >= CACHE_S:
                 async with asyncio.TaskGroup() as group:
-                    tasks = {name: group.create_task(_problem(check)) for name, check in self._checks.items()}
+                    tasks = {name: group.create_task(self._problem(check)) for name, check in self._checks.items()}
                 self._found = {name: task.result() for name, task in tasks.items()}
-                self._found_at = loop.time()
+                self._found_at = self._monotonic()
             return self._found
 
-
-async def _problem(check: Check) -> str | None:
-    try:
-        async with asyncio.timeout(CHECK_TIMEOUT_S):
-            return await check()
-    except TimeoutError:
-        return f"no answer within {CHECK_TIMEOUT_S:g} s"
-    except WhatsmsEventsError as exc:
-        return str(exc) or type(exc).__name__
+    async def _problem(self, check: Check) -> str | None:
+        try:
+            async with asyncio.timeout(self._check_timeout_s):
+                return await check()
+        except TimeoutError:
+            return f"no answer within {self._check_timeout_s:g} s"
+        except WhatsmsEventsError as exc:
+            return str(exc) or type(exc).__name__
 
 
 def _json(status: int, value: object) -> web.Response:

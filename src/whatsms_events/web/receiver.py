@@ -5,8 +5,10 @@ Until the signature is verified nothing of a request becomes a label, a log line
 
 import asyncio
 import hashlib
+import itertools
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from aiohttp import StreamReader, hdrs, web
 
 from whatsms_events import metrics
 from whatsms_events.domain.normalize import identify, normalize
-from whatsms_events.domain.signature import HEADER, given, verify
+from whatsms_events.domain.signature import HEADER, REASONS, given, verify
 from whatsms_events.errors import (
     InvalidEventError,
     OverloadedError,
@@ -83,6 +85,9 @@ class Receiver:
         self._senders = {tenant.slug: Sender(tenant.slug) for tenant in tenants.values()}
         self._room = Room(in_flight_limit_bytes)
         self._rejected = Throttle(LOG_INTERVAL_S, monotonic)
+        self._refused_signatures = Counter[str]()
+        for slug, reason in itertools.product(self._senders, REASONS):
+            _delivered(slug, f"signature_{reason}")  # shown as 0 from the start: an alert asks how much it rose
         metrics.LARGEST_REFUSED.set(0)
         metrics.IN_FLIGHT_BYTES.set_function(lambda: self._room.used_bytes)
 
@@ -128,6 +133,7 @@ class Receiver:
             return _answer(done)
         except (WhatsmsEventsError, web.HTTPException) as exc:
             outcome = _refusal(exc)
+            self._refused_signatures[slug] += isinstance(exc, SignatureError)
             self._log_refusal(slug, outcome)
             raise
         finally:
@@ -168,6 +174,10 @@ class Receiver:
     def details(self) -> Mapping[str, object]:
         """Return what each tenant's deliveries say of their sender, for /readyz."""
         return {f"door.{slug}": sender.detail for slug, sender in self._senders.items()}
+
+    def refused_signatures(self, slug: str) -> int:
+        """Return how many signatures were refused at a tenant's door so far."""
+        return self._refused_signatures[slug]
 
     async def _read(self, request: web.Request, headers: Sequence[str], hold: "Hold") -> bytes:
         """Return the body as it was on the wire; never hold more of it than the limits allow."""
@@ -288,7 +298,7 @@ def _json(status: int, text: str) -> web.Response:
     return web.Response(status=status, body=text.encode("ascii"), content_type="application/json")
 
 
-_REFUSALS: Final[tuple[tuple[type[Exception], str], ...]] = (
+REFUSALS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (OverloadedError, "overloaded"),
     (StorageUnavailableError, "unavailable"),
     (web.HTTPNotFound, "unknown_slug"),
@@ -303,7 +313,7 @@ def _refusal(exc: Exception) -> str:
     """Return the outcome that is counted: a closed set."""
     if isinstance(exc, SignatureError):
         return f"signature_{exc.reason}"
-    return next((name for kind, name in _REFUSALS if isinstance(exc, kind)), "failed")
+    return next((name for kind, name in REFUSALS if isinstance(exc, kind)), "failed")
 
 
 async def _continue(request: web.Request) -> None:

@@ -12,7 +12,7 @@ from whatsms_events import clock
 from whatsms_events.whatsms.endpoint import Parameters
 from whatsms_events.whatsms.endpoints import Agents, Campaigns, Contacts, Messages, Tickets
 from whatsms_events.whatsms.limits import Budget, Limits
-from whatsms_events.whatsms.transport import Transport
+from whatsms_events.whatsms.transport import Transport, Waits
 
 
 class Client:
@@ -34,6 +34,7 @@ class Client:
         parameters: Parameters = Parameters(),  # noqa: B008 - frozen
         timeout_s: float = 30.0,
         attempts: int = 6,
+        waits: Waits = Waits(),  # noqa: B008 - frozen
         budget: Budget | None = None,
         now: Callable[[], datetime] = clock.now,
     ) -> None:
@@ -44,6 +45,7 @@ class Client:
             budget=budget or Budget(),
             timeout_s=timeout_s,
             attempts=attempts,
+            waits=waits,
             now=now,
         )
         self.tickets = Tickets(self._transport, parameters)

@@ -85,12 +85,12 @@ class Lane:
 class Budget:
     """What a client, or some that share it, has: a few connections, and maybe a rate below that of the key."""
 
-    def __init__(self, per_minute: int | None = None, *, connections: int = CONNECTIONS) -> None:
+    def __init__(self, per_minute: int | None = None) -> None:
         if per_minute is not None and per_minute < 1:
             raise ConfigError(f"a budget of {per_minute} requests a minute: at least 1 is needed")
         self.lanes = () if per_minute is None else (Lane(per_minute, BUDGET_SHARE),)
         # A place at the server before one in the rate: requests that waited for a connection would leave as a burst.
-        self.connections = asyncio.Semaphore(connections)
+        self.connections = asyncio.Semaphore(CONNECTIONS)
 
 
 class Limits:

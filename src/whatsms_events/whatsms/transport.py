@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import ip_address
 from typing import Final, TypeVar
@@ -40,9 +41,14 @@ KEEP_ALIVE_S: Final = 4.0
 """Node servers close idle connections after 5 s: what becomes of a POST that meets this is unknown."""
 CONNECT_TIMEOUT_S: Final = 10.0
 
-WAIT_FIRST_S: Final = 0.5
-WAIT_LIMIT_S: Final = 30.0
-WAIT_JITTER_S: Final = 1.0
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """How long a client waits before it sends a call again: twice as long each time, and a random bit longer."""
+
+    first_s: float = 0.5
+    limit_s: float = 30.0
+    jitter_s: float = 1.0
 
 
 def check_url(base_url: str) -> str:
@@ -113,6 +119,7 @@ class Transport:
         budget: Budget,
         timeout_s: float,
         attempts: int,
+        waits: Waits,
         now: Callable[[], datetime],
     ) -> None:
         self.base_url = check_url(base_url)
@@ -123,6 +130,7 @@ class Transport:
         self._api_key = api_key
         self._timeout_s = timeout_s
         self._attempts = attempts
+        self._waits = waits
         self._now = now
         self._session: aiohttp.ClientSession | None = None
 
@@ -156,14 +164,29 @@ class Transport:
     async def ask(self, call: Call[T]) -> Answer[T]:
         """Send a call, again where that can do no harm, and return the answer; raise UpstreamError for what is none."""
         retrying = stamina.retry(
-            on=_again,
+            on=self._again,
             attempts=self._attempts,
             timeout=None,  # it would count the time spent waiting for the limits, and not bound our own backoff
-            wait_initial=WAIT_FIRST_S,
-            wait_max=WAIT_LIMIT_S,
-            wait_jitter=WAIT_JITTER_S,
+            wait_initial=self._waits.first_s,
+            wait_max=self._waits.limit_s,
+            wait_jitter=self._waits.jitter_s,
         )
         return await retrying(attempt)(self, call)
+
+    def _again(self, error: Exception) -> bool | float:
+        """Tell stamina whether to try again, and after how long where the vendor or a pause says it.
+
+        What it is told here is bounded by nothing of its own: `retry_after_s` is clamped.
+        """
+        match error:
+            case UpstreamLimitedError():
+                return random.uniform(0.0, self._waits.jitter_s)  # noqa: S311 - jitter; the pause of the key does the waiting
+            case UpstreamUnavailableError(retry_after_s=float(seconds)):
+                return seconds + random.uniform(0.0, self._waits.jitter_s)  # noqa: S311 - jitter
+            case UpstreamUnavailableError():
+                return True
+            case _:
+                return False
 
     async def send(self, call: Call[T]) -> Answer[T] | UpstreamError:
         """Send a call once and return what became of it.
@@ -237,19 +260,3 @@ def _outcome(outcome: Answer[T] | UpstreamError) -> str:
             return "refused"
         case _:
             return "unavailable"
-
-
-def _again(error: Exception) -> bool | float:
-    """Tell stamina whether to try again, and after how long where the vendor or a pause says it.
-
-    What it is told here is bounded by nothing of its own: `retry_after_s` is clamped.
-    """
-    match error:
-        case UpstreamLimitedError():
-            return random.uniform(0.0, WAIT_JITTER_S)  # noqa: S311 - jitter; the pause of the key does the waiting
-        case UpstreamUnavailableError(retry_after_s=float(seconds)):
-            return seconds + random.uniform(0.0, WAIT_JITTER_S)  # noqa: S311 - jitter
-        case UpstreamUnavailableError():
-            return True
-        case _:
-            return False

@@ -23,7 +23,7 @@ from whatsms_events.errors import FencedError, IntegrityError, RecordTooLargeErr
 from whatsms_events.kafka.connection import KafkaTarget, Reader
 from whatsms_events.kafka.producer import Batch, Producer
 from whatsms_events.kafka.topics import Topic, check_topics
-from whatsms_events.kafka.visible import hanging, look
+from whatsms_events.kafka.visible import STRAY_LIMIT, hanging, look
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.role_lock import RoleLock
@@ -67,7 +67,7 @@ class _Transaction:
     sent: dict[Partition, int] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)  # by topic, and by reason of skipping
     size: int = 0
-    rows: int = 0
+    last: LogEntry | None = None
 
 
 class Relay:
@@ -87,6 +87,7 @@ class Relay:
         body_limit_bytes: int,
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
+        stray_limit: int = STRAY_LIMIT,
     ) -> None:
         self._log = event_log
         self._rows = rows
@@ -99,6 +100,7 @@ class Relay:
         self._body_limit_bytes = body_limit_bytes
         self._now = now
         self._monotonic = monotonic
+        self._stray_limit = stray_limit
         self._session: _Session | None = None
         self._cause: Literal["start", "error", "hanging"] = "start"
         self._check_due = 0.0
@@ -233,7 +235,11 @@ class Relay:
 
     async def _seen(self, readers: _Readers) -> dict[Partition, Seen]:
         return await look(
-            readers.committed, readers.partitions, stall_s=self._target.timeout_s, monotonic=self._monotonic
+            readers.committed,
+            readers.partitions,
+            stall_s=self._target.timeout_s,
+            monotonic=self._monotonic,
+            stray_limit=self._stray_limit,
         )
 
     async def _compared(self, published: Published, seen: Mapping[Partition, Seen]) -> Published:
@@ -268,16 +274,18 @@ class Relay:
             return 0
         log_id = session.published.log_id
         transaction = self._fill(session, entries)
+        last = transaction.last
+        if last is None:
+            raise IntegrityError(f"position {entries[0].position}: not even an empty batch takes its record")
         if transaction.batches:
             with metrics.RELAY_SECONDS.time():
                 await session.producer.transact(transaction.batches)
-        last = entries[transaction.rows - 1]
         session.checkpoint = Checkpoint(log_id=log_id, position=last.position, event_id=last.event.id)
         session.sent |= transaction.sent
         for name, count in transaction.counts.items():
             metric = metrics.RELAY_PUBLISHED if name in TOPICS else metrics.RELAY_SKIPPED
             metric.labels(name).inc(count)
-        return transaction.rows
+        return transaction.counts.total()
 
     def _fill(self, session: _Session, entries: Sequence[LogEntry]) -> _Transaction:
         """Sort rows into batches until there are none left, or a batch or the transaction is full."""
@@ -295,7 +303,7 @@ class Relay:
             else:
                 break
             transaction.counts[outcome] += 1
-            transaction.rows += 1
+            transaction.last = entry
         return transaction
 
     @staticmethod

@@ -8,7 +8,6 @@ from sqlalchemy import insert
 
 from whatsms_events.domain.events import event_id, to_micros
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log
-from whatsms_events.storage.log import arrivals as module
 from whatsms_events.storage.log.arrivals import KEPT, Arrivals
 from whatsms_events.storage.tables import event_log
 
@@ -82,17 +81,15 @@ async def test_a_delivery_that_was_parked_for_long_is_no_new_arrival(database: D
     assert (latest.times, latest.position) == ((at(5), at(100)), 2)
 
 
-async def test_a_look_is_bounded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_look_is_bounded(database: Database) -> None:
     """It reads in pieces, finds what lies behind many others' events, and gives up beyond its reach."""
-    monkeypatch.setattr(module, "PIECE", 7)
-    monkeypatch.setattr(module, "REACH", 60)
     await fill(database, [1])
     await fill(database, range(10, 60), tenant="b")
-    near = Arrivals(database, "a")
+    near = Arrivals(database, "a", piece=7, reach=60)
     assert (await near.latest()).times == (at(1),)
     await fill(database, range(60, 80), tenant="b")
     assert (await near.latest()).times == (at(1),)
-    assert (await Arrivals(database, "a").latest()).last is None
+    assert (await Arrivals(database, "a", piece=7, reach=60).latest()).last is None
     await fill(database, [90])
     await fill(database, range(100, 200), tenant="b")
     assert (await near.latest()).times == (at(1), at(90))

@@ -17,6 +17,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import func, select, text
 from sqlalchemy.engine import make_url
 from structlog.testing import capture_logs
@@ -389,7 +390,7 @@ async def test_stop_with_the_database_away_ends(postgres_url: str) -> None:
             proxy.cut(refuse=True)
             with pytest.raises(StorageUnavailableError):
                 await committer.submit(append(1), deadline_s=0.5)
-        assert not committer._queue
+        assert REGISTRY.get_sample_value("whatsms_events_queued_deliveries") == 0
 
 
 async def test_locked_file_refuses_in_time_and_loses_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from sqlalchemy import delete, text, update
 from whatsms_events.domain.events import Checkpoint, Event, EventType, event_id
 from whatsms_events.errors import IntegrityError
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log
-from whatsms_events.storage.log import event_log as module
 from whatsms_events.storage.log.appends import Append
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.event_log import EventLog
@@ -80,11 +79,10 @@ async def test_pages_join_without_gap_or_overlap(database: Database) -> None:
     assert await reader.end() == 25
 
 
-async def test_a_read_is_bounded_in_bytes_and_never_stuck(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_read_is_bounded_in_bytes_and_never_stuck(database: Database) -> None:
     """Large events make short pages, and one that is larger than the limit comes alone."""
-    monkeypatch.setattr(module, "READ_LIMIT_BYTES", 10_000)
     await fill(database, [append(number, size=4000) for number in range(4)] + [append(9, size=50_000), append(10)])
-    reader, after, sizes = EventLog(database), 0, []
+    reader, after, sizes = EventLog(database, read_limit_bytes=10_000), 0, []
     while page := await reader.read(after, 100):
         sizes.append(len(page))
         after = page[-1].position
@@ -103,13 +101,10 @@ async def test_reader_goes_on_from_its_own_row(database: Database) -> None:
     assert await reader.read_from(last, 100) == []
 
 
-async def test_reader_goes_on_behind_a_row_that_is_larger_than_a_read(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_reader_goes_on_behind_a_row_that_is_larger_than_a_read(database: Database) -> None:
     """The checkpoint's own row, which is read to be recognised, takes no place from what follows it."""
-    monkeypatch.setattr(module, "READ_LIMIT_BYTES", 10_000)
     await fill(database, [append(1, size=50_000), append(2, size=50_000), append(3), append(4, size=50_000)])
-    reader, checkpoint, pages = EventLog(database), None, []
+    reader, checkpoint, pages = EventLog(database, read_limit_bytes=10_000), None, []
     while page := await reader.read_from(checkpoint, 100):
         pages.append([entry.position for entry in page])
         assert all(entry.event.data for entry in page)

@@ -67,10 +67,10 @@ async def fill(database: Database, *items: Append | Park) -> None:
 
 async def test_pages_show_each_parked_delivery_once(database: Database) -> None:
     """Pages join without gap or overlap, oldest first, also when the last one seen was discarded in between."""
-    items = [park(number) for number in range(9)]
-    await fill(database, *items, park(99, "not_json"))
+    items = [*(park(number) for number in range(9)), park(99, "not_json")]
+    await fill(database, *items)
     parked, seen = Parked(database), list[ParkedDelivery]()
-    while page := await parked.list(seen[-1] if seen else None, 4, reason="unknown_event"):
+    while page := await parked.list(seen[-1] if seen else None, 4):
         seen += page
         assert await parked.discard(page[-1].id)
     assert sorted(one.id for one in seen) == sorted(item.id for item in items)

@@ -37,20 +37,22 @@ class Latest:
 class Arrivals:
     """The accepted webhooks of one tenant, a redelivery not counted. It remembers how far it looked."""
 
-    def __init__(self, database: Database, tenant: str) -> None:
+    def __init__(self, database: Database, tenant: str, *, piece: int = PIECE, reach: int = REACH) -> None:
         self._database = database
         self._tenant = tenant
+        self._piece = piece
+        self._reach = reach
         self._through: int | None = None
         self._latest = Latest()
 
     async def latest(self) -> Latest:
         """Look at what came in since the last look; raise StorageUnavailableError where the database is away."""
         end = await self._end()
-        low = max(0, end - REACH) if self._through is None else self._through
+        low = max(0, end - self._reach) if self._through is None else self._through
         found: list[tuple[int, datetime]] = []
         high = end
         while high > low and len(found) < KEPT:
-            floor = max(low, high - PIECE)
+            floor = max(low, high - self._piece)
             found += await self._read(floor, high, KEPT - len(found))
             high = floor
         self._through = end

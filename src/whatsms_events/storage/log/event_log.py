@@ -38,8 +38,9 @@ _EVENT = (
 class EventLog:
     """The log as its readers see it. All verbs raise StorageUnavailableError where the database is away."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, read_limit_bytes: int = READ_LIMIT_BYTES) -> None:
         self._database = database
+        self._read_limit_bytes = read_limit_bytes
         self._log_id: UUID | None = None
 
     async def log_id(self) -> UUID:
@@ -101,14 +102,14 @@ class EventLog:
         Or a reader behind a row over the limit would get that row alone, again and again.
         """
         data = case((event_log.c.position == own, null()), else_=event_log.c.data).label("data")
-        last = _last(place, min(limit, READ_LIMIT), own).scalar_subquery()
+        last = _last(place, min(limit, READ_LIMIT), self._read_limit_bytes, own).scalar_subquery()
         query = select(*_EVENT, data).where(place, event_log.c.position <= last)
         async with self._database.read() as connection:
             rows = (await connection.execute(query.order_by(event_log.c.position))).mappings().all()
         return [_entry(row) for row in rows]
 
 
-def _last(place: ColumnElement[bool], limit: int, own: int) -> Select[tuple[int]]:
+def _last(place: ColumnElement[bool], limit: int, limit_bytes: int, own: int) -> Select[tuple[int]]:
     """Return the position to stop at. The sizes are those of `raw`: both databases know them without reading it."""
     size = case((event_log.c.position == own, 0), else_=func.coalesce(func.length(event_log.c.raw), 0))
     some = (
@@ -120,7 +121,7 @@ def _last(place: ColumnElement[bool], limit: int, own: int) -> Select[tuple[int]
     )
     before = func.sum(some.c.size).over(order_by=some.c.position) - some.c.size
     sums = select(some.c.position, before.label("before")).subquery()
-    return select(func.max(sums.c.position)).where(sums.c.before < READ_LIMIT_BYTES)
+    return select(func.max(sums.c.position)).where(sums.c.before < limit_bytes)
 
 
 def _entry(row: RowMapping) -> LogEntry:

@@ -62,16 +62,12 @@ class Parked:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def list(
-        self, after: ParkedDelivery | None, limit: int, *, reason: str | None = None
-    ) -> list[ParkedDelivery]:
+    async def list(self, after: ParkedDelivery | None, limit: int) -> list[ParkedDelivery]:
         """Return a page without bodies, oldest first, after the given one (also where that is gone by now)."""
         query = _SHOWN.order_by(parked_delivery.c.received_at, parked_delivery.c.id).limit(min(limit, PAGE_LIMIT))
         if after is not None:
             received_at = literal(to_micros(after.received_at))
             query = query.where(tuple_(received_at, literal(after.id, parked_delivery.c.id.type)) < _PLACE)
-        if reason is not None:
-            query = query.where(parked_delivery.c.reason == reason)
         async with self._database.read() as connection:
             return [_parked(row) for row in (await connection.execute(query)).mappings()]
 
