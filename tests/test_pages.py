@@ -27,6 +27,7 @@ from whatsms_events.errors import ConfigError
 from whatsms_events.lines import LINES
 
 CLIENT: Final = "src/whatsms_events/whatsms/README.md"
+KAFKA: Final = "deploy/kafka/README.md"
 WRITTEN: Final = {name: page for name, page in PAGES.items() if not name.startswith("docs/reference/")} | {
     CLIENT: (ROOT / CLIENT).read_text(encoding="utf-8")
 }
@@ -69,7 +70,7 @@ def slug(title: str) -> str:
     return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
-@pytest.mark.parametrize("name", [*PAGES, CLIENT])
+@pytest.mark.parametrize("name", [*PAGES, CLIENT, KAFKA, "bench/README.md"])
 def test_each_link_leads_somewhere(name: str) -> None:
     """Each link names a file of the repository, and a heading of it where it names one; nothing is linked elsewhere."""
     page = (ROOT / name).read_text(encoding="utf-8")
@@ -241,6 +242,7 @@ def test_every_line_that_needs_a_person_is_in_the_runbook() -> None:
     assert section(OPERATE, "When something is wrong")
 
 
+@pytest.mark.slow
 async def test_the_commands_that_need_no_server_run_as_they_stand(tmp_path: Path) -> None:
     """Every such command of README and docs ends with status 0 beside a running service."""
     service = Service(tmp_path / "service")
@@ -327,6 +329,7 @@ def test_a_picture_fetches_nothing_and_names_no_machine(name: str) -> None:
     assert not re.search(r"@font-face|<image|url\((?!#)|/tmp/|/home/|/root|/Users/", text)
 
 
+@pytest.mark.slow
 def test_the_pictures_can_be_drawn(tmp_path: Path) -> None:
     """`make picture` runs the real demo and draws what its terminal showed, at work and at its end."""
     script = [sys.executable, str(ROOT / "docs" / "picture.py"), "--seconds", "2", "--into", str(tmp_path)]
