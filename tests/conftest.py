@@ -18,6 +18,7 @@ from servers.proxy import TcpProxy
 # The machine that runs the tests decides how long an example takes, so no deadline; CI must not fail by chance.
 settings.register_profile("whatsms", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
+settings.register_profile("quick", deadline=None, max_examples=10)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "whatsms"))
 
 REQUIRED = os.environ.get("WHATSMS_TEST_REQUIRE_SERVERS") == "1"

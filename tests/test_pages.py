@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import aiohttp
 import pytest
 
 from servers.compare import until
 from servers.service import SECRET, SLUG, TENANT, Service
 from test_docs import OPERATE, PAGES, ROOT, routes, rows, section
+from test_journey import see, told
 from whatsms_events.cli.app import app
 from whatsms_events.config.load import load
 from whatsms_events.config.render import describe
@@ -25,6 +27,7 @@ from whatsms_events.domain.events import EventType
 from whatsms_events.domain.records import TOPICS
 from whatsms_events.errors import ConfigError
 from whatsms_events.lines import LINES
+from whatsms_events.storage import tables
 
 CLIENT: Final = "src/whatsms_events/whatsms/README.md"
 KAFKA: Final = "deploy/kafka/README.md"
@@ -36,7 +39,8 @@ WRITTEN: Final = {name: page for name, page in PAGES.items() if not name.startsw
 BLOCK: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LANGUAGES: Final = {"sh", "text", "toml", "python"}
 OTHERS: Final = {
-    *(".", "curl", "openssl", "pip", "printf", "python3 -m venv", "kafka-console-consumer.sh", "BODY", "SIGNATURE"),
+    *(".", "curl", "openssl", "pip", "printf", "psql", "rm", "python3 -m venv", "kafka-console-consumer.sh"),
+    *("BODY", "SIGNATURE"),
 }
 """How a line begins that calls a program of others, or sets a variable of the shell."""
 
@@ -309,6 +313,27 @@ async def test_the_first_webhook_of_the_quickstart_arrives(tmp_path: Path) -> No
     assert "HTTP/1.1 200" in said
     assert "contact.created" in said
     await service.stop()
+
+
+async def test_the_tables_are_rebuilt_as_the_runbook_says(tmp_path: Path) -> None:
+    """Without its file the projection is made again from the log, and shows the same. The other command names every
+    table of the projection, and none of the log.
+    """
+    service = Service(tmp_path / "service")
+    await service.start()
+    async with aiohttp.ClientSession() as session:
+        await told(session, service)
+        await see(session, service)
+        await service.stop()
+        block = section(OPERATE, "Rebuild the tables from the log")
+        (remove,) = re.findall(r"^rm .*$", block, re.MULTILINE)
+        shell(f"cd {service.folder} && {remove.replace('var/', '')}")
+        assert not (service.folder / "projection.db").exists()
+        await service.start()
+        await see(session, service)
+        await service.stop()
+    (named,) = re.findall(r"TRUNCATE ([\w, ]+)", block)
+    assert set(named.split(", ")) == set(tables.projection_metadata.tables)
 
 
 def shell(block: str) -> str:
