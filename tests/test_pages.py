@@ -5,6 +5,7 @@ import importlib
 import re
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -39,7 +40,18 @@ WRITTEN: Final = {name: page for name, page in PAGES.items() if not name.startsw
 BLOCK: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LANGUAGES: Final = {"sh", "text", "toml", "python"}
 OTHERS: Final = {
-    *(".", "curl", "openssl", "pip", "printf", "psql", "rm", "python3 -m venv", "kafka-console-consumer.sh"),
+    *(
+        ".",
+        "curl",
+        "openssl",
+        "pip",
+        "printf",
+        "psql",
+        "rm",
+        "python3 -m venv",
+        "python3 -c",
+        "kafka-console-consumer.sh",
+    ),
     *("BODY", "SIGNATURE"),
 }
 """How a line begins that calls a program of others, or sets a variable of the shell."""
@@ -160,10 +172,10 @@ def test_each_command_can_be_given(page: str, line: str) -> None:
                 asked_of_us(rest)
             case ["export", assignment]:
                 assert exported(assignment), f"{page}: {line}"
-            case ["python3" | ".venv/bin/python", *rest] if rest[0] != "-m" or rest[1] == "pytest":
+            case ["python3" | ".venv/bin/python", *rest] if rest[0] != "-c" and rest[:2] != ["-m", "venv"]:
                 asked_of_a_script(rest)
             case _:
-                first = re.match(r"python3 -m venv|[\w.-]+", part)
+                first = re.match(r"python3 -m venv|python3 -c|[\w.-]+", part)
                 assert first is not None
                 assert first[0] in OTHERS, f"{page}: {line}"
 
@@ -334,6 +346,23 @@ async def test_the_tables_are_rebuilt_as_the_runbook_says(tmp_path: Path) -> Non
         await service.stop()
     (named,) = re.findall(r"TRUNCATE ([\w, ]+)", block)
     assert set(named.split(", ")) == set(tables.projection_metadata.tables)
+
+
+async def test_the_log_is_copied_while_the_service_runs(tmp_path: Path) -> None:
+    """The runbook's command makes a whole copy, and the service goes on accepting deliveries into its own file."""
+    service = Service(tmp_path / "service")
+    await service.start()
+    async with aiohttp.ClientSession() as session:
+        await told(session, service)
+        (copy,) = re.findall(r"^python3 -c .*$", section(OPERATE, "Back it up"), re.MULTILINE)
+        shell(f"cd {service.folder} && {copy.replace('var/', '').replace('python3', sys.executable)}")
+        await told(session, service)
+        await see(session, service)
+    await service.stop()
+    with sqlite3.connect(service.folder / "log-backup.db") as file:
+        assert file.execute("SELECT count(*) FROM event_log").fetchone() == (5,)
+        assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    file.close()
 
 
 def shell(block: str) -> str:
