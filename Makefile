@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check docs lint format lock clean
+.PHONY: help run test test-long check docs picture lint format lock clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -39,12 +39,16 @@ test: lint ## lint, types and the whole suite: ARGS="-k relay"
 test-long: export WHATSMS_TEST_LONG = 1
 test-long: test ## the suite with the long forms of its tests: more tickets, more seeds; half an hour
 
-# What needs no server and kills nothing.
+# The fast path, for between two edits: what needs no server and kills nothing, with few examples of each law.
+check: export HYPOTHESIS_PROFILE = quick
 check: lint ## lint, types, and every test that needs no server
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not kafka and not postgres and not chaos and not slow" $(ARGS)
 
 docs: $(VENV)/test.stamp ## write docs/reference from the code
 	$(BIN)/python docs/generate.py
+
+picture: $(VENV)/run.stamp ## run the demo and draw its terminal: docs/demo.svg, docs/proof.svg
+	$(BIN)/python docs/picture.py $(ARGS)
 
 format: $(VENV)/test.stamp ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

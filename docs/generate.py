@@ -35,7 +35,7 @@ def settings_page() -> str:
     """Return every setting with its default and its sentence, as `config/default.toml` has them."""
     lines = [
         "Every setting with its default. `##` marks settings that have none: the value is an example.",
-        "How settings are given, and which source goes over which: [README](../../README.md#settings).",
+        "How settings are given, and which source goes over which: [Configure](../configure.md).",
     ]
     about: list[str] = []
     for line in (DOCS.parent / "config" / "default.toml").read_text(encoding="utf-8").splitlines():

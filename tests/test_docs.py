@@ -13,6 +13,7 @@ from uuid import UUID
 import cyclopts
 import msgspec
 import pytest
+import trustme
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 from prometheus_client import Counter, Gauge, Histogram, Info
@@ -45,8 +46,12 @@ from whatsms_events.web.health import Health
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DEFAULTS = (ROOT / "config" / "default.toml").read_text(encoding="utf-8")
-READ_API = (ROOT / "docs" / "read-api.md").read_text(encoding="utf-8")
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+}
+"""README and every page of docs, by its path."""
+EVENTS, OPERATE, READ_API = (PAGES[f"docs/{name}.md"] for name in ("events-and-kafka", "operate", "read-api"))
 PACKAGE = Path(whatsms_events.__file__).parent
 NONE = "\N{EN DASH}"
 KINDS = (Counter, Gauge, Histogram, Info)
@@ -60,10 +65,10 @@ def scraped() -> Iterator[tuple[str, str, tuple[str, ...]]]:
             yield name_of(metric) + suffix, text_of(metric), labels_of(metric)
 
 
-def section(title: str, end: str = "\n## ") -> str:
-    """Return what README says under a title."""
-    assert README.count(title) == 1, title
-    return README.split(title)[1].split(end)[0]
+def section(page: str, title: str) -> str:
+    """Return what a page says under a title."""
+    assert page.count(f"\n## {title}\n") == 1, title
+    return page.split(f"\n## {title}\n")[1].split("\n## ", maxsplit=1)[0]
 
 
 def rows(text: str) -> list[list[str]]:
@@ -89,26 +94,26 @@ def commands(app: cyclopts.App, prefix: str = "") -> list[str]:
 def test_each_metric_is_documented_with_its_meaning(name: str, meaning: str, labels: tuple[str, ...]) -> None:
     """The page about metrics has a row with exactly the labels and the text that /metrics shows; it has our prefix."""
     assert name.startswith("whatsms_events_")
-    page = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+    page = PAGES["docs/reference/metrics.md"]
     shown = ", ".join(f"`{label}`" for label in labels) or NONE
     assert [f"`{name}`", shown, meaning] in [[row[0], *row[2:]] for row in rows(page)]
 
 
 def test_no_metric_is_documented_that_does_not_exist() -> None:
-    """Every metric that README names is one of the code's."""
-    named = set(re.findall(r"`(whatsms_events_[a-z_]+)`", README))
-    assert named <= {name for name, *_ in scraped()}
+    """Every metric that a page names is one of the code's."""
+    named = {name for page in PAGES.values() for name in re.findall(r"`(whatsms_events_[a-z_]+)`", page)}
+    assert named == {name for name, *_ in scraped()}
 
 
 @pytest.mark.parametrize("name", commands(cli.app))
 def test_each_command_is_documented(name: str) -> None:
-    """README has a row for the command that says what it does."""
-    assert [f"`{name}`"] in [row[:1] for row in rows(section("\n## Commands\n")) if row[1]]
+    """The runbook has a row for the command that says what it does."""
+    assert [f"`{name}`"] in [row[:1] for row in rows(section(OPERATE, "Use the commands")) if row[1]]
 
 
 def test_no_command_is_documented_that_does_not_exist() -> None:
-    """Every row of README's commands is a command."""
-    assert {row[0].strip("`") for row in rows(section("\n## Commands\n"))} == set(commands(cli.app))
+    """Every row of the runbook's commands is a command."""
+    assert {row[0].strip("`") for row in rows(section(OPERATE, "Use the commands"))} == set(commands(cli.app))
 
 
 def test_commands_are_found() -> None:
@@ -118,47 +123,37 @@ def test_commands_are_found() -> None:
 
 @pytest.mark.parametrize("event_type", EventType)
 def test_each_event_type_is_documented(event_type: EventType) -> None:
-    """README's table of events names it."""
-    assert f"`{event_type}`" in README
-
-
-def log_events() -> set[str]:
-    """List the names of our log lines."""
-    texts = (path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
-    return {name for text in texts for name in re.findall(r"\blog\.\w+\(\s*\"([a-z_.]+)\"", text)}
+    """The table of events on the page about Kafka names it."""
+    assert f"`{event_type}`" in section(EVENTS, "Know the events")
 
 
 def test_settings_that_are_named_exist() -> None:
-    """Every section.setting that README names is a field of Settings."""
+    """Every section.setting that a page names is a field of Settings."""
     sections = {name for name, field in Settings.model_fields.items() if hasattr(field.annotation, "model_fields")}
     known = {".".join(name) for name, _value, _origin in describe(load(environ={}))}
-    others = {f"{Settings().kafka.topic_prefix}.{suffix}" for suffix in TOPICS} | log_events()
-    for section, name in re.findall(r"`([a-z_]+)\.([a-z_]+)`", README):
-        if section in sections and f"{section}.{name}" not in others:
-            assert f"{section}.{name}" in known
+    others = {f"{Settings().kafka.topic_prefix}.{suffix}" for suffix in TOPICS}
+    others |= {*LINES, "whatsms.toml"}
+    for path, page in PAGES.items():
+        for section, name in re.findall(r"`([a-z_]+)\.([a-z_]+)\b[^`/]*`", page):
+            if section in sections and f"{section}.{name}" not in others:
+                assert f"{section}.{name}" in known, path
 
 
 def test_headers_of_a_record_are_documented() -> None:
-    """README lists every header that a record can have."""
+    """The page about Kafka lists every header that a record can have."""
     from domain.test_records import LOG_ID, entry_of
 
     record: KafkaRecord = to_record(entry_of(), LOG_ID)
     for header, _value in record.headers:
-        assert f"`{header}`" in README
+        assert f"`{header}`" in section(EVENTS, "Find an event in Kafka")
 
 
 def test_files_that_are_named_exist() -> None:
-    """Paths in README and the map in the package's docstring lead somewhere."""
-    for path in re.findall(r"`((?:config|deploy|docs|tests|src|bench)/[\w./-]+)`", README):
-        assert (ROOT / path).exists(), path
-
-
-def test_make_commands_of_the_readme_exist() -> None:
-    """Every `make` target that README names is in the Makefile."""
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"\bmake ([a-z]+)\b(?=[ `\n])", README):
-        if target in {"run", "test", "lock", "lint", "format", "clean"}:
-            assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    """Every path that a page names leads somewhere."""
+    for name, page in PAGES.items():
+        for path in re.findall(r"`((?:config|deploy|docs|tests|src|bench|examples)/[\w./-]+)`", page):
+            if not path.startswith("config/") or "." in path:  # `config/checks` is a module, without the package's path
+                assert (ROOT / path).exists(), f"{name}: {path}"
 
 
 def outcomes() -> dict[str, int]:
@@ -176,10 +171,10 @@ def outcomes() -> dict[str, int]:
 
 
 def test_every_answer_of_the_door_is_documented() -> None:
-    """README's table of what the door answers has every outcome with its status, and no other."""
+    """The runbook's table of what the door answers has every outcome with its status, and no other."""
     documented = {
         outcome: 0 if row[1].startswith("none") else int(row[1][:3])
-        for row in rows(section("**What the door answers**", "**The event's id**"))
+        for row in rows(section(OPERATE, "Know what the door answers"))
         for outcome in re.findall(r"`([a-z_]+)`", row[2])
     }
     assert documented == outcomes()
@@ -194,16 +189,6 @@ def routes() -> set[str]:
     )
     found = {getattr(route, "path", "") for part in parts for route in part.routes()}
     return {re.sub(r"\{(\w+):[^}]+\}", r"{\1}", path) for path in found}
-
-
-def test_every_route_is_documented() -> None:
-    """README's tables name each path of the private listener and no other, and each filter of a list."""
-    text = "".join("".join(row[:1]) for row in rows(section("\n## Read API\n")))
-    documented = {path.split("?")[0] for path in re.findall(r"`(/[^`]+)`", text)}
-    assert documented == routes()
-    for resource, filters in api.FILTERS.items():
-        for name in filters:
-            assert re.search(rf"/{resource}` [^|,]*`[?&]{name}=|/{resource}` \([^)]*`[?&]{name}=", text), name
 
 
 # The page about the read API.
@@ -296,8 +281,8 @@ def documented(text: str) -> tuple[dict[str, list[str]], set[str]]:
     return paths, fields
 
 
-PAGE = {title: documented(text) for title, text in page_sections().items()}
-PATHS = {path: (title, asked) for title, (paths, _) in PAGE.items() for path, asked in paths.items()}
+READING = {title: documented(text) for title, text in page_sections().items()}
+PATHS = {path: (title, asked) for title, (paths, _) in READING.items() for path, asked in paths.items()}
 
 
 def asked_for(path: str) -> str:
@@ -340,7 +325,7 @@ async def test_the_page_has_every_field_that_an_answer_has(filled_api: Client) -
             found[title] |= listed
         found[title] |= set(fields_of(shown))
     for title, fields in found.items():
-        assert fields == PAGE[title][1] | (PAGE[SHARED][1] if title in OF_ENTITIES else set()), title
+        assert fields == READING[title][1] | (READING[SHARED][1] if title in OF_ENTITIES else set()), title
     for path in ("/livez", "/readyz"):
         async with filled_api.get(path) as answer:
             assert all(name in page_sections()["Health"] for name in await answer.json())
@@ -370,20 +355,35 @@ def test_the_page_says_what_a_reconcile_compares_and_what_data_holds() -> None:
     assert held == shapes
 
 
+def exported(page: str, block: str) -> dict[str, str]:
+    """Return what a page gives by the environment to the sections of one of its blocks."""
+    sections = {name.replace(".", "__").upper() for name in re.findall(r"^\[([\w.]+)\]", block, re.MULTILINE)}
+    given = re.findall(r"^export WHATSMS_EVENTS_(\w+)=(\S+)$", page, re.MULTILINE)
+    return {
+        f"WHATSMS_EVENTS_{name}": value for name, value in given if any(name.startswith(f"{one}__") for one in sections)
+    }
+
+
 def test_blocks_of_toml_load(tmp_path: Path) -> None:
-    """What README shows as TOML is a configuration that loads."""
-    blocks = re.findall(r"^```toml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    assert blocks
-    for number, block in enumerate(blocks):
+    """What a page shows as TOML is a configuration that loads, with the secrets that the page gives beside it."""
+    blocks = [
+        (page, block)
+        for page in PAGES.values()
+        for block in re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    ]
+    assert len(blocks) > 5
+    authority = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(authority))
+    for number, (page, block) in enumerate(blocks):
         path = tmp_path / f"{number}.toml"
-        path.write_text(block)
-        settings = load(path, environ={})
+        path.write_text(re.sub(r"/etc/[\w/-]+\.pem", str(authority), block))
+        settings = load(path, environ=exported(page, block))
         assert any(origin == "file" for _name, _value, origin in describe(settings))
 
 
 def test_five_lines_of_real_use_make_a_configuration(tmp_path: Path) -> None:
     """The lines under "Use it" that write a file and export a secret make a tenant; there are five at most."""
-    block = section("\n## Use it\n").split("```")[1].strip().splitlines()
+    block = section(README, "Use it").split("```sh\n")[1].split("```")[0].strip().splitlines()
     assert len(block) <= 5
     (write,) = [line for line in block if line.startswith("printf ")]
     subprocess.run(["sh", "-c", write], cwd=tmp_path, check=True)
@@ -425,7 +425,7 @@ def test_nothing_of_one_machine_is_in_the_repository() -> None:
 
 def test_every_fault_has_its_tests() -> None:
     """Each of the 36 faults has two tests or more beside it, and every test that the page names is there."""
-    page = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    page = PAGES["docs/faults.md"]
     assert [int(row[0]) for row in rows(page)] == list(range(1, 37))
     named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", page)
     for row in rows(page):
@@ -454,17 +454,4 @@ def _made() -> Iterator[tuple[str, str]]:
 def test_reference_pages_are_as_the_code_makes_them() -> None:
     """`make docs` would change nothing, and every log line of the code has its sentence in `lines`."""
     for name, page in _made():
-        held = (ROOT / "docs" / "reference" / f"{name}.md").read_text(encoding="utf-8")
-        assert held == page, f"docs/reference/{name}.md is stale: make docs"
-
-
-@pytest.mark.parametrize("page", sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]), ids=str)
-def test_links_between_pages_lead_somewhere(page: Path) -> None:
-    """Each relative link of README and docs names a file that is there, and each heading that it names."""
-    text = page.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
-        path, _, heading = target.partition("#")
-        there = (page.parent / path).resolve() if path else page
-        assert there.exists(), f"{page}: {target}"
-        titles = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE) if heading else []
-        assert not heading or heading in {re.sub(r"[^a-z0-9 -]", "", one.lower()).replace(" ", "-") for one in titles}
+        assert PAGES[f"docs/reference/{name}.md"] == page, f"docs/reference/{name}.md is stale: make docs"
