@@ -371,8 +371,7 @@ async def test_a_wrong_kafka_password_is_said_without_it(
     said += await deliver(service)
     said += await asked([service])
     await service.stop()
-    assert service._child is not None
-    assert service._child.returncode == 0
+    assert service.status == 0
     output = (service.folder / "output.log").read_text()
     assert "role.retrying" in output
     assert "SaslAuthenticationFailed" in output, "aiokafka hides what it was refused for, but logs it"

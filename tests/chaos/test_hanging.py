@@ -18,19 +18,20 @@ from servers.kafka import Broker, RunningKafka
 from servers.metric import counted
 from servers.service import TENANT
 from servers.witness import last_stable_offsets
+from whatsms_events.config.settings import Kafka, Settings
+from whatsms_events.config.settings import Relay as RelaySettings
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.records import TOPICS
 from whatsms_events.errors import FencedError, IntegrityError, TransientError
 from whatsms_events.kafka.connection import KafkaTarget, Reader
 from whatsms_events.kafka.topics import create_topics
+from whatsms_events.service.parts import make_committer, make_relay
+from whatsms_events.service.supervisor import Supervisor
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log
 from whatsms_events.storage.log.appends import Append
-from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.relay_row import RelayRows
-from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.twin.world import World
-from whatsms_events.workers.relay import Relay
 
 KILLS = 10 if LONG else 4
 PARTITIONS = 16
@@ -41,43 +42,31 @@ OURS, FOREIGN = "whatsms-events.{}", "somebody-else.{}"
 
 
 class Stage:
-    """A log, its relay and its topics; nothing but `run_once` moves the relay."""
+    """A log, its relay and its topics; nothing but `run_once` moves the relay.
+
+    While the relay's clock is `behind_s`, no check of what is visible is due.
+    """
 
     def __init__(self, log: Database, target: KafkaTarget, prefix: str) -> None:
         self.log = log
         self.target = target
         self.prefix = prefix
         self.stream = World(5, start=datetime.now(UTC), tenant_id=TENANT, pace=1000).webhooks()
-        self.ahead_s = 0.0  # the relay's clock, before the real one
-        self.relay = Relay(
-            EventLog(log),
-            RelayRows(log),
-            target,
-            prefix,
-            RoleLock(log, "relay"),
-            batch_limit=500,
-            check_interval_s=0.2,
-            transaction_timeout_s=10,
-            body_limit_bytes=5 * 1024 * 1024,
-            now=lambda: datetime.now(UTC),
-            monotonic=lambda: time.monotonic() + self.ahead_s,
-        )
+        self.behind_s = 0.0
+        self.settings = Settings(kafka=Kafka(topic_prefix=prefix), relay=RelaySettings(check_interval_s=0.2))
+        self.relay = make_relay(self.settings, target, log, monotonic=lambda: time.monotonic() - self.behind_s)
 
     async def append(self, count: int) -> None:
         """Append the world's next webhooks to the log."""
-        committer = Committer(
-            self.log, batch_limit=500, queue_limit=10_000, queue_limit_bytes=1 << 28, on_commit=lambda _: None
-        )
-        stop, now = asyncio.Event(), datetime.now(UTC)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(committer.run(stop))
+        supervisor, now = Supervisor(), datetime.now(UTC)
+        committer = make_committer(self.settings, self.log, supervisor.wake)
+        async with supervisor.running(committer, writers=[], readers=[]):
             bodies = [webhook.body for webhook in itertools.islice(self.stream, count)]
             appends = [
                 Append(normalize(body, tenant=TENANT, received_at=now), body, hashlib.sha256(body).digest())
                 for body in bodies
             ]
             await asyncio.gather(*(committer.submit(append, deadline_s=60) for append in appends))
-            stop.set()
 
     async def published_through(self) -> int:
         """Return the relay's lower bound."""
@@ -183,14 +172,14 @@ async def test_commits_that_were_answered_and_hang_are_filled_up_once(
             # The second transaction can begin only when the first is complete: the broker sees nothing left to do.
             for count in (ROWS, 3):
                 await stage.append(count)
-                stage.ahead_s -= 1000  # the next check is far away
+                stage.behind_s = 1000.0
                 assert await stage.relay.run_once() > 0
             await quick_broker.kill()
             assert await stage.published_through() == known, "what is known to be visible cannot get lost"
             assert cut_off_markers(quick_broker.folder, ends) > 0
             await quick_broker.start()
             rounds_that_hang += await stage.hanging() > 0
-            stage.ahead_s = 0.0
+            stage.behind_s = 0.0
             await stage.relayed()
             known = await EventLog(stage.log).end()
         await stage.relay.close()

@@ -55,8 +55,7 @@ class Run(Service):
         """Wait for its end, and return its report."""
         await until(lambda: self.pid is None, 900, "the end of the run")
         text = (self.folder / "output.log").read_text()
-        assert self._child is not None
-        assert self._child.returncode == 0, text[-2000:]
+        assert self.status == 0, text[-2000:]
         report: dict[str, Any] = json.loads(text.splitlines()[-1])["report"]
         return report
 

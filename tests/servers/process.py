@@ -79,6 +79,11 @@ class Server:
             return None
         return self._child.pid
 
+    @property
+    def status(self) -> int | None:
+        """The exit status once it has ended, or None."""
+        return None if self._child is None else self._child.poll()
+
     def command(self) -> Sequence[str]:
         """Say what to run."""
         raise NotImplementedError
@@ -95,7 +100,7 @@ class Server:
         """Start it and return when it serves. Raises StartError, with the end of its log, when it does not."""
         if self.pid is not None:
             raise StartError(f"{self} runs already, as {self.pid}")
-        self._spawn()
+        self.spawn()
         until = time.monotonic() + deadline_s
         while not await self.serves():
             if self.pid is None:
@@ -109,13 +114,13 @@ class Server:
         """Let it end in good order; kill it when that takes too long. Nothing happens where it does not run."""
         self.signal(signal.SIGCONT)
         self.signal(self.stop_signal)
-        await self._gone(STOP_DEADLINE_S)
+        await self.gone(STOP_DEADLINE_S)
         await self.kill()
 
     async def kill(self) -> None:
         """Kill it with SIGKILL and return when it is gone."""
         self.signal(signal.SIGKILL)
-        await self._gone(STOP_DEADLINE_S)
+        await self.gone(STOP_DEADLINE_S)
         _running.discard(self)
 
     async def freeze(self) -> None:
@@ -139,7 +144,8 @@ class Server:
                 self._child.wait(STOP_DEADLINE_S)
         _running.discard(self)
 
-    def _spawn(self) -> None:
+    def spawn(self) -> None:
+        """Start it, and do not wait until it serves."""
         with (self.folder / "output.log").open("ab") as output:
             self._child = subprocess.Popen(
                 self.command(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
@@ -149,7 +155,8 @@ class Server:
             )  # fmt: skip
         _running.add(self)
 
-    async def _gone(self, deadline_s: float) -> None:
+    async def gone(self, deadline_s: float) -> None:
+        """Wait for its end, at most so long."""
         until = time.monotonic() + deadline_s
         while self.pid is not None and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(POLL_S / 5)  # the loop's own child watcher knows nothing of a Popen

@@ -82,9 +82,8 @@ async def is_now(session: aiohttp.ClientSession, service: Service, status: str) 
 
 async def ended(service: Service, within_s: float) -> int | None:
     """Return the exit status of a process that ends by itself, None where it goes on."""
-    await service._gone(within_s)
-    assert service._child is not None
-    return service._child.poll()
+    await service.gone(within_s)
+    return service.status
 
 
 async def test_a_kafka_that_is_away_leaves_the_door_open_and_is_seen(tmp_path: Path) -> None:
@@ -460,7 +459,7 @@ async def test_a_tenant_without_a_key_has_no_backfill_and_the_rest_runs(tmp_path
     assert (off["tenant"], off["reason"]) == (SLUG, "the tenant has no api_key")
     await service.stop()
     alone = Service(tmp_path / "alone", roles="backfill")
-    alone._spawn()
+    alone.spawn()
     assert await ended(alone, 30) == 2
     assert "roles: a backfill needs tenants.<slug>.api_key" in (alone.folder / "output.log").read_text()
 

@@ -50,7 +50,7 @@ async def test_a_database_that_is_away_at_the_start_is_waited_for(own_postgres: 
     service = Service(tmp_path / "service", settings={"database": {"url": own_postgres.url}})
     command(service, "db", "upgrade")
     await own_postgres.stop()
-    service._spawn()
+    service.spawn()
     async with aiohttp.ClientSession() as session:
         where = f"{HOST}:{own_postgres.port}/postgres"
         await until(lambda: waits(session, service, WAITS.format("log") + where), 60, "it waits")
@@ -86,7 +86,7 @@ async def test_a_start_that_waits_can_be_stopped(tmp_path: Path, *, silent: bool
     service = Service(
         tmp_path / "service", settings={"database": {"url": f"postgresql://nobody@{HOST}:{port}/nothing"}}
     )
-    service._spawn()
+    service.spawn()
     async with aiohttp.ClientSession() as session:
         await until(lambda: waits(session, service, "" if silent else WAITS.format("log")), 60, "it waits")
         service.signal(signal.SIGTERM)
@@ -107,7 +107,7 @@ async def test_a_file_that_another_process_has_locked_is_waited_for(tmp_path: Pa
     with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as other:
         other.execute("PRAGMA journal_mode = DELETE")  # its lock keeps readers out too
         other.execute("BEGIN EXCLUSIVE")
-        first._spawn()
+        first.spawn()
         async with aiohttp.ClientSession() as session:
             await until(lambda: waits(session, first, WAITS.format(part)), 60, "it waits")
             assert await refused(session, first)
@@ -126,6 +126,6 @@ async def test_wrong_configuration_leaves_at_once(postgres_url: str, tmp_path: P
     other = Service(tmp_path / "other")
     (other.folder / "log.db").write_bytes(b"a letter to my mother\n" * 1000)
     for service, words in ((unknown, "3D000"), (empty, "db upgrade"), (other, "SQLITE_NOTADB")):
-        service._spawn()
+        service.spawn()
         assert await ended(service, 60) == 2
         assert words in (service.folder / "output.log").read_text().splitlines()[-1]

@@ -177,7 +177,9 @@ def make_api(settings: Settings, stores: Stores) -> Api:
     return Api(Queries(stores.log, stores.projection), tenants, secret, Reports(stores.log))
 
 
-def make_relay(settings: Settings, target: KafkaTarget, log: Database) -> Relay:
+def make_relay(
+    settings: Settings, target: KafkaTarget, log: Database, *, monotonic: Callable[[], float] = time.monotonic
+) -> Relay:
     """Return the worker that publishes the log to Kafka."""
     return Relay(
         EventLog(log),
@@ -190,7 +192,7 @@ def make_relay(settings: Settings, target: KafkaTarget, log: Database) -> Relay:
         check_interval_s=settings.relay.check_interval_s,
         transaction_timeout_s=settings.relay.transaction_timeout_s,
         now=now,
-        monotonic=time.monotonic,
+        monotonic=monotonic,
     )
 
 
