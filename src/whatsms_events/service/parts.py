@@ -20,7 +20,7 @@ from whatsms_events.web.api import Api
 from whatsms_events.web.receiver import Receiver, Tenant
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.relay import Relay
-from whatsms_events.workers.sources import KafkaSource, LogSource, Source
+from whatsms_events.workers.sources import EventSource, KafkaSource, LogSource
 
 
 def now() -> datetime:
@@ -132,7 +132,7 @@ def make_relay(settings: Settings, target: KafkaTarget, log: Database) -> Relay:
 def make_consumer(settings: Settings, log: Database, projection: Database) -> Consumer:
     """Return what applies events to the projection, from Kafka where there is one."""
     event_log, target = EventLog(log), kafka_target(settings)
-    source: Source = LogSource(event_log)
+    source: EventSource = LogSource(event_log)
     if target is not None:
         rows, prefix = RelayRows(log), settings.kafka.topic_prefix
         poll_s = settings.consumer.poll_interval_s

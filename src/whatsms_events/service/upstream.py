@@ -7,7 +7,7 @@ from typing import Final
 
 from whatsms_events.backfill.run import Plan
 from whatsms_events.backfill.worker import Backfill
-from whatsms_events.config.settings import Settings, Tenant
+from whatsms_events.config.settings import Settings, TenantSettings
 from whatsms_events.domain.normalize import BODY_BYTES, data_limit_bytes
 from whatsms_events.service.parts import now
 from whatsms_events.storage.database import Database
@@ -35,7 +35,7 @@ GRACE_S: Final = 3.0
 """How long a stopping process waits for an answer of the vendor's; what is cut off goes on from its checkpoint."""
 
 
-def keyed(settings: Settings) -> dict[str, Tenant]:
+def keyed(settings: Settings) -> dict[str, TenantSettings]:
     """Return the tenants whose REST API can be read, by slug."""
     return {slug: tenant for slug, tenant in settings.tenants.items() if tenant.api_key is not None}
 
