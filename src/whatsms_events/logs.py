@@ -1,6 +1,6 @@
-"""Events with their facts in, one JSON object a line out, on standard error.
+"""This module sets up logging: each log line is one JSON object on standard error.
 
-What may be shown is decided in `redaction`, for our own lines, the libraries' records, warnings and crashes alike.
+`redaction` decides what a line may show: our own lines, the records of libraries, warnings and crashes.
 Every line has `timestamp` (ISO 8601, UTC), `level` and `event`.
 """
 

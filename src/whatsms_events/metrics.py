@@ -1,4 +1,4 @@
-"""Every Prometheus metric of the service; each says what a high (or low) value means.
+"""This module has every Prometheus metric of the service. The text of each says what a high or low value means.
 
 Labels come from closed sets only: outcomes, types, stages, levels, roles, configured slugs, secret names, topics.
 """

@@ -1,6 +1,6 @@
-"""Facts, exceptions and library records in; what may be shown of them out. The one place that decides it.
+"""This module alone decides what a log line may show of facts, exceptions and the records of libraries.
 
-- Our own lines: the event is a dotted name, a fact is shown if its key is in `KEYS`; the rest is counted in `withheld`.
+- Our own lines: the event is a dotted name. A fact is shown if its key is in `KEYS`; `withheld` counts the others.
 - A library's message is shown only where it is a literal in the library's code, with "…" for every argument but small
   numbers, since arguments carry values (SQL parameters, addresses, bodies).
 - Exceptions: types and places; the message only of our own, which never hold a value of a delivery.

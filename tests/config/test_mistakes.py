@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from whatsms_events.config.load import load
-from whatsms_events.config.settings import Settings, Tenant, known
+from whatsms_events.config.settings import Settings, TenantSettings, known
 from whatsms_events.config.sources import Name
 from whatsms_events.errors import ConfigError
 
@@ -25,7 +25,7 @@ NAMES = sorted({*known(("tenants", "acme")), *known(LIKE)} - {("tenants", "acme"
 def field_of(name: Name) -> FieldInfo | None:
     """Return a setting's field; None for a secret among others, which is no field of its own."""
     if name[0] == "tenants":
-        return Tenant.model_fields[name[2]] if len(name) == 3 else None
+        return TenantSettings.model_fields[name[2]] if len(name) == 3 else None
     at = Settings.model_fields
     for key in name[:-1]:
         at = getattr(at[key].annotation, "model_fields")  # noqa: B009 - not every annotation has them

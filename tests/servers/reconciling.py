@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from whatsms_events.backfill.run import Plan, Report
 from whatsms_events.backfill.worker import Backfill
-from whatsms_events.config.settings import Settings, Tenant, Whatsms
+from whatsms_events.config.settings import Settings, TenantSettings, Whatsms
 from whatsms_events.domain.events import from_micros
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.rows import COLUMNS, Table
@@ -252,7 +252,7 @@ async def house(
 def settings_of(world: World, url: str) -> Settings:
     """Return the settings of a service of the one tenant, whose REST API is at this URL."""
     tenant = {"tenant_id": world.account.tenant_id, "api_key": KEY, "webhook_secrets": {"current": "whsec-tests-only"}}
-    return Settings(whatsms=Whatsms(base_url=url), tenants={SLUG: Tenant.model_validate(tenant)})
+    return Settings(whatsms=Whatsms(base_url=url), tenants={SLUG: TenantSettings.model_validate(tenant)})
 
 
 @asynccontextmanager

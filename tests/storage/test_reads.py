@@ -22,7 +22,7 @@ from whatsms_events.domain.rows import Version
 from whatsms_events.errors import StorageUnavailableError
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
-from whatsms_events.storage.reads import Key, Page, Queries, Resource, write_problem
+from whatsms_events.storage.reads import Page, PageKey, Queries, Resource, write_problem
 
 NOW = 1_760_000_000_000_000
 
@@ -87,7 +87,7 @@ def event(position: int, **given: Any) -> dict[str, Any]:
 async def walk(page_after: Any, limit: int) -> list[dict[str, object]]:
     """Take every page of a list, and prove on the way that none is longer than asked and that it ends."""
     rows: list[dict[str, object]] = []
-    after: Key | None = None
+    after: PageKey | None = None
     for _ in range(1000):
         page: Page = await page_after(after, limit)
         assert len(page.rows) <= limit

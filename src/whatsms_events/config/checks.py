@@ -1,6 +1,6 @@
-"""Settings in; what does not fit together, or names a file that cannot be used, out.
+"""This module checks settings against each other, and checks that the files they name can be used.
 
-A fault never shows anything of a file: a library's own words about a certificate or a key may.
+The text of a fault never shows anything of a file. A library's own text about a certificate or a key could show some.
 """
 
 import ipaddress

@@ -1,4 +1,4 @@
-"""TOML file, secret files, environment and flags in; frozen Settings out, or every problem at once as ConfigError.
+"""This module loads the settings from TOML file, secret files, environment and flags, and reports all problems at once.
 
 A problem names a setting and a rule, never a value, so that no secret is ever printed.
 """

@@ -1,4 +1,4 @@
-"""The settings as TOML, each with where it comes from; secrets are not shown."""
+"""This module shows the settings as TOML, each with the place that it comes from. Secrets are not shown."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The settings, their defaults, forms and bounds. What each means stands in `config/default.toml`."""
+"""This module has every setting with its default, form and bounds. `config/default.toml` says what each one means."""
 
 import logging
 import re
@@ -216,7 +216,7 @@ class Logs(_Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class Tenant(_Section):
+class TenantSettings(_Section):
     """One account with the vendor. Its slug is only the door; `tenant_id` is who it is."""
 
     tenant_id: Annotated[
@@ -245,7 +245,7 @@ class Settings(BaseSettings):
     backfill: Backfill = Backfill()
     watchdog: Watchdog = Watchdog()
     logs: Logs = Logs()
-    tenants: dict[Slug, Tenant] = {}
+    tenants: dict[Slug, TenantSettings] = {}
 
     _origins: dict[Name, str] = PrivateAttr(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""TOML file, secret files, environment and flags in; values by setting's name, and what is wrong with the names, out.
+"""This module collects the values of settings from TOML file, secret files, environment and flags, and checks names.
 
 pydantic-settings' own sources are not used: they ignore a misspelt variable, a missing file and a secret file behind a
 link, and cut white space off secrets silently.

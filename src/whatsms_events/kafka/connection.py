@@ -1,6 +1,7 @@
-"""The one narrow wrapper around aiokafka 0.14, not older: reading. `kafka_producer` writes.
+"""This module connects to Kafka and reads from it: a narrow wrapper around aiokafka. `producer` writes.
 
-Nothing in aiokafka has a deadline while the broker is away, so every call here has one. After an error, close and open.
+aiokafka has no deadline while the broker is away, so every call here has one. After an error the caller closes the
+reader and opens another. aiokafka must be 0.14: an older one reads a fetch answer at the wrong offset.
 """
 # mypy: disable-error-code="no-untyped-call"
 

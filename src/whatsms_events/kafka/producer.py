@@ -1,12 +1,13 @@
-"""Batches of records in, one finished Kafka transaction out, or an error after which nothing of it can be trusted.
+"""This module writes one Kafka transaction at a time; after an error nothing is known of the transaction.
 
-The five rules for aiokafka: own partitions and own batches; look at the answer to every batch before the commit (it
-commits although one was refused); after any error close hard and open another producer; fenced means that somebody
-else is the relay; no record larger than its topic takes.
+There are five rules for aiokafka. We choose the partition and fill the batch ourselves. We look at the answer to every
+batch before the commit, since aiokafka commits although the broker refused a batch. After any error we close hard and
+open another producer. A fenced producer means that another process is the relay. No record may be larger than its
+topic takes.
 """
 
 # mypy: disable-error-code="no-untyped-call"
-# As in kafka.py.
+# aiokafka has no types.
 
 import asyncio
 from collections.abc import Collection, Mapping

@@ -1,7 +1,4 @@
-"""Settings in, the three topics out: made where they are missing, compared where they are there.
-
-A part of the wrapper around aiokafka, see `kafka`.
-"""
+"""This module creates the three topics where they are missing, and else compares them with the settings."""
 # mypy: disable-error-code="no-untyped-call"
 
 import asyncio

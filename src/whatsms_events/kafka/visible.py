@@ -1,4 +1,4 @@
-"""Readers in, what a read_committed reader can see out: what stays open, and the last record of each partition."""
+"""This module finds out what a read_committed reader can see: open transactions, and each partition's last record."""
 
 import asyncio
 from collections import Counter

@@ -36,7 +36,7 @@ from whatsms_events.web.receiver import Receiver, Tenant
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.observer import Observer
 from whatsms_events.workers.relay import Relay
-from whatsms_events.workers.sources import KafkaSource, LogSource, Source
+from whatsms_events.workers.sources import EventSource, KafkaSource, LogSource
 
 CHECKS_MISSED: Final = 3
 """The relay's place moves only when it checks what is visible; so many checks may fail before that is a fault."""
@@ -209,7 +209,7 @@ def make_consumer(
     Its `lock` is with the locks of the other roles, in one session of the log's database.
     """
     event_log, target = EventLog(stores.log), kafka_target(settings)
-    source: Source = LogSource(event_log)
+    source: EventSource = LogSource(event_log)
     if target is not None:
         source = KafkaSource(
             event_log,

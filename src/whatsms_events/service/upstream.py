@@ -10,7 +10,7 @@ from typing import Final
 from whatsms_events import clock
 from whatsms_events.backfill.run import Plan
 from whatsms_events.backfill.worker import Backfill
-from whatsms_events.config.settings import Settings, Tenant
+from whatsms_events.config.settings import Settings, TenantSettings
 from whatsms_events.domain.normalize import BODY_BYTES, data_limit_bytes
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.appends import Append
@@ -45,7 +45,7 @@ GRACE_S: Final = 3.0
 """How long a stopping process waits for the vendor's answer; a piece that is cut off goes on from its checkpoint."""
 
 
-def keyed(settings: Settings) -> dict[str, Tenant]:
+def keyed(settings: Settings) -> dict[str, TenantSettings]:
     """Return the tenants whose REST API can be read, by slug."""
     return {slug: tenant for slug, tenant in settings.tenants.items() if tenant.api_key is not None}
 

@@ -1,4 +1,4 @@
-"""A log and a projection in, what they hold out: hashes and rows to compare with a sender's, and totals to show."""
+"""This module reads whole logs and projections for the demo: hashes and rows to compare, and totals to show."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass

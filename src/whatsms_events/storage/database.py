@@ -1,4 +1,4 @@
-"""A target in, an open, checked and migrated database out; here are the few differences of SQLite and PostgreSQL.
+"""This module opens, checks and migrates a database, and has the few differences between SQLite and PostgreSQL.
 
 The log is durable or it is not opened: SQLite `synchronous=FULL`, PostgreSQL `fsync`, `full_page_writes` and
 `synchronous_commit` on. The projection holds its own checkpoint, so there a power cut only makes it older (NORMAL).

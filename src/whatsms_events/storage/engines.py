@@ -1,4 +1,4 @@
-"""A URL in, engines out: how a connection is set up is all that differs between SQLite and PostgreSQL here."""
+"""This module makes SQLAlchemy's engines, and sets up each connection as SQLite or PostgreSQL needs it."""
 
 import os
 import sqlite3

@@ -1,9 +1,9 @@
-"""A SQLite file in, whether its path still leads to what this process holds open out.
+"""This module tells whether the path of a SQLite file still leads to the file that this process holds open.
 
-SQLite goes on writing into a file that was removed, moved or written over, and calls each commit a success. So whoever
-commits asks here afterwards, before anybody is told: what was looked at after the commit held it.
+SQLite goes on writing into a file that was removed, moved or written over, and calls each commit a success. So the
+committer asks this module after each commit, before it answers anybody: the file was still there after the commit.
 
-Looked at are the device and inode of the file and of the two files beside it (where SQLite would look for them: links
+The check compares the device and inode of the file and of the two files beside it (where SQLite looks for them: links
 are followed), the first bytes of the WAL, and the first 100 bytes of the file itself. These hold a mark that each file
 gets once (SQLite's `application_id`) and a count of changes that only grows. So another file that is copied over ours
 is seen, and an older copy of ours is seen too. A copy that is no older by this count (no page was added or freed

@@ -1,7 +1,7 @@
-"""One PostgreSQL session that holds all of a process's role locks, however many roles it has.
+"""This module keeps one PostgreSQL session that holds all role locks of a process, however many roles it has.
 
-An advisory lock lives as long as its session. Where that is lost, or its server takes no writes any more, every lock
-in it is lost: sessions are numbered, and who took a lock in an earlier one has none.
+An advisory lock lives as long as its session. Where the session is lost, or its server takes no writes any more, every
+lock in it is lost. Sessions are numbered: a lock that was taken in an earlier session does not count.
 """
 
 import asyncio

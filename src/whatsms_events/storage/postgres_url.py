@@ -1,4 +1,4 @@
-"""A URL of PostgreSQL in, its parts out: one server, or several with commas, of which one takes writes."""
+"""This module parses a PostgreSQL URL. The URL may name several servers with commas, of which one takes writes."""
 
 import re
 from dataclasses import dataclass

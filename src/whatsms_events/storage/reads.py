@@ -1,6 +1,6 @@
-"""A question of the read API in, plain rows in their JSON shape out: one bounded page in one short transaction.
+"""This module answers the read API's questions: one bounded page of plain rows, in one short transaction each.
 
-Pages go by key, never by number: `after` is the key of the last row seen, so rows that come in between move nothing.
+Pages go by key, never by number: `after` is the key of the last row seen, so new rows do not move the others.
 Text that is asked for must be storable (no NUL, no lone surrogate): PostgreSQL refuses even to compare with it.
 """
 
@@ -49,7 +49,7 @@ _TABLES: Final[Mapping[Resource, Table]] = {
 }
 _BYTES: Final = ("raw", "headers")
 
-Key = tuple[Any, ...]
+PageKey = tuple[Any, ...]
 _Row = dict[str, Any]
 _Columns = Sequence[ColumnElement[Any]]
 _Where = Sequence[ColumnElement[bool]]
@@ -64,7 +64,7 @@ class Page:
     """One page. `next` is the key to go on after, None at the end."""
 
     rows: list[Shown]
-    next: Key | None
+    next: PageKey | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Queries:
                 yield
 
     async def entities(
-        self, resource: Resource, tenant: str, wanted: Mapping[str, str | None], *, after: Key | None, limit: int
+        self, resource: Resource, tenant: str, wanted: Mapping[str, str | None], *, after: PageKey | None, limit: int
     ) -> Page:
         """Return a page by id, along the primary key, of those whose columns have the `wanted` values (None = any)."""
         table = _TABLES[resource]
@@ -115,7 +115,7 @@ class Queries:
         """Return one, None where nobody ever named it."""
         return await self._one(_TABLES[resource], tenant, entity_id)
 
-    async def messages(self, tenant: str, ticket_id: str, *, after: Key | None, limit: int) -> Page:
+    async def messages(self, tenant: str, ticket_id: str, *, after: PageKey | None, limit: int) -> Page:
         """Return a page of a ticket's messages by creation time and id; those whose time is not known stand last."""
         table, column = tables.message, tables.message.c
         mine = _equal(table, {"tenant": tenant, "ticket_id": ticket_id})
@@ -149,12 +149,12 @@ class Queries:
             )
         return message | {"revisions": _revisions(rows), "revisions_complete": not more}
 
-    async def parked_deliveries(self, *, after: Key | None, limit: int) -> Page:
+    async def parked_deliveries(self, *, after: PageKey | None, limit: int) -> Page:
         """Return a page of what was parked at the door, oldest first; not its bytes."""
         table = tables.parked_delivery
         return await self._list(table, (table.c.received_at, table.c.id), [], after=after, limit=limit)
 
-    async def parked_events(self, *, after: Key | None, limit: int) -> Page:
+    async def parked_events(self, *, after: PageKey | None, limit: int) -> Page:
         """Return a page of what was parked at the fold, by where it was read; not its bytes."""
         table = tables.parked_event
         return await self._list(table, (table.c.source, table.c.at), [], after=after, limit=limit)
@@ -191,13 +191,20 @@ class Queries:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else _shown(row._asdict())
 
-    async def _list(self, table: Table, key: _Columns, where: _Where, *, after: Key | None, limit: int) -> Page:
+    async def _list(self, table: Table, key: _Columns, where: _Where, *, after: PageKey | None, limit: int) -> Page:
         async with self._asking(table) as connection:
             rows, more = await self._page(connection, table, key, where, after=after, limit=limit)
         return _paged(rows, [column.name for column in key], more=more)
 
     async def _page(
-        self, connection: AsyncConnection, table: Table, key: _Columns, where: _Where, *, after: Key | None, limit: int
+        self,
+        connection: AsyncConnection,
+        table: Table,
+        key: _Columns,
+        where: _Where,
+        *,
+        after: PageKey | None,
+        limit: int,
     ) -> tuple[list[_Row], bool]:
         """Return the next rows in the order of `key` that fit into a page, and whether more follow."""
         if after is not None:

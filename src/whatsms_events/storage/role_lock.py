@@ -1,7 +1,7 @@
-"""A role's name in, whether this process has it out: so that one relay works while the others stand by.
+"""A role lock lets one process at a time do a role's work, so that one relay works while the others stand by.
 
-For liveness only. A frozen holder wakes up and goes on for a moment, so what keeps two holders from doing harm is
-elsewhere: the broker's fencing and the relay row's generation, the projection's generation.
+The lock is for liveness only. A frozen holder can wake up and go on for a moment. What keeps two holders from doing
+harm is elsewhere: the broker's fencing, the generation in the relay's row, and the projection's generation.
 """
 
 import fcntl

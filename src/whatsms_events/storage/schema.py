@@ -1,7 +1,7 @@
-"""A connection in, a migrated or checked schema out: alembic inside the package, without an ini file.
+"""This module migrates and checks the schema. alembic runs inside the package, without an ini file.
 
-Log and projection have a history each (`migrations/log`, `migrations/projection`) and a version table each, so that
-they live in two SQLite files or in one PostgreSQL database.
+Log and projection each have their own migrations (`migrations/log`, `migrations/projection`) and version table. So
+they can be in two SQLite files or in one PostgreSQL database.
 """
 
 from functools import cache

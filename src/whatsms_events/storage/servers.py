@@ -1,8 +1,8 @@
-"""One or several PostgreSQL servers in, a connection to the one that takes writes out.
+"""This module connects to the PostgreSQL server that takes writes, where a URL names one server or several.
 
-A server that changed places with another one may stay up and go on answering what only reads, from a past that nobody
-adds to. So each connection is asked whether it may write: when it is made, each second that it is used from the pool,
-and whenever the server refuses a write (SQLSTATE 25006). One that may not is thrown away with all that are as old.
+After a failover the old primary may stay up and go on answering reads from old data. So each connection is asked
+whether it may write: when it is made, each second that it is used from the pool, and whenever the server refuses a
+write (SQLSTATE 25006). A connection that may not write is thrown away, with all connections that are as old.
 """
 
 import ssl

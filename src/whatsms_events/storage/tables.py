@@ -1,4 +1,4 @@
-"""Every table, as SQLAlchemy Core knows it. Migrations make them; a test holds the two together.
+"""This module has every table for SQLAlchemy Core. The migrations make the tables; a test compares the two.
 
 Times are integers: microseconds since 1970, so that both databases store and compare them exactly.
 """

@@ -1,6 +1,7 @@
-"""What a database or its driver raises in, our error out: refused data, or everything else with what to do about it.
+"""This module turns what databases and drivers raise into our errors, and says what a person can do about it.
 
-A message has class and SQLSTATE. What the server said is shown only for the classes that hold no value of a row.
+A message has the error's class and its SQLSTATE. The server's own text is shown only for those classes of errors whose
+text holds no value of a row.
 """
 
 import sqlite3

@@ -1,4 +1,4 @@
-"""A GET with a bearer token in, one page or one thing as JSON out; on the private listener only.
+"""The read API: tickets, messages, contacts, campaigns, events, and what was parked, as JSON for who has the token.
 
 Lists take `limit` and `after`, the opaque `next` of the page before, and answer `{"<plural>": [...], "next": ...}`.
 What cannot be read is 400 and names the parameter; what is not there is 404.

@@ -1,4 +1,4 @@
-"""Routes in, listening servers out; and the one place where an error becomes a status.
+"""This module runs the two HTTP servers, and is the one place where an error becomes a status.
 
 Every error is answered as problem+json (RFC 9457). On the public listener it says its status and nothing else.
 """

@@ -1,4 +1,4 @@
-"""One connection: aiohttp's protocol, with an answer for what it cannot parse and for a client that sends no more.
+"""This module adds two things to aiohttp's connections: unparsable bytes are reported, and half-closes are answered.
 
 aiohttp closes a connection as soon as its client has sent everything (a TCP half-close), and answers bytes that are no
 request without telling anybody. Both hide faults of senders that only the receiver can show.

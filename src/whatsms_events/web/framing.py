@@ -1,4 +1,4 @@
-"""Bytes of a connection in, where its requests begin and end out; without I/O, and nobody's judge.
+"""This module follows the bytes of a connection to know where its requests begin and end. It does no I/O.
 
 aiohttp's parser decides what is a request. It says nothing of a request that it refuses, though, forgets the good ones
 that came in the same segment, and does not know what a client that sends no more has left unfinished. This module

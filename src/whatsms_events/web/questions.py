@@ -1,6 +1,6 @@
-"""A request's token and parameters in, checked values out; and rows in, the read API's answers out.
+"""This module checks the token and the parameters of the read API's requests, and builds its answers.
 
-What cannot be read is 400 and names the parameter; errors are problem+json (RFC 9457).
+A parameter that cannot be read is 400, and the answer names it. Errors are problem+json (RFC 9457).
 """
 
 import base64
@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from whatsms_events.domain.bodies import is_storable
-from whatsms_events.storage.reads import PAGE_LIMIT, Key, Page, Shown
+from whatsms_events.storage.reads import PAGE_LIMIT, Page, PageKey, Shown
 from whatsms_events.web.views import shown_page
 
 DEFAULT_LIMIT: Final = 50
@@ -92,13 +92,13 @@ def one_of(asked: Mapping[str, str], name: str, values: Mapping[str, T]) -> T | 
     return values[asked[name]]
 
 
-def key_after(asked: Mapping[str, str], key: msgspec.json.Decoder[Any]) -> Key | None:
+def key_after(asked: Mapping[str, str], key: msgspec.json.Decoder[Any]) -> PageKey | None:
     """Return the key in the `next` of an earlier page, None on the first; raise 400."""
     text = asked.get("after")
     if text is None:
         return None
     try:
-        found: Key = key.decode(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
+        found: PageKey = key.decode(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
     except (ValueError, msgspec.MsgspecError) as exc:
         raise bad("after", "is not the `next` of such a list") from exc
     if not all(is_storable(part) for part in found if isinstance(part, str)):

@@ -1,6 +1,7 @@
-"""A POST in, 2xx out once its bytes are committed: read, verify, normalise or park, append, answer.
+"""The receiver takes the vendor's webhooks: it answers 2xx once the bytes of a delivery are committed.
 
-Until the signature is verified nothing of a request becomes a label, a log line or an answer.
+A delivery is read, verified, normalised or parked, appended and answered. Until its signature is verified, nothing of
+the request becomes a label, a log line or a part of the answer.
 """
 
 import asyncio

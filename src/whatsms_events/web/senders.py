@@ -1,4 +1,4 @@
-"""What was committed of one tenant in, alarms out: a gauge, a detail of /readyz, and one line for a person."""
+"""This module watches what each vendor account sends, and raises an alarm: a gauge, a detail of /readyz, a log line."""
 
 from collections.abc import Mapping
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Rows, pages and runs in, the JSON that the read API and the commands both show out.
+"""This module gives rows, pages and runs the JSON shape that the read API and the commands show.
 
 `tenant` is always the slug of the configuration, `tenant_id` the vendor's id. Every field is explained in
 `docs/read-api.md`; a test holds that page to what is shown.
@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from whatsms_events.domain.drift import Count
-from whatsms_events.storage.reads import Key, Page, Shown
+from whatsms_events.storage.reads import Page, PageKey, Shown
 from whatsms_events.storage.repair.reports import RunInfo
 
 _encoder: Final = msgspec.json.Encoder()
@@ -42,7 +42,7 @@ def shown_page(plural: str, page: Page, **more: object) -> Shown:
     return {**more, plural: page.rows, "next": None if page.next is None else _opaque(page.next)}
 
 
-def _opaque(key: Key) -> str:
+def _opaque(key: PageKey) -> str:
     return base64.urlsafe_b64encode(_encoder.encode(key)).decode().rstrip("=")
 
 

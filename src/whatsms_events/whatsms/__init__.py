@@ -18,11 +18,11 @@ from whatsms_events.whatsms.transport import Transport, Waits
 class Client:
     """Talks to one account. `async with Client(...)`, or `open` and `close`; one event loop, any number of tasks.
 
-    `limits` belong to the key: clients that share the key share the object; a client that is alone with its key needs
-    none and has its own. A `budget` keeps this client, and all
-    who share it, below them: the server sees no more of their requests in any minute, retries included. `timeout_s`
-    bounds one try, `attempts` the tries of a call; waiting for the limits counts as neither. Raises ConfigError for a
-    URL that is not HTTPS (plain HTTP is for this machine only) and for a key that cannot be one.
+    `limits` belong to the key: clients that share the key share the object, and a client that is alone with its key
+    has its own. A `budget` keeps this client, and all that share the budget, below the limits: the server sees no more
+    of their requests in any minute, retries included. `timeout_s` bounds one try and `attempts` the tries of a call;
+    waiting for the limits counts as neither. `waits` says how long the client waits between two tries. Raises
+    ConfigError for a URL that is not HTTPS (plain HTTP is for this machine only) and for a key that no key can be.
     """
 
     def __init__(

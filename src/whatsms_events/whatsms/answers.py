@@ -1,4 +1,4 @@
-"""A call and the reply to it in, its value out; or the error that says what went wrong and what may be done."""
+"""This module turns a reply of the vendor's API into a value, or into the error that says what may be done about it."""
 
 import math
 import re

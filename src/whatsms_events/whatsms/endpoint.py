@@ -1,4 +1,4 @@
-"""What all endpoints are made of: the names in a query, a page, a single resource, a write, and the walk over pages."""
+"""This module has what all endpoints share: parameter names, one page, one resource, a write, a walk over all pages."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass

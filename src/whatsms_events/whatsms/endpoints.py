@@ -1,7 +1,7 @@
-"""The vendor's endpoints as methods: arguments in, resources out. Each raises UpstreamError for what is no answer.
+"""This module has the vendor's endpoints as methods. Each raises UpstreamError where the API gives no usable answer.
 
-What is left out is not sent; None is sent as null. Words (status, channel, media type) are open sets: any text may be
-sent, and any may come back.
+An argument that is left out is not sent; None is sent as null. Words (status, channel, media type) are open sets: any
+text may be sent, and any may come back.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence

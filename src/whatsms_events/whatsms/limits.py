@@ -1,4 +1,4 @@
-"""The vendor's rate limits as data; whoever wants to send a request in, let through one by one, never in a burst."""
+"""This module keeps requests within the vendor's rate limits: they leave one by one, never in a burst."""
 
 import asyncio
 from collections.abc import AsyncIterator

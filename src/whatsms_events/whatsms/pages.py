@@ -1,4 +1,4 @@
-"""What one page of a list showed in, the place to read on at out: or the end, or why these are no pages.
+"""This module says where a list goes on after one page, and notices where a server does not turn pages at all.
 
 The names of the query's parameters are not known for certain, and a server ignores a name that it does not know:
 every page would be the first one, for ever.

@@ -1,4 +1,4 @@
-"""Calls in, answers out: one HTTP session with the key, held to the limits, tried again where that can do no harm."""
+"""This module sends calls over one HTTP session, within the limits, and again where a second request does no harm."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""The log or Kafka in, an up-to-date projection out: each batch with its checkpoint in one transaction."""
+"""The consumer applies events from the log or from Kafka to the projection, each batch with its checkpoint."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -8,7 +8,7 @@ import structlog
 from whatsms_events import metrics
 from whatsms_events.storage.projection.apply import Projection, State
 from whatsms_events.storage.role_lock import RoleLock
-from whatsms_events.workers.sources import Source
+from whatsms_events.workers.sources import EventSource
 
 LOOK_BATCHES: Final = 20
 _UNREADABLE: Final = (
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 class Consumer:
     """The one active reader of a projection. The lock is for liveness; the generation row makes it safe."""
 
-    def __init__(self, projection: Projection, source: Source, lock: RoleLock, *, batch_limit: int) -> None:
+    def __init__(self, projection: Projection, source: EventSource, lock: RoleLock, *, batch_limit: int) -> None:
         self._projection = projection
         self._source = source
         self._lock = lock

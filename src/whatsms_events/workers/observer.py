@@ -1,4 +1,4 @@
-"""Log, projection and backfill tables in, gauges out, whatever the workers do: one that has halted measures nothing."""
+"""The observer reads log, projection and backfill tables and sets the gauges, since a halted worker sets none."""
 
 import asyncio
 import math

@@ -1,8 +1,8 @@
-"""The event log in, the same events in Kafka out: each once, in log order within its partition.
+"""The relay publishes the event log to Kafka: each event once, in log order within its partition.
 
-A Kafka transaction only fences older relays and hides what they left half done. Published is what a read_committed
-reader can see; the log's database keeps a lower bound of that, and every opening looks afresh. After any error the
-relay closes hard and opens again, which is the only way to start.
+A Kafka transaction only fences older relays, and hides what they left half done. An event counts as published when a
+read_committed reader can see it. The log's database keeps a lower bound of what is published, and every opening looks
+at Kafka itself. After any error the relay closes hard and opens again; there is no other way to start.
 """
 
 import asyncio

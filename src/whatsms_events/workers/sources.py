@@ -1,8 +1,8 @@
-"""A projection's state in, the next events behind it out: from the log itself, or from Kafka.
+"""This module reads the events that a projection needs next, from the log itself or from Kafka.
 
-Where Kafka is configured it is the source. A projection that has no offsets yet (new, or fed by the log until now)
-first reads the log to its end: that is faster, needs no unlimited retention, and leaves a position S; from then on
-each partition is read from its beginning and everything up to S is skipped.
+Where Kafka is configured, the events come from Kafka. A projection that has no offsets yet (it is new, or the log fed
+it until now) first reads the log to its end, at position S. That is faster than Kafka and needs no unlimited
+retention. From then on each partition is read from its beginning, and everything up to S is skipped.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ REBUILD: Final = "Empty the projection (its tables or its file) and start again:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class Reading:
     """What was read, and the state that is true once it is applied; `skipped` is how much of it needs no applying."""
 
     items: Sequence[Item]
@@ -36,13 +36,13 @@ class Batch:
     skipped: int = 0
 
 
-class Source(Protocol):
+class EventSource(Protocol):
     """Where events come from: the log, or Kafka."""
 
     async def open(self, state: State) -> None:
         """Begin behind `state`; raise IntegrityError where the source is not the one that the state was made from."""
 
-    async def read(self, state: State, limit: int) -> Batch:
+    async def read(self, state: State, limit: int) -> Reading:
         """Return the next events behind `state`, at most `limit`."""
 
     async def close(self) -> None:
@@ -64,7 +64,7 @@ class LogSource:
                 f"or rebuild. {REBUILD}"
             )
 
-    async def read(self, state: State, limit: int) -> Batch:
+    async def read(self, state: State, limit: int) -> Reading:
         """Return the next rows; offsets of a Kafka that is switched off now are dropped, they would go stale."""
         log_id = await self._log.log_id()
         entries = await self._log.read_from(state.checkpoint, limit)
@@ -74,7 +74,7 @@ class LogSource:
             checkpoint = Checkpoint(log_id=log_id, position=last.position, event_id=last.event.id)
             after = replace(after, checkpoint=checkpoint, applied_through=last.position)
         items = [_log_item(entry, entry.event.data, ()) for entry in entries if entry.event.data]
-        return Batch(items, after, skipped=len(entries) - len(items))  # blanked by retention
+        return Reading(items, after, skipped=len(entries) - len(items))  # blanked by retention
 
     async def close(self) -> None:
         """Hold nothing, give nothing back."""
@@ -130,7 +130,7 @@ class KafkaSource:
         if reader is not None:
             await reader.close()
 
-    async def read(self, state: State, limit: int) -> Batch:
+    async def read(self, state: State, limit: int) -> Reading:
         """Return the next records; for a projection without offsets first the rest of the log."""
         assert self._reader is not None  # noqa: S101 - read follows open
         if not state.offsets:
@@ -138,7 +138,7 @@ class KafkaSource:
                 batch = await self._from_log.read(state, limit)
                 if batch.after != state:
                     return batch
-            return Batch([], await self._begin(self._reader, state))
+            return Reading([], await self._begin(self._reader, state))
         try:
             fetched = await self._reader.read(limit=limit, timeout_s=self._poll_s)
         except OffsetGoneError as exc:
@@ -150,7 +150,7 @@ class KafkaSource:
             for key, offset in (await self._reader.positions()).items()
         }
         after = replace(state, log_id=log_id, offsets=offsets)
-        return Batch(items, await self._advance(self._reader, after), skipped=len(fetched) - len(items))
+        return Reading(items, await self._advance(self._reader, after), skipped=len(fetched) - len(items))
 
     async def _ask(self) -> Sequence[Partition]:
         """Ask which partitions there are, and remember that."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from whatsms_events.config.settings import Backfill, DatabaseSettings, Settings, Tenant, Watchdog
+from whatsms_events.config.settings import Backfill, DatabaseSettings, Settings, TenantSettings, Watchdog
 from whatsms_events.errors import ConfigError
 from whatsms_events.twin.rest.server import API_KEY
 
@@ -45,7 +45,7 @@ def prepared(settings: Settings) -> Iterator[Settings]:
 
 
 def _demo_settings(settings: Settings, folder: Path) -> Settings:
-    tenant = Tenant.model_validate(
+    tenant = TenantSettings.model_validate(
         {
             "tenant_id": f"demo-{secrets.token_hex(4)}",
             "webhook_secrets": {"current": secrets.token_hex(32)},

@@ -1,6 +1,6 @@
-"""A tenant in, when its latest webhooks were accepted out: read from the log, so whichever process took them in.
+"""This module reads from the log when a tenant's latest webhooks were accepted, whichever process accepted them.
 
-The log has no index by tenant (each would cost every append), so each look reads only what came since the one before.
+The log has no index by tenant, since an index costs every append. So each look reads only what came since the last one.
 """
 
 from dataclasses import dataclass

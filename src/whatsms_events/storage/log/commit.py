@@ -1,6 +1,6 @@
-"""One batch of deliveries in, an answer to each out, as soon as it is committed.
+"""This module commits one batch of deliveries, and answers each of them as soon as it is in the database.
 
-New events get theirs even if a later statement of the batch fails; nobody gets one that is not in the database.
+A new event is answered even if a later statement of the batch fails. No delivery is answered before it is committed.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Outcome:
 
 
 # An error is a result here, not an exception: a handler that has gone would leave the exception to nobody.
-Answer = asyncio.Future[Outcome | TransientError]
+PendingOutcome = asyncio.Future[Outcome | TransientError]
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +42,7 @@ class Appending:
 
     item: Append
     row: EventRow
-    answer: Answer
+    answer: PendingOutcome
     unsure: bool = False  # an earlier try may have been committed
 
 
@@ -51,13 +51,13 @@ class Parking:
     """A parked delivery that waits for its commit."""
 
     item: Park
-    answer: Answer
+    answer: PendingOutcome
 
 
 Waiting = Appending | Parking
 
 
-def give(answer: Answer, outcome: Outcome | TransientError) -> None:
+def give(answer: PendingOutcome, outcome: Outcome | TransientError) -> None:
     """Answer the handler, if it still waits."""
     if not answer.done():  # its deadline may have passed, or its handler was cancelled
         answer.set_result(outcome)

@@ -1,7 +1,8 @@
-"""Deliveries in, their outcome out, once it is committed: many handlers wait, one task owns the connection and commits.
+"""The committer is the one writer of the log: many handlers wait while one task owns the connection and commits.
 
-Group commit without a timer: a batch is what arrived while the last commit ran. An event whose outcome is unknown (the
-connection broke) is sent again on a new connection for as long as somebody waits for it: its id makes that safe.
+It groups commits without a timer: a batch is what arrived while the last commit ran. If the connection breaks and
+nobody knows whether an event was committed, the event is sent again on a new connection, as long as a handler waits
+for it. The event's id makes that safe.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from whatsms_events.errors import (
 )
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.appends import Append, Appends, Park, appends, event_row
-from whatsms_events.storage.log.commit import Answer, Appending, Commit, Outcome, Parking, Waiting, give
+from whatsms_events.storage.log.commit import Appending, Commit, Outcome, Parking, PendingOutcome, Waiting, give
 
 BATCH_LIMIT: Final = 2000  # SQLite binds at most 32,766 values in a statement, and a row has 13
 BATCH_LIMIT_BYTES: Final = 16 * 1024 * 1024
@@ -81,7 +82,7 @@ class Committer:
         if self._held >= self._queue_limit or self._held_bytes + size > self._queue_limit_bytes:
             raise OverloadedError("the queue is full")
         loop = asyncio.get_running_loop()
-        answer: Answer = loop.create_future()
+        answer: PendingOutcome = loop.create_future()
         self._queue.append(
             Appending(item, event_row(item), answer) if isinstance(item, Append) else Parking(item, answer)
         )
@@ -97,7 +98,7 @@ class Committer:
             raise outcome
         return outcome
 
-    def _expire(self, answer: Answer) -> None:
+    def _expire(self, answer: PendingOutcome) -> None:
         error = StorageUnavailableError if self._away else OverloadedError
         give(answer, error("not committed within the deadline"))
 

@@ -1,6 +1,6 @@
-"""A place in the log in, the events after it out. Positions are the order of commits: reading on skips nothing.
+"""This module reads the event log from a position on. Positions are the order of commits, so nothing is skipped.
 
-All appends go through the committer; a parked delivery that is tried again goes through `parked`.
+All appends go through the committer, but for a parked delivery that is tried again: `parked` appends that.
 """
 
 from collections.abc import Collection

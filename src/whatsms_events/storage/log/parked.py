@@ -1,6 +1,6 @@
-"""Parked deliveries: listed, shown, taken for another try, discarded. The committer parks them.
+"""This module lists, shows, retries and discards parked deliveries. The committer parks them.
 
-Nothing is lost between two steps: taking one removes it and appends its event in one transaction.
+A retry loses nothing: one transaction removes the parked delivery and appends its event.
 """
 
 from dataclasses import dataclass

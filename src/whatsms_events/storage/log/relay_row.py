@@ -1,4 +1,7 @@
-"""The relay's row: what is known to be visible in Kafka. One per topic prefix, moved only by the latest opening."""
+"""This module keeps the relay's row, which says what is known to be visible in Kafka.
+
+There is one row for each topic prefix, and only the relay that opened last may change it.
+"""
 
 from dataclasses import replace
 from datetime import datetime
