@@ -1,13 +1,10 @@
 """`config check` and `config show`: what is wrong with the configuration, and where each setting comes from."""
 
 from whatsms_events.cli.options import DEFAULTS, Options
-from whatsms_events.cli.running import run
 from whatsms_events.config.checks import NO_TENANTS, advice
 from whatsms_events.config.render import render
 from whatsms_events.config.settings import Settings
 from whatsms_events.errors import ConfigError, StorageUnavailableError
-from whatsms_events.service.parts import log_target
-from whatsms_events.storage.database import check_server
 
 
 def check(*, options: Options = DEFAULTS) -> int:
@@ -25,6 +22,10 @@ def _server_advice(settings: Settings) -> list[str]:
     """Look at the PostgreSQL server, if it is there; raise ConfigError where no log can be on it."""
     if settings.database.url is None or not settings.database.url.startswith("postgresql:"):
         return []
+    # Here, so that `config show` and `config check` do not wait for what only a server needs.
+    from whatsms_events.cli.running import run  # noqa: PLC0415
+    from whatsms_events.service.parts import log_target  # noqa: PLC0415
+    from whatsms_events.storage.database import check_server  # noqa: PLC0415
 
     try:
         run(check_server(log_target(settings)))
