@@ -17,7 +17,7 @@ import structlog
 
 from whatsms_events import metrics
 from whatsms_events.backfill.gaps import Messages, find_gaps
-from whatsms_events.backfill.run import Course
+from whatsms_events.backfill.run import LiveRun
 from whatsms_events.backfill.shown import last_shown, shown_payload, unpack
 from whatsms_events.domain import drift
 from whatsms_events.domain.differences import LISTED_ONLY
@@ -68,9 +68,9 @@ class _Outcomes:
 class Comparison:
     """Compares the items of one run as they become due."""
 
-    def __init__(self, course: Course) -> None:
-        self._course = course
-        self._parts = course.parts
+    def __init__(self, live: LiveRun) -> None:
+        self._live = live
+        self._parts = live.parts
         self._aim: Aim | None = None
         self._look_at = self._parts.now()
         self._found = True  # whether something may be left to append: by an earlier life of this run, or the last batch
@@ -80,9 +80,9 @@ class Comparison:
 
         Raises TransientError where the projection stays behind, and what storage and committer raise.
         """
-        course = self._course
+        live = self._live
         if self._found:
-            found = await self._parts.checkpoints.due(course.run, ["found"], _EVER, BATCH)
+            found = await self._parts.checkpoints.due(live.run, ["found"], _EVER, BATCH)
             self._found = bool(found)
             if found:
                 await self._append(found)
@@ -91,7 +91,7 @@ class Comparison:
         if aim is None or not await self._applied(aim):
             return False
         at = min(aim.at, self._parts.now())  # a clock that was set back since makes nothing due
-        batch = await self._parts.checkpoints.due(course.run, COMPARED, at, BATCH)
+        batch = await self._parts.checkpoints.due(live.run, COMPARED, at, BATCH)
         if len(batch) < BATCH:
             self._aim = None
         if batch:
@@ -103,7 +103,7 @@ class Comparison:
         wait_s = (self._look_at - now).total_seconds()
         if self._aim is None and not 0 < wait_s <= LOOK_S:  # longer: the clock was set back
             self._look_at = now + timedelta(seconds=LOOK_S)
-            if await self._parts.checkpoints.due(self._course.run, COMPARED, now, 1):
+            if await self._parts.checkpoints.due(self._live.run, COMPARED, now, 1):
                 self._aim = Aim(await self._parts.event_log.end(), now)
         return self._aim
 
@@ -122,14 +122,14 @@ class Comparison:
         tenant = self._parts.tenant
         rows = await self._parts.holdings.rows({Key(item.entity, tenant, item.id) for item in batch})
         told = await self._told(batch)
-        gaps = await find_gaps(self._parts, batch, rows, told) if self._course.messages == "narrow" else set[str]()
+        gaps = await find_gaps(self._parts, batch, rows, told) if self._live.messages == "narrow" else set[str]()
         outcomes = _Outcomes()
         for item in batch:
             wanted = self._with_messages(item, gaps)
             self._judge(wanted, rows.get(Key(item.entity, tenant, item.id)), told, outcomes)
-        standing = self._course.standing
+        standing = self._live.standing
         standing = msgspec.structs.replace(standing, unsettled=standing.unsettled + outcomes.unsettled)
-        await self._course.save(standing, items=outcomes.items, found=outcomes.findings)
+        await self._live.save(standing, items=outcomes.items, found=outcomes.findings)
         self._found = bool(outcomes.findings)
         for finding in outcomes.findings:
             metrics.BACKFILL_OBSERVED.labels(finding.entity, finding.kind).inc()
@@ -149,7 +149,7 @@ class Comparison:
             return item
         if unpack(item).gone:  # it has no list
             return replace(item, messages="none")
-        wanted = self._course.messages == "full" or item.id in gaps
+        wanted = self._live.messages == "full" or item.id in gaps
         return replace(item, messages="wanted") if wanted and item.messages == "none" else item
 
     def _judge(self, item: Item, row: Row | None, told: Messages, outcomes: _Outcomes) -> None:
@@ -158,7 +158,7 @@ class Comparison:
         if finding is not None:
             outcomes.findings.append(finding)
         outcomes.unsettled += is_left(item.state, came)
-        outcomes.items.append(self._course.step(item, came, **observed))
+        outcomes.items.append(self._live.step(item, came, **observed))
 
     def _compared(
         self, item: Item, row: Row | None, told: Messages
@@ -226,12 +226,10 @@ class Comparison:
             submitted = [tasks.create_task(self._submit(item)) for item in found]
         failures = [task.result() for task in submitted]
         done = [
-            self._course.step(item, "appended")
-            for item, failure in zip(found, failures, strict=True)
-            if failure is None
+            self._live.step(item, "appended") for item, failure in zip(found, failures, strict=True) if failure is None
         ]
         # Saved also where others failed: a door that takes few at a time would else be offered the same ones for ever.
-        await self._course.save(self._course.standing, items=done)
+        await self._live.save(self._live.standing, items=done)
         for failure in failures:
             if failure is not None:
                 raise failure

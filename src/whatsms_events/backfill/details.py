@@ -8,7 +8,7 @@ import structlog
 from msgspec import UNSET
 
 from whatsms_events.backfill import shown
-from whatsms_events.backfill.run import Course, moved_on, without
+from whatsms_events.backfill.run import LiveRun, moved_on, without
 from whatsms_events.domain.events import ContactPayload, Payload, TicketPayload
 from whatsms_events.domain.repair import BY_ID, ITEMS, classify, decide, is_left, looked
 from whatsms_events.domain.sighting import seen_at
@@ -22,48 +22,48 @@ AHEAD: Final = 100
 log = structlog.get_logger()
 
 
-async def read_detail(course: Course) -> bool:
+async def read_detail(live: LiveRun) -> bool:
     """Ask for the next entity that is due to be looked at; return False where the phase only waits.
 
     The phase is over when no item waits for anything any more: an item that is compared may have to be read again.
     """
-    parts = course.parts
-    if not course.next:
-        course.next.extend(await parts.checkpoints.due(course.run, BY_ID, parts.now(), AHEAD))
-    if course.next:
-        await _look(course, course.next.popleft())
+    parts = live.parts
+    if not live.next:
+        live.next.extend(await parts.checkpoints.due(live.run, BY_ID, parts.now(), AHEAD))
+    if live.next:
+        await _look(live, live.next.popleft())
         return True
-    if await parts.checkpoints.next_due(course.run) is not None:
+    if await parts.checkpoints.next_due(live.run) is not None:
         return False
-    await course.save(moved_on(course.standing))
+    await live.save(moved_on(live.standing))
     return True
 
 
-async def _look(course: Course, item: Item) -> None:
+async def _look(live: LiveRun, item: Item) -> None:
     """Ask for one item; raise UpstreamError where the run cannot go on for now."""
-    parts = course.parts
+    parts = live.parts
     log_end, asked_at = await parts.event_log.end(), parts.now()
     try:
-        found = await _observe(course, item)
+        found = await _observe(live, item)
     except UpstreamError as exc:
-        await _go_on_without(course, item, exc, log_end)
+        await _go_on_without(live, item, exc, log_end)
         return
-    standing = msgspec.structs.replace(course.standing, requests=course.standing.requests + 1)
+    standing = msgspec.structs.replace(live.standing, requests=live.standing.requests + 1)
     seen = seen_at(found.as_of, asked_at)
-    read = course.step(item, "shown", as_of=seen, log_end=log_end, payload=shown.detailed(item, found.value))
-    await course.save(standing, items=[read])
+    read = live.step(item, "shown", as_of=seen, log_end=log_end, payload=shown.detailed(item, found.value))
+    await live.save(standing, items=[read])
 
 
-async def _go_on_without(course: Course, item: Item, exc: UpstreamError, log_end: int) -> None:
+async def _go_on_without(live: LiveRun, item: Item, exc: UpstreamError, log_end: int) -> None:
     """Save what an answer that shows nothing means for the item; raise it where the run cannot go on for now."""
     came = looked(decide("item", classify(exc), item.rounds))
     if came is None:
         raise exc
-    now, slug = course.parts.now(), course.parts.slug
+    now, slug = live.parts.now(), live.parts.slug
     standing = msgspec.structs.replace(
-        course.standing,
-        requests=course.standing.requests + 1,
-        unsettled=course.standing.unsettled + is_left(item.state, came),
+        live.standing,
+        requests=live.standing.requests + 1,
+        unsettled=live.standing.unsettled + is_left(item.state, came),
     )
     if came in ("absent", "gone"):
         item = replace(item, as_of=now, log_end=log_end)
@@ -74,13 +74,13 @@ async def _go_on_without(course: Course, item: Item, exc: UpstreamError, log_end
         standing = without(standing, slug, f"{item.entity} {item.id}", exc)
     if came == "leave":
         log.warning("detail.not_read", tenant=slug, entity=item.entity, id=item.id, reason=str(exc))
-    await course.save(standing, items=[course.step(item, came)])
+    await live.save(standing, items=[live.step(item, came)])
     if came == "failed":  # it may be this very one that the vendor stumbles over: the others come first now
         raise exc
 
 
-async def _observe(course: Course, item: Item) -> Observed[Payload]:
-    client = course.parts.client
+async def _observe(live: LiveRun, item: Item) -> Observed[Payload]:
+    client = live.parts.client
     match item.entity:
         case "ticket":
             ticket = await client.tickets.observe(item.id)

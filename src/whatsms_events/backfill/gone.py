@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from whatsms_events.backfill import shown
-from whatsms_events.backfill.run import Course, HeldBack, Report, Standing, moved_on
+from whatsms_events.backfill.run import HeldBack, LiveRun, Report, Standing, moved_on
 from whatsms_events.domain.events import Entity
 from whatsms_events.domain.repair import BY_ID, ItemCame, advice, gone_limit
 from whatsms_events.storage.repair.runs import Item
@@ -31,23 +31,23 @@ log = structlog.get_logger()
 _reports = msgspec.json.Decoder(Report)
 
 
-async def scan_absences(course: Course) -> bool:
+async def scan_absences(live: LiveRun) -> bool:
     """Make items of what we hold and no list showed: one page of our ids at a time, entity after entity."""
-    parts, standing = course.parts, course.standing
+    parts, standing = live.parts, live.standing
     entity = standing.entity
     held = [] if _unseen(standing, entity) else await parts.holdings.ids(entity, parts.tenant, standing.after, SCAN)
     if not held:
-        await course.save(_next_entity(standing))
+        await live.save(_next_entity(standing))
         return True
     there = [one for one, is_gone in held if not is_gone]
-    known = await parts.checkpoints.shown(course.run, entity, there)
+    known = await parts.checkpoints.shown(live.run, entity, there)
     unseen = [one for one in there if one not in known]
     standing = msgspec.structs.replace(standing, after=held[-1][0])
     if entity == "campaign" and unseen:
         again_at = parts.now() + timedelta(seconds=parts.plan.absence_s)
         standing = msgspec.structs.replace(standing, again_at=again_at)
     came: ItemCame = "hidden" if entity == "campaign" else "unlisted"
-    await course.save(standing, items=[course.new(entity, one, came) for one in unseen])
+    await live.save(standing, items=[live.new(entity, one, came) for one in unseen])
     return True
 
 
@@ -63,61 +63,61 @@ def _next_entity(standing: Standing) -> Standing:
     return msgspec.structs.replace(standing, entity=following, after="")
 
 
-async def judge_missing(course: Course) -> bool:
+async def judge_missing(live: LiveRun) -> bool:
     """Let some of what is not there go, or hold it back; return False where the phase only waits.
 
     All else must have been compared: only then it is known how many there are, and how many were missed.
     """
-    checkpoints = course.parts.checkpoints
-    if await checkpoints.next_due(course.run, BY_ID) is not None:
-        await course.save(moved_on(course.standing, "touched"))
+    checkpoints = live.parts.checkpoints
+    if await checkpoints.next_due(live.run, BY_ID) is not None:
+        await live.save(moved_on(live.standing, "touched"))
         return True
-    if await checkpoints.next_due(course.run) is not None:
+    if await checkpoints.next_due(live.run) is not None:
         return False
-    found = await checkpoints.due(course.run, ["missing"], _EVER, SCAN)
+    found = await checkpoints.due(live.run, ["missing"], _EVER, SCAN)
     if not found:
-        await course.save(moved_on(course.standing))
+        await live.save(moved_on(live.standing))
         return True
     entity = found[0].entity
     batch = [item for item in found if item.entity == entity]
-    if entity == "campaign" and not _proven(course):
-        standing = course.standing
+    if entity == "campaign" and not _proven(live):
+        standing = live.standing
         standing = msgspec.structs.replace(standing, unsettled=standing.unsettled + len(batch))
-        await course.save(standing, items=[course.step(item, "unproven") for item in batch])
-    elif await _may_go(course, entity):
-        await _release(course, entity, batch)
+        await live.save(standing, items=[live.step(item, "unproven") for item in batch])
+    elif await _may_go(live, entity):
+        await _release(live, entity, batch)
     else:
-        await course.save(course.standing, items=[course.step(item, "held_back") for item in batch])
+        await live.save(live.standing, items=[live.step(item, "held_back") for item in batch])
     return True
 
 
-def _proven(course: Course) -> bool:
+def _proven(live: LiveRun) -> bool:
     """Tell whether two whole lists did not show what is missing; a repair walks once, and leaves it to a reconcile."""
-    standing = course.standing
-    return course.run.kind == "reconcile" and "campaigns" not in standing.unstable and standing.seen_at is not None
+    standing = live.standing
+    return live.run.kind == "reconcile" and "campaigns" not in standing.unstable and standing.seen_at is not None
 
 
-async def _may_go(course: Course, entity: Entity) -> bool:
+async def _may_go(live: LiveRun, entity: Entity) -> bool:
     """Tell whether those of the entity that are missing may be marked as gone; where not, note and say what was seen.
 
     What was decided once in a run stands: the more go, the fewer are held.
     """
-    if entity in course.standing.held_back:
+    if entity in live.standing.held_back:
         return False
-    if course.run.options.allow_gone:
+    if live.run.options.allow_gone:
         return True
-    parts, standing = course.parts, course.standing
-    counted = await parts.checkpoints.count(course.run)
+    parts, standing = live.parts, live.standing
+    counted = await parts.checkpoints.count(live.run)
     extra = counted[entity, "missing"] + standing.released.get(entity, 0)
     held = await parts.holdings.count(entity, parts.tenant)
     limit = standing.gone_limits.get(entity, gone_limit(held, parts.plan.gone_share))
-    if extra <= limit and not await _held_back_before(course, entity):
+    if extra <= limit and not await _held_back_before(live, entity):
         limits = {**standing.gone_limits, entity: limit}
-        await course.save(msgspec.structs.replace(standing, gone_limits=limits))
+        await live.save(msgspec.structs.replace(standing, gone_limits=limits))
         return True
     missed = sum(one.count for one in standing.drift if (one.entity, one.kind) == (entity, "missed"))
     seen = HeldBack(extra=extra, missed=missed, held=held, limit=limit)
-    await course.save(msgspec.structs.replace(standing, held_back={**standing.held_back, entity: seen}))
+    await live.save(msgspec.structs.replace(standing, held_back={**standing.held_back, entity: seen}))
     log.error(
         "backfill.gone_held_back",
         tenant=parts.slug,
@@ -132,22 +132,22 @@ async def _may_go(course: Course, entity: Entity) -> bool:
     return False
 
 
-async def _held_back_before(course: Course, entity: Entity) -> bool:
+async def _held_back_before(live: LiveRun, entity: Entity) -> bool:
     """Tell whether this is a repair and the last reconcile held the entity back: many small steps are a large one."""
-    if course.run.kind == "reconcile":
+    if live.run.kind == "reconcile":
         return False
-    last = await course.parts.checkpoints.last(course.parts.tenant, "reconcile")
+    last = await live.parts.checkpoints.last(live.parts.tenant, "reconcile")
     if last is None or last.report is None:
         return False
     return entity in _reports.decode(last.report).held_back
 
 
-async def _release(course: Course, entity: Entity, batch: Sequence[Item]) -> None:
+async def _release(live: LiveRun, entity: Entity, batch: Sequence[Item]) -> None:
     """Let these be compared like any other answer, which says that there is no such thing."""
-    standing = course.standing
+    standing = live.standing
     released = {**standing.released, entity: standing.released.get(entity, 0) + len(batch)}
-    items = [course.step(item, "may_go", **_as_listed(standing, item)) for item in batch]
-    await course.save(msgspec.structs.replace(standing, released=released), items=items)
+    items = [live.step(item, "may_go", **_as_listed(standing, item)) for item in batch]
+    await live.save(msgspec.structs.replace(standing, released=released), items=items)
 
 
 def _as_listed(standing: Standing, item: Item) -> dict[str, Any]:

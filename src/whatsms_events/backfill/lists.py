@@ -13,7 +13,7 @@ import msgspec
 
 from whatsms_events.backfill import shown
 from whatsms_events.backfill.gaps import read_for
-from whatsms_events.backfill.run import Course, Standing, moved_on
+from whatsms_events.backfill.run import LiveRun, Standing, moved_on
 from whatsms_events.domain.events import (
     Campaign,
     CampaignPayload,
@@ -52,9 +52,9 @@ class List:
     expected: bool = False
 
 
-def list_of(course: Course) -> List:
+def list_of(live: LiveRun) -> List:
     """Return the list of entities that the run's phase reads."""
-    client, size, phase = course.parts.client, course.parts.plan.page_size, course.standing.phase
+    client, size, phase = live.parts.client, live.parts.plan.page_size, live.standing.phase
 
     async def ask_contacts(place: Place, _status: str | None) -> Page[Contact]:
         return await client.contacts.page(place, page_size=size)
@@ -76,9 +76,9 @@ def list_of(course: Course) -> List:
     return lists[phase]
 
 
-def messages_of(course: Course, ticket: Item) -> List:
+def messages_of(live: LiveRun, ticket: Item) -> List:
     """Return the list of a ticket's messages."""
-    client, size = course.parts.client, course.parts.plan.page_size
+    client, size = live.parts.client, live.parts.plan.page_size
 
     async def ask(place: Place, _status: str | None) -> Page[Message]:
         return await client.messages.page(ticket.id, place, page_size=size)
@@ -86,11 +86,11 @@ def messages_of(course: Course, ticket: Item) -> List:
     return List("messages", "message", (None,), MESSAGE_PASSES, ask, ticket)
 
 
-def item_of(course: Course, of: List, one: Listed, as_of: datetime, log_end: int) -> Item:
+def item_of(live: LiveRun, of: List, one: Listed, as_of: datetime, log_end: int) -> Item:
     """Return the item of something that a page showed."""
-    in_part = of.entity in ASKED_BY_ID and course.run.options.details == "all"
+    in_part = of.entity in ASKED_BY_ID and live.run.options.details == "all"
     payload = _payload(one)
-    return course.new(
+    return live.new(
         of.entity,
         str(one.id),
         "shown" if of.ticket is not None else "listed_in_part" if in_part else "listed",
@@ -115,39 +115,39 @@ def _payload(one: Listed) -> TicketPayload | ContactPayload | CampaignPayload | 
             assert_never(one)
 
 
-async def close(course: Course, of: List, standing: Standing, items: Mapping[str, Item], *, whole: bool = True) -> None:
+async def close(live: LiveRun, of: List, standing: Standing, items: Mapping[str, Item], *, whole: bool = True) -> None:
     """Save the last page of a list, and go on: to the next phase, or to the next ticket whose messages are wanted.
 
     `whole`: the list was read, so it is known which of our messages it did not show.
     """
     if of.ticket is not None:
-        await _close_ticket(course, of.ticket, standing, items, whole=whole)
+        await _close_ticket(live, of.ticket, standing, items, whole=whole)
         return
     if not standing.walks.shown:
         standing = msgspec.structs.replace(standing, blind=(*standing.blind, of.entity))
     if standing.phase == "again":  # once is enough
         standing = msgspec.structs.replace(standing, again_at=None)
-    await course.list_items(moved_on(standing), items)
+    await live.list_items(moved_on(standing), items)
 
 
 async def _close_ticket(
-    course: Course, ticket: Item, standing: Standing, items: Mapping[str, Item], *, whole: bool
+    live: LiveRun, ticket: Item, standing: Standing, items: Mapping[str, Item], *, whole: bool
 ) -> None:
     if items:
-        await course.list_items(course.standing, items)
-    unseen = await _unseen(course, ticket) if whole else 0
-    looks = await read_for(course.parts, ticket) if whole else []
+        await live.list_items(live.standing, items)
+    unseen = await _unseen(live, ticket) if whole else 0
+    looks = await read_for(live.parts, ticket) if whole else []
     standing = msgspec.structs.replace(
         standing, ticket=None, place=Place(), walks=Walks(), unseen=standing.unseen + unseen
     )
     payload = None if ticket.state == "done" else ticket.payload
-    await course.save(standing, items=[replace(ticket, messages="done", payload=payload)], looks=looks)
+    await live.save(standing, items=[replace(ticket, messages="done", payload=payload)], looks=looks)
 
 
-async def _unseen(course: Course, ticket: Item) -> int:
+async def _unseen(live: LiveRun, ticket: Item) -> int:
     """Count the messages that we hold and no list of this run showed."""
-    parts, unseen, after = course.parts, 0, ""
+    parts, unseen, after = live.parts, 0, ""
     while held := await parts.holdings.message_ids(parts.tenant, ticket.id, after, SCAN):
         after = held[-1]
-        unseen += len(set(held) - await parts.checkpoints.shown(course.run, "message", held))
+        unseen += len(set(held) - await parts.checkpoints.shown(live.run, "message", held))
     return unseen

@@ -8,7 +8,7 @@ import structlog
 from msgspec.structs import replace
 
 from whatsms_events.backfill.lists import List, close, item_of, list_of, messages_of
-from whatsms_events.backfill.run import Course, Standing, moved_on, without
+from whatsms_events.backfill.run import LiveRun, Standing, moved_on, without
 from whatsms_events.domain import walk
 from whatsms_events.domain.repair import UNUSABLE, Answered, asked_page, classify, decide
 from whatsms_events.domain.sighting import seen_at
@@ -20,48 +20,48 @@ from whatsms_events.whatsms.pages import Page, Place
 log = structlog.get_logger()
 
 
-async def read_list(course: Course) -> bool:
+async def read_list(live: LiveRun) -> bool:
     """Read the next page of the phase's list of entities; return False where its time has not come."""
-    standing = course.standing
+    standing = live.standing
     if standing.phase == "again":
         if standing.again_at is None:
-            await course.save(moved_on(standing))
+            await live.save(moved_on(standing))
             return True
-        if course.parts.now() < standing.again_at:
+        if live.parts.now() < standing.again_at:
             return False
-    await _read_page(course, list_of(course))
+    await _read_page(live, list_of(live))
     return True
 
 
-async def read_messages(course: Course) -> bool:
+async def read_messages(live: LiveRun) -> bool:
     """Read the next page of the next ticket whose messages are wanted; with none left the phase is over."""
-    wanted = [] if course.messages == "off" else await course.parts.checkpoints.tickets_to_read(course.run, 1)
+    wanted = [] if live.messages == "off" else await live.parts.checkpoints.tickets_to_read(live.run, 1)
     if not wanted:
-        await course.save(moved_on(course.standing))
+        await live.save(moved_on(live.standing))
         return True
     ticket = wanted[0]
-    if course.standing.ticket != ticket.id:
-        await course.save(replace(course.standing, ticket=ticket.id, walks=Walks(), place=Place()))
-    await _read_page(course, messages_of(course, ticket))
+    if live.standing.ticket != ticket.id:
+        await live.save(replace(live.standing, ticket=ticket.id, walks=Walks(), place=Place()))
+    await _read_page(live, messages_of(live, ticket))
     return True
 
 
-async def _read_page(course: Course, of: List) -> None:
+async def _read_page(live: LiveRun, of: List) -> None:
     """Read the page that the run stands at; raise UpstreamError where the run cannot go on for now."""
-    parts, standing = course.parts, course.standing
+    parts, standing = live.parts, live.standing
     log_end, asked_at = await parts.event_log.end(), parts.now()
     try:
         page = await of.ask(standing.place, of.filters[standing.walks.number])
     except UpstreamError as exc:
-        await _go_on_without(course, of, exc)
+        await _go_on_without(live, of, exc)
     else:
-        await _take_page(course, of, page, seen_at(page.as_of, asked_at), log_end)
+        await _take_page(live, of, page, seen_at(page.as_of, asked_at), log_end)
 
 
-async def _take_page(course: Course, of: List, page: Page[Any], as_of: datetime, log_end: int) -> None:
-    standing = course.standing
-    items = {one.id: item_of(course, of, one, as_of, log_end) for one in page.items if isinstance(one.id, str)}
-    known = await course.parts.checkpoints.shown(course.run, of.entity, list(items))
+async def _take_page(live: LiveRun, of: List, page: Page[Any], as_of: datetime, log_end: int) -> None:
+    standing = live.standing
+    items = {one.id: item_of(live, of, one, as_of, log_end) for one in page.items if isinstance(one.id, str)}
+    known = await live.parts.checkpoints.shown(live.run, of.entity, list(items))
     paged = page.next is not None or page.number > 1
     standing = replace(
         standing,
@@ -72,7 +72,7 @@ async def _take_page(course: Course, of: List, page: Page[Any], as_of: datetime,
     )
     if standing.phase == "again" and page.number == 1:
         standing = replace(standing, log_end=log_end, seen_at=as_of)
-    await _move(course, of, standing, page.next, items)
+    await _move(live, of, standing, page.next, items)
 
 
 def _expected(of: List, standing: Standing, page: Page[Any]) -> int:
@@ -81,47 +81,47 @@ def _expected(of: List, standing: Standing, page: Page[Any]) -> int:
     return standing.expected + (page.count or 0) if first else standing.expected
 
 
-async def _move(course: Course, of: List, standing: Standing, place: Place | None, items: Mapping[str, Item]) -> None:
+async def _move(live: LiveRun, of: List, standing: Standing, place: Place | None, items: Mapping[str, Item]) -> None:
     """Save what a page showed together with what follows: another page, walk or pass, or the end of the list."""
     walks, then = walk.step(standing.walks, more=place is not None, in_pass=len(of.filters), passes=of.passes)
     standing = replace(standing, walks=walks, place=place or Place())
     if then in ("page", "walk", "pass"):
-        await course.list_items(standing, items)
+        await live.list_items(standing, items)
         return
     if then == "unstable" and of.ticket is None:  # a gap in a ticket's messages is known by its last message
         standing = _unstable(standing, of.name)
-    await close(course, of, standing, items)
+    await close(live, of, standing, items)
 
 
-async def _go_on_without(course: Course, of: List, exc: UpstreamError) -> None:
+async def _go_on_without(live: LiveRun, of: List, exc: UpstreamError) -> None:
     """Save what an answer that is no page means for its list; raise it where the run cannot go on for now."""
-    standing = replace(course.standing, requests=course.standing.requests + 1)
+    standing = replace(live.standing, requests=live.standing.requests + 1)
     walks, answered, status = standing.walks, classify(exc), of.filters[standing.walks.number]
     asked = asked_page(standing.place.number, filtered=status is not None, of_messages=of.ticket is not None)
     meaning = decide(asked, answered, walk.tries(walks, answered))
     if meaning == "doubt":
-        meaning = "end" if await _answers(course) else "again"
+        meaning = "end" if await _answers(live) else "again"
         standing = replace(standing, requests=standing.requests + (meaning == "end"))
     match meaning:
         case "end":
-            await _end(course, of, standing, answered, exc)
+            await _end(live, of, standing, answered, exc)
         case "anew":
             # As many items as a page holds may have moved to the front just now.
-            await course.save(replace(standing, place=Place(), walks=walk.failed(walks, meaning)))
+            await live.save(replace(standing, place=Place(), walks=walk.failed(walks, meaning)))
         case "again":
-            await course.save(replace(standing, walks=walk.failed(walks, meaning)))
+            await live.save(replace(standing, walks=walk.failed(walks, meaning)))
             raise exc
         case "leave" | "leave_out" if of.ticket is not None:
-            await _leave(course, of, of.ticket, exc, left_out=meaning == "leave_out")
+            await _leave(live, of, of.ticket, exc, left_out=meaning == "leave_out")
         case _:
             raise exc
 
 
-async def _answers(course: Course) -> bool:
+async def _answers(live: LiveRun) -> bool:
     """Tell whether the vendor answers anything else, with one item of another list: if not it is away."""
-    client = course.parts.client
+    client = live.parts.client
     try:
-        if course.standing.phase == "contacts":
+        if live.standing.phase == "contacts":
             await client.tickets.page(Place(), page_size=1)
         else:
             await client.contacts.page(Place(), page_size=1)
@@ -132,31 +132,31 @@ async def _answers(course: Course) -> bool:
     return True
 
 
-async def _end(course: Course, of: List, standing: Standing, answered: Answered, exc: UpstreamError) -> None:
+async def _end(live: LiveRun, of: List, standing: Standing, answered: Answered, exc: UpstreamError) -> None:
     """End the walk where it stands: what it showed is compared, and the report names the list as not stable."""
-    slug, status, number = course.parts.slug, of.filters[standing.walks.number], standing.place.number
+    slug, status, number = live.parts.slug, of.filters[standing.walks.number], standing.place.number
     name = of.name if status is None else f"{of.name}:{status}"
     reason = str(exc) if answered == "paging" else f"{exc}, page {number}"
     standing = replace(_unstable(standing, name), ended={name: reason, **standing.ended})
     if of.ticket is not None:
         log.warning("list.ended", tenant=slug, list=name, page=number, id=of.ticket.id, reason=str(exc))
-        await close(course, of, standing, {})
+        await close(live, of, standing, {})
         return
     log.warning("list.ended", tenant=slug, list=name, page=number, reason=str(exc))
     # What comes without end is not asked for in further passes; what is refused costs one request.
     stuck = standing.walks.stuck or answered in UNUSABLE
-    await _move(course, of, replace(standing, walks=replace(standing.walks, stuck=stuck)), None, {})
+    await _move(live, of, replace(standing, walks=replace(standing.walks, stuck=stuck)), None, {})
 
 
-async def _leave(course: Course, of: List, ticket: Item, exc: UpstreamError, *, left_out: bool) -> None:
+async def _leave(live: LiveRun, of: List, ticket: Item, exc: UpstreamError, *, left_out: bool) -> None:
     """Close a ticket whose messages cannot be read: they are not ours to see, or are left to the next run."""
-    slug, standing = course.parts.slug, replace(course.standing, requests=course.standing.requests + 1)
+    slug, standing = live.parts.slug, replace(live.standing, requests=live.standing.requests + 1)
     if left_out:
         standing = without(standing, slug, f"messages of ticket {ticket.id}", exc)
     else:
         log.warning("messages.not_read", tenant=slug, id=ticket.id, reason=str(exc))
         standing = replace(standing, unsettled=standing.unsettled + 1)
-    await close(course, of, standing, {}, whole=False)
+    await close(live, of, standing, {}, whole=False)
 
 
 def _unstable(standing: Standing, name: str) -> Standing:

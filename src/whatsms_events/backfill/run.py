@@ -192,7 +192,7 @@ def moved_on(standing: Standing, end: PhaseEnd = "over") -> Standing:
     return replace(standing, phase=following(standing.phase, end), walks=Walks(), place=Place())
 
 
-class Course:
+class LiveRun:
     """One run under way. Every change of its standing is saved together with what it is about, or not at all."""
 
     def __init__(self, parts: Parts, run: Run, messages: Mode) -> None:

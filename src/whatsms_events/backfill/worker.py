@@ -19,7 +19,7 @@ from whatsms_events.backfill.compare import Comparison
 from whatsms_events.backfill.details import read_detail
 from whatsms_events.backfill.gone import judge_missing, scan_absences
 from whatsms_events.backfill.pager import read_list, read_messages
-from whatsms_events.backfill.run import Course, Parts, Plan, Report, Standing
+from whatsms_events.backfill.run import LiveRun, Parts, Plan, Report, Standing
 from whatsms_events.backfill.schedule import Asked, Schedule
 from whatsms_events.domain.drift import Count
 from whatsms_events.domain.repair import PHASES, Duty, Phase
@@ -42,7 +42,7 @@ SHOW_S: Final = 1.0
 
 log = structlog.get_logger()
 
-_DO: Final[Mapping[Duty, Callable[[Course], Awaitable[bool]]]] = {
+_DO: Final[Mapping[Duty, Callable[[LiveRun], Awaitable[bool]]]] = {
     "list": read_list,
     "scan": scan_absences,
     "look": read_detail,
@@ -91,7 +91,7 @@ class Backfill:
         self._parts = Parts(slug, tenant, client, checkpoints, holdings, event_log, submit, plan, now)
         self._lock = lock
         self._schedule = Schedule(self._parts, last_accepted)
-        self._course: Course | None = None
+        self._live: LiveRun | None = None
         self._comparison: Comparison | None = None
         self._look_at = datetime.min.replace(tzinfo=now().tzinfo)
         self._show_at = 0.0
@@ -100,12 +100,12 @@ class Backfill:
     @property
     def active(self) -> bool:
         """Tell whether a run is under way in this process."""
-        return self._course is not None
+        return self._live is not None
 
     @property
     def standing(self) -> Standing | None:
         """Where the run under way in this process stands, None where none is."""
-        return None if self._course is None else self._course.standing
+        return None if self._live is None else self._live.standing
 
     def ask(self, kind: Kind, cause: str, options: Options) -> None:
         """Ask for a run; it begins when the one under way has finished, unless that is the very same."""
@@ -119,22 +119,22 @@ class Backfill:
         process goes on with the run, TransientError where vendor, storage or consumer is away for now.
         """
         wait_s = (self._look_at - self._parts.now()).total_seconds()
-        if self._course is None and 0 < wait_s <= LOOK_S:  # longer: the clock was set back
+        if self._live is None and 0 < wait_s <= LOOK_S:  # longer: the clock was set back
             return 0
         if not await self._lock.take():
             self._forget()
             return 0
         try:
-            if self._course is None and not await self._begin():
+            if self._live is None and not await self._begin():
                 await self._lock.release()  # a command may want it
                 return 0
             return await self._step()
         except BaseException as exc:
-            course = self._course
+            live = self._live
             self._forget()
-            if course is not None and isinstance(exc, UpstreamRefusedError):
-                self._refused_in = course.standing.phase
-                await course.save(msgspec.structs.replace(course.standing, stopped=str(exc)))
+            if live is not None and isinstance(exc, UpstreamRefusedError):
+                self._refused_in = live.standing.phase
+                await live.save(msgspec.structs.replace(live.standing, stopped=str(exc)))
                 log.error("backfill.stopped", tenant=self._parts.slug, reason=str(exc))  # noqa: TRY400 - written for the operator
             await self._lock.release()  # another process may have more luck
             raise
@@ -159,7 +159,7 @@ class Backfill:
         await self._lock.release()
 
     def _forget(self) -> None:
-        self._course = self._comparison = None
+        self._live = self._comparison = None
 
     async def _begin(self) -> bool:
         """Take up the unfinished run, or begin one that is due; return whether there is one."""
@@ -174,44 +174,44 @@ class Backfill:
         asked, doubts = due
         await parts.client.open()
         run = await parts.checkpoints.begin(parts.tenant, asked.kind, asked.cause, asked.options, now)
-        course = Course(parts, run, self._schedule.messages(run))
+        live = LiveRun(parts, run, self._schedule.messages(run))
         self._schedule.taken(Asked(run.kind, run.cause, run.options), resumed=run.resumed)
         if doubts is not None and not run.resumed:
             # Looked at once as they stand, whatever comes of it.
             again_at = now if doubts.campaigns else None
-            standing = msgspec.structs.replace(course.standing, expected=len(doubts.looks), again_at=again_at)
-            await course.save(standing, items=list(doubts.items.values()), looks=doubts.looks)
-        self._course, self._comparison = course, Comparison(course)
+            standing = msgspec.structs.replace(live.standing, expected=len(doubts.looks), again_at=again_at)
+            await live.save(standing, items=list(doubts.items.values()), looks=doubts.looks)
+        self._live, self._comparison = live, Comparison(live)
         log.info("backfill.begun", tenant=parts.slug, kind=run.kind, cause=run.cause, resumed=run.resumed)
         return True
 
     async def _step(self) -> int:
-        course, comparison = self._course, self._comparison
-        assert course is not None  # noqa: S101 - begun
+        live, comparison = self._live, self._comparison
+        assert live is not None  # noqa: S101 - begun
         assert comparison is not None  # noqa: S101 - begun
-        duty = PHASES[course.standing.phase].do
+        duty = PHASES[live.standing.phase].do
         if duty == "report":
-            await self._finish(course)
+            await self._finish(live)
             return 1
-        worked = await comparison.step() or await _DO[duty](course)
+        worked = await comparison.step() or await _DO[duty](live)
         if not worked:
-            await course.pull_in()
+            await live.pull_in()
         clock = asyncio.get_running_loop().time
         if (began := clock()) >= self._show_at:
-            await self._show(course)
+            await self._show(live)
             # Counting a million items takes long.
             self._show_at = clock() + max(SHOW_S, 20 * (clock() - began))
         return int(worked)
 
-    async def _finish(self, course: Course) -> None:
-        report = await course.finish()
+    async def _finish(self, live: LiveRun) -> None:
+        report = await live.finish()
         slug = self._parts.slug
         self._forget()
         self._look_at = self._parts.now()
         found = _by_kind(report.drift)
         looked_at = sum(report.looked_at.values())
         self.progress = Progress(
-            kind=course.run.kind,
+            kind=live.run.kind,
             requests=report.requests,
             shown=looked_at,
             found=found,
@@ -233,11 +233,11 @@ class Backfill:
             held_back=sorted(report.held_back),
         )
 
-    async def _show(self, course: Course) -> None:
-        standing = course.standing
-        counted = await course.parts.checkpoints.count(course.run)
+    async def _show(self, live: LiveRun) -> None:
+        standing = live.standing
+        counted = await live.parts.checkpoints.count(live.run)
         self.progress = Progress(
-            kind=course.run.kind,
+            kind=live.run.kind,
             phase=standing.phase,
             requests=standing.requests,
             shown=counted.total(),
