@@ -7,12 +7,13 @@ from uuid import UUID
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from whatsms_events.domain import fold
+from whatsms_events.domain import fold, values
 from whatsms_events.domain.events import (
     Campaign,
     CampaignPayload,
     Contact,
     ContactPayload,
+    Entity,
     Event,
     EventType,
     LogEntry,
@@ -28,7 +29,7 @@ from whatsms_events.domain.events import (
     to_micros,
 )
 from whatsms_events.domain.normalize import ids
-from whatsms_events.domain.resources import GROUPS, NAMED
+from whatsms_events.domain.resources import GROUPS, NAMED, RESOURCES
 from whatsms_events.domain.rows import Key, Row
 
 START = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
@@ -117,59 +118,47 @@ def partial(
     return st.fixed_dictionaries(required, optional=optional).map(lambda fields: shape(**fields))  # type: ignore[arg-type]
 
 
-CONTACTS = partial(
-    Contact,
-    {"id": CONTACT_ID},
-    name=WORD,
-    number=WORD,
-    email=WORD,
-    profile_pic_url=WORD,
-    is_group=FLAG,
-    extra_info=st.sampled_from([None, [], [{"name": "x", "value": "y"}], [{"id": 7, "name": "x", "value": "y"}]]),
-    updated_at=TIME,
-    gone=FLAG,
-)
+BY_READER: Mapping[object, st.SearchStrategy[object]] = {
+    values.text: WORD,
+    values.word: WORD,
+    values.number: WORD,
+    values.identifier: WORD,
+    values.flag: FLAG,
+    values.moment: TIME,
+    values.count: st.sampled_from([None, 0, 1, 2]),
+    values.ack: st.sampled_from([None, -1, 0, 1, 2, 3, 4, 5, 99]),
+    values.items: st.sampled_from([None, [], [{"name": "x", "value": "y"}], [{"id": 7, "name": "x", "value": "y"}]]),
+    None: REF,
+}
+
+
+def optional(entity: Entity) -> dict[str, st.SearchStrategy[object]]:
+    """Return values for each field of the entity's table but its id; of what only a backfill says, `gone`."""
+    fields = {one.name: one for one in RESOURCES[entity] if one.name not in ("id", "contact", "merged_into")}
+    return {name: BY_READER[one.read] for name, one in fields.items()} | {"gone": FLAG}
+
+
+CONTACTS = partial(Contact, {"id": CONTACT_ID}, **optional("contact"))
 NAMELESS = partial(Contact, {}, name=WORD)
 TICKETS = partial(
     Ticket,
     {"id": st.sampled_from(["k1", "k2"])},
-    status=st.sampled_from(["open", "closed", None]),
-    channel=WORD,
-    contact=st.none() | CONTACTS | NAMELESS,
-    contact_id=st.none() | CONTACT_ID,
-    user=REF,
-    queue=REF,
-    ai_agent_id=WORD,
-    last_message=WORD,
-    created_at=TIME,
-    updated_at=TIME,
-    gone=FLAG,
+    **optional("ticket")
+    | {
+        "status": st.sampled_from(["open", "closed", None]),
+        "contact": st.none() | CONTACTS | NAMELESS,
+        "contact_id": st.none() | CONTACT_ID,
+    },
 )
 MESSAGES = partial(
     Message,
     {"id": st.sampled_from(["m1", "m2"])},
-    body=WORD,
-    from_me=FLAG,
-    media_type=WORD,
-    media_url=WORD,
-    ack=st.sampled_from([None, -1, 0, 1, 2, 3, 4, 5, 99]),
-    deleted=FLAG,
-    quoted_message_id=WORD,
-    ticket_id=st.sampled_from([None, "k1", "k2"]),
-    contact_id=st.none() | CONTACT_ID,
-    created_at=TIME,
-    updated_at=TIME,
-    gone=FLAG,
+    **optional("message") | {"ticket_id": st.sampled_from([None, "k1", "k2"]), "contact_id": st.none() | CONTACT_ID},
 )
 CAMPAIGNS = partial(
     Campaign,
     {"id": st.just("p1")},
-    name=WORD,
-    status=st.sampled_from(["running", "finished", None]),
-    scheduled_at=TIME,
-    sent_count=st.sampled_from([None, 0, 1, 2]),
-    updated_at=TIME,
-    gone=FLAG,
+    **optional("campaign") | {"status": st.sampled_from(["running", "finished", None])},
 )
 PAYLOADS: Mapping[str, st.SearchStrategy[object]] = {
     "message": partial(MessagePayload, {"message": MESSAGES}, ticket=st.none() | TICKETS, contact=st.none() | CONTACTS),

@@ -14,13 +14,6 @@ from whatsms_events.storage.projection.holdings import is_gone
 
 PAGE: Final = 10_000
 
-_TABLES: Final = {
-    "ticket": tables.ticket,
-    "message": tables.message,
-    "contact": tables.contact,
-    "campaign": tables.campaign,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Totals:
@@ -56,7 +49,7 @@ async def observed(log: Database) -> int:
 
 async def rows(projection: Database, entity: Entity, tenant: str) -> AsyncIterator[RowMapping]:
     """Yield a tenant's rows of an entity, in the order of ids; `gone` is what the rule for it says."""
-    table = _TABLES[entity]
+    table = tables.ENTITIES[entity]
     columns = [column for column in table.c if column.name != "gone"]
     query = select(*columns, is_gone(projection, table).label("gone")).where(table.c.tenant == tenant)
     query = query.order_by(table.c.id).limit(PAGE)
@@ -89,7 +82,7 @@ async def totals(projection: Database) -> Totals:
     async with projection.read() as connection:
         tickets, messages, contacts, campaigns = [
             (await connection.execute(select(func.count()).select_from(table))).scalar_one()
-            for table in _TABLES.values()
+            for table in tables.ENTITIES.values()
         ]
         ack, ours = tables.message.c.ack, tables.message.c.from_me.is_not(False)
         levels = await connection.execute(select(ack, func.count()).where(ours, ack.is_not(None)).group_by(ack))

@@ -3,6 +3,9 @@
 Times are integers: microseconds since 1970, so that both databases store and compare them exactly.
 """
 
+from collections.abc import Mapping
+from typing import Final
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -18,6 +21,8 @@ from sqlalchemy import (
     Uuid,
     text,
 )
+
+from whatsms_events.domain.events import Entity
 
 # SQLite gives out row ids only for a column that is declared exactly INTEGER.
 Position = BigInteger().with_variant(Integer(), "sqlite")
@@ -176,7 +181,7 @@ projection_offset = Table(
 
 
 def _row(name: str, *columns: Column[object]) -> Table:
-    """Return an entity's table: key, `known`, the registers' columns, their versions, and the derived doubt."""
+    """Return an entity's table: key, `known`, the derived doubt, columns of its fields, and their versions."""
     return Table(
         name,
         projection_metadata,
@@ -271,6 +276,13 @@ campaign = _row(
     Column("created_at", BigInteger),
     Column("updated_at", BigInteger),
 )
+
+ENTITIES: Final[Mapping[Entity, Table]] = {
+    "ticket": ticket,
+    "message": message,
+    "contact": contact,
+    "campaign": campaign,
+}
 
 for _table, *_columns in (
     (ticket, ticket.c.id),

@@ -17,12 +17,6 @@ from whatsms_events.storage.repair.looks import Doubt
 
 PAGE_LIMIT: Final = 1000
 _TICKETS_LIMIT: Final = 50  # each is two terms of one statement, and SQLite takes 500
-_TABLES: Final = {
-    "ticket": tables.ticket,
-    "message": tables.message,
-    "contact": tables.contact,
-    "campaign": tables.campaign,
-}
 _UNSURE: Final[tuple[Literal["campaign", "contact", "ticket"], ...]] = ("campaign", "contact", "ticket")
 
 _versions = msgspec.json.Decoder(dict[str, Version])
@@ -48,15 +42,15 @@ class Holdings:
 
     async def ids(self, entity: Entity, tenant: str, after: str, limit: int) -> list[tuple[str, bool]]:
         """Return a page of what is held, in the order of ids: id, and whether it is gone."""
-        table = _TABLES[entity].c
-        query = select(table.id, is_gone(self._database, _TABLES[entity]))
+        table = tables.ENTITIES[entity].c
+        query = select(table.id, is_gone(self._database, tables.ENTITIES[entity]))
         query = query.where(table.tenant == tenant, table.id > after).order_by(table.id).limit(min(limit, PAGE_LIMIT))
         async with self._database.read() as connection:
             return [(one, bool(gone)) for one, gone in await connection.execute(query)]
 
     async def count(self, entity: Entity, tenant: str) -> int:
         """Return how many are held that are not gone."""
-        table, there = _TABLES[entity], is_gone(self._database, _TABLES[entity]).is_not(True)
+        table, there = tables.ENTITIES[entity], is_gone(self._database, tables.ENTITIES[entity]).is_not(True)
         query = select(func.count()).select_from(table).where(table.c.tenant == tenant, there)
         async with self._database.read() as connection:
             return int((await connection.execute(query)).scalar_one())
@@ -71,9 +65,9 @@ class Holdings:
             for entity in _UNSURE:
                 if entity < after[0] or len(found) >= limit:
                     continue
-                table = _TABLES[entity].c
+                table = tables.ENTITIES[entity].c
                 query = select(table.id, table.versions).where(table.tenant == tenant, tables.UNSURE)
-                query = query.where(is_gone(self._database, _TABLES[entity]).is_not(True))
+                query = query.where(is_gone(self._database, tables.ENTITIES[entity]).is_not(True))
                 query = query.where(table.id > (after[1] if entity == after[0] else ""))
                 rows = await connection.execute(query.order_by(table.id).limit(min(limit, PAGE_LIMIT) - len(found)))
                 found += [Doubt(entity, one, _position(versions)) for one, versions in rows]

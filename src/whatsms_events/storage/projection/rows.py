@@ -20,13 +20,7 @@ from whatsms_events.storage import tables
 from whatsms_events.storage.database import CHUNK, among
 from whatsms_events.storage.trouble import translated
 
-_TABLES: Final[Mapping[Table, SqlTable]] = {
-    "ticket": tables.ticket,
-    "message": tables.message,
-    "message_revision": tables.message_revision,
-    "contact": tables.contact,
-    "campaign": tables.campaign,
-}
+_TABLES: Final[Mapping[Table, SqlTable]] = {name: tables.projection_metadata.tables[name] for name in COLUMNS}
 
 _COLUMNS: Final = {
     name: tuple(one.name for one in table.c if one.name in COLUMNS[name]) for name, table in _TABLES.items()
