@@ -1,6 +1,6 @@
-"""The twin's account and the projection's rows in, how many entities differ out.
+"""Count the entities in which the projection differs from the twin's account.
 
-By plain comparison, column by column: nothing here asks `domain/drift`, whose word it is to check.
+This is a plain comparison, column by column. It does not use `domain/drift`, because it checks the work of that module.
 """
 
 from collections import Counter
