@@ -1,4 +1,4 @@
-"""The options that every command takes, and the settings that they lead to."""
+"""The options that every command takes; `load` makes the settings from them."""
 
 import os
 from dataclasses import dataclass

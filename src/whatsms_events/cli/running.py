@@ -1,4 +1,4 @@
-"""How a command runs a coroutine: on the faster loop where it is installed, and until a signal asks it to stop."""
+"""Run the coroutine of a command, until it ends or a signal asks it to stop."""
 
 import asyncio
 import signal
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run on uvloop where it is installed."""
+    """Run the coroutine, on uvloop where that faster loop is installed."""
     try:
         import uvloop  # noqa: PLC0415 - an optional extra
     except ImportError:
@@ -33,7 +33,7 @@ def stop_on_signals() -> asyncio.Event:
 
 
 def cause(raised: BaseException) -> BaseException:
-    """Return the one exception that task groups wrapped."""
+    """Return the exception inside groups of one, which task groups make."""
     while isinstance(raised, BaseExceptionGroup) and len(raised.exceptions) == 1:
         raised = raised.exceptions[0]
     return raised

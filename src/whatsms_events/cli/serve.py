@@ -61,7 +61,7 @@ def _addressed(settings: Settings) -> Iterator[None]:
 
 
 def _listeners_in_the_way(settings: Settings) -> Iterator[str]:
-    """Yield a line for each address that cannot be had. Asked anew: each loop says it in its own words."""
+    """Yield a line for each address that cannot be had. Each is tried again, since each event loop words the error."""
     for section, listener in (("public", settings.public), ("private", settings.private)):
         host, port = listener.host, listener.port
         try:

@@ -1,4 +1,4 @@
-"""Flags in, a WhatSMS that runs offline by itself out: it sends its webhooks and serves its REST API until Ctrl-C."""
+"""`twin`: a WhatSMS that runs offline, sends its webhooks and serves its REST API until Ctrl-C."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ SECRET_VARIABLE: Final = "WHATSMS_TWIN_SECRET"  # noqa: S105 - a name, not a sec
 DEFAULT_SECRET: Final = "whsec_test_twin"  # noqa: S105 - for tests, and printed
 LINE_S: Final = 5.0
 DRAIN_S: Final = 5.0
-"""For what is under way when it is told to end."""
+"""How long a twin that is told to end waits for the deliveries that are under way."""
 
 
 API_FAULTS: Final = tuple(field.name for field in fields(RestFaults) if field.name != "seed")

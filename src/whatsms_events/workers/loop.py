@@ -1,10 +1,10 @@
-"""A worker and a bell in, its repetition out: the one place that waits, backs off, and decides what an error means.
+"""Repeat the pieces of one worker until the process stops, and decide what each error means.
 
-TransientError   back off with jitter, then again
-FencedError      somebody else has the role: stand by, then again as a candidate
-IntegrityError, ConfigError, UpstreamRefusedError   the role halts; a person decides
+TransientError   the worker waits for a time that grows with each failure, and tries again
+FencedError      another process has the role: the worker stands by, and then tries to take the role again
+IntegrityError, ConfigError, UnstorableError, UpstreamRefusedError   the role halts: a person must decide
 
-A halted role looks again every minute, by reading alone, and goes on by itself where the cause is gone.
+A halted role looks every minute, by reading alone, whether the cause is gone, and then goes on by itself.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_LIMIT_S: Final = 10.0
 STORAGE_BACKOFF_LIMIT_S: Final = 2.0
-"""A database that changed its primary is there again at once, and every role waits for it."""
+"""Shorter than for other errors: a database is back soon after a failover, and every role waits for the database."""
 
 STANDBY_S: Final = 1.0
 LOOK_S: Final = 60.0
@@ -46,27 +46,27 @@ _GAUGE: Final[dict[RoleState, int]] = {"standby": 0, "active": 1, "halted": 2}
 
 
 class Worker(Protocol):
-    """One role: relay, consumer, or one tenant's backfill or watchdog."""
+    """The work of one role: of the relay, of the consumer, or of one tenant's backfill or watchdog."""
 
     @property
     def active(self) -> bool:
         """Tell whether this process holds the role now."""
 
     async def run_once(self) -> int:
-        """Do one bounded piece and return how much it was; 0 means that there is nothing to do now."""
+        """Do one bounded piece and return how much was done; 0 means that there is nothing to do now."""
 
     async def look(self) -> None:
-        """Look, by reading alone, whether the cause of a halt is still there: return where it is gone, else raise it.
+        """Look, by reading alone, for the cause of a halt: raise it again where it is still there.
 
-        Called only after `run_once` has raised, so that the worker holds no role.
+        This is called only after `run_once` has raised, when the worker holds no role.
         """
 
     async def close(self) -> None:
-        """Give up the role and its connections; bounded in time."""
+        """Give up the role and its connections; this takes a limited time."""
 
 
 class Bell:
-    """Wakes a waiting loop: rung when there is work, and once for all when the process stops."""
+    """Wakes a loop that waits: there is work, somebody asks to look at once, or the process stops."""
 
     def __init__(self) -> None:
         self.hurries = 0  # how often somebody asked not to wait any longer
@@ -83,7 +83,7 @@ class Bell:
         self._event.set()
 
     def hurry(self) -> None:
-        """Say that whoever waits after an error shall look now."""
+        """End also a wait that follows an error: the loop looks now."""
         self.hurries += 1
         self._event.set()
 
@@ -97,7 +97,7 @@ class Bell:
         await self._stopped.wait()
 
     async def wait(self, seconds: float) -> None:
-        """Wait until rung, stopped, or `seconds` are over."""
+        """Wait until somebody rings, hurries or stops the bell, or until `seconds` are over."""
         if self.stopping:
             return
         if await within(self._event, seconds) and not self.stopping:
@@ -115,7 +115,7 @@ async def run(
 ) -> None:
     """Repeat `worker.run_once` until the bell stops it; the worker is closed in any case.
 
-    A halted role does nothing but look whether the cause is gone, every `look_s`.
+    A role that has halted does nothing but look, every `look_s`, whether the cause is gone.
     """
     say = _announcer(role, on_state)
     looks, clock = Looks(look_s), asyncio.get_running_loop().time
@@ -157,11 +157,11 @@ async def _repeat(role: str, worker: Worker, bell: Bell, say: Callable[..., None
 async def _halt(
     role: str, worker: Worker, bell: Bell, say: Callable[..., None], *, cause: Exception, look_s: float
 ) -> None:
-    """Say what halted the role, and return when it is gone, or when the process stops."""
+    """Say what halted the role, and return when the cause is gone or the process stops."""
     said, hurries = "", bell.hurries
     while not bell.stopping:
         say("halted", str(cause))
-        if str(cause) != said:  # once, but for a cause that is another one by now
+        if str(cause) != said:  # each cause is logged once
             said = str(cause)
             log.error("role.halted", role=role, error=type(cause).__name__, reason=said, look_s=look_s)
         await _pause(bell, look_s, hurries)
@@ -180,10 +180,10 @@ async def _halt(
 
 
 class Looks:
-    """How long a halted role waits before it looks: `first_s`, longer where looks do not see what halts it.
+    """How long a halted role waits before it looks: `first_s`, and longer where a look cannot see the cause.
 
-    A role that goes on after a look and halts again within that time would raise and clear an alarm once a minute. So
-    the time then doubles, up to an hour.
+    Such a role goes on after the look and halts again at once, and so would raise and clear an alarm once a minute.
+    Therefore the wait doubles each time, up to an hour.
     """
 
     def __init__(self, first_s: float) -> None:
@@ -211,9 +211,10 @@ async def run_within(
     on_state: Callable[[RoleState, str], None] = lambda _state, _why: None,
     look_s: float = LOOK_S,
 ) -> None:
-    """Run, and cancel the piece that still goes on `grace_s` after the bell stopped.
+    """Do what `run` does, and cancel a piece that still goes on `grace_s` after the bell was stopped.
 
-    For workers whose pieces may wait for minutes (a pause that the vendor asked for) and can be cut off anywhere.
+    This is for workers whose pieces may wait for minutes, such as for a pause that the vendor asked for, and may be cut
+    off at any point.
     """
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(run(role, worker, bell, idle_s=idle_s, on_state=on_state, look_s=look_s))
@@ -229,7 +230,7 @@ async def _cancel_late(running: asyncio.Task[None], bell: Bell, grace_s: float) 
 
 
 def _announcer(role: str, on_state: Callable[[RoleState, str], None]) -> Callable[..., None]:
-    """Return what tells the state of a role: to the metric and the caller each time, to the log when it changes."""
+    """Return a function that sets the role's metric, calls `on_state`, and logs a state that has changed."""
     last: RoleState | None = None
 
     def say(state: RoleState, why: str = "") -> None:
@@ -246,12 +247,15 @@ def _announcer(role: str, on_state: Callable[[RoleState, str], None]) -> Callabl
 
 
 def backoff(failures: int, limit_s: float = BACKOFF_LIMIT_S) -> float:
-    """Return seconds to wait after this many failures in a row: doubling, capped, with jitter against herds."""
+    """Return how many seconds to wait after so many failures in a row.
+
+    The time doubles up to the limit. A random part of it keeps many processes from trying at the same moment.
+    """
     return float(min(limit_s, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
 
 
 async def _pause(bell: Bell, seconds: float, hurries: int) -> None:
-    """Wait the whole time, whoever rings, but not when the process stops or somebody has hurried meanwhile."""
+    """Wait so long although the bell is rung; end early only when the process stops or somebody hurries."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     while not bell.stopping and bell.hurries == hurries and (left := end - loop.time()) > 0:

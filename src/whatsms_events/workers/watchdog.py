@@ -1,6 +1,7 @@
-"""Arrivals, refused signatures and a look at the REST API in; an alarm out where webhooks no longer reach us.
+"""Raise an alarm where a tenant's webhooks no longer reach us.
 
-A hook that the vendor switched off, a URL that leads elsewhere, a secret that was changed: none makes an error here.
+A hook that the vendor switched off, a URL that leads elsewhere and a secret that was changed cause no error here. So
+the watchdog looks at how long no webhook came, at refused signatures, and at the vendor's REST API.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,22 +24,22 @@ from whatsms_events.whatsms.pages import Place
 
 PAGE_SIZE: Final = 20
 DETAILS: Final = 3
-"""Tickets that a look reads by id at most: the list does not say when they changed."""
+"""At most so many tickets are read by id in one look: the list does not say when a ticket changed."""
 
 REFUSED_S: Final = 3600.0
-"""From a look with a key that was refused to the next: it may have been a proxy's word."""
+"""The wait after a look whose key was refused. The next look is made all the same: a proxy may have refused it."""
 
 log = structlog.get_logger()
 
 Probe = Callable[[datetime, int], Awaitable[bool | None]]
-"""Tells whether the account shows news from after a time that no webhook told; None where nothing can be said.
+"""Given a time and a position, tells whether the account shows later news that no webhook told.
 
-It is given the highest position of an accepted webhook too: before the projection shows that, nothing can be said.
+The position is that of the last accepted webhook. The answer is None, unknown, until the projection shows that one.
 """
 
 
 class Watchdog:
-    """The watch over one tenant's webhooks. `rejects` counts the signatures refused so far; no `probe` without a key.
+    """The watch over one tenant's webhooks. `rejects` counts the signatures refused so far; `probe` needs a key.
 
     `on_silent` is called once for each silence: what is missed from then on has to be fetched. `on_heard` is called
     when webhooks come again: only then is what was missed complete.
@@ -84,12 +85,12 @@ class Watchdog:
 
     @property
     def active(self) -> bool:
-        """Tell that it watches: each process that takes webhooks in has a watch of its own."""
+        """Tell that the watchdog works: each process that takes webhooks in has one of its own."""
         return True
 
     @property
     def detail(self) -> Mapping[str, object]:
-        """What it knows, for /readyz: words and plain numbers."""
+        """What the watchdog knows, as words and plain numbers, for /readyz."""
         gap, last = usual_gap(self._latest.times), self._latest.last
         return {
             "tenant": self._slug,
@@ -108,11 +109,11 @@ class Watchdog:
         """Look once, say where silence begins or ends, return 0. Raise StorageUnavailableError if the log is away."""
         latest = await self._arrivals.latest()
         self._last_accepted.set(0 if latest.last is None else latest.last.timestamp())
-        if latest.last != self._latest.last:  # a parked delivery that was tried again is no news of the vendor
+        if latest.last != self._latest.last:  # `parked retry` appends too, but brings no news of the vendor
             self._hear(latest)
         self._latest = latest
         if self._state in ("activity", "rejects"):
-            return 0  # until a webhook comes: that a backfill fetched what was missed mends nothing
+            return 0  # only a webhook ends the silence: a backfill fetches what was missed, and the hook stays broken
         now = self._now()
         state = self._judge(now)
         if state == "quiet" and self._probe is not None and self._may_probe(now):
@@ -124,14 +125,14 @@ class Watchdog:
         return 0
 
     async def look(self) -> None:
-        """Raise StorageUnavailableError if the log is away: nothing else stands in its way."""
+        """Raise StorageUnavailableError if the log is away: nothing else halts a watchdog."""
         await self._arrivals.latest()
 
     async def close(self) -> None:
         """Nothing is open."""
 
     def _judge(self, now: datetime) -> Verdict:
-        # A process that has just started heard nothing yet, however long ago the last webhook was accepted.
+        # A process that has just started could hear nothing yet, however old the last accepted webhook is.
         listened_s = (now - self._started_at).total_seconds()
         if listened_s < self._floor_s:
             return "heard"
@@ -145,18 +146,18 @@ class Watchdog:
         return patience(usual_gap(self._latest.times), gaps=self._gaps, floor_s=self._floor_s)
 
     def _may_probe(self, now: datetime) -> bool:
-        """Tell whether a look is due; a clock that was set back must not put it off."""
+        """Tell whether a look is due; a clock that was set back must not delay the look."""
         elapsed_s = None if self._probed_at is None else (now - self._probed_at).total_seconds()
         interval_s = max(REFUSED_S, self._probe_interval_s) if self._refused else self._probe_interval_s
         return elapsed_s is None or not 0 <= elapsed_s < interval_s
 
     async def _look(self, probe: Probe, now: datetime) -> None:
         self._probed_at = now
-        # What changed before this process listened may have been missed because it did not.
+        # What changed before this process listened may have been missed for that reason.
         since = max(self._latest.last or self._started_at, self._started_at)
         try:
             news = await probe(since, self._latest.position)
-        except UpstreamError as exc:  # the other rule goes on; what is wrong with the key the backfill says, and halts
+        except UpstreamError as exc:  # refused signatures still count; a wrong key halts the backfill, which says so
             self._probe_says = str(exc)
             self._refused = isinstance(exc, UpstreamUnauthorizedError | UpstreamForbiddenError)
             log.warning("webhooks.unprobed", tenant=self._slug, error=type(exc).__name__, reason=str(exc))
@@ -179,7 +180,7 @@ class Watchdog:
         self._on_silent()
 
     def _hear(self, latest: Latest) -> None:
-        """Begin anew at a webhook that was accepted, by whichever process."""
+        """Begin anew at a webhook that was accepted, by this process or by another."""
         silent_s, was = self._silent_s(latest.last or self._now()), self._state
         self._rejects_before = self._rejects()
         self._probes = 0
@@ -193,7 +194,7 @@ class Watchdog:
 
 
 MARGIN: Final = timedelta(minutes=1)
-"""What happened so shortly after the last webhook may be what that one told: two clocks are compared here."""
+"""News so shortly after the last webhook may be what that webhook told: the times are of two clocks."""
 
 
 class TicketProbe:
@@ -218,7 +219,7 @@ class TicketProbe:
             return True
         for one in differing[:DETAILS]:
             changed_at = (await self._client.tickets.get(str(one.id))).updated_at
-            # An older difference is one that was missed before: it says nothing about this silence.
+            # An older difference was missed before this silence, and says nothing about it.
             if not isinstance(changed_at, datetime) or changed_at > since:
                 return True
         return False

@@ -52,7 +52,7 @@ DROPPED: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What a run is made of: what the twin has and sent, where it can be asked, and what repairs."""
+    """The parts of a run: the twin's world, its REST API and that URL, the ledger of what it sent, and the repair."""
 
     world: World
     rest: Rest

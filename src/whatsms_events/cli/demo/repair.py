@@ -52,7 +52,7 @@ class Repair:
             self.trouble = await self._over(backfill, stop)
 
     async def _over(self, backfill: Backfill, stop: asyncio.Event) -> str:
-        """Wait for the end, and keep what is to be seen of it; return what stood in its way."""
+        """Wait for the end, and keep the progress for the view; return why it did not finish, or nothing."""
         stuck = Patience(STUCK_S)
         while not stop.is_set():
             self.progress, before = backfill.progress, self.progress

@@ -1,4 +1,4 @@
-"""Anybody's settings in, the demo's out: a folder, a tenant and ports of its own, whatever else is configured."""
+"""Make the demo's settings from those of the user: with a folder, a tenant and ports of its own."""
 
 import fcntl
 import secrets

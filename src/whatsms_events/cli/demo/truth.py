@@ -1,6 +1,6 @@
-"""How many entities of the projection differ from the twin's account, which is the truth of the demo.
+"""Count the entities in which the projection differs from the twin's account.
 
-Columns are compared plainly, one by one. This module must not use `domain/drift`, since it checks what that one says.
+This is a plain comparison, column by column. It does not use `domain/drift`, because it checks the work of that module.
 """
 
 from collections import Counter

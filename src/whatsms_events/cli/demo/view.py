@@ -1,4 +1,4 @@
-"""A ledger, a repair and a summary in, what a person sees of the demo out."""
+"""Show the demo to a person: a table or a line while it runs, and the summary at its end."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -89,7 +89,7 @@ def table(ledger: Ledger, end: int, lag: int, took_s: float, repair: Progress | 
 
 
 def line(ledger: Ledger, end: int, lag: int, took_s: float, repair: Progress | None) -> str:
-    """Return the same in a line, for who is not a terminal."""
+    """Return the same as a line, for an output that is no terminal."""
     if repair is not None:
         return f"{took_s:5.0f} s  repair  " + "  ".join(f"{name} {words}" for name, words in _repair(repair).items())
     outcomes = ledger.by_outcome
