@@ -217,7 +217,7 @@ class Logs(_Section):
 
 
 class TenantSettings(_Section):
-    """One account with the vendor. Its slug is only the door; `tenant_id` is who it is."""
+    """One account with the vendor. The slug is only its part of the URL; `tenant_id` names the account."""
 
     tenant_id: Annotated[
         str,

@@ -247,7 +247,7 @@ async def attempt(transport: Transport, call: Call[T]) -> Answer[T]:
     async with transport.limits.turn(call.method, call.template, transport.budget):
         outcome = await transport.send(call)
         if isinstance(outcome, UpstreamLimitedError):
-            # The key is over its limit, not this call: everybody who uses it stops.
+            # The limit is the key's, so every client of the key pauses.
             transport.limits.pause(PAUSE_UNSAID_S if outcome.retry_after_s is None else outcome.retry_after_s)
     UPSTREAM_REQUESTS.labels(_outcome(outcome)).inc()
     if isinstance(outcome, UpstreamError):
