@@ -26,7 +26,7 @@ _ANY: Final = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 
 def faults(settings: Settings, wrong: Collection[Name]) -> list[Fault]:
-    """Return each fault with the setting to name; checks that look at what is `wrong` already are left out."""
+    """Return each fault with the setting to name. Checks of settings that are already known as `wrong` are left out."""
     return [
         fault
         for check, names in _CHECKS.items()
@@ -36,7 +36,7 @@ def faults(settings: Settings, wrong: Collection[Name]) -> list[Fault]:
 
 
 def advice(settings: Settings) -> list[str]:
-    """Return what is allowed but worth a second look, a line each; for `config check`."""
+    """Return a line for each setting that is allowed but worth a second look; `config check` shows them."""
     lines = []
     if not settings.tenants:
         lines.append(NO_TENANTS)

@@ -61,7 +61,7 @@ def load(
 
 
 def _placed(one: Given, folder: Path, scheme: str) -> Given:
-    """Return the value with the path behind `scheme` made absolute; what is no such path stays as it is."""
+    """Return the value with the path after `scheme` made absolute. A value without such a path stays as it is."""
     value = str(one.value) if isinstance(one.value, Path) else one.value
     if not isinstance(value, str) or not value.startswith(scheme) or "\0" in value:
         return one
@@ -73,7 +73,7 @@ def _placed(one: Given, folder: Path, scheme: str) -> Given:
 
 
 def _validate(given: Mapping[Name, Given]) -> tuple[Settings, list[tuple[Name, str]]]:
-    """Return the settings less what is wrong, and what is wrong, so that the rest can be checked in the same run."""
+    """Return the settings that are valid, and the faults of the others, so that all are checked in one run."""
     faults: list[tuple[Name, str]] = []
     left = dict(given)
     while True:  # each turn has fewer of them, and the defaults alone are valid
@@ -89,7 +89,7 @@ def _validate(given: Mapping[Name, Given]) -> tuple[Settings, list[tuple[Name, s
 
 
 def _name(place: tuple[int | str, ...]) -> Name:
-    """Return the setting at pydantic's place; a key that is wrong itself has "[key]" behind it."""
+    """Return the name of the setting at pydantic's location, which ends in "[key]" where the key itself is wrong."""
     return tuple(map(str, place[:-1] if place[-1:] == ("[key]",) else place))
 
 
@@ -108,7 +108,7 @@ def _nested(given: Mapping[Name, Given]) -> dict[str, Any]:
 
 
 def _say(message: str) -> str:
-    """Return a rule in our words: pydantic's own begin with what was wrong, or name a class of Python."""
+    """Return a rule in our words: pydantic's own text begins with the kind of fault, or names a class of Python."""
     if message == "Field required" or message.startswith("Dictionary should have at least 1 item"):
         return _MISSING
     if message.startswith("Input is not a valid path"):

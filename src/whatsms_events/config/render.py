@@ -11,7 +11,7 @@ from whatsms_events.config.sources import Name, flat
 
 
 def describe(settings: Settings) -> Iterator[tuple[Name, object, str]]:
-    """Yield each setting's name, value and origin; a secret is "********", what is not set is None."""
+    """Yield each setting's name, value and origin; a secret is "********", a setting that is not set is None."""
     dumped = settings.model_dump()
     for name, value in flat(dumped):
         shown = "********" if isinstance(value, SecretStr) else value

@@ -30,7 +30,7 @@ TOKEN_MINIMUM: Final = 16
 
 
 def _form(pattern: str, says: str) -> AfterValidator:
-    """Return a check that the whole text has a form. Our words, since pydantic's message is the pattern."""
+    """Return a check that the whole text has a form. The message is ours, since pydantic's would be the pattern."""
 
     def check(value: str) -> str:
         if re.fullmatch(pattern, value) is None:
@@ -75,7 +75,7 @@ Parameter = Annotated[str, _form(r"[A-Za-z0-9_.\[\]-]{1,64}", "should be the nam
 
 
 def _place(path: Path) -> Path:
-    """Refuse a path that no file can have, and a home that nobody has; `config` has put the others in already."""
+    """Refuse a path that no file can have, and the home of an unknown user; `load` has filled in known homes."""
     if "\0" in str(path):
         raise ValueError("should be a path")
     if str(path).startswith("~"):
@@ -114,7 +114,7 @@ class Private(_Section):
 
 
 class Receiver(_Section):
-    """What the door takes in, and how long a sender waits."""
+    """How much the receiver takes in, and how long a sender waits for its answer."""
 
     # An event's record may be half as large again (`normalize.record_limit_bytes`): 96 MiB, and no more than 100 MiB go
     # to a broker in one request (its `socket.request.max.bytes`).
@@ -137,7 +137,7 @@ class DatabaseSettings(_Section):
 
 
 class Kafka(_Section):
-    """Where events are published; without `bootstrap_servers` nowhere, and the projection reads the log."""
+    """Where events are published. Without `bootstrap_servers` they are not, and the projection reads the log."""
 
     bootstrap_servers: (
         Annotated[str, _form(rf"{_BROKER}(,{_BROKER})*", "should be host:port, or several with commas")] | None
@@ -159,7 +159,7 @@ class Kafka(_Section):
 
 
 class Relay(_Section):
-    """How the log goes to Kafka."""
+    """How the relay publishes the log to Kafka."""
 
     batch_limit: int = Field(default=500, ge=1, le=10_000)
     poll_interval_s: Interval = 0.1
@@ -169,7 +169,7 @@ class Relay(_Section):
 
 
 class Consumer(_Section):
-    """How events come into the projection."""
+    """How the consumer applies events to the projection."""
 
     batch_limit: int = Field(default=1000, ge=1, le=10_000)
     poll_interval_s: Interval = 0.1
@@ -211,13 +211,13 @@ class Watchdog(_Section):
 
 
 class Logs(_Section):
-    """What is logged."""
+    """Which log lines are written."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class TenantSettings(_Section):
-    """One account with the vendor. Its slug is only the door; `tenant_id` is who it is."""
+    """One account with the vendor. The slug is only its part of the URL; `tenant_id` names the account."""
 
     tenant_id: Annotated[
         str,
@@ -258,7 +258,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take only what `load` gives: the library's own sources let misspelt names and missing files pass."""
+        """Take values from `load` only: the library's own sources ignore misspelt names and missing files."""
         del settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
 
@@ -274,7 +274,7 @@ def places() -> frozenset[Name]:
 
 
 def _kinds(kind: Any) -> Iterator[Any]:
-    """Yield a type and all that it is made of: a field that may be None hides its own."""
+    """Yield a type and the types inside it: a path that may be None is a union with a path inside."""
     yield kind
     for inner in get_args(kind):
         yield from _kinds(inner)

@@ -21,13 +21,13 @@ SECRETS_DIR_VARIABLE: Final = PREFIX + "SECRETS_DIR"
 _FILE_LIMIT_BYTES: Final = 1024 * 1024
 _SECRET_LIMIT_BYTES: Final = 64 * 1024
 _LINKS: Final = 40
-"""As many as Linux follows."""
+"""The number of links that Linux follows."""
 
 Name = tuple[str, ...]
-"""Where a setting stands: ("kafka", "timeout_s")."""
+"""The name of a setting by its parts: ("kafka", "timeout_s")."""
 
 Known = Callable[[Name], list[Name]]
-"""Gives the names of all settings; keys of mappings (tenants, secrets) are taken from the name given."""
+"""Returns the names of all settings; keys of mappings (tenants, secrets) are those of the name it is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def _made_by_kubernetes(target: Path) -> bool:
 
 
 def _misplaced(name: Name, value: object, known: Known, spell: Callable[[Name], str]) -> str | None:
-    """Return why there can be no such value at this name, or None."""
+    """Return why a setting of this name cannot have this value, or None where it can."""
     names = known(name)
     if name in names:
         return None

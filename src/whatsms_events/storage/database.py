@@ -34,9 +34,9 @@ POLL_S: Final = 0.05
 MARK_LIMIT: Final = 2**31 - 1  # SQLite's `application_id` is a signed number of 32 bits
 
 CHUNK: Final = 1000
-"""Ids in one question: SQLite allows 32,766 variables, and a list much longer costs more than a second question."""
+"""Ids in one question. SQLite allows 32,766 variables, and a much longer list costs more than a second question."""
 
-# What no waiting can mend: user or password (28), database (3D), and a file that holds something else.
+# Errors that waiting does not mend: user or password (28), database (3D), and a file that is no database.
 _WRONG: Final = ("28", "3D", "SQLITE_NOTADB", "SQLITE_CORRUPT")
 
 log = structlog.get_logger()
@@ -127,7 +127,7 @@ class Database:
     def check(self) -> None:
         """Raise StorageReplacedError where SQLite's files are not those that are open here. Costs microseconds.
 
-        What a commit was before is at the path, so whoever asks afterwards may tell that it is kept.
+        A caller that asks after a commit knows that the commit is in the file at the path.
         """
         if self._held is not None:
             self._held.check()
@@ -162,9 +162,9 @@ class Database:
                 yield connection
 
     async def hold(self) -> None:
-        """Keep one connection to a SQLite file, and know from now on whether the path leads to what it holds.
+        """Keep one connection to a SQLite file open, so that `check` can compare the path with the open file.
 
-        While a connection is open nobody removes the file's WAL in good order.
+        While a connection is open, no other process that closes the file removes its WAL.
         """
         if self._held is None or self._keeper is not None:
             return
@@ -210,7 +210,7 @@ async def _mark(keeper: AsyncConnection) -> int:
 
 
 def is_there(target: DatabaseTarget) -> bool:
-    """Tell whether there is something to open; a file without a byte is one that nobody has come to migrate yet."""
+    """Tell whether there is a database to open. An empty file is none: it was made, and not migrated yet."""
     file = make_url(target.url).database if target.is_sqlite else None
     if file is None:
         return True
@@ -221,7 +221,7 @@ def is_there(target: DatabaseTarget) -> bool:
 
 
 def expect_log(target: DatabaseTarget) -> None:
-    """Raise NotFoundError where there is no log: whoever asks it, or mends it, must not make an empty one elsewhere."""
+    """Raise NotFoundError where there is no log: a command that reads or mends a log must not make an empty one."""
     if not is_there(target):
         place = make_url(target.url).database
         raise NotFoundError(
@@ -230,7 +230,7 @@ def expect_log(target: DatabaseTarget) -> None:
 
 
 async def open_log(target: DatabaseTarget, *, migrate: bool) -> Database:
-    """Open the event log; where it may not `migrate` it makes none and raises NotFoundError.
+    """Open the event log. Without `migrate` no log is made: raise NotFoundError where there is none.
 
     Raise ConfigError where it is not durable or not at head, StorageUnavailableError if away.
     """
@@ -377,7 +377,7 @@ def _is_wrong(error: BaseException | None) -> bool:
 
 
 def _warn_of_readers(path: Path) -> None:
-    """Say where others can read the file. Its mode stays: somebody may have let a group read it, for backups."""
+    """Warn where other users can read the file. Its mode stays: somebody may have let a group read it, for backups."""
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & ~engines.PRIVATE_MODE:
         log.warning("database.readable", file=str(path), reason=f"others can read it, mode {mode:04o}: chmod 600")

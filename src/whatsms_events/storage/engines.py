@@ -65,7 +65,7 @@ def sqlite(
         drivername="sqlite+aiosqlite", database=f"file:{quote(str(path))}", query={"mode": "rw", "uri": "true"}
     )
     durable = f"PRAGMA synchronous={synchronous}"
-    # Two writing connections beside the committer's: one stays open until the end, and who writes takes turns anyway.
+    # Two writing connections beside the committer's: one stays open until the end, and writers take turns anyway.
     writer = _sqlite_engine(there, 2, "BEGIN IMMEDIATE", durable, check=check)
     own = _sqlite_engine(there, 0, "BEGIN IMMEDIATE", durable, check=check)
     reader = _sqlite_engine(there, POOL_SIZE, "BEGIN", durable, "PRAGMA query_only=ON", check=check)

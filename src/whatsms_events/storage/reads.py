@@ -33,10 +33,10 @@ PAGE_TEXT_LIMIT: Final = 8 * 1024 * 1024
 
 QUERY_TIMEOUT_S: Final = 5.0
 READERS: Final = 2
-"""Questions asked at a time, so that a curious dashboard leaves connections to the roles that share the pool."""
+"""Questions that may be asked at a time. A busy dashboard must leave connections to the roles that share the pool."""
 
 SCAN_LIMIT: Final = 10_000
-"""Positions looked through for one filtered page of events: a rare type in a long log must not cost a full scan."""
+"""Positions read for one filtered page of events: a rare type in a long log must not cost a full scan."""
 
 REVISION_LIMIT: Final = 100
 
@@ -226,7 +226,7 @@ class Queries:
 
 
 async def write_problem(database: Database) -> str | None:
-    """Write one row as it is and commit, since a full disk shows only then; raise StorageUnavailableError."""
+    """Write one row unchanged and commit, since only a write finds a full disk; raise StorageUnavailableError."""
     table = tables.log if database.part == "log" else tables.projection
     async with database.write() as connection:
         await connection.execute(update(table).values(one=table.c.one))
@@ -244,7 +244,7 @@ def _columns(table: Table) -> _Columns:
 
 
 def _paged(rows: Sequence[_Row], key: Sequence[str], *, more: bool) -> Page:
-    # No row although more follow: the last ones moved to another ticket between the two statements of `_page`.
+    # There may be no row although more follow: the rows moved to another ticket between the two statements of `_page`.
     return Page([_shown(row) for row in rows], tuple(rows[-1][name] for name in key) if more and rows else None)
 
 

@@ -1,7 +1,7 @@
-"""The read API: tickets, messages, contacts, campaigns, events, and what was parked, as JSON for who has the token.
+"""The read API: tickets, messages, contacts, campaigns, events, and what was parked, as JSON for holders of the token.
 
 Lists take `limit` and `after`, the opaque `next` of the page before, and answer `{"<plural>": [...], "next": ...}`.
-What cannot be read is 400 and names the parameter; what is not there is 404.
+A parameter that cannot be read is 400, and the answer names it. A thing that is not there is 404.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -50,7 +50,7 @@ _ENTITIES: Final = {str(name): name for name in get_args(Entity)}
 _KINDS: Final = {str(name): name for name in get_args(DriftKind)}
 
 RUNS: Final = 50
-"""Of a tenant; more are not kept."""
+"""Backfill runs shown of a tenant; more are not kept."""
 
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=TOP)]
 _BY_ID: Final = msgspec.json.Decoder(tuple[str])
@@ -61,7 +61,7 @@ _BY_DRIFT: Final = msgspec.json.Decoder(tuple[str, str, str])
 
 
 class Api:
-    """The read API. `tenants` maps each slug to its tenant id; with `token` None nobody is asked for one."""
+    """The read API. `tenants` maps each slug to its tenant id. Where `token` is None, no request needs one."""
 
     def __init__(self, queries: Queries, tenants: Mapping[str, str], token: str | None, reports: Reports) -> None:
         if token is not None and not token.strip():

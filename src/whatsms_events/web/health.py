@@ -18,7 +18,7 @@ from whatsms_events.errors import WhatsmsEventsError
 
 CHECK_TIMEOUT_S: Final = 3.0
 CACHE_S: Final = 1.0
-"""How long an answer of the checks stands: a storm of probes costs one write a second."""
+"""How long the answers of the checks are kept: a storm of probes costs one write a second."""
 
 Check = Callable[[], Awaitable[str | None]]
 
@@ -81,7 +81,7 @@ class Health:
         )
 
     async def _answer(self, wanted: Collection[str], roles: Callable[[], Mapping[str, str | None]]) -> web.Response:
-        # Asked afresh each time: whoever sends us deliveries must know at once that this process stops.
+        # These are asked each time: a sender of deliveries must know at once that this process stops.
         draining, starting = self._draining(), self._starting()
         found: dict[str, str | None] = {}
         if starting is not None:
@@ -100,7 +100,7 @@ class Health:
         return _json(200 if ready else 503, body)
 
     async def _problems(self) -> dict[str, str | None]:
-        """Return each check's problem, at most CACHE_S old; whoever comes while they run waits for that one run."""
+        """Return each check's problem, at most CACHE_S old. Probes that come while the checks run share that run."""
         async with self._turn:
             if self._found_at is None or self._monotonic() - self._found_at >= CACHE_S:
                 async with asyncio.TaskGroup() as group:

@@ -53,7 +53,7 @@ _signed = cache(metrics.SIGNED_BY.labels)
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Whose events come through a door. `slug` is the door, `tenant_id` the name in keys; secrets go by name."""
+    """An account with the vendor. `slug` is its part of the URL, `tenant_id` its name in keys; secrets go by name."""
 
     slug: str
     tenant_id: str
@@ -61,7 +61,7 @@ class Tenant:
 
 
 class Receiver:
-    """The webhooks. `now` gives `received_at`; deadlines are of the commit and of the body's arrival."""
+    """The webhooks. `deadline_s` bounds the wait for a commit, `body_deadline_s` the time a body may take to arrive."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class Receiver:
         headers, encoding = request.headers.getall(HEADER, []), _content_encoding(request)
         self._check_size(request.content_length or 0, headers)
         if encoding is None:
-            given(headers)  # who cannot have signed is sent away before a byte of the body is taken in
+            given(headers)  # a request without a possible signature is refused before its body is read
         body = await self._read(request, headers, hold)
         try:
             secret = verify(body, headers, tenant.secrets)
@@ -164,7 +164,7 @@ class Receiver:
         return outcome
 
     def _note(self, slug: str, item: Append | Park, outcome: Outcome) -> None:
-        """Log what was parked; a redelivery says nothing new of its sender."""
+        """Log a parked delivery, and tell the tenant's sender of each delivery that is not a redelivery."""
         if outcome.kind == "parked":
             log.warning("delivery.parked", tenant=slug, id=str(outcome.id), reason=outcome.reason)
             if not outcome.redelivered:
@@ -195,7 +195,7 @@ class Receiver:
             raise web.HTTPBadRequest from exc
 
     async def _read_on(self, content: StreamReader, headers: Sequence[str], hold: "Hold") -> bytes:
-        # Room is taken as bytes come: what was only announced would let a few silent strangers shut the door.
+        # Room is taken as bytes come. If announced bytes counted, a few silent strangers could shut the door.
         body = bytearray()
         while chunk := await content.readany():
             self._check_size(len(body) + len(chunk), headers)
@@ -205,7 +205,7 @@ class Receiver:
 
     def _check_size(self, size: int, signatures: Sequence[str]) -> None:
         if size > self._body_limit_bytes:
-            with suppress(SignatureError):  # what scanners announce would hide what the vendor sends
+            with suppress(SignatureError):  # a scanner's large announcement must not hide the vendor's largest body
                 given(signatures)
                 self._largest_refused_bytes = max(self._largest_refused_bytes, size)
                 metrics.LARGEST_REFUSED.set(self._largest_refused_bytes)
@@ -226,7 +226,7 @@ class Room:
 
 
 class Hold:
-    """What one request takes of the room, given back at the end of the block however it ends."""
+    """The part of the room that one request takes; it is given back at the end of the block, however that ends."""
 
     def __init__(self, room: Room) -> None:
         self._room = room

@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 
 class Sender:
-    """One tenant's side of the door, as this process sees it."""
+    """The vendor as the sender of one tenant's deliveries, as far as this process sees it."""
 
     def __init__(self, slug: str) -> None:
         self._slug = slug
@@ -36,7 +36,7 @@ class Sender:
 
     @property
     def detail(self) -> Mapping[str, object]:
-        """What is known, for /readyz: words and plain numbers."""
+        """What is known of the sender, for /readyz: words and plain numbers."""
         offset_s = self._clock.offset_s
         return {
             "state": "alarm" if self._parked.alarm or self._clock.alarm else "ok",

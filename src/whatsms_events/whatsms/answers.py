@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 TEXT_LIMIT: Final = 300
 ANSWER_LIMIT_BYTES: Final = 16 * 1024 * 1024
-"""A page of 100 messages with the longest texts WhatsApp allows stays far below."""
+"""The longest answer that is read. A page of 100 messages of WhatsApp's longest texts is far shorter."""
 REFUSAL_LIMIT_BYTES: Final = 64 * 1024
 
 _REFUSALS: Final[Mapping[int, type[UpstreamRefusedError]]] = {
@@ -54,7 +54,7 @@ _LINKED: Final = re.compile(r"<([^<>]*)>")
 _PATHLESS: Final = frozenset({"", ".", ".."})
 
 _SAYS: Final = ("error", "message")
-"""Where an error's text stands: on the vendor's page, and in what proxies and frameworks write."""
+"""The fields that may hold an error's text: the vendor's, and those of proxies and frameworks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
-    """What the vendor answered, and as of when."""
+    """The value that the vendor answered, and the moment as of which it is true."""
 
     value: T
     as_of: datetime

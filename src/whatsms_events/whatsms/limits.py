@@ -38,19 +38,19 @@ SCOPES: Final = (
 PAUSE_FIRST_S: Final = 1.0
 PAUSE_LIMIT_S: Final = 120.0
 PAUSE_UNSAID_S: Final = 15.0
-"""After a 429 that does not say how long: five tries of it reach over the vendor's minute."""
+"""The pause after a 429 that names no time: five such pauses are longer than the vendor's minute."""
 
 BUDGET_SHARE: Final = 0.95
 CONNECTIONS: Final = 4
 
 
 def clamp(seconds: float) -> float:
-    """Return how long a pause really is where the vendor asks for so much."""
+    """Return how long to pause where the vendor asks for so many seconds."""
     return min(max(seconds, PAUSE_FIRST_S), PAUSE_LIMIT_S)
 
 
 def _smooth(per_minute: int, share: float) -> AsyncLimiter:
-    """Return a limiter that lets one through at a time: any other spelling of the rate allows a burst of it.
+    """Return a limiter that lets one request through at a time: with any other numbers, the same rate allows a burst.
 
     A window that holds the first and the last of n steps holds n + 1 of them, so one less than the limit is the most.
     """
@@ -59,7 +59,7 @@ def _smooth(per_minute: int, share: float) -> AsyncLimiter:
 
 
 class Lane:
-    """A smooth rate beside the widest one. Whoever is let through holds it until the widest let them through too.
+    """A smooth rate beside the widest one. A request holds its lane until the widest rate lets it through too.
 
     Otherwise many would wait there, each with a place in a narrow lane behind them, and leave it as a burst.
     """
@@ -83,7 +83,7 @@ class Lane:
 
 
 class Budget:
-    """What a client, or some that share it, has: a few connections, and maybe a rate below that of the key."""
+    """What one client, or several together, may use: a few connections, and maybe a rate below that of the key."""
 
     def __init__(self, per_minute: int | None = None) -> None:
         if per_minute is not None and per_minute < 1:
@@ -111,7 +111,7 @@ class Limits:
         self._timer: asyncio.TimerHandle | None = None
 
     def pause(self, seconds: float) -> None:
-        """Let nobody through for so long (1 to 120 seconds); a longer pause that is going on stays."""
+        """Let no request through for so long (1 to 120 seconds). A longer pause that is going on stays."""
         loop = asyncio.get_running_loop()
         until = loop.time() + clamp(seconds)
         if until <= self._paused_until:

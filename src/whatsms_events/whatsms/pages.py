@@ -95,14 +95,14 @@ def _usable_count(listing: Listing[T]) -> int | None:
 
 
 def _more(listing: Listing[T], count: int | None, shown: int) -> bool:
-    """Tell whether the vendor says that there is more; without a word, only an empty page is the end."""
+    """Tell whether there are more pages. Where the vendor does not say so, only an empty page is the end."""
     if listing.has_more is not None:
         return listing.has_more
     return True if count is None else shown < count
 
 
 def _wrong(place: Place, following: Place, count: int | None) -> str:
-    """Return why this page and the ones before cannot be pages of one list; nothing where they can."""
+    """Return why this page and the earlier ones cannot be pages of one list, or an empty text where they can."""
     if following.previous == place.previous:
         return "the same items as on the page before, and more announced"
     if count is not None:

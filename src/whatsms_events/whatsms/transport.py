@@ -38,7 +38,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 KEEP_ALIVE_S: Final = 4.0
-"""Node servers close idle connections after 5 s: what becomes of a POST that meets this is unknown."""
+"""Node servers close idle connections after 5 s. Nobody knows whether a POST was done that was sent just then."""
 CONNECT_TIMEOUT_S: Final = 10.0
 
 
@@ -108,7 +108,7 @@ async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandler
 
 
 class Transport:
-    """One API key at one base URL. `attempts` is how often a call is sent at most; waiting for limits is none."""
+    """One API key at one base URL. A call is sent `attempts` times at most; waiting for the limits does not count."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class Transport:
             await session.close()
 
     async def ask(self, call: Call[T]) -> Answer[T]:
-        """Send a call, again where that can do no harm, and return the answer; raise UpstreamError for what is none."""
+        """Send a call, again where that does no harm, and return the answer; raise UpstreamError if there is none."""
         retrying = stamina.retry(
             on=self._again,
             attempts=self._attempts,
@@ -174,9 +174,9 @@ class Transport:
         return await retrying(attempt)(self, call)
 
     def _again(self, error: Exception) -> bool | float:
-        """Tell stamina whether to try again, and after how long where the vendor or a pause says it.
+        """Tell stamina whether to try again, and after how long where the vendor or a pause of the key decides that.
 
-        What it is told here is bounded by nothing of its own: `retry_after_s` is clamped.
+        stamina does not bound the seconds that are returned here, so `retry_after_s` must be clamped, and is.
         """
         match error:
             case UpstreamLimitedError():
@@ -224,7 +224,7 @@ class Transport:
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """Return the body, cut one byte behind the limit: so much is read and unpacked of a huge one, and no more."""
+    """Return the body, cut one byte behind the limit: no more is read and unpacked of a huge one."""
     limit = ANSWER_LIMIT_BYTES if response.ok else REFUSAL_LIMIT_BYTES
     parts: list[bytes] = []
     left = limit + 1
@@ -238,11 +238,11 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 async def attempt(transport: Transport, call: Call[T]) -> Answer[T]:
-    """Send a call once, when the limits let it pass. Module-level: its name is a label of stamina's metric."""
+    """Send a call once, when the limits let it pass. This is no method since stamina uses its name as a label."""
     async with transport.limits.turn(call.method, call.template, transport.budget):
         outcome = await transport.send(call)
         if isinstance(outcome, UpstreamLimitedError):
-            # The key is over its limit, not this call: everybody who uses it stops.
+            # The limit is the key's, so every client of the key pauses.
             transport.limits.pause(PAUSE_UNSAID_S if outcome.retry_after_s is None else outcome.retry_after_s)
     UPSTREAM_REQUESTS.labels(_outcome(outcome)).inc()
     if isinstance(outcome, UpstreamError):

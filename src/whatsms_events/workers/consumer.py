@@ -35,10 +35,11 @@ class Consumer:
         return self._state is not None
 
     async def run_once(self) -> int:
-        """Apply one batch and return how much it moved; 0 also while another process holds the role.
+        """Apply one reading and return how many events it had; return 0 also while another process holds the role.
 
         Raises FencedError where another consumer moved the generation, IntegrityError where source and projection do
-        not belong together, TransientError when storage or broker is away. After any of them it begins afresh.
+        not belong together, TransientError when storage or broker is away. After any of them
+        the next call reads the state from the projection again.
         """
         if not await self._lock.take():
             await self._forget()
@@ -75,10 +76,10 @@ class Consumer:
             if delay_s is not None:
                 metrics.ACK_DELAY.labels(level).observe(delay_s)
         self._tell(applied.strays)
-        return len(batch.items) or 1  # it moved, if only past what was skipped: more may follow at once
+        return len(batch.items) or 1  # it moved, if only past skipped records: more may follow at once
 
     def _tell(self, strays: Mapping[str, int]) -> None:
-        """Count the records that name no log; say so once for each partition."""
+        """Count the records that name no log, and log that once for each partition."""
         for source, count in strays.items():
             topic = source.rpartition("/")[0].rpartition(".")[2]
             metrics.STRAY_RECORDS.labels("consumer", topic).inc(count)
@@ -87,11 +88,11 @@ class Consumer:
                 log.warning("consumer.strays", source=source, records=count)
 
     async def look(self) -> None:
-        """Raise what still stands in the way, as far as reading on for a while tells. Nothing is applied or saved."""
+        """Raise the error that the next records would still raise. A look applies and saves nothing."""
         state, window = await self._projection.state(), None
         try:
             await self._source.open(state)
-            for _ in range(LOOK_BATCHES):  # some may be empty: the first records are still on their way
+            for _ in range(LOOK_BATCHES):  # the first ones may be empty: their records are still on the way
                 batch = await self._source.read(state, self._batch_limit)
                 window = self._projection.judge(batch.items, window)
                 state = batch.after

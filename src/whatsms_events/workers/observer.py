@@ -25,7 +25,7 @@ LOOK_LIMIT_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the databases said last; None where one did not answer. `runs`: when each unfinished run last moved."""
+    """What the databases said last; None where one did not answer. `runs` says when each unfinished run last moved."""
 
     end: int | None = None
     published: int | None = None
@@ -48,10 +48,10 @@ class Observer:
         for gauge in (
             metrics.LOG_END, metrics.APPLIED_THROUGH, metrics.RELAY_THROUGH, metrics.RELAY_LAG, metrics.RELAY_OLDEST,
         ):  # fmt: skip
-            gauge.set(math.nan)  # nobody shall read zeros that nobody measured: a start may wait for its databases
+            gauge.set(math.nan)  # a start may wait for its databases, and a zero would look as if it were measured
 
     async def look(self) -> None:
-        """Set the gauges of log, relay and projection; where a database is away, readiness and the workers say so."""
+        """Set the gauges of log, relay and projection. Readiness and the workers report a database that is away."""
         seen = Seen(runs=self.seen.runs)
         try:
             async with asyncio.timeout(LOOK_LIMIT_S):
@@ -70,7 +70,7 @@ class Observer:
         self.seen = seen
 
     async def _see_published(self, prefix: str) -> int:
-        """Set the relay's gauges from its row, which holds what is known to be visible in Kafka; return that."""
+        """Set the relay's gauges from its row, and return up to which position Kafka is known to show the log."""
         published = await self._relay_rows.load(prefix)
         through = published.published_through if published is not None else 0
         waiting = await self._event_log.read(through, 1)
@@ -80,7 +80,7 @@ class Observer:
         return through
 
     async def look_at_backfills(self, stopped: Collection[str]) -> None:
-        """Set the gauges of backfills, whichever process runs them; `stopped`: slugs whose backfill halted here."""
+        """Set the gauges of all backfills, whichever process runs them. `stopped`: slugs whose backfill halted here."""
         with suppress(WhatsmsEventsError, TimeoutError):
             async with asyncio.timeout(LOOK_LIMIT_S):
                 overviews = {one.tenant: one for one in await self._reports.overview()}
@@ -101,7 +101,7 @@ class _HeldBack(msgspec.Struct):
 
 
 class _Left(msgspec.Struct):
-    """What a report says of what its run left; it may be another release's."""
+    """The part of a report that says what its run left undone. Another release may have written the report."""
 
     unsettled: int = 0
     unstable: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ def _show(slug: str, overview: Overview | None, *, stopped: bool) -> None:
 
 
 def _show_drift(overviews: Collection[Overview]) -> None:
-    """Show zeros too, but only where a reconcile has finished: before, nobody knows."""
+    """Show the drift, zeros too, once a reconcile has finished: before that nobody knows the drift."""
     metrics.DRIFT.clear()
     finished = [one for one in overviews if one.finished_at is not None]
     if not finished:

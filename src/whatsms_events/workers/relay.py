@@ -32,15 +32,15 @@ log = structlog.get_logger()
 
 TRANSACTION_BYTES: Final = 8 * 1024 * 1024
 SETTLE_S: Final = 2.0
-"""Markers follow the answer to a commit by milliseconds; what is open for longer than this hangs."""
+"""Markers follow the answer to a commit by milliseconds. A transaction that is open for longer than this hangs."""
 
 OPENING_ABORTS: Final = 2
-"""A broker that dies during an opening loses the markers of the opening abort too: then once more."""
+"""A broker that dies during an opening loses the markers of the opening abort too. The abort is then repeated once."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Readers:
-    """The partitions, and two readers of them: one sees what is decided and committed, one everything."""
+    """The partitions and two readers of them: one sees committed records only, the other sees every record."""
 
     partitions: Sequence[Partition]
     committed: Reader
@@ -49,25 +49,25 @@ class _Readers:
 
 @dataclass(slots=True)
 class _Session:
-    """What an opening leaves: connections, and how far everything got since."""
+    """What an opening makes: the connections, and how far the relay has got since."""
 
     producer: Producer
     readers: _Readers
-    published: Published  # as it was saved last
-    checkpoint: Checkpoint | None  # everything up to here is visible, or its commit was answered and may hang
+    published: Published  # as the relay saved it last
+    checkpoint: Checkpoint | None  # all rows up to here are visible, or their commit was answered and may hang
     stack: AsyncExitStack
     sent: dict[Partition, int] = field(default_factory=dict)  # last position sent to each partition since `published`
 
 
 @dataclass(slots=True)
 class _Transaction:
-    """The next rows, sorted into what goes where and what is left out."""
+    """The next rows of the log, sorted into a batch for each partition, and counts of the rows that are left out."""
 
     batches: dict[Partition, Batch] = field(default_factory=dict)
     sent: dict[Partition, int] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)  # by topic, and by reason of skipping
     size: int = 0
-    last: LogEntry | None = None
+    last: LogEntry | None = None  # the last row that was published or left out
 
 
 class Relay:
@@ -104,8 +104,8 @@ class Relay:
         self._session: _Session | None = None
         self._cause: Literal["start", "error", "hanging"] = "start"
         self._check_due = 0.0
-        self._stuck: dict[Partition, int] = {}  # the offsets at which somebody else's transactions stopped the opening
-        self._refused: tuple[str, int] | None = None  # the topic that took no batch of so many bytes
+        self._stuck: dict[Partition, int] = {}  # where somebody else's open transactions stopped the last opening
+        self._refused: tuple[str, int] | None = None  # the topic that refused a batch, and the size of that batch
 
     @property
     def active(self) -> bool:
@@ -113,10 +113,11 @@ class Relay:
         return self._session is not None
 
     async def run_once(self) -> int:
-        """Open if need be, check if it is time, publish the next rows; return how many rows that was.
+        """Open where that is needed, check where it is time, publish the next rows, and return how many rows it was.
 
-        0 also while another process has the role. Raises FencedError where another relay took over, IntegrityError
-        where log and Kafka do not belong together, TransientError; after any of them the role is given up for now.
+        Returns 0 also while another process has the role. Raises FencedError where another relay took over,
+        IntegrityError where log and Kafka do not belong together, TransientError where either is away. After any of
+        them the relay gives the role up, and opens again at the next call.
         """
         if not await self._lock.take():
             await self._drop()
@@ -134,9 +135,9 @@ class Relay:
             raise
 
     async def look(self) -> None:
-        """Raise what still stands in the way of an opening, as far as reading alone can tell.
+        """Raise the error that an opening would still raise, as far as reading alone can tell.
 
-        It starts no producer and claims nothing: two logs on one prefix must not fence each other at every look.
+        A look starts no producer and claims nothing: two logs on one prefix must not fence each other at every look.
         """
         log_id = await self._log.log_id()
         topics = await check_topics(self._target, self._prefix, body_limit_bytes=self._body_limit_bytes)
@@ -152,7 +153,7 @@ class Relay:
             await self._compared(published, await self._seen(readers))
 
     async def close(self) -> None:
-        """Give up the role; what is visible by then is saved, so that the next opening has less to look through."""
+        """Give up the role. First save how far Kafka shows the log: the next opening then has less to read."""
         try:
             if self._session is not None:
                 with suppress(TransientError, FencedError, TimeoutError):
@@ -179,17 +180,19 @@ class Relay:
                 transaction_timeout_s=self._transaction_timeout_s,
             )
             stack.push_async_callback(producer.close)
-            # Between the two: who is fenced cannot abort any more, and who did not claim cannot save any more.
+            # The claim comes between the producer's start and the opening abort. From here on an older relay can
+            # neither abort our transactions (it is fenced) nor move the lower bound (its generation is too old).
             published = await self._rows.claim(self._prefix, log_id, self._now())
             session = _Session(producer, await self._connect(stack, topics), published, None, stack)
             try:
                 await self._abort_what_hangs(session)
                 session.published = await self._resume(session)
             except IntegrityError:
-                # Who was overtaken while it opened sees the other's records: fenced then, and not refused.
+                # A relay that was overtaken during its opening sees the other relay's records. Saving tells: it
+                # raises FencedError then, and the difference is no reason to halt.
                 await self._rows.save(self._prefix, published, self._now())
                 raise
-            # Saved before anything is published: new partition counts are in force from a position on, for ever.
+            # Saved before anything is published: new partition counts count from this position on, for ever.
             await self._rows.save(self._prefix, session.published, self._now())
             session.checkpoint = session.published.checkpoint
             session.stack = stack.pop_all()
@@ -207,12 +210,12 @@ class Relay:
         return _Readers(partitions, committed, uncommitted)
 
     async def _abort_what_hangs(self, session: _Session) -> None:
-        """Write one record to every partition and abort: nothing older is open then, and nothing older can append."""
+        """Write a record to every partition and abort: then no older transaction is open, no older relay can append."""
         stable: dict[Partition, int] = {}
         for _ in range(OPENING_ABORTS):
             batches = {partition: session.producer.batch() for partition in session.readers.partitions}
             for batch in batches.values():
-                # A key, should the topic be compacted one day.
+                # The record has a key, since a compacted topic takes no record without one.
                 marker = KafkaRecord("", b"opening", b"{}", ((MARKER_HEADER, b"aborted"),))
                 batch.append(marker, timestamp_ms=self._millis())
             await session.producer.transact(batches, commit=False)
@@ -252,7 +255,7 @@ class Relay:
         )
 
     async def _check(self, session: _Session) -> _Session:
-        """Look whether everything published is visible: then the lower bound moves up, else open again."""
+        """Check whether all published rows are visible. If so, move the lower bound up; if not, open again."""
         if found := await self._hanging(session.readers, settle_s=SETTLE_S):
             log.warning("relay.hanging", partitions=len(found))
             self._cause = "hanging"
@@ -288,7 +291,7 @@ class Relay:
         return transaction.counts.total()
 
     def _fill(self, session: _Session, entries: Sequence[LogEntry]) -> _Transaction:
-        """Sort rows into batches until there are none left, or a batch or the transaction is full."""
+        """Sort rows into batches until no row is left, or until a batch or the transaction is full."""
         transaction, millis = _Transaction(), self._millis()
         for entry in entries:
             record = to_record(entry, session.published.log_id)
@@ -314,12 +317,12 @@ class Relay:
         return transaction.batches.setdefault(to, session.producer.batch()).append(record, timestamp_ms=millis)
 
     def _millis(self) -> int:
-        """Return the relay's clock: brokers refuse times far ahead and expire old ones at once; `ce_time` is theirs."""
+        """Return the relay's time for a record. The vendor's time (`ce_time`) could be refused, or expire at once."""
         return to_micros(self._now()) // 1000
 
 
 def _stays_open(stable: Mapping[Partition, int]) -> IntegrityError:
-    """Name one of the transactions that are not this relay's, and how to end it."""
+    """Return the error that names one of the open transactions that are not this relay's, and how to end it."""
     (topic, number), offset = min(stable.items())
     return IntegrityError(
         f"{topic}/{number}: a transaction that is not this relay's stays open at offset {offset}. Nobody else may "

@@ -29,7 +29,7 @@ REBUILD: Final = "Empty the projection (its tables or its file) and start again:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was read, and the state that is true once it is applied; `skipped` is how much of it needs no applying."""
+    """The events that were read, and the projection's state once they are applied; `skipped` counts those left out."""
 
     items: Sequence[Item]
     after: State
@@ -40,10 +40,10 @@ class EventSource(Protocol):
     """Where events come from: the log, or Kafka."""
 
     async def open(self, state: State) -> None:
-        """Begin behind `state`; raise IntegrityError where the source is not the one that the state was made from."""
+        """Begin after `state`; raise IntegrityError where the state was made from another log or other topics."""
 
     async def read(self, state: State, limit: int) -> Reading:
-        """Return the next events behind `state`, at most `limit`."""
+        """Return the next events after `state`, at most `limit`."""
 
     async def close(self) -> None:
         """Give connections back."""
@@ -65,7 +65,7 @@ class LogSource:
             )
 
     async def read(self, state: State, limit: int) -> Reading:
-        """Return the next rows; offsets of a Kafka that is switched off now are dropped, they would go stale."""
+        """Return the next rows. Offsets from the time when Kafka was on are dropped, since they would go stale."""
         log_id = await self._log.log_id()
         entries = await self._log.read_from(state.checkpoint, limit)
         after = replace(state, log_id=log_id, offsets={})
@@ -77,7 +77,7 @@ class LogSource:
         return Reading(items, after, skipped=len(entries) - len(items))  # blanked by retention
 
     async def close(self) -> None:
-        """Hold nothing, give nothing back."""
+        """Do nothing: this source has no connection of its own."""
 
 
 def _log_item(entry: LogEntry, raw: bytes, headers: tuple[tuple[str, bytes], ...]) -> Item:
@@ -123,7 +123,7 @@ class KafkaSource:
             await self._note(self._reader)
 
     async def close(self) -> None:
-        """Close the reader; how far the partitions are is not known from then on, so it is not shown either."""
+        """Close the reader. The lag of the partitions is not known from then on, so its gauges are removed."""
         for suffix in TOPICS:
             metrics.CONSUMER_LAG.remove_by_labels({"topic": f"{self._prefix}.{suffix}"})
         reader, self._reader = self._reader, None
@@ -131,7 +131,7 @@ class KafkaSource:
             await reader.close()
 
     async def read(self, state: State, limit: int) -> Reading:
-        """Return the next records; for a projection without offsets first the rest of the log."""
+        """Return the next records. A projection without offsets first gets the rest of the log."""
         assert self._reader is not None  # noqa: S101 - read follows open
         if not state.offsets:
             if state.applied_through < self._log_end:
@@ -159,24 +159,24 @@ class KafkaSource:
         return self._partitions
 
     def _moved(self, reader: Reader, published: Published | None) -> bool:
-        """Tell whether partitions were added, or topics recreated, since they were asked for.
+        """Tell whether partitions were added, or topics recreated, since the last time we asked.
 
-        The relay puts nothing into added partitions before it has saved that it knows of them: nobody needs to ask
-        every second, and the client looks again when a partition is gone.
+        There is no need to ask every second: the relay writes nothing into added partitions before it has saved that
+        it knows of them, and the client looks again when a partition is gone.
         """
         known = Counter(topic for topic, _ in self._partitions)
         saved = published.counts if published is not None else {}
         return any(reader.partitions(topic) != count or saved.get(topic, 0) > count for topic, count in known.items())
 
     async def _note(self, reader: Reader) -> None:
-        """Note where Kafka begins, and then where the log ends: what retention has removed by now is in the log."""
+        """Note where Kafka begins, and then where the log ends: the log has all that retention removed by now."""
         self._beginnings = await reader.beginnings(await self._ask())
         self._log_end = await self._log.end()
 
     async def _begin(self, reader: Reader, state: State) -> State:
-        """Start each partition where it began; what the log has given already is skipped by position.
+        """Start each partition at its noted beginning; events that the log has given already are skipped by position.
 
-        Where retention removed something meanwhile, or partitions were added, the rest of the log is read first.
+        Where retention removed records meanwhile, or partitions were added, the rest of the log is read first.
         """
         beginnings = self._beginnings
         await self._note(reader)
@@ -194,12 +194,13 @@ class KafkaSource:
         gone = sorted(set(state.offsets) - set(self._partitions))
         if gone:
             raise IntegrityError(f"partition {gone[0]} was read before and is gone: topics were recreated. {REBUILD}")
-        # One that was added is read from 0, not from wherever it begins by now: what retention took would be missing.
+        # An added partition is read from offset 0, not from where it begins by now: a record that retention removed
+        # would be missed in silence.
         added = {key: 0 for key in self._partitions if key not in state.offsets}
         await reader.assign({key: offset.next_offset for key, offset in state.offsets.items()} | added)
 
     async def _advance(self, reader: Reader, state: State) -> State:
-        """Move `applied_through`: published up to E, and then every partition's end of that moment was passed."""
+        """Move `applied_through` up to E once every partition was read to its end as it was when E was out."""
         if self._aim is None and self._monotonic() >= self._aim_due:
             self._aim_due = self._monotonic() + LAG_INTERVAL_S
             await self._look(reader, state)
@@ -209,7 +210,7 @@ class KafkaSource:
         return replace(state, applied_through=checkpoint.position, checkpoint=checkpoint)
 
     async def _look(self, reader: Reader, state: State) -> None:
-        """Take in what was published and where each partition ends; partitions that were added are read from now on."""
+        """Ask how far the relay has published and where each partition ends. Added partitions are read from now on."""
         published = await self._relay_rows.load(self._prefix)
         if self._moved(reader, published):
             await self._ask()
@@ -220,7 +221,7 @@ class KafkaSource:
             offset = state.offsets.get((topic, number))
             metrics.CONSUMER_LAG.labels(topic, str(number)).set(end - offset.next_offset if offset else end)
         if published is None or any((topic, count - 1) not in ends for topic, count in published.counts.items()):
-            return  # a broker that does not know of added partitions yet
+            return  # this broker does not know of the added partitions yet
         checkpoint = published.checkpoint
         if checkpoint is not None and checkpoint.position > state.applied_through:
             self._aim = (checkpoint, ends)
@@ -232,7 +233,7 @@ def _passed(state: State, key: Partition, end: int) -> bool:
 
 
 def _items(fetched: Sequence[Fetched], state: State, log_id: UUID) -> tuple[list[Item], dict[Partition, int]]:
-    """Return what is new, and the last position of each partition; raise IntegrityError for another log's record."""
+    """Return the new records and each partition's last position; raise IntegrityError for a record of another log."""
     items: list[Item] = []
     last: dict[Partition, int] = {}
     for record in fetched:
@@ -242,7 +243,7 @@ def _items(fetched: Sequence[Fetched], state: State, log_id: UUID) -> tuple[list
             if read.position <= last.get(key, _last(state, key)):
                 continue
             last[key] = read.position
-            # By its place in the log, so that it is parked once, whichever way it comes.
+            # Named by its place in the log, so that it is parked once, whether it comes from the log or from Kafka.
             items.append(_log_item(read, record.value or b"", record.headers))
         else:
             source = f"{record.topic}/{record.partition}"

@@ -48,7 +48,7 @@ ParkRow = tuple[UUID, str, str, str, int, str | None, bytes, bytes, int]
 TEXT_LIMIT: Final = 1024
 
 STATEMENT_TIMEOUT_S: Final = 5.0
-"""A connection that hangs is given up after this; longer than the wait for a lock, so that a lock says what it is."""
+"""A connection that hangs is given up after this. The wait for a lock is shorter, so that its own error shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """A delivery that cannot be an event, kept with its bytes. `id` is the same function of them as an event's."""
+    """A delivery that cannot become an event, kept with its bytes. `id` is made from them as an event's id is."""
 
     id: UUID
     tenant: str
@@ -95,7 +95,7 @@ def event_row(item: Append) -> EventRow:
 
 
 def park_row(item: Park, count: int) -> ParkRow:
-    """Return the columns of a parked delivery. Its texts are made storable here: nothing is left that could park it."""
+    """Return the columns of a parked delivery. Its texts are made storable, since a refused row could not be parked."""
     return (
         item.id,
         _cut(item.tenant),
@@ -115,7 +115,7 @@ def _cut(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What tells a redelivery from a collision, and an event that is there from one that was sent again."""
+    """The columns that tell a redelivery from a collision, and our own second try from a redelivery."""
 
     position: int
     tenant: str
@@ -133,7 +133,7 @@ class Appends(Protocol):
         """Return what is in the log under these ids."""
 
     async def confirm(self, ids: Sequence[UUID]) -> None:
-        """Return once these rows are as durable as those whose commit was answered."""
+        """Return once these rows, whose commit was not answered, are as durable as rows whose commit was."""
 
     async def count(self, rows: Sequence[CountRow]) -> None:
         """Add to the redeliveries of these ids."""
@@ -165,7 +165,7 @@ def _values(rows: int, columns: int) -> str:
 
 
 class SqliteAppends:
-    """One statement of many rows: one hop to the connection's thread, where executemany would take one step a row.
+    """SQLite: one statement of many rows is one hop to the connection's thread; executemany takes a step for each row.
 
     `check` raises StorageReplacedError where the path leads to another file: asked before each statement, so that
     nothing more is written to one that is gone, and after it, since only then what was committed is known to be kept.
@@ -188,7 +188,7 @@ class SqliteAppends:
         return {UUID(key): Stored(*rest) for key, *rest in rows}
 
     async def confirm(self, ids: Sequence[UUID]) -> None:
-        """Do nothing: what can be seen in a file of SQLite is on its disk."""
+        """Do nothing: a row that can be read from SQLite's file is on the disk."""
 
     async def count(self, rows: Sequence[CountRow]) -> None:
         """Add to the redeliveries of these ids."""
@@ -240,7 +240,7 @@ SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[
 
 
 class PostgresAppends:
-    """Arrays in constant SQL: one prepared statement for every size of batch."""
+    """PostgreSQL: arrays in constant SQL, so that one prepared statement serves every size of batch."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -256,7 +256,7 @@ class PostgresAppends:
         return {UUID(int=key.int): Stored(*rest) for key, *rest in rows}
 
     async def confirm(self, ids: Sequence[UUID]) -> None:
-        """Commit something behind these rows: that returns when a synchronous standby has it, and so them."""
+        """Commit another row after these: the commit returns when a synchronous standby has that row, and so these."""
         await self._fetch(_PG_CONFIRM, [(key,) for key in ids])
 
     async def count(self, rows: Sequence[CountRow]) -> None:

@@ -74,14 +74,14 @@ class Commit:
         self._duplicates: Counter[Origin] = Counter()
 
     async def append(self, waiting: Sequence[Appending]) -> None:
-        """Append the first of each id; recognise the others and those that were there before."""
+        """Append the first event of each id; recognise the others, and the events that are in the log already."""
         firsts: dict[UUID, Appending] = {}
         repeats = [one for one in waiting if firsts.setdefault(one.item.event.id, one) is not one]
         known = await self._insert(list(firsts.values()))
         await self._recognise([*known, *repeats])
 
     async def park(self, waiting: Sequence[Parking]) -> None:
-        """Park, one row for each id however often it comes; a park is never sent again, or it would count twice."""
+        """Park one row for each id, however often it comes. A park is never sent again, or it would count twice."""
         if not waiting:
             return
         counts = Counter(one.item.id for one in waiting)
@@ -111,7 +111,7 @@ class Commit:
             log.info("observation.appended", types=dict(types), duplicates=duplicates)
 
     async def _insert(self, waiting: Sequence[Appending]) -> list[Appending]:
-        """Append; return those whose id is in the log already. A refused batch is halved until the bad row is alone."""
+        """Append; return events whose id is in the log. A refused batch is halved until its bad row is alone."""
         if not waiting:
             return []
         try:
@@ -162,7 +162,7 @@ class Commit:
         await self.park(collisions)
 
     async def _confirm(self, ours: Sequence[tuple[Appending, int]]) -> None:
-        """Accept rows of ours that are there, once they are durable."""
+        """Accept events that an earlier try of ours has put into the log, once they are durable."""
         if not ours:
             return
         with translated():
@@ -171,7 +171,7 @@ class Commit:
             self._accept(one, position)
 
     async def _count(self, again: Sequence[tuple[Appending, int]]) -> None:
-        """Count redeliveries and answer for them. Never tried again, or it would count twice."""
+        """Count redeliveries and answer them. The statement is never sent again, or it would count twice."""
         if not again:
             return
         counts = Counter(one.item.event.id for one, _ in again)

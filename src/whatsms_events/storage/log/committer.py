@@ -50,12 +50,12 @@ class Committer:
         self._queue_limit_bytes = queue_limit_bytes
         self._on_commit = on_commit
         self._queue: deque[Waiting] = deque()
-        self._held = 0  # in the queue or in the commit that runs
+        self._held = 0  # deliveries in the queue or in the commit that runs
         self._held_bytes = 0
         self._arrived = asyncio.Event()
         self._closing = False
-        self._away = ""  # why, while it is
-        self._refusing = ""  # why, while nothing is even taken in
+        self._away = ""  # why the database is away, while it is
+        self._refusing = ""  # why nothing is taken in, while that is so
         metrics.QUEUED_DELIVERIES.set_function(lambda: self._held)
 
     @property
@@ -145,14 +145,14 @@ class Committer:
             if not self._refusing:
                 log.error("log.replaced", reason=str(cause), waiting=self._held)
             self._refusing = str(cause)
-            # Nobody waits for a person: come again later, please.
+            # Only a person can mend this, and no sender waits for that: all are told to come again.
             for one in self._queue:
                 give(one.answer, StorageUnavailableError(str(cause)))
         elif failures == 0:
             log.error("log.away", cause=str(cause), waiting=self._held)
 
     def _connected(self, failures: int) -> int:
-        """Take deliveries in again where they were refused; a server that is back has yet to commit one."""
+        """Take deliveries in again where they were refused; else only the first commit shows that the log is back."""
         was, self._refusing, self._away = self._refusing, "", ""
         return self._came_back(failures) if was else failures
 
@@ -184,10 +184,10 @@ class Committer:
         try:
             await commit.append([one for one in batch if isinstance(one, Appending)])
             await commit.park([one for one in batch if isinstance(one, Parking)])
-        except UnstorableError as exc:  # only a row of an event may be refused, and that one was parked instead
+        except UnstorableError as exc:  # a refused event was parked instead, and no other row may be refused
             raise StorageUnavailableError(str(exc)) from exc
         finally:
-            # Who has no answer yet goes first next time: that keeps the order of arrival, and the id makes it safe.
+            # Deliveries without an answer go first next time. That keeps the order of arrival; their ids make it safe.
             self._queue.extendleft(one for one in reversed(batch) if not one.answer.done())
             self._release(one for one in batch if one.answer.done())
             metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
@@ -195,7 +195,7 @@ class Committer:
             commit.report()
 
     def _forget_answered(self) -> None:
-        """Make room while the database is away: who got 503 at its deadline is not waited for any more."""
+        """Make room while the database is away: deliveries that got 503 at their deadline leave the queue."""
         self._release(one for one in self._queue if one.answer.done())
         self._queue = deque(one for one in self._queue if not one.answer.done())
 

@@ -79,7 +79,7 @@ class Parked:
         return None if row is None else (_parked(row), row["raw"])
 
     async def take(self, parked_id: UUID, append: Append) -> Taken | None:
-        """Append what it has become at the log's end and remove it, both or neither; None where it is not there.
+        """Append the event that a parked delivery became, and remove the delivery; return None where it is not there.
 
         Raise UnstorableError where the database refuses the event: then it stays parked.
         """
