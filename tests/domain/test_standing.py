@@ -3,10 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whatsms_events.domain.standing import LOOK_LIMIT_S, RETRY_S, STILL_S, Place, Standing, State
+from whatsms_events.domain.standing import LOOK_LIMIT_S, RETRY_S, STILL_S, Place, RoleState, Standing
 
 
-def looked(state: State, why: str, *places: Place | None, step_s: float = 1.0) -> Standing:
+def looked(state: RoleState, why: str, *places: Place | None, step_s: float = 1.0) -> Standing:
     """Return a role that was looked at once for each place, `step_s` apart."""
     standing = Standing()
     for number, place in enumerate(places):

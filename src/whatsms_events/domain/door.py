@@ -1,4 +1,4 @@
-"""One tenant's verified deliveries in, what they say of their sender out: is it understood, and is its clock right.
+"""What a tenant's deliveries say of their sender: whether we understand it, and whether its clock is right.
 
 Both are given the time, hold a bounded memory, and tell a change once; what stays is for a gauge.
 """

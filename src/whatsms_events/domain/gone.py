@@ -1,4 +1,4 @@
-"""What a look found and what was told since in, whether the vendor still has the thing out: one rule for all who ask.
+"""Whether the vendor still has a thing, by what a look at its API found and what was told since: the only rule for it.
 
 A look that finds nothing marks a row in the register `gone`. An event about the thing itself shows that it is there if
 it happened after that look, or if it arrived after it and told anything new: whoever tells of a thing has it. One that

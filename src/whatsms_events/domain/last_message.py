@@ -1,4 +1,4 @@
-"""A ticket's last message, as the vendor shows it, and the messages we hold in; whether one of them explains it out.
+"""Whether a message that we hold explains what the vendor shows as a ticket's last message.
 
 It is a preview: line breaks are blanks in it, it is cut at either end, with dots or without, through the middle of an
 emoji too, and of media it shows a sign, a word or a file's name instead of the text. Webhooks of messages do not carry

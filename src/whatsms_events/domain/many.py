@@ -1,4 +1,4 @@
-"""What an event does not name by itself in, whether it is about several things at once out.
+"""Whether a delivery is about several things at once, by the lists that it carries.
 
 Vendors of this kind tell of a whole chat that was read by one ack with a list of ids. Such a delivery is parked whole:
 to apply one of the list and leave the rest would be worse, and an event of ours names one thing.

@@ -1,4 +1,4 @@
-"""A delivery's raw body in, a normalised event out; every other body is refused with one of `REASONS`.
+"""How a delivery's raw body becomes a normalised event, and why other bodies are refused (`REASONS`).
 
 The resource is looked for in `data.<resource>`, then in `data` itself, then in flat names (`messageId`, `ack`): the
 vendor's page shows the first form for one of its nine events and is silent about the rest.

@@ -1,4 +1,4 @@
-"""A log entry in, a Kafka record out, and back: CloudEvents 1.0 in binary mode, topic, key and partition.
+"""How a log entry is written as a Kafka record (CloudEvents 1.0, binary mode; topic, key, partition) and read back.
 
 The value is the event's `data` as it stands in the log; the headers rebuild everything else. Attribute names are
 lower-case letters only (CloudEvents 1.0, "Naming conventions"); header values are UTF-8 (its Kafka binding, 3.2).

@@ -1,4 +1,4 @@
-"""A lower bound, what was visible then and what is visible now in; what each partition still needs out.
+"""Which log entries each Kafka partition still needs after a restart, by what is visible in it.
 
 The rule behind it: a record counts as published when a read_committed reader can see it, and only then. Neither the
 answer to a commit nor a marker in the partition is trusted, because Kafka can lose both.

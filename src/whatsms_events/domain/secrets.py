@@ -1,4 +1,4 @@
-"""Unknown fields in, the same without what is a secret by its name out: at any depth, also in JSON within a text.
+"""How secrets are left out of the vendor's unknown fields: by their names, at any depth, also in JSON within a text.
 
 The vendor's relatives send whole database rows, with tokens of other systems in them. The raw bytes in the log keep
 them; `data`, and with it Kafka and the read API, never gets them.

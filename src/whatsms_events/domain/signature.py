@@ -1,4 +1,4 @@
-"""Raw body and secret in, signature out; raw body, header and secrets in, the name of the secret that fits out."""
+"""How the vendor signs a body, and which of our secrets fits a signature."""
 
 import hashlib
 import hmac

@@ -1,4 +1,4 @@
-"""When webhooks came in, out how long a silence is usual, and whether this one means that they no longer reach us.
+"""How long a silence of the webhooks is usual, and whether this one means that they no longer reach us.
 
 Being quiet is no fault: people sleep. A silence counts only where something else says that there was news.
 """

@@ -1,4 +1,4 @@
-"""What a role says of itself and how far it got in, whether it stands still out.
+"""Whether a role stands still, by what the role says of itself and how far it got.
 
 A role may say that it works, or stand by for another process, while nothing gets done: so its place in the database is
 held against where it could be. Only time in which somebody looked counts: a clock that was set back or forward, and a
@@ -8,7 +8,7 @@ process that was frozen, make no role stand still.
 from dataclasses import dataclass
 from typing import Final, Literal
 
-State = Literal["standby", "active", "halted"]
+RoleState = Literal["standby", "active", "halted"]
 
 RETRY_S: Final = 30.0
 """So long a role may fail again and again: a failover or a restart of a broker takes less."""
@@ -34,13 +34,13 @@ class Standing:
     def __init__(self, still_s: float = STILL_S) -> None:
         self._still_limit_s = still_s
         self._looked_at: float | None = None
-        self._state: State = "standby"
+        self._state: RoleState = "standby"
         self._why = ""
         self._place: Place | None = None
         self._failing_s = 0.0
         self._still_s = 0.0
 
-    def look(self, now: float, state: State, why: str, place: Place | None = None) -> None:
+    def look(self, now: float, state: RoleState, why: str, place: Place | None = None) -> None:
         """Take in what the role says, in which `why` is empty while all is well, and where it is, if that is known."""
         passed_s = 0.0 if self._looked_at is None else min(max(0.0, now - self._looked_at), LOOK_LIMIT_S)
         self._looked_at, self._state, self._why = now, state, why

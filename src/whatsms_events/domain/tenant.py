@@ -1,4 +1,4 @@
-"""Two spellings of a tenant's id in, whether they name the same account out.
+"""Whether two spellings of a tenant's id name the same account.
 
 The vendor's ids are UUIDs (RFC 9562), which are values and not texts: capitals, braces, hyphens and blanks around them
 say nothing. An id that is no UUID is a text, and only the same text is the same id.

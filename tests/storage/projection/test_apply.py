@@ -39,7 +39,15 @@ from whatsms_events.domain.rows import Key, Row
 from whatsms_events.errors import FencedError, IntegrityError, InvalidEventError
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_projection
-from whatsms_events.storage.projection.apply import POISON_LIMIT, STRAYS_KEPT, Applied, Item, Offset, Projection, State
+from whatsms_events.storage.projection.apply import (
+    POISON_LIMIT,
+    STRAYS_KEPT,
+    Applied,
+    Item,
+    Offset,
+    Projection,
+    State,
+)
 from whatsms_events.storage.projection.rows import load
 from whatsms_events.twin.world import World
 

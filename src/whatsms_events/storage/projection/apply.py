@@ -22,7 +22,7 @@ from whatsms_events.domain.events import Checkpoint, EventType, LogEntry, decode
 from whatsms_events.domain.records import STRAY
 from whatsms_events.errors import FencedError, IntegrityError, InvalidEventError
 from whatsms_events.storage.database import Database, insert
-from whatsms_events.storage.projection.rows import Folding, Reading
+from whatsms_events.storage.projection.rows import ClaimedEvent, Folding
 from whatsms_events.storage.tables import parked_event, projection, projection_offset
 
 log = structlog.get_logger()
@@ -193,9 +193,9 @@ async def _advance(connection: AsyncConnection, generation: int) -> None:
         raise FencedError(f"the projection is no longer at generation {generation}: another consumer moved it")
 
 
-def _take_apart(items: Sequence[Item]) -> tuple[list[Reading], list[_Parked], list[_Parked]]:
+def _take_apart(items: Sequence[Item]) -> tuple[list[ClaimedEvent], list[_Parked], list[_Parked]]:
     """Return what each readable item claims, what cannot be read, and what is not ours."""
-    readings: list[Reading] = []
+    readings: list[ClaimedEvent] = []
     parked: list[_Parked] = []
     strays: list[_Parked] = []
     for index, item in enumerate(items):
@@ -204,7 +204,7 @@ def _take_apart(items: Sequence[Item]) -> tuple[list[Reading], list[_Parked], li
             if isinstance(read, InvalidEventError):
                 raise read
             event, payload = read.event, decode(read.event)
-            readings.append(Reading(index, read, fold.claims(event, payload), fields.unreadable(event, payload)))
+            readings.append(ClaimedEvent(index, read, fold.claims(event, payload), fields.unreadable(event, payload)))
         except InvalidEventError as error:
             (strays if _is_stray(error) else parked).append((item, error))
     return readings, parked, strays

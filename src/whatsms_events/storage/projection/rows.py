@@ -31,7 +31,7 @@ _versions = msgspec.json.Decoder(dict[str, Version])
 _json = msgspec.json.Encoder(order="deterministic")  # in one order, whatever the batches were
 
 
-class Reading(NamedTuple):
+class ClaimedEvent(NamedTuple):
     """One event of a batch, the `number`th of it, what it claims, and the times of it that could not be read."""
 
     number: int
@@ -52,7 +52,7 @@ class Folding:
         """Return each changed row of a table, before (None for a new one) and after."""
         return ((self._before.get(key), self._current[key]) for key in self._changed if key.table == table)
 
-    async def fold(self, connection: AsyncConnection, readings: Sequence[Reading]) -> dict[int, str]:
+    async def fold(self, connection: AsyncConnection, readings: Sequence[ClaimedEvent]) -> dict[int, str]:
         """Load, fold and save all at once; where the database refuses a row, by halves, down to the event it is of.
 
         Returns the refused ones by number, with what the database said; nothing of them is left behind.
@@ -69,7 +69,7 @@ class Folding:
             return first | await self.fold(connection, readings[middle:])
         return {}
 
-    async def _fold(self, connection: AsyncConnection, readings: Sequence[Reading]) -> None:
+    async def _fold(self, connection: AsyncConnection, readings: Sequence[ClaimedEvent]) -> None:
         unseen = {claim.key for one in readings for claim in one.claims} - self._current.keys()
         loaded = await load(connection, unseen)
         current = {**self._current, **loaded}
