@@ -82,7 +82,7 @@ def main() -> None:
     """Run a command and exit with its status."""
     try:
         command, bound, _ignored = app.parse_args()
-        if command.__module__.startswith("whatsms_events."):  # --help and --version log nothing
+        if not command.__module__.startswith("cyclopts."):  # its own are --help and --version, which log nothing
             _configure_logs()
         sys.exit(command(*bound.args, **bound.kwargs))
     except KeyboardInterrupt:
