@@ -39,6 +39,8 @@ from whatsms_events.storage.tables import event_log, parked_event
 from whatsms_events.web.app import public_app
 from whatsms_events.web.receiver import Receiver, Tenant
 
+pytestmark = pytest.mark.process
+
 NAME = "Canária Zé-Ninguém"
 NUMBER = "351987654321"
 TEXT = "canary-text-7f3a91"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from servers.compare import until
 from servers.kafka import Broker, RunningKafka
@@ -14,6 +15,8 @@ from servers.service import TENANT, Service, command
 from servers.witness import read_committed
 from test_journey import delivery, post, see, told
 from whatsms.vendor import KEY, Say, Seen, say, serving
+
+pytestmark = pytest.mark.process
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 

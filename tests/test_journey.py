@@ -18,6 +18,8 @@ from whatsms_events.domain.records import TOPICS
 from whatsms_events.domain.signature import HEADER, sign
 from whatsms_events.storage.log.event_log import EventLog
 
+pytestmark = pytest.mark.process
+
 DELIVERIES = sorted(
     path for path in (Path(__file__).parent / "deliveries").glob("*.json") if not path.name.endswith(".event.json")
 )

@@ -19,6 +19,8 @@ from test_metrics import sample, scrape
 from whatsms_events.domain.records import TOPICS
 from whatsms_events.domain.signature import HEADER, sign
 
+pytestmark = pytest.mark.process
+
 MIB = 1024 * 1024
 
 

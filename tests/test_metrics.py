@@ -10,6 +10,7 @@ from typing import get_args
 from uuid import uuid4
 
 import aiohttp
+import pytest
 from confluent_kafka import Producer
 from prometheus_client import Counter, Gauge, Histogram, Info
 from prometheus_client.parser import text_string_to_metric_families
@@ -28,6 +29,8 @@ from whatsms_events.domain.records import TOPICS, to_record
 from whatsms_events.domain.signature import HEADER, sign
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.tables import event_log
+
+pytestmark = pytest.mark.process
 
 KINDS = (Counter, Gauge, Histogram, Info)
 DEADLINE_S = 120.0

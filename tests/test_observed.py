@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
+import pytest
 from confluent_kafka import Message
 
 from servers.compare import opened, until
@@ -23,6 +24,8 @@ from whatsms_events.twin.rest.limits import RestLimits
 from whatsms_events.twin.rest.server import Rest, RestServer
 from whatsms_events.twin.sender import Sender
 from whatsms_events.twin.world import World
+
+pytestmark = pytest.mark.process
 
 RECEIVED, OBSERVED = "pt.whatsms.message.received", "pt.whatsms.message.observed"
 

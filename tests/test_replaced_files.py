@@ -18,6 +18,8 @@ from test_journey import delivery, see, told
 from test_metrics import sample, shows
 from whatsms_events.domain.signature import HEADER, sign
 
+pytestmark = pytest.mark.process
+
 FILES = ("log.db", "log.db-wal", "log.db-shm", "projection.db", "projection.db-wal", "projection.db-shm")
 
 

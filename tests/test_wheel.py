@@ -5,7 +5,11 @@ import sys
 from pathlib import Path
 from zipfile import ZipFile
 
+import pytest
+
 import whatsms_events
+
+pytestmark = pytest.mark.process
 
 PACKAGE = Path(whatsms_events.__file__).parent
 

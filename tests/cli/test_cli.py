@@ -24,6 +24,8 @@ from whatsms_events import __version__
 from whatsms_events.cli import app as cli
 from whatsms_events.domain.records import TOPICS
 
+pytestmark = pytest.mark.process
+
 OWN_OPTIONS = {
     "serve": {"--roles"},
     "demo": {"--seconds", "--json", "--rate", "--seed"},

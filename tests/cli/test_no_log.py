@@ -12,6 +12,8 @@ from servers.compare import until
 from servers.service import SLUG, Service
 from servers.upstream import account, sections, toml
 
+pytestmark = pytest.mark.process
+
 NOBODY = "00000000-0000-8000-8000-000000000000"
 ASKING = [
     ["parked", "list"],

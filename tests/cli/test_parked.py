@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import aiohttp
+import pytest
 from sqlalchemy import insert
 
 from cli.commands import Done, make_log, run, run_raw
@@ -18,6 +19,8 @@ from whatsms_events.domain.events import to_micros
 from whatsms_events.domain.signature import HEADER, sign
 from whatsms_events.storage.database import DatabaseTarget, open_log
 from whatsms_events.storage.tables import parked_delivery
+
+pytestmark = pytest.mark.process
 
 GARBAGE = b"\xff\x00{not json\r\n\n"
 UNKNOWN = json.dumps({"event": "ticket.merged", "tenantId": TENANT, "data": {"ticket": {"id": "t-1"}}}).encode()

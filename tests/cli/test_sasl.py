@@ -13,6 +13,8 @@ from servers.witness import read_committed
 from whatsms_events.domain.records import TOPICS
 from whatsms_events.domain.signature import HEADER, sign
 
+pytestmark = pytest.mark.process
+
 BODY = (
     f'{{"event":"contact.created","tenantId":"{TENANT}","timestamp":"2026-01-15T10:30:00Z",'
     '"data":{"contact":{"id":"c-1","name":"Ana"}}}'

@@ -21,6 +21,8 @@ from whatsms_events.domain import signature
 from whatsms_events.errors import SignatureError
 from whatsms_events.twin.rest.faults import RestFault
 
+pytestmark = pytest.mark.process
+
 DEADLINE_S = 120.0
 
 

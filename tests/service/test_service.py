@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import aiohttp
+import pytest
 from confluent_kafka import OFFSET_END, TopicPartition
 from confluent_kafka.admin import AdminClient
 from yarl import URL
@@ -28,6 +29,8 @@ from whatsms_events.twin.ledger import Ledger
 from whatsms_events.twin.rest.faults import RestFault
 from whatsms_events.twin.sender import Sender
 from whatsms_events.twin.world import World
+
+pytestmark = pytest.mark.process
 
 DRAIN_S = 10.0
 """`receiver.drain_s` as it is by default."""

@@ -18,6 +18,8 @@ from test_journey import delivery, told
 from test_metrics import sample, shows
 from whatsms_events.domain.signature import HEADER, sign
 
+pytestmark = pytest.mark.process
+
 STOP_S = 10.0
 WAITS = "waiting: the {} database at "
 

@@ -33,6 +33,8 @@ from whatsms_events.storage.repair.runs import Checkpoints
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.twin.world import World
 
+pytestmark = pytest.mark.process
+
 RUN = ("backfill", "run", "--tenant", SLUG)
 
 

@@ -32,6 +32,8 @@ from whatsms_events.twin.ledger import Attempt, Ledger
 from whatsms_events.twin.rest.faults import RestFaults
 from whatsms_events.twin.rest.server import Rest
 
+pytestmark = pytest.mark.process
+
 KEYS = {
     *("sent", "accepted", "duplicates", "rejected", "parked", "dropped", "log_events", "observed", "applied"),
     *("tickets", "messages", "contacts", "campaigns", "acks"),
