@@ -63,7 +63,7 @@ class InvalidEventError(WhatsmsEventsError):
 
 
 class UnstorableError(WhatsmsEventsError):
-    """The database refused this row although it can be reached. The batch goes row by row; the bad one is parked."""
+    """The database refused this row although it can be reached. The batch is tried in halves; the bad row is parked."""
 
 
 class TransientError(WhatsmsEventsError):
@@ -115,7 +115,7 @@ class UpstreamUnauthorizedError(UpstreamRefusedError):
 
 
 class UpstreamForbiddenError(UpstreamRefusedError):
-    """403: the API key has no right to this. The job stops."""
+    """403: the API key has no right to this. The job stops; a backfill only leaves out a single item."""
 
 
 class UpstreamNotFoundError(UpstreamRefusedError):

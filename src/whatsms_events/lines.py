@@ -43,7 +43,7 @@ LINES: Final = {
         "SQLite's files are not those that are open any more. Nothing is acknowledged. Do what the reason "
         "says before you restart: the process may hold the only copy."
     ),
-    "messages.not_read": "A ticket's list of messages shows the same page for ever. It is left to the next run.",
+    "messages.not_read": "A ticket's messages have no usable answer, or repeat a page. They are left to the next run.",
     "observation.appended": "A backfill appended observations: one line for each commit.",
     "observation.parked": "An observation could not be stored and was parked.",
     "observation.refused": "The vendor's answer was about something else than what was asked for.",

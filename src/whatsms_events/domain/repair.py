@@ -20,7 +20,8 @@ know nothing of the network, the database or the clock: `backfill/` asks a table
      answer while other lists are answered.
    * What is wrong with one item concerns that item alone: without the right to it, the item is left out; without a
      usable answer, the item is left to the next run.
-   * No answer at all means that the vendor is away: nothing ends, and the run waits.
+   * Where a list gets no answer, and no other list does either, the vendor is away: the run waits. One item, or the
+     messages of one ticket, are left to the next run after their tries, even then.
 4. **An item** (`ITEMS`). An item is one entity that the run looks at. Each step of an item is saved in one transaction
    together with what was learned, so a process that dies between two steps repeats the last request and nothing else.
 
@@ -115,7 +116,7 @@ Meaning = Literal[
     "again",  # the same request once more, later
     "anew",  # the list once more from its first page
     "end",  # the list ends here and is not stable
-    "doubt",  # the list ends here if the vendor answers anything else; if not, the vendor is away: again
+    "doubt",  # another list is asked: if that one is answered, this one ends here; if not, ask again later
     "leave",  # this item is left to the next run
     "leave_out",  # this item is not ours to see
     "absent",  # there is no such thing, said once
@@ -183,7 +184,7 @@ def classify(error: UpstreamError) -> Answered:
 
 
 def decide(asked: Asked, answered: Answered, tries: int = 0) -> Meaning:
-    """Return what an answer means, the same request having failed `tries` times before for the same purpose."""
+    """Return what an answer means. `tries` counts how often this request failed before: this page, or this item."""
     rule = _ANSWERS[answered][_COLUMNS.index(asked)]
     return rule.first if tries < rule.tries else rule.then
 
@@ -202,8 +203,8 @@ def asked_page(number: int, *, filtered: bool = False, of_messages: bool = False
 State = Literal[
     "new",  # the run has not met it
     "listed",  # a list showed it; to be compared
-    "wanted",  # a list showed it; to be read by its id
-    "refuted",  # a list showed it, but its id was answered with "no such thing"; to be read once more
+    "wanted",  # a list, or an earlier answer of this run, showed it; to be read by its id
+    "refuted",  # it was shown, but its id was answered with "no such thing"; to be read once more
     "absent",  # nothing showed it in this run yet; to be read by its id
     "absent_once",  # its id was answered with "no such thing" once; to be read once more
     "read",  # everything about it is known; to be compared
@@ -273,7 +274,7 @@ ITEMS: Final[Mapping[State, Mapping[ItemCame, ItemStep]]] = {
     },
     # One answer that there is none proves nothing: lists and details may be served by different machines.
     "wanted": _by_id("wanted", absent=ItemStep("refuted", "absence")),
-    "refuted": _by_id("refuted", absent=_LEFT),  # pages and details disagree: neither proves anything
+    "refuted": _by_id("refuted", absent=_LEFT),  # two answers disagree: neither proves anything
     "absent": _by_id("absent", absent=ItemStep("absent_once", "absence")),
     "absent_once": _by_id("absent_once", absent=_MISSING),
     "read": {
@@ -286,8 +287,8 @@ ITEMS: Final[Mapping[State, Mapping[ItemCame, ItemStep]]] = {
     "missing": {**_LISTED, "may_go": _READ, "held_back": _DONE, "unproven": _LEFT},
     "done": {},
 }
-"""What each thing that comes makes of an item. What is not in the table cannot come. A page may show an item in any
-state: where the state has no step for that, the item stays as it is."""
+"""The step for each state and each thing that may come; what has no step cannot come. Pages are the exception: they
+show items in any state, and an item in a state without a step for a page (see `RELISTED`) stays as it is."""
 
 BY_ID: Final[tuple[State, ...]] = tuple(state for state, steps in ITEMS.items() if "absent" in steps)
 """The states of items that are to be asked for by their ids."""
