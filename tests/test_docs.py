@@ -23,7 +23,7 @@ from sqlalchemy import BigInteger, Boolean, Integer, LargeBinary, SmallInteger, 
 import whatsms_events
 from servers.metric import labels_of, name_of, text_of
 from whatsms_events import metrics
-from whatsms_events.backfill.run import Report, Standing
+from whatsms_events.backfill.run import Report, RunStanding
 from whatsms_events.cli import app as cli
 from whatsms_events.config.load import load
 from whatsms_events.config.render import describe
@@ -244,7 +244,7 @@ async def fill(log: Database, projection: Database) -> None:
         kind="reconcile", cause="schedule", started_at=at, finished_at=at, requests=1, looked_at={"ticket": 1},
         drift=[count], unseen=0, unsettled=0, unusable=0, unstable=(),
     )  # fmt: skip
-    standing = msgspec.json.encode(Standing(drift=(count,)))
+    standing = msgspec.json.encode(RunStanding(drift=(count,)))
     for finished in (True, False):
         run = await checkpoints.begin("tenant-1", "reconcile", "schedule", Options(), at)
         await checkpoints.save(run, standing, now=at, drift=[Finding("ticket", "x", "stale", ("status",), 1.0)])

@@ -18,12 +18,11 @@ from servers.kafka import Broker, RunningKafka
 from servers.metric import counted
 from servers.service import TENANT
 from servers.witness import last_stable_offsets
-from whatsms_events.config.settings import Kafka, Settings
-from whatsms_events.config.settings import Relay as RelaySettings
+from whatsms_events.config.settings import Kafka, RelaySettings, Settings
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.records import TOPICS
 from whatsms_events.errors import FencedError, IntegrityError, TransientError
-from whatsms_events.kafka.connection import KafkaTarget, Reader
+from whatsms_events.kafka.connection import KafkaReader, KafkaTarget
 from whatsms_events.kafka.topics import create_topics
 from whatsms_events.service.parts import make_committer, make_relay
 from whatsms_events.service.supervisor import Supervisor
@@ -108,7 +107,7 @@ class Stage:
     async def hanging(self) -> int:
         """Count partitions in which something stays open; markers that only come late are waited for."""
         stable = await self.stable()
-        uncommitted = await Reader.open(self.target, committed=False)
+        uncommitted = await KafkaReader.open(self.target, committed=False)
         try:
             ends = await uncommitted.ends(list(stable))
         finally:

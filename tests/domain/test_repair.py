@@ -28,7 +28,7 @@ from whatsms_events.domain.repair import (
     ROUNDS,
     WAITING,
     Answered,
-    Asked,
+    AskedFor,
     ItemCame,
     Meaning,
     Phase,
@@ -56,13 +56,13 @@ from whatsms_events.errors import (
     UpstreamUnavailableError,
 )
 
-LISTS: tuple[Asked, ...] = ("first_page", "filtered_page", "second_page", "later_page")
-EVERY: tuple[Asked, ...] = get_args(Asked)
+LISTS: tuple[AskedFor, ...] = ("first_page", "filtered_page", "second_page", "later_page")
+EVERY: tuple[AskedFor, ...] = get_args(AskedFor)
 NONSENSE = UpstreamUnavailableError("x", status=200)
 AWAY = (UpstreamUnavailableError("x", status=502), UpstreamUnavailableError("x"))
 
 
-def means(error: UpstreamError, asked: Asked, tries: int = 0) -> Meaning:
+def means(error: UpstreamError, asked: AskedFor, tries: int = 0) -> Meaning:
     """Return what an error of the client means."""
     return decide(asked, classify(error), tries)
 
@@ -79,13 +79,13 @@ def test_the_table_has_an_answer_to_everything() -> None:
 
 
 @pytest.mark.parametrize("asked", EVERY)
-def test_a_key_that_is_refused_halts_whatever_was_asked_for(asked: Asked) -> None:
+def test_a_key_that_is_refused_halts_whatever_was_asked_for(asked: AskedFor) -> None:
     """401 is about everything."""
     assert means(UpstreamUnauthorizedError("x"), asked) == "halt"
 
 
 @pytest.mark.parametrize("asked", EVERY)
-def test_without_a_right_a_list_halts_and_an_item_is_left_out(asked: Asked) -> None:
+def test_without_a_right_a_list_halts_and_an_item_is_left_out(asked: AskedFor) -> None:
     """403 is about what was asked for: all of a list, or one item, or the messages of one ticket."""
     assert means(UpstreamForbiddenError("x"), asked) == ("halt" if asked in LISTS else "leave_out")
 
@@ -104,7 +104,7 @@ def test_of_one_item_404_is_absence_and_410_is_the_end() -> None:
 
 
 @pytest.mark.parametrize("asked", EVERY)
-def test_nonsense_is_asked_for_a_bounded_number_of_times(asked: Asked) -> None:
+def test_nonsense_is_asked_for_a_bounded_number_of_times(asked: AskedFor) -> None:
     """A good status without what was asked for: some times more, then the list ends, or the item is left."""
     bound = PAGE_TRIES if asked in LISTS else ROUNDS if asked == "item" else ROUNDS + 1
     for tries in range(bound):
@@ -121,7 +121,7 @@ def test_a_vendor_that_is_away_ends_no_list_by_itself(error: UpstreamError) -> N
 
 
 @pytest.mark.parametrize("asked", EVERY)
-def test_a_pause_is_no_failure(asked: Asked) -> None:
+def test_a_pause_is_no_failure(asked: AskedFor) -> None:
     """429 is waited for, however often it comes."""
     assert means(UpstreamLimitedError("x", status=429), asked, 10**9) == "wait"
 

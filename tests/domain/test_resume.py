@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from whatsms_events.domain.events import Checkpoint
 from whatsms_events.domain.records import partition_of
-from whatsms_events.domain.resume import Last, Partition, Published, Route, Seen, resume
+from whatsms_events.domain.resume import Last, Partition, Published, Route, SeenPartition, resume
 from whatsms_events.errors import FencedError, IntegrityError
 
 LOG = UUID(int=1)
@@ -49,7 +49,7 @@ def known(through: int = 10, a: int = 9, b: int = 10) -> Published:
 
 def test_partition_ahead_of_the_lower_bound_is_not_published_again() -> None:
     """What is visible behind the lower bound is skipped in its partition, and only there."""
-    resumed = resume(known(), {A: Seen(0, last(20)), B: Seen(0, last(10))}, IDS)
+    resumed = resume(known(), {A: SeenPartition(0, last(20)), B: SeenPartition(0, last(10))}, IDS)
     assert resumed.target(20, TOPIC, BY_PARTITION[0]) is None
     assert resumed.target(21, TOPIC, BY_PARTITION[0]) == A
     assert resumed.target(11, TOPIC, BY_PARTITION[1]) == B
@@ -58,7 +58,7 @@ def test_partition_ahead_of_the_lower_bound_is_not_published_again() -> None:
 
 def test_partition_behind_the_others_is_filled_up() -> None:
     """A partition whose last commit never became visible gets its rows again, in order, before anything later."""
-    resumed = resume(known(), {A: Seen(0, last(9)), B: Seen(0, last(40))}, IDS)
+    resumed = resume(known(), {A: SeenPartition(0, last(9)), B: SeenPartition(0, last(40))}, IDS)
     assert [resumed.target(at, TOPIC, BY_PARTITION[0]) for at in (9, 12, 30, 41)] == [None, A, A, A]
     assert [resumed.target(at, TOPIC, BY_PARTITION[1]) for at in (12, 40, 41)] == [None, None, B]
 
@@ -66,14 +66,14 @@ def test_partition_behind_the_others_is_filled_up() -> None:
 def test_partition_never_used_gets_everything() -> None:
     """An empty partition that nothing was ever seen in gets all rows behind the lower bound."""
     row = replace(known(), visible={B: 10})
-    resumed = resume(row, {A: Seen(0, None), B: Seen(0, last(10))}, IDS)
+    resumed = resume(row, {A: SeenPartition(0, None), B: SeenPartition(0, last(10))}, IDS)
     assert resumed.target(11, TOPIC, BY_PARTITION[0]) == A
     assert A not in resumed.visible
 
 
 def test_partition_emptied_by_retention_stands_where_the_database_says() -> None:
     """Where retention removed every record, the recorded position holds and nothing is published again."""
-    resumed = resume(known(a=15), {A: Seen(77, None), B: Seen(0, last(10))}, IDS)
+    resumed = resume(known(a=15), {A: SeenPartition(77, None), B: SeenPartition(0, last(10))}, IDS)
     assert resumed.visible[A] == 15
     assert resumed.target(15, TOPIC, BY_PARTITION[0]) is None
     assert resumed.target(16, TOPIC, BY_PARTITION[0]) == A
@@ -84,21 +84,21 @@ def test_recreated_partition_is_refused() -> None:
     with pytest.raises(
         IntegrityError, match=rf"{TOPIC}/0 holds no event from offset 0 on, but position 9 .* recreated"
     ):
-        resume(known(), {A: Seen(0, None), B: Seen(0, last(10))}, IDS)
+        resume(known(), {A: SeenPartition(0, None), B: SeenPartition(0, last(10))}, IDS)
 
 
 def test_partition_of_strays_alone_is_judged_as_an_empty_one() -> None:
     """Records that name no log prove nothing: recreated where the partition begins at 0, else emptied by retention."""
     with pytest.raises(IntegrityError, match="the topic was recreated"):
-        resume(known(), {A: Seen(0, None, strays=3), B: Seen(0, last(10))}, IDS)
-    resumed = resume(known(a=15), {A: Seen(77, None, strays=3), B: Seen(0, last(10), strays=9)}, IDS)
+        resume(known(), {A: SeenPartition(0, None, strays=3), B: SeenPartition(0, last(10))}, IDS)
+    resumed = resume(known(a=15), {A: SeenPartition(77, None, strays=3), B: SeenPartition(0, last(10), strays=9)}, IDS)
     assert (resumed.visible[A], resumed.visible[B]) == (15, 10)
 
 
 def test_fewer_partitions_are_refused() -> None:
     """Kafka cannot take partitions away: the topic was recreated."""
     with pytest.raises(IntegrityError, match="has 1 partitions and had 2"):
-        resume(known(), {A: Seen(0, last(9))}, IDS)
+        resume(known(), {A: SeenPartition(0, last(9))}, IDS)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_fewer_partitions_are_refused() -> None:
 def test_record_that_is_not_the_logs_own_is_refused(found: Last, says: str) -> None:
     """A foreign record, another log's, a restored log's and a lost tail stop the relay, which names the place."""
     with pytest.raises(IntegrityError, match=says) as caught:
-        resume(known(), {A: Seen(0, found), B: Seen(0, last(10))}, IDS)
+        resume(known(), {A: SeenPartition(0, found), B: SeenPartition(0, last(10))}, IDS)
     assert "topic_prefix" in str(caught.value), "and says what can be done"
 
 
@@ -122,14 +122,14 @@ def test_first_start_on_used_topics_is_refused() -> None:
     """A database that never published does not go on where another one published, not even the same log."""
     first = Published(log_id=LOG, generation=1)
     with pytest.raises(IntegrityError, match="never published"):
-        resume(first, {A: Seen(0, last(9)), B: Seen(0, None)}, IDS)
+        resume(first, {A: SeenPartition(0, last(9)), B: SeenPartition(0, None)}, IDS)
     with pytest.raises(IntegrityError, match="one topic prefix belongs to one log"):
-        resume(first, {A: Seen(0, last(9, log_id=UUID(int=2))), B: Seen(0, None)}, IDS)
+        resume(first, {A: SeenPartition(0, last(9, log_id=UUID(int=2))), B: SeenPartition(0, None)}, IDS)
 
 
 def test_first_start_on_empty_topics_begins_at_the_beginning() -> None:
     """Nothing known, nothing visible: every row is published, by the counts of now."""
-    resumed = resume(Published(log_id=LOG, generation=1), {A: Seen(0, None), B: Seen(0, None)}, IDS)
+    resumed = resume(Published(log_id=LOG, generation=1), {A: SeenPartition(0, None), B: SeenPartition(0, None)}, IDS)
     assert resumed.counts == {TOPIC: 2}
     assert resumed.checkpoint is None
     assert resumed.target(1, TOPIC, BY_PARTITION[1]) == B
@@ -139,7 +139,7 @@ def test_added_partitions_take_rows_behind_the_highest_visible_one() -> None:
     """What is missing before goes where its key went, and that stays so after the next crash and the next growth."""
     moved = next(key for key in KEYS if partition_of(key, 3) == 2 and partition_of(key, 2) == 0)
     third = (TOPIC, 2)
-    seen = {A: Seen(0, last(9)), B: Seen(0, last(40)), third: Seen(0, None)}
+    seen = {A: SeenPartition(0, last(9)), B: SeenPartition(0, last(40)), third: SeenPartition(0, None)}
     resumed = resume(known(), seen, IDS)
     assert resumed.routes == (Route(40, {TOPIC: 2}),)
     assert [resumed.target(at, TOPIC, moved) for at in (39, 40, 41)] == [A, A, third]
@@ -147,8 +147,8 @@ def test_added_partitions_take_rows_behind_the_highest_visible_one() -> None:
     again = resume(resumed, seen, IDS)
     assert again.routes == resumed.routes, "a crash before the first row of the new routing changes nothing"
 
-    filled = {A: Seen(0, last(39)), B: Seen(0, last(50)), third: Seen(0, last(60))}
-    grown = resume(resumed, filled | {(TOPIC, n): Seen(0, None) for n in (3, 4)}, IDS)
+    filled = {A: SeenPartition(0, last(39)), B: SeenPartition(0, last(50)), third: SeenPartition(0, last(60))}
+    grown = resume(resumed, filled | {(TOPIC, n): SeenPartition(0, None) for n in (3, 4)}, IDS)
     assert grown.routes == (Route(40, {TOPIC: 2}), Route(60, {TOPIC: 3}))
     assert grown.advanced(Checkpoint(log_id=LOG, position=60, event_id=event(60)), {}).routes == ()
 
@@ -186,13 +186,13 @@ class World:
         """Every position that readers of a partition ever saw, in their order."""
         return [entry.position for entry in self.partitions[number] if entry.state == "visible"]
 
-    def seen(self) -> dict[Partition, Seen]:
+    def seen(self) -> dict[Partition, SeenPartition]:
         """Show what an opening sees."""
         found = {}
         for number, entries in enumerate(self.partitions):
             beginning = self.removed.get(number, 0)
             at = [(n, e) for n, e in enumerate(entries) if n >= beginning and e.state == "visible"]
-            found[TOPIC, number] = Seen(beginning, last(at[-1][1].position, offset=at[-1][0]) if at else None)
+            found[TOPIC, number] = SeenPartition(beginning, last(at[-1][1].position, offset=at[-1][0]) if at else None)
         return found
 
     def claim(self) -> Published:

@@ -3,10 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whatsms_events.domain.standing import LOOK_LIMIT_S, RETRY_S, STILL_S, Place, RoleState, Standing
+from whatsms_events.domain.standing import LOOK_LIMIT_S, RETRY_S, STILL_S, RolePlace, RoleState, Standing
 
 
-def looked(state: RoleState, why: str, *places: Place | None, step_s: float = 1.0) -> Standing:
+def looked(state: RoleState, why: str, *places: RolePlace | None, step_s: float = 1.0) -> Standing:
     """Return a role that was looked at once for each place, `step_s` apart."""
     standing = Standing()
     for number, place in enumerate(places):
@@ -16,33 +16,33 @@ def looked(state: RoleState, why: str, *places: Place | None, step_s: float = 1.
 
 def test_a_role_that_works_or_stands_by_for_one_that_does_is_no_fault() -> None:
     """Whoever moves the place, and however far behind it is: while it moves, nothing stands still."""
-    moving = [Place(at, 10**6) for at in range(1000)]
+    moving = [RolePlace(at, 10**6) for at in range(1000)]
     assert looked("active", "", *moving).problem is None
     assert looked("standby", "", *moving).stalled_s == 0
 
 
 def test_a_role_that_has_nothing_to_do_is_no_fault() -> None:
     """At its target, or beyond it, it may stay for ever."""
-    assert looked("active", "", *[Place(7, 7)] * 1000).stalled_s == 0
-    assert looked("standby", "", *[Place(8, 7)] * 1000).problem is None
+    assert looked("active", "", *[RolePlace(7, 7)] * 1000).stalled_s == 0
+    assert looked("standby", "", *[RolePlace(8, 7)] * 1000).problem is None
 
 
 def test_standing_by_while_nobody_moves_is_a_fault() -> None:
     """An active one elsewhere that is frozen: after STILL_S the one that stands by says so, and how long it is."""
     for state in ("standby", "active"):
-        frozen = [Place(7, 8)] * int(STILL_S)
+        frozen = [RolePlace(7, 8)] * int(STILL_S)
         assert looked(state, "", *frozen).problem is None
-        standing = looked(state, "", *frozen, Place(7, 9))
+        standing = looked(state, "", *frozen, RolePlace(7, 9))
         assert "at 7 for 60 s" in str(standing.problem)
-        standing.look(STILL_S + 1, state, "", Place(8, 9))
+        standing.look(STILL_S + 1, state, "", RolePlace(8, 9))
         assert standing.stalled_s == 0
         assert standing.problem is None
 
 
 def test_new_work_does_not_make_an_idle_role_late() -> None:
     """The time in which there was nothing to do does not count."""
-    standing = looked("active", "", *[Place(7, 7)] * 1000)
-    standing.look(1000, "active", "", Place(7, 8))
+    standing = looked("active", "", *[RolePlace(7, 7)] * 1000)
+    standing.look(1000, "active", "", RolePlace(7, 8))
     assert standing.stalled_s <= 1
 
 
@@ -66,7 +66,7 @@ def test_a_halted_role_is_a_fault_at_once() -> None:
 
 def test_a_database_that_does_not_answer_proves_nothing() -> None:
     """Looks without a place neither count nor forgive."""
-    standing = looked("active", "", *[Place(7, 8)] * 50)
+    standing = looked("active", "", *[RolePlace(7, 8)] * 50)
     for second in range(50, 500):
         standing.look(second, "active", "", None)
     assert standing.stalled_s == 49
@@ -77,7 +77,7 @@ def test_a_clock_that_jumps_makes_nothing_stand_still(moments: list[float]) -> N
     """Set back, set forward, or a process that was frozen: what nobody looked at does not count."""
     standing = Standing()
     for moment in moments:
-        standing.look(moment, "standby", "away", Place(7, 8))
+        standing.look(moment, "standby", "away", RolePlace(7, 8))
     assert 0 <= standing.stalled_s <= LOOK_LIMIT_S * (len(moments) - 1)
 
 
@@ -85,7 +85,7 @@ def test_a_longer_patience_is_kept() -> None:
     """A role whose place moves rarely has its own limit."""
     standing = Standing(still_s=900)
     for second in range(0, 900, 5):
-        standing.look(second, "active", "", Place(7, 8))
+        standing.look(second, "active", "", RolePlace(7, 8))
     assert standing.problem is None
-    standing.look(900, "active", "", Place(7, 8))
+    standing.look(900, "active", "", RolePlace(7, 8))
     assert standing.problem is not None

@@ -24,7 +24,7 @@ from servers.witness import read_committed
 from whatsms_events.domain.records import KafkaRecord
 from whatsms_events.domain.resume import Partition
 from whatsms_events.errors import BrokerUnavailableError, ConfigError, FencedError, IntegrityError
-from whatsms_events.kafka.connection import Fetched, KafkaTarget, Reader
+from whatsms_events.kafka.connection import Fetched, KafkaReader, KafkaTarget
 from whatsms_events.kafka.producer import BATCH_BYTES, Batch, Producer
 from whatsms_events.kafka.topics import check_topics, count_partitions, create_topics
 
@@ -44,9 +44,9 @@ def target(kafka: Broker | RunningKafka) -> KafkaTarget:
 
 
 @asynccontextmanager
-async def reading(target: KafkaTarget, *, committed: bool = True) -> AsyncIterator[Reader]:
+async def reading(target: KafkaTarget, *, committed: bool = True) -> AsyncIterator[KafkaReader]:
     """Open a reader for a block."""
-    reader = await Reader.open(target, committed=committed)
+    reader = await KafkaReader.open(target, committed=committed)
     try:
         yield reader
     finally:
@@ -73,7 +73,7 @@ def batch(producer: Producer, *values: str) -> Batch:
     return made
 
 
-async def collect(reader: Reader, ends: dict[Partition, int]) -> list[Fetched]:
+async def collect(reader: KafkaReader, ends: dict[Partition, int]) -> list[Fetched]:
     """Read until every position has reached its end."""
     found: list[Fetched] = []
     until = time.monotonic() + 60
@@ -266,7 +266,7 @@ async def test_tls_and_password(sasl_broker: Broker, topic_prefix: str, mechanis
         assert [record.value for record in await collect(reader, {at: 1})] == [b"secret"]
     for wrong in (replace(target, password="wrong"), replace(target, ca_file=None)):
         with pytest.raises(BrokerUnavailableError) as caught:
-            await Reader.open(wrong)
+            await KafkaReader.open(wrong)
         assert "wrong" not in str(caught.value)
 
 
@@ -280,14 +280,14 @@ async def test_tls_and_password(sasl_broker: Broker, topic_prefix: str, mechanis
 async def test_security_that_cannot_be_used_is_a_configuration_error(target: KafkaTarget) -> None:
     """A missing file or password is found before anything is connected."""
     with pytest.raises(ConfigError, match="kafka"):
-        await Reader.open(target)
+        await KafkaReader.open(target)
 
 
 async def test_nobody_there_is_noticed_at_once_and_leaves_nothing_behind() -> None:
     """A refused connection is BrokerUnavailableError for everything that opens, and no task remains."""
     target, before = KafkaTarget("127.0.0.1:9", timeout_s=1.5), asyncio.all_tasks()
     for opening in (
-        Reader.open(target),
+        KafkaReader.open(target),
         Producer.open(target, [], transactional_id="x", transaction_timeout_s=10),
         create(target, "p"),
         check_topics(target, "p", body_limit_bytes=1),
@@ -304,7 +304,10 @@ async def test_silent_peer_is_noticed_in_time_and_leaves_nothing_behind() -> Non
     async with aclosing(Silent()) as peer:
         await peer.start()
         target, before = KafkaTarget(f"127.0.0.1:{peer.port}", timeout_s=1.5), asyncio.all_tasks()
-        for opening in (Reader.open(target), Producer.open(target, [], transactional_id="x", transaction_timeout_s=10)):
+        for opening in (
+            KafkaReader.open(target),
+            Producer.open(target, [], transactional_id="x", transaction_timeout_s=10),
+        ):
             started = time.monotonic()
             with pytest.raises(BrokerUnavailableError):
                 await opening

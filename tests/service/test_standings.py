@@ -8,14 +8,16 @@ from structlog.testing import capture_logs
 from whatsms_events import metrics
 from whatsms_events.domain.standing import STILL_S
 from whatsms_events.service.standings import Standings, States
-from whatsms_events.workers.observer import Seen
+from whatsms_events.workers.observer import DatabaseView
 
 NO_LIMITS: Mapping[str, float] = {}
 NAMES = ("relay", "consumer", "backfill.acme")
 WELL: States = {"relay": ("active", ""), "consumer": ("standby", ""), "backfill.acme": ("standby", "")}
 
 
-def watched(seen: Seen, seconds: float, *, kafka: bool = True, limits: Mapping[str, float] = NO_LIMITS) -> Standings:
+def watched(
+    seen: DatabaseView, seconds: float, *, kafka: bool = True, limits: Mapping[str, float] = NO_LIMITS
+) -> Standings:
     """Return the roles after so many seconds in which the databases showed the same."""
     standings = Standings(NAMES, lambda: None, kafka=kafka, limits=limits)
     for second in range(int(seconds) + 1):
@@ -30,7 +32,7 @@ def faulty(standings: Standings) -> set[str]:
 
 def test_a_relay_that_stands_still_is_no_fault_of_the_consumer_behind_it() -> None:
     """Only the relay is told where nothing becomes visible: the consumer has all that there is for it."""
-    standings = watched(Seen(end=9, published=5, applied=5), STILL_S)
+    standings = watched(DatabaseView(end=9, published=5, applied=5), STILL_S)
     assert faulty(standings) == {"relay"}
     (gauge,) = metrics.ROLE_STALLED.labels("relay").collect()
     assert gauge.samples[0].value == STILL_S
@@ -38,13 +40,13 @@ def test_a_relay_that_stands_still_is_no_fault_of_the_consumer_behind_it() -> No
 
 def test_a_consumer_that_stands_still_is_told_by_what_it_could_have() -> None:
     """With Kafka it is held against what is visible there, without against the log's end."""
-    assert faulty(watched(Seen(end=9, published=9, applied=5), STILL_S)) == {"consumer"}
-    assert faulty(watched(Seen(end=9, applied=5), STILL_S, kafka=False)) == {"consumer"}
+    assert faulty(watched(DatabaseView(end=9, published=9, applied=5), STILL_S)) == {"consumer"}
+    assert faulty(watched(DatabaseView(end=9, applied=5), STILL_S, kafka=False)) == {"consumer"}
 
 
 def test_a_role_that_moves_rarely_is_given_the_time() -> None:
     """The relay's place moves when it checks what is visible: a long `relay.check_interval_s` is no fault."""
-    seen = Seen(end=9, published=5, applied=5)
+    seen = DatabaseView(end=9, published=5, applied=5)
     assert faulty(watched(seen, STILL_S, limits={"relay": 900})) == set()
     assert faulty(watched(seen, 900, limits={"relay": 900})) == {"relay"}
 
@@ -52,14 +54,14 @@ def test_a_role_that_moves_rarely_is_given_the_time() -> None:
 def test_a_backfill_that_nobody_moves_is_told() -> None:
     """A run that is not finished and was not saved for long: whoever holds it is frozen. No run is no fault."""
     limits = {"backfill": 900.0}
-    assert faulty(watched(Seen(runs={"acme": 1}), 899, limits=limits)) == set()
-    assert faulty(watched(Seen(runs={"acme": 1}), 900, limits=limits)) == {"backfill.acme"}
-    assert faulty(watched(Seen(), 2000, limits=limits)) == set()
+    assert faulty(watched(DatabaseView(runs={"acme": 1}), 899, limits=limits)) == set()
+    assert faulty(watched(DatabaseView(runs={"acme": 1}), 900, limits=limits)) == {"backfill.acme"}
+    assert faulty(watched(DatabaseView(), 2000, limits=limits)) == set()
 
 
 def test_who_has_halted_is_told_at_once() -> None:
     """Nobody need have looked since."""
-    standings = watched(Seen(), 0)
+    standings = watched(DatabaseView(), 0)
     states: States = {**WELL, "backfill.acme": ("halted", "401")}
     assert standings.problems(states)["backfill.acme"] == "halted: 401"
 
@@ -71,7 +73,7 @@ def test_a_receiver_is_as_the_committer_is_now() -> None:
     assert standings.problems({}) == {"receiver": None}
     said[0] = "removed"
     assert standings.problems({}) == {"receiver": "removed"}
-    standings.look(0, {}, Seen())
+    standings.look(0, {}, DatabaseView())
     said[0] = None
     assert standings.problems({}) == {"receiver": None}
 
@@ -82,8 +84,10 @@ def test_each_fault_is_one_line(state: str) -> None:
     standings = Standings(("relay",), None, kafka=True, limits={})
     with capture_logs() as lines:
         for second in range(120):
-            standings.look(second, {"relay": ("halted" if state == "halted" else "standby", "broker away")}, Seen())
+            standings.look(
+                second, {"relay": ("halted" if state == "halted" else "standby", "broker away")}, DatabaseView()
+            )
         for second in range(120, 240):
-            standings.look(second, WELL, Seen())
+            standings.look(second, WELL, DatabaseView())
     told = [(line["event"], line["log_level"]) for line in lines]
     assert told == ([] if state == "halted" else [("role.stalled", "error"), ("role.recovered", "info")])

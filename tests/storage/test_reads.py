@@ -22,7 +22,7 @@ from whatsms_events.domain.rows import Version
 from whatsms_events.errors import StorageUnavailableError
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
-from whatsms_events.storage.reads import Page, PageKey, Queries, Resource, write_problem
+from whatsms_events.storage.reads import PageKey, Queries, Resource, RowPage, write_problem
 
 NOW = 1_760_000_000_000_000
 
@@ -89,7 +89,7 @@ async def walk(page_after: Any, limit: int) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     after: PageKey | None = None
     for _ in range(1000):
-        page: Page = await page_after(after, limit)
+        page: RowPage = await page_after(after, limit)
         assert len(page.rows) <= limit
         rows += page.rows
         if page.next is None:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from whatsms_events.twin.ledger import Attempt, Ledger, Outcome, digest_of, outcome_of
+from whatsms_events.twin.ledger import Attempt, AttemptOutcome, Ledger, digest_of, outcome_of
 
 BODY = b'{"event":"x"}'
 
 
-def attempt(outcome: Outcome, body: bytes = BODY, *, number: int = 1) -> Attempt:
+def attempt(outcome: AttemptOutcome, body: bytes = BODY, *, number: int = 1) -> Attempt:
     """Make an attempt with that outcome."""
     return Attempt(
         sha256=digest_of(body), event_type="message.ack", outcome=outcome, sent_at=1.5, number=number, status=200
@@ -33,7 +33,7 @@ def attempt(outcome: Outcome, body: bytes = BODY, *, number: int = 1) -> Attempt
         (503, b"", "unavailable"),
     ],
 )
-def test_an_answer_means_what_the_receiver_promises(status: int, body: bytes, outcome: Outcome) -> None:
+def test_an_answer_means_what_the_receiver_promises(status: int, body: bytes, outcome: AttemptOutcome) -> None:
     """2xx is kept, 202 parked, 429 and 5xx to be tried again, all else final."""
     assert outcome_of(status, body)[0] == outcome
 
@@ -41,7 +41,15 @@ def test_an_answer_means_what_the_receiver_promises(status: int, body: bytes, ou
 def test_only_a_2xx_for_an_event_is_accepted() -> None:
     """`accepted` holds the hashes of new and duplicate, `parked` those of 202, and neither any other."""
     ledger = Ledger()
-    outcomes: tuple[Outcome, ...] = ("accepted", "duplicate", "parked", "rejected", "unavailable", "error", "given_up")
+    outcomes: tuple[AttemptOutcome, ...] = (
+        "accepted",
+        "duplicate",
+        "parked",
+        "rejected",
+        "unavailable",
+        "error",
+        "given_up",
+    )
     for outcome in outcomes:
         ledger.record(attempt(outcome, outcome.encode()))
     assert ledger.accepted == {hashlib.sha256(body).digest() for body in (b"accepted", b"duplicate")}

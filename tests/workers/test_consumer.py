@@ -22,9 +22,7 @@ from servers.kafka import Broker, RunningKafka
 from servers.metric import counted
 from servers.postgres import end_lock_holder
 from servers.working import working
-from whatsms_events.config.settings import Consumer as ConsumerSettings
-from whatsms_events.config.settings import Kafka, Receiver, Settings
-from whatsms_events.config.settings import Relay as RelaySettings
+from whatsms_events.config.settings import ConsumerSettings, Kafka, ReceiverSettings, RelaySettings, Settings
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.resume import Published
 from whatsms_events.errors import FencedError, IntegrityError
@@ -63,7 +61,7 @@ class Bench:
         kafka = Kafka() if self.kafka is None else Kafka(bootstrap_servers=self.kafka.bootstrap_servers)
         return Settings(
             kafka=kafka.model_copy(update={"topic_prefix": self.prefix} if self.prefix else {}),
-            receiver=Receiver(batch_limit=100),
+            receiver=ReceiverSettings(batch_limit=100),
             relay=RelaySettings(batch_limit=50, check_interval_s=0.1),
             consumer=ConsumerSettings(batch_limit=batch_limit, poll_interval_s=0.05),
         )

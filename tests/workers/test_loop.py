@@ -7,9 +7,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from servers.compare import until
+from whatsms_events.domain.standing import RoleState
 from whatsms_events.errors import FencedError, IntegrityError, StorageUnavailableError, UpstreamUnauthorizedError
 from whatsms_events.workers import loop
-from whatsms_events.workers.loop import Bell, Looks, RoleState, backoff, run, run_within
+from whatsms_events.workers.loop import Bell, Looks, backoff, run, run_within
 
 
 class Steps:

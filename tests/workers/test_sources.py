@@ -15,10 +15,10 @@ from servers.proxy import TcpProxy
 from whatsms_events.domain.records import TOPICS
 from whatsms_events.domain.resume import Partition
 from whatsms_events.errors import OffsetGoneError, StorageUnavailableError
-from whatsms_events.kafka.connection import KafkaTarget, Reader
+from whatsms_events.kafka.connection import KafkaReader, KafkaTarget
 from whatsms_events.storage import tables
 from whatsms_events.storage.log.relay_row import RelayRows
-from whatsms_events.storage.projection.apply import Applied, Item, Projection, State
+from whatsms_events.storage.projection.apply import Applied, Projection, ProjectionState, ReadItem
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.workers import sources
 from whatsms_events.workers.consumer import Consumer
@@ -39,7 +39,7 @@ def admin_of(bench: Bench) -> AdminClient:
 async def retention_empties(bench: Bench, partitions: Collection[Partition]) -> None:
     """Remove every record of these partitions, as retention does."""
     assert bench.kafka is not None
-    reader = await Reader.open(bench.kafka)
+    reader = await KafkaReader.open(bench.kafka)
     ends = await reader.ends(partitions)
     await reader.close()
     admin = admin_of(bench)
@@ -73,7 +73,7 @@ def in_small_steps(bench: Bench) -> Consumer:
     return Consumer(Projection(bench.projection), source, RoleLock(bench.projection, "consumer"), batch_limit=10)
 
 
-async def follow(bench: Bench, consumer: Consumer, end: int) -> State:
+async def follow(bench: Bench, consumer: Consumer, end: int) -> ProjectionState:
     """Run the consumer until it says that everything up to `end` is applied."""
     async with asyncio.timeout(DEADLINE_S):
         while (await Projection(bench.projection).state()).applied_through < end:
@@ -151,7 +151,9 @@ async def test_a_failed_commit_loses_no_record_of_kafka(with_kafka: Bench, monke
     apply = Projection.apply
     failed: list[int] = []
 
-    async def fails_once(projection: Projection, items: Sequence[Item], before: State, after: State) -> Applied:
+    async def fails_once(
+        projection: Projection, items: Sequence[ReadItem], before: ProjectionState, after: ProjectionState
+    ) -> Applied:
         if items and not failed:
             failed.append(len(items))
             raise StorageUnavailableError("away")

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from whatsms_events import metrics
-from whatsms_events.backfill.gaps import Messages, find_gaps
+from whatsms_events.backfill.gaps import MessagesByTicket, find_gaps
 from whatsms_events.backfill.run import LiveRun
 from whatsms_events.backfill.shown import last_shown, shown_payload, unpack
 from whatsms_events.domain import drift
@@ -152,7 +152,7 @@ class Comparison:
         wanted = self._live.messages == "full" or item.id in gaps
         return replace(item, messages="wanted") if wanted and item.messages == "none" else item
 
-    def _judge(self, item: Item, row: Row | None, told: Messages, outcomes: _Outcomes) -> None:
+    def _judge(self, item: Item, row: Row | None, told: MessagesByTicket, outcomes: _Outcomes) -> None:
         """Add to `outcomes` what becomes of an item."""
         came, finding, observed = self._compared(item, row, told)
         if finding is not None:
@@ -161,7 +161,7 @@ class Comparison:
         outcomes.items.append(self._live.step(item, came, **observed))
 
     def _compared(
-        self, item: Item, row: Row | None, told: Messages
+        self, item: Item, row: Row | None, told: MessagesByTicket
     ) -> tuple[ItemCame, Finding | None, dict[str, bytes]]:
         """Return what came of comparing, what was found, and its observation's bytes as fields of the item."""
         try:
@@ -179,7 +179,7 @@ class Comparison:
             return "leave", None, {}
         return came, finding, {"raw": raw, "found": _json.encode(event)}
 
-    def _verdict(self, item: Item, row: Row | None, told: Messages) -> tuple[Sighting, Verdict]:
+    def _verdict(self, item: Item, row: Row | None, told: MessagesByTicket) -> tuple[Sighting, Verdict]:
         """Compare with all that was seen of an item, or with what its detail showed. Raises InvalidEventError.
 
         An observation has one time, and what only the list told is older: all of it is as old as the list then, so the
@@ -204,7 +204,7 @@ class Comparison:
             ticket_id=item.ticket_id,
         )
 
-    def _listed(self, item: Item, sighting: Sighting, told: Messages) -> Sighting | None:
+    def _listed(self, item: Item, sighting: Sighting, told: MessagesByTicket) -> Sighting | None:
         """Return all that was seen, as of the list; None where the list showed nothing that the detail does not."""
         shown = unpack(item)
         if shown.gone or not shown.listed or shown.listed_as_of is None:

@@ -21,11 +21,11 @@ READS: Final = 2
 
 _PAGE: Final = 1000
 
-Messages = Mapping[str, Sequence[Told]]
+MessagesByTicket = Mapping[str, Sequence[Told]]
 """By ticket, what was told of its last messages (`Holdings.recent_messages`)."""
 
 
-async def find_gaps(parts: Parts, batch: Sequence[Item], rows: Mapping[Key, Row], told: Messages) -> set[str]:
+async def find_gaps(parts: Parts, batch: Sequence[Item], rows: Mapping[Key, Row], told: MessagesByTicket) -> set[str]:
     """Return the tickets with a known gap, without those that were read READS times for all of their gaps."""
     tickets = {item.id: item for item in batch if item.entity == "ticket" and not unpack(item).gone}
     if not tickets:
@@ -42,7 +42,7 @@ async def read_for(parts: Parts, ticket: Item) -> list[Doubt]:
     return [*told, *await _of_messages(parts, [ticket.id])]
 
 
-def _of_ticket(parts: Parts, item: Item, rows: Mapping[Key, Row], told: Messages) -> list[Doubt]:
+def _of_ticket(parts: Parts, item: Item, rows: Mapping[Key, Row], told: MessagesByTicket) -> list[Doubt]:
     last, row = last_shown(item), rows.get(Key("ticket", parts.tenant, item.id))
     if row is not None and row.known and explained(last, told.get(item.id, ())):
         return []

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from whatsms_events.backfill import shown
-from whatsms_events.backfill.run import HeldBack, LiveRun, Report, Standing, moved_on
+from whatsms_events.backfill.run import HeldBack, LiveRun, Report, RunStanding, moved_on
 from whatsms_events.domain.events import Entity
 from whatsms_events.domain.repair import BY_ID, ItemCame, advice, gone_limit
 from whatsms_events.storage.repair.runs import Item
@@ -51,12 +51,12 @@ async def scan_absences(live: LiveRun) -> bool:
     return True
 
 
-def _unseen(standing: Standing, entity: Entity) -> bool:
+def _unseen(standing: RunStanding, entity: Entity) -> bool:
     """Tell whether nothing is absent: no page was read, or a part of what cannot be asked for by id may be hidden."""
     return entity in standing.blind or (entity == "campaign" and "campaigns" in standing.unstable)
 
 
-def _next_entity(standing: Standing) -> Standing:
+def _next_entity(standing: RunStanding) -> RunStanding:
     following = _FOLLOWING.get(standing.entity)
     if following is None:
         return moved_on(msgspec.structs.replace(standing, after=""))
@@ -150,7 +150,7 @@ async def _release(live: LiveRun, entity: Entity, batch: Sequence[Item]) -> None
     await live.save(msgspec.structs.replace(standing, released=released), items=items)
 
 
-def _as_listed(standing: Standing, item: Item) -> dict[str, Any]:
+def _as_listed(standing: RunStanding, item: Item) -> dict[str, Any]:
     """Return the fields that a campaign's item lacks: when its list was read and did not show it."""
     if item.entity != "campaign" or standing.seen_at is None:
         return {}

@@ -13,7 +13,7 @@ import msgspec
 
 from whatsms_events.backfill import shown
 from whatsms_events.backfill.gaps import read_for
-from whatsms_events.backfill.run import LiveRun, Standing, moved_on
+from whatsms_events.backfill.run import LiveRun, RunStanding, moved_on
 from whatsms_events.domain.events import (
     Campaign,
     CampaignPayload,
@@ -115,7 +115,9 @@ def _payload(one: Listed) -> TicketPayload | ContactPayload | CampaignPayload | 
             assert_never(one)
 
 
-async def close(live: LiveRun, of: List, standing: Standing, items: Mapping[str, Item], *, whole: bool = True) -> None:
+async def close(
+    live: LiveRun, of: List, standing: RunStanding, items: Mapping[str, Item], *, whole: bool = True
+) -> None:
     """Save the last page of a list, and go on: to the next phase, or to the next ticket whose messages are wanted.
 
     `whole`: the list was read, so it is known which of our messages it did not show.
@@ -131,7 +133,7 @@ async def close(live: LiveRun, of: List, standing: Standing, items: Mapping[str,
 
 
 async def _close_ticket(
-    live: LiveRun, ticket: Item, standing: Standing, items: Mapping[str, Item], *, whole: bool
+    live: LiveRun, ticket: Item, standing: RunStanding, items: Mapping[str, Item], *, whole: bool
 ) -> None:
     if items:
         await live.list_items(live.standing, items)

@@ -8,7 +8,7 @@ import structlog
 from msgspec.structs import replace
 
 from whatsms_events.backfill.lists import List, close, item_of, list_of, messages_of
-from whatsms_events.backfill.run import LiveRun, Standing, moved_on, without
+from whatsms_events.backfill.run import LiveRun, RunStanding, moved_on, without
 from whatsms_events.domain import walk
 from whatsms_events.domain.repair import UNUSABLE, Answered, asked_page, classify, decide
 from whatsms_events.domain.sighting import seen_at
@@ -75,13 +75,13 @@ async def _take_page(live: LiveRun, of: List, page: Page[Any], as_of: datetime, 
     await _move(live, of, standing, page.next, items)
 
 
-def _expected(of: List, standing: Standing, page: Page[Any]) -> int:
+def _expected(of: List, standing: RunStanding, page: Page[Any]) -> int:
     """Add what the first page of a phase says the list holds."""
     first = of.expected and page.number == 1 and (standing.walks.number, standing.walks.pass_number) == (0, 1)
     return standing.expected + (page.count or 0) if first else standing.expected
 
 
-async def _move(live: LiveRun, of: List, standing: Standing, place: Place | None, items: Mapping[str, Item]) -> None:
+async def _move(live: LiveRun, of: List, standing: RunStanding, place: Place | None, items: Mapping[str, Item]) -> None:
     """Save what a page showed together with what follows: another page, walk or pass, or the end of the list."""
     walks, then = walk.step(standing.walks, more=place is not None, in_pass=len(of.filters), passes=of.passes)
     standing = replace(standing, walks=walks, place=place or Place())
@@ -132,7 +132,7 @@ async def _answers(live: LiveRun) -> bool:
     return True
 
 
-async def _end(live: LiveRun, of: List, standing: Standing, answered: Answered, exc: UpstreamError) -> None:
+async def _end(live: LiveRun, of: List, standing: RunStanding, answered: Answered, exc: UpstreamError) -> None:
     """End the walk where it stands: what it showed is compared, and the report names the list as not stable."""
     slug, status, number = live.parts.slug, of.filters[standing.walks.number], standing.place.number
     name = of.name if status is None else f"{of.name}:{status}"
@@ -159,6 +159,6 @@ async def _leave(live: LiveRun, of: List, ticket: Item, exc: UpstreamError, *, l
     await close(live, of, standing, {}, whole=False)
 
 
-def _unstable(standing: Standing, name: str) -> Standing:
+def _unstable(standing: RunStanding, name: str) -> RunStanding:
     """Return the standing with one more list that is not stable."""
     return replace(standing, unstable=tuple(dict.fromkeys((*standing.unstable, name))))

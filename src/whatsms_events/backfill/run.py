@@ -80,7 +80,7 @@ class HeldBack(Struct, frozen=True, kw_only=True):
     limit: int
 
 
-class Standing(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class RunStanding(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Where a run stands. Saved in one transaction with the items it is about, so a restart goes on from here.
 
     What another release saved in another form is not read: see `standing_of`.
@@ -140,20 +140,20 @@ class Report(Struct, frozen=True, kw_only=True):
 log = structlog.get_logger()
 
 _UNSAVED: Final = b"{}"
-_standings = msgspec.json.Decoder(Standing)
+_standings = msgspec.json.Decoder(RunStanding)
 _json = msgspec.json.Encoder()
 
 NAMES: Final = 20
 """Of many items that the key has no right to, so many are named: in the log and in the report."""
 
 
-def standing_of(run: Run) -> Standing:
+def standing_of(run: Run) -> RunStanding:
     """Return where a run stands: at its beginning where nothing was saved yet, or where another release saved it.
 
     A run that another release saved begins anew with the items that it has: what was found is appended, nothing is
     lost, and the report counts only what was found since.
     """
-    first = Standing(phase=FIRST[run.kind])
+    first = RunStanding(phase=FIRST[run.kind])
     try:
         return first if run.progress == _UNSAVED else _standings.decode(run.progress)
     except msgspec.ValidationError:
@@ -187,7 +187,7 @@ def new_item(entity: Entity, one: str, came: ItemCame, plan: Plan, now: datetime
     return step_item(unmet, came, plan, now, **fields)
 
 
-def moved_on(standing: Standing, end: PhaseEnd = "over") -> Standing:
+def moved_on(standing: RunStanding, end: PhaseEnd = "over") -> RunStanding:
     """Return the standing at the beginning of the phase that comes next."""
     return replace(standing, phase=following(standing.phase, end), walks=Walks(), place=Place())
 
@@ -213,7 +213,7 @@ class LiveRun:
 
     async def save(
         self,
-        standing: Standing,
+        standing: RunStanding,
         *,
         items: Sequence[Item] = (),
         found: Sequence[Finding] = (),
@@ -227,7 +227,7 @@ class LiveRun:
         )
         self.standing = standing
 
-    async def list_items(self, standing: Standing, items: Mapping[str, Item]) -> None:
+    async def list_items(self, standing: RunStanding, items: Mapping[str, Item]) -> None:
         """Save what a page showed: new items, and newer views of those that a page may still change."""
         await self.parts.checkpoints.list_items(
             self.run, list(items.values()), _json.encode(standing), now=self.parts.now()
@@ -269,7 +269,7 @@ class LiveRun:
             await self.save(replace(self.standing, again_at=latest))
 
 
-def without(standing: Standing, slug: str, what: str, error: UpstreamError) -> Standing:
+def without(standing: RunStanding, slug: str, what: str, error: UpstreamError) -> RunStanding:
     """Return the standing with one more item that the key has no right to; the first NAMES are named, and logged."""
     standing = replace(standing, forbidden=standing.forbidden + 1)
     if len(standing.forbidden_names) >= NAMES:

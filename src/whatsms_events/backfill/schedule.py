@@ -17,7 +17,7 @@ REPAIR_LIMIT: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedRun:
     """A run that somebody or the schedule asks for."""
 
     kind: Kind
@@ -55,25 +55,25 @@ class Schedule:
     """Knows which run of one tenant is due. `asked`, by a command or the watchdog, comes before the clock."""
 
     def __init__(self, parts: Parts, last_accepted: Callable[[], Awaitable[datetime | None]]) -> None:
-        self.asked: Asked | None = None
+        self.asked: AskedRun | None = None
         self._allowed: Mode = parts.plan.options.messages
         self._parts = parts
         self._last_accepted = last_accepted
         self._repair_at = datetime.min.replace(tzinfo=UTC)
         self._away: bool | None = None  # whether there was an outage before this process; None: not looked yet
 
-    def ask(self, asked: Asked) -> None:
+    def ask(self, asked: AskedRun) -> None:
         """Note what a command or the watchdog wants."""
         self.asked = asked
         self._allowed = max(self._allowed, asked.options.messages, key=MODES.index)
 
-    async def due(self, now: datetime) -> tuple[Asked, Doubts | None] | None:
+    async def due(self, now: datetime) -> tuple[AskedRun, Doubts | None] | None:
         """Return the run to begin or to go on with, and what a new repair is about; None where none is."""
         if self._away is None:
             self._away = await self._was_away(now)
         last = await self._parts.checkpoints.last(self._parts.tenant)
         if last is not None and last.finished_at is None:
-            return Asked(last.run.kind, last.run.cause, last.run.options), None
+            return AskedRun(last.run.kind, last.run.cause, last.run.options), None
         asked = self.asked or await self._by_itself(now)
         if asked is None or asked.kind == "reconcile":
             return None if asked is None else (asked, None)
@@ -83,7 +83,7 @@ class Schedule:
             return None
         return asked, doubts
 
-    def taken(self, begun: Asked, *, resumed: bool) -> None:
+    def taken(self, begun: AskedRun, *, resumed: bool) -> None:
         """Forget what was asked for where the run that was begun is that very one.
 
         A run that was resumed counts for a command, which shows whose run it is. It does not count for the watchdog or
@@ -102,20 +102,20 @@ class Schedule:
         """
         return min(run.options.messages, self._allowed, key=MODES.index)
 
-    async def _by_itself(self, now: datetime) -> Asked | None:
+    async def _by_itself(self, now: datetime) -> AskedRun | None:
         """Return what nobody asked for: after an outage, by the clock, or because something is in doubt."""
         parts, plan = self._parts, self._parts.plan
         reconcile = await parts.checkpoints.last(parts.tenant, "reconcile")
         if plan.interval_s and reconcile is None:
-            return Asked("reconcile", "initial", plan.options)
+            return AskedRun("reconcile", "initial", plan.options)
         if self._away:
-            return Asked("reconcile", "outage", plan.options)
+            return AskedRun("reconcile", "outage", plan.options)
         if plan.interval_s and _passed(reconcile, now, plan.interval_s):
-            return Asked("reconcile", "schedule", plan.options)
+            return AskedRun("reconcile", "schedule", plan.options)
         wait_s = (self._repair_at - now).total_seconds()
         if plan.repair_interval_s and not 0 < wait_s <= plan.repair_interval_s:  # longer: the clock was set back
             self._repair_at = now + timedelta(seconds=plan.repair_interval_s)
-            return Asked("repair", "doubt", plan.options)
+            return AskedRun("repair", "doubt", plan.options)
         return None
 
     async def _was_away(self, now: datetime) -> bool:
@@ -126,7 +126,7 @@ class Schedule:
             return False
         return reconcile is None or reconcile.run.started_at < silent_from
 
-    async def _doubts(self, asked: Asked, now: datetime) -> Doubts:
+    async def _doubts(self, asked: AskedRun, now: datetime) -> Doubts:
         """Return doubtful entities and stubs, but for those that were looked at as they stand."""
         parts, doubts = self._parts, Doubts(self._parts.plan, now)
         async for page in self._unsure(messages=asked.options.messages != "off"):

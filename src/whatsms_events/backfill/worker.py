@@ -19,8 +19,8 @@ from whatsms_events.backfill.compare import Comparison
 from whatsms_events.backfill.details import read_detail
 from whatsms_events.backfill.gone import judge_missing, scan_absences
 from whatsms_events.backfill.pager import read_list, read_messages
-from whatsms_events.backfill.run import LiveRun, Parts, Plan, Report, Standing
-from whatsms_events.backfill.schedule import Asked, Schedule
+from whatsms_events.backfill.run import LiveRun, Parts, Plan, Report, RunStanding
+from whatsms_events.backfill.schedule import AskedRun, Schedule
 from whatsms_events.domain.drift import Count
 from whatsms_events.domain.repair import PHASES, Duty, Phase
 from whatsms_events.errors import UpstreamRefusedError
@@ -103,13 +103,13 @@ class Backfill:
         return self._live is not None
 
     @property
-    def standing(self) -> Standing | None:
+    def standing(self) -> RunStanding | None:
         """Where the run under way in this process stands, None where none is."""
         return None if self._live is None else self._live.standing
 
     def ask(self, kind: Kind, cause: str, options: Options) -> None:
         """Ask for a run; it begins when the one under way has finished, unless that is the very same."""
-        self._schedule.ask(Asked(kind, cause, options))
+        self._schedule.ask(AskedRun(kind, cause, options))
         self._look_at = self._parts.now()
 
     async def run_once(self) -> int:
@@ -175,7 +175,7 @@ class Backfill:
         await parts.client.open()
         run = await parts.checkpoints.begin(parts.tenant, asked.kind, asked.cause, asked.options, now)
         live = LiveRun(parts, run, self._schedule.messages(run))
-        self._schedule.taken(Asked(run.kind, run.cause, run.options), resumed=run.resumed)
+        self._schedule.taken(AskedRun(run.kind, run.cause, run.options), resumed=run.resumed)
         if doubts is not None and not run.resumed:
             # Looked at once as they stand, whatever comes of it.
             again_at = now if doubts.campaigns else None

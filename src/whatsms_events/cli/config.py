@@ -1,13 +1,13 @@
 """`config check` and `config show`: what is wrong with the configuration, and where each setting comes from."""
 
-from whatsms_events.cli.options import DEFAULTS, Options
+from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.config.checks import NO_TENANTS, advice
 from whatsms_events.config.render import render
 from whatsms_events.config.settings import Settings
 from whatsms_events.errors import ConfigError, StorageUnavailableError
 
 
-def check(*, options: Options = DEFAULTS) -> int:
+def check(*, options: SettingsOptions = DEFAULTS) -> int:
     """Say every mistake of the configuration, a line each, and end with status 2; or say that it can be used."""
     settings = options.load()
     if not settings.tenants:
@@ -34,7 +34,7 @@ def _server_advice(settings: Settings) -> list[str]:
     return []
 
 
-def show(*, options: Options = DEFAULTS) -> int:
+def show(*, options: SettingsOptions = DEFAULTS) -> int:
     """Print every setting and where it comes from; secrets are not shown."""
     print(render(options.load()), end="")
     return 0

@@ -1,12 +1,12 @@
 """`db upgrade`: bring log and projection to the schema that this release needs."""
 
-from whatsms_events.cli.options import DEFAULTS, Options
+from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.running import run
 from whatsms_events.service.parts import log_target, projection_target
 from whatsms_events.storage import database
 
 
-def upgrade(*, options: Options = DEFAULTS) -> int:
+def upgrade(*, options: SettingsOptions = DEFAULTS) -> int:
     """Migrate log and projection to what this release needs.
 
     On SQLite `serve` does it by itself, and `serve` alone makes a log that is not there.

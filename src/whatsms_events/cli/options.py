@@ -17,7 +17,7 @@ Positive = Annotated[float, Parameter(validator=Number(gt=0))]
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True)
-class Options:
+class SettingsOptions:
     """What every command takes."""
 
     config: Annotated[Path | None, Parameter(help="TOML file; also WHATSMS_EVENTS_CONFIG.")] = None
@@ -40,4 +40,4 @@ class Options:
         return load(self.config, environ=os.environ, secrets_dir=self.secrets_dir, flags=flags)
 
 
-DEFAULTS: Final = Options()
+DEFAULTS: Final = SettingsOptions()

@@ -10,7 +10,7 @@ from uuid import UUID
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from whatsms_events.cli.options import DEFAULTS, Options
+from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.running import run
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.normalize import normalize
@@ -22,7 +22,7 @@ from whatsms_events.storage.log.parked import PAGE_LIMIT, Parked, ParkedDelivery
 Limit = Annotated[int, Parameter(validator=Number(gte=1, lte=PAGE_LIMIT))]
 
 
-def list_(*, limit: Limit = 50, options: Options = DEFAULTS) -> int:
+def list_(*, limit: Limit = 50, options: SettingsOptions = DEFAULTS) -> int:
     """List parked deliveries, oldest first: id, when, tenant, reason, detail, how often, bytes.
 
     The tenant is its slug, or the tenant id where the configuration has no such tenant any more.
@@ -49,7 +49,7 @@ def _line(one: ParkedDelivery, tenant: str) -> str:
     return f"{one.id}  {when}  {tenant}  {one.reason} {one.detail}  x{one.count}  {one.size_bytes} bytes".rstrip()
 
 
-def show_(parked_id: UUID, /, *, options: Options = DEFAULTS) -> int:
+def show_(parked_id: UUID, /, *, options: SettingsOptions = DEFAULTS) -> int:
     """Write the bytes of one parked delivery to standard output, as they came.
 
     Parameters
@@ -67,7 +67,7 @@ def show_(parked_id: UUID, /, *, options: Options = DEFAULTS) -> int:
     return 0
 
 
-def retry_(parked_id: UUID, /, *, options: Options = DEFAULTS) -> int:
+def retry_(parked_id: UUID, /, *, options: SettingsOptions = DEFAULTS) -> int:
     """Read one again with this release, and append it at the end of the log if it is understood now.
 
     Parameters
@@ -99,7 +99,7 @@ async def _retried(parked: Parked, parked_id: UUID) -> Taken:
     return taken
 
 
-def discard_(parked_id: UUID, /, *, options: Options = DEFAULTS) -> int:
+def discard_(parked_id: UUID, /, *, options: SettingsOptions = DEFAULTS) -> int:
     """Remove one parked delivery for ever.
 
     Parameters

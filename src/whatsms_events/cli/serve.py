@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import structlog
 
 from whatsms_events import logs
-from whatsms_events.cli.options import DEFAULTS, Options
+from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.running import cause, run, stop_on_signals
 from whatsms_events.config.settings import Settings
 from whatsms_events.errors import ConfigError
@@ -19,7 +19,7 @@ from whatsms_events.service.service import Addresses, Service
 log = structlog.get_logger()
 
 
-def serve(*, roles: str = "receiver,relay,consumer,backfill", options: Options = DEFAULTS) -> int:
+def serve(*, roles: str = "receiver,relay,consumer,backfill", options: SettingsOptions = DEFAULTS) -> int:
     """Run the service until SIGTERM or SIGINT. SIGHUP lets roles that have halted look at once whether they can go on.
 
     Parameters

@@ -1,13 +1,13 @@
 """`topics create`: make the Kafka topics that the relay publishes to."""
 
-from whatsms_events.cli.options import DEFAULTS, Options
+from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.running import run
 from whatsms_events.errors import ConfigError
 from whatsms_events.kafka.topics import create_topics
 from whatsms_events.service.parts import kafka_target
 
 
-def create(*, options: Options = DEFAULTS) -> int:
+def create(*, options: SettingsOptions = DEFAULTS) -> int:
     """Create the three topics; those that exist are compared with the settings and never changed."""
     settings = options.load()
 

@@ -83,7 +83,7 @@ def _place(path: Path) -> Path:
     return path
 
 
-Place = Annotated[Path, AfterValidator(_place)]
+PathSetting = Annotated[Path, AfterValidator(_place)]
 
 
 class _Section(BaseModel):
@@ -113,7 +113,7 @@ class Private(_Section):
     token: Token | None = None
 
 
-class Receiver(_Section):
+class ReceiverSettings(_Section):
     """How much the receiver takes in, and how long a sender waits for its answer."""
 
     # An event's record may be half as large again (`normalize.record_limit_bytes`): 96 MiB, and no more than 100 MiB go
@@ -133,7 +133,7 @@ class DatabaseSettings(_Section):
     url: str | None = None
     password: Password | None = None
     tls: bool = False
-    tls_ca_file: Place | None = None
+    tls_ca_file: PathSetting | None = None
 
 
 class Kafka(_Section):
@@ -149,16 +149,16 @@ class Kafka(_Section):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     username: Annotated[str, Field(min_length=1, max_length=255)] | None = None
     password: Password | None = None
-    ca_file: Place | None = None
-    cert_file: Place | None = None
-    key_file: Place | None = None
+    ca_file: PathSetting | None = None
+    cert_file: PathSetting | None = None
+    key_file: PathSetting | None = None
     timeout_s: float = Field(default=10.0, ge=0.5, le=120)
     partitions: int = Field(default=12, ge=1, le=1000)
     replication_factor: int = Field(default=1, ge=1, le=10)
     retention_ms: int = Field(default=-1, ge=-1, le=2**63 - 1)
 
 
-class Relay(_Section):
+class RelaySettings(_Section):
     """How the relay publishes the log to Kafka."""
 
     batch_limit: int = Field(default=500, ge=1, le=10_000)
@@ -168,7 +168,7 @@ class Relay(_Section):
     check_interval_s: float = Field(default=2.0, ge=0.1, le=300)
 
 
-class Consumer(_Section):
+class ConsumerSettings(_Section):
     """How the consumer applies events to the projection."""
 
     batch_limit: int = Field(default=1000, ge=1, le=10_000)
@@ -187,7 +187,7 @@ class Whatsms(_Section):
     status_parameter: Parameter = "status"
 
 
-class Backfill(_Section):
+class BackfillSettings(_Section):
     """What is read from the REST API to repair what the webhooks missed, how fast and when."""
 
     requests_per_minute: int = Field(default=120, ge=1, le=60_000)
@@ -202,7 +202,7 @@ class Backfill(_Section):
     gone_share: float = Field(default=0.1, ge=0, le=1)
 
 
-class Watchdog(_Section):
+class WatchdogSettings(_Section):
     """When silence at the door is a fault."""
 
     gaps: float = Field(default=20.0, ge=1, le=10_000)
@@ -233,17 +233,17 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    data_dir: Place = Path("var")
+    data_dir: PathSetting = Path("var")
     public: Public = Public()
     private: Private = Private()
-    receiver: Receiver = Receiver()
+    receiver: ReceiverSettings = ReceiverSettings()
     database: DatabaseSettings = DatabaseSettings()
     kafka: Kafka = Kafka()
-    relay: Relay = Relay()
-    consumer: Consumer = Consumer()
+    relay: RelaySettings = RelaySettings()
+    consumer: ConsumerSettings = ConsumerSettings()
     whatsms: Whatsms = Whatsms()
-    backfill: Backfill = Backfill()
-    watchdog: Watchdog = Watchdog()
+    backfill: BackfillSettings = BackfillSettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
     logs: Logs = Logs()
     tenants: dict[Slug, TenantSettings] = {}
 

@@ -17,7 +17,7 @@ LOADING: Final = 5 * 1_000_000
 """A thing shown beside another, without a time of its own, was loaded up to five seconds before the event was stamped:
 a Node program loads a row, awaits something else, and stamps. In microseconds."""
 
-Place: TypeAlias = tuple[int, int]
+ClaimPlace: TypeAlias = tuple[int, int]
 """A version time and a rank: what decides between two claims before their position does."""
 
 
@@ -39,7 +39,7 @@ class Aside(NamedTuple):
     """
 
     contested: bool
-    known: Place | None = None
+    known: ClaimPlace | None = None
     own: Heard | None = None
     loaded: Heard | None = None
 
@@ -88,7 +88,7 @@ _FLOOR: Final = -(1 << 58)
 """Between the real times and those that `rows.BELOW` was taken from."""
 
 
-def nothing_known(time: int) -> Place:
+def nothing_known(time: int) -> ClaimPlace:
     """Return the place below each claim that may contradict one of this time, of which no time was told.
 
     Claims that are below all real times by rule contradict none of a real time.

@@ -99,7 +99,7 @@ def following(phase: Phase, end: PhaseEnd = "over") -> Phase:
 
 # An answer.
 
-Asked = Literal["first_page", "filtered_page", "second_page", "later_page", "messages", "more_messages", "item"]
+AskedFor = Literal["first_page", "filtered_page", "second_page", "later_page", "messages", "more_messages", "item"]
 """What was asked for: the first page of a list, whole or filtered; its second one, which tells whether pages move on;
 one behind that; the first or a later page of a ticket's messages; one ticket or contact by its id."""
 
@@ -145,7 +145,7 @@ _ANEW_HALT, _ANEW_END, _ANEW_LEAVE = (Rule(then, 1, "anew") for then in ("halt",
 _TRY_END, _TRY_DOUBT = Rule("end", PAGE_TRIES), Rule("doubt", PAGE_TRIES)
 _TRY_ITEM, _TRY_LIST = Rule("leave", ROUNDS), Rule("leave", ROUNDS + 1)
 
-_COLUMNS: Final[tuple[Asked, ...]] = (
+_COLUMNS: Final[tuple[AskedFor, ...]] = (
     *("first_page", "filtered_page", "second_page", "later_page"),
     *("messages", "more_messages", "item"),
 )
@@ -183,13 +183,13 @@ def classify(error: UpstreamError) -> Answered:
     return "nonsense" if error.status is not None and 200 <= error.status < 300 else "away"
 
 
-def decide(asked: Asked, answered: Answered, tries: int = 0) -> Meaning:
+def decide(asked: AskedFor, answered: Answered, tries: int = 0) -> Meaning:
     """Return what an answer means. `tries` counts how often this request failed before: this page, or this item."""
     rule = _ANSWERS[answered][_COLUMNS.index(asked)]
     return rule.first if tries < rule.tries else rule.then
 
 
-def asked_page(number: int, *, filtered: bool = False, of_messages: bool = False) -> Asked:
+def asked_page(number: int, *, filtered: bool = False, of_messages: bool = False) -> AskedFor:
     """Return what a page of a list is."""
     if of_messages:
         return "messages" if number == 1 else "more_messages"

@@ -33,7 +33,7 @@ class Last:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SeenPartition:
     """One partition while nothing is open in it. `beginning` is the oldest offset kept, 0 until retention moves it.
 
     `strays` is how many records behind `last` (all of them, where there is none) name no log: somebody else's.
@@ -96,7 +96,7 @@ class Published:
         )
 
 
-def resume(published: Published, seen: Mapping[Partition, Seen], ids: Mapping[int, UUID]) -> Published:
+def resume(published: Published, seen: Mapping[Partition, SeenPartition], ids: Mapping[int, UUID]) -> Published:
     """Return what is published for certain, now that every partition was looked at; `ids` are the log's own.
 
     Raises IntegrityError where log and Kafka do not belong together (any more): another log's record, a record that is
@@ -116,7 +116,7 @@ def resume(published: Published, seen: Mapping[Partition, Seen], ids: Mapping[in
     return replace(published, counts=counts, routes=routes, visible={p: at for p, at in visible.items() if at})
 
 
-def _counts(published: Published, seen: Mapping[Partition, Seen]) -> dict[str, int]:
+def _counts(published: Published, seen: Mapping[Partition, SeenPartition]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for topic, number in seen:
         counts[topic] = max(counts.get(topic, 0), number + 1)
@@ -128,7 +128,7 @@ def _counts(published: Published, seen: Mapping[Partition, Seen]) -> dict[str, i
     return counts
 
 
-def _visible(published: Published, partition: Partition, found: Seen, ids: Mapping[int, UUID]) -> int:
+def _visible(published: Published, partition: Partition, found: SeenPartition, ids: Mapping[int, UUID]) -> int:
     """Return the partition's last visible position, 0 for none; raise IntegrityError where it cannot be ours."""
     name = f"{partition[0]}/{partition[1]}"
     known = published.visible.get(partition, 0)

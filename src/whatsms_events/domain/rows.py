@@ -208,7 +208,7 @@ def _weigh_url(
     return Version(*place, max(held.position, position)), winner
 
 
-def _contest(held: Version, claim: Claim, *, same: bool) -> tuple[bool, doubt.Place | None]:
+def _contest(held: Version, claim: Claim, *, same: bool) -> tuple[bool, doubt.ClaimPlace | None]:
     """Return whether the winner is contested, and what is known of a winner whose time is only when it arrived.
 
     The winner stands undoubted where the last claim that confirms its value, at a time that was told, is above every
@@ -229,8 +229,8 @@ def _contest(held: Version, claim: Claim, *, same: bool) -> tuple[bool, doubt.Pl
 
 
 def _succeed(
-    contested: bool, known: doubt.Place | None, before: doubt.Place, claim: Claim, *, same: bool
-) -> tuple[bool, doubt.Place | None]:
+    contested: bool, known: doubt.ClaimPlace | None, before: doubt.ClaimPlace, claim: Claim, *, same: bool
+) -> tuple[bool, doubt.ClaimPlace | None]:
     """Return what `_contest` does, for a claim that wins."""
     if not claim.arrived:
         return False, None

@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Final, Literal
 
-Verdict = Literal["heard", "quiet", "activity", "rejects"]
+SilenceVerdict = Literal["heard", "quiet", "activity", "rejects"]
 """heard: within the usual. quiet: longer, and nothing speaks against it. The other two: silent, and what shows it."""
 
 GAPS_MINIMUM: Final = 10
@@ -45,7 +45,7 @@ def patience(gap: float | None, *, gaps: float, floor_s: float) -> float:
     return max(floor_s, min(LIMIT_S, gaps * (gap or 0.0)))
 
 
-def verdict(silent_s: float, patience_s: float, *, probes: int, rejects: int) -> Verdict:
+def verdict(silent_s: float, patience_s: float, *, probes: int, rejects: int) -> SilenceVerdict:
     """Return what a silence means.
 
     `probes` are the looks in a row at the REST API that showed news of this silence, `rejects` the signatures refused

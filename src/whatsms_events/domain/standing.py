@@ -21,7 +21,7 @@ LOOK_LIMIT_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RolePlace:
     """Where a role is, whichever process moves it, and where it could be by now."""
 
     at: int
@@ -36,11 +36,11 @@ class Standing:
         self._looked_at: float | None = None
         self._state: RoleState = "standby"
         self._why = ""
-        self._place: Place | None = None
+        self._place: RolePlace | None = None
         self._failing_s = 0.0
         self._still_s = 0.0
 
-    def look(self, now: float, state: RoleState, why: str, place: Place | None = None) -> None:
+    def look(self, now: float, state: RoleState, why: str, place: RolePlace | None = None) -> None:
         """Take in what the role says, in which `why` is empty while all is well, and where it is, if that is known."""
         passed_s = 0.0 if self._looked_at is None else min(max(0.0, now - self._looked_at), LOOK_LIMIT_S)
         self._looked_at, self._state, self._why = now, state, why

@@ -132,7 +132,7 @@ async def hang_up(client: AIOKafkaClient, *owners: object) -> None:
     await asyncio.sleep(0)  # the tasks that read connections end now
 
 
-class Reader:
+class KafkaReader:
     """Reads assigned partitions from given offsets on. No consumer group: positions are the caller's to keep."""
 
     def __init__(self, target: KafkaTarget, consumer: AIOKafkaConsumer) -> None:
@@ -140,7 +140,7 @@ class Reader:
         self._consumer = consumer
 
     @classmethod
-    async def open(cls, target: KafkaTarget, *, committed: bool = True) -> "Reader":
+    async def open(cls, target: KafkaTarget, *, committed: bool = True) -> "KafkaReader":
         """Connect. Raises BrokerUnavailableError."""
         consumer = AIOKafkaConsumer(
             **arguments(target),

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from whatsms_events.domain.records import log_id_of, place_of
-from whatsms_events.domain.resume import Last, Partition, Seen
+from whatsms_events.domain.resume import Last, Partition, SeenPartition
 from whatsms_events.errors import BrokerUnavailableError, IntegrityError, OffsetGoneError
-from whatsms_events.kafka.connection import Fetched, Reader
+from whatsms_events.kafka.connection import Fetched, KafkaReader
 
 LOOK_BACK: Final = 16
 """Offsets before a partition's end to look at first, and the factor by which that grows."""
@@ -21,8 +21,8 @@ POLL_S: Final = 0.05
 
 
 async def hanging(
-    committed: Reader,
-    uncommitted: Reader,
+    committed: KafkaReader,
+    uncommitted: KafkaReader,
     partitions: Sequence[Partition],
     *,
     settle_s: float,
@@ -44,13 +44,13 @@ async def hanging(
 
 
 async def look(
-    reader: Reader,
+    reader: KafkaReader,
     partitions: Sequence[Partition],
     *,
     stall_s: float,
     monotonic: Callable[[], float],
     stray_limit: int = STRAY_LIMIT,
-) -> dict[Partition, Seen]:
+) -> dict[Partition, SeenPartition]:
     """Return the beginning and the last visible record of each partition, read backwards in growing steps.
 
     Records that name no log are passed over and counted. All partitions at once: one that ends in aborted records lets
@@ -80,10 +80,10 @@ async def look(
         left = {at: start for at, start in starts.items() if at not in found and start > beginnings[at]}
         _give_up({at: strays[at] for at in left if strays[at] >= stray_limit}, ends)
         step *= LOOK_BACK
-    return {at: Seen(beginnings[at], found.get(at), strays[at]) for at in partitions}
+    return {at: SeenPartition(beginnings[at], found.get(at), strays[at]) for at in partitions}
 
 
-async def _next(reader: Reader) -> Sequence[Fetched]:
+async def _next(reader: KafkaReader) -> Sequence[Fetched]:
     try:
         return await reader.read(limit=READ_LIMIT, timeout_s=POLL_S)
     except OffsetGoneError as exc:  # retention, just now

@@ -9,9 +9,8 @@ import structlog
 
 from whatsms_events import metrics
 from whatsms_events.clock import within
-from whatsms_events.domain.standing import STILL_S, Place, Standing
-from whatsms_events.workers.loop import RoleState
-from whatsms_events.workers.observer import Observer, Seen
+from whatsms_events.domain.standing import STILL_S, RolePlace, RoleState, Standing
+from whatsms_events.workers.observer import DatabaseView, Observer
 
 log = structlog.get_logger()
 
@@ -78,7 +77,7 @@ class Standings:
         self._standings = {name: Standing(max(STILL_S, limits.get(name.split(".")[0], 0.0))) for name in names}
         self._said: set[str] = set()
 
-    def look(self, now: float, states: States, seen: Seen) -> None:
+    def look(self, now: float, states: States, seen: DatabaseView) -> None:
         """Take in how all roles are; show it in the gauge, and log where one begins or ends to stand still."""
         for name, standing in self._standings.items():
             state, why = states.get(name, ("standby", ""))
@@ -110,7 +109,7 @@ class Standings:
             self._said.add(name)
             log.error("role.stalled", role=name, reason=problem)
 
-    def _place(self, name: str, seen: Seen) -> Place | None:
+    def _place(self, name: str, seen: DatabaseView) -> RolePlace | None:
         """Return where a role is and where it could be: a consumer that Kafka feeds, as far as the relay went."""
         at, target = None, seen.end
         if name == "relay":
@@ -120,4 +119,4 @@ class Standings:
         elif name.startswith("backfill."):
             at = seen.runs.get(name.removeprefix("backfill."))
             target = None if at is None else at + 1  # a run that is not finished has somewhere to go
-        return None if at is None or target is None else Place(at, target)
+        return None if at is None or target is None else RolePlace(at, target)

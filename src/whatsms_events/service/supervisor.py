@@ -18,8 +18,9 @@ from typing import Any
 
 import structlog
 
+from whatsms_events.domain.standing import RoleState
 from whatsms_events.storage.log.committer import Committer
-from whatsms_events.workers.loop import Bell, RoleState, Worker, run, run_within
+from whatsms_events.workers.loop import Bell, Worker, run, run_within
 
 log = structlog.get_logger()
 

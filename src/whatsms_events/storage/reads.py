@@ -55,15 +55,15 @@ _Columns = Sequence[ColumnElement[Any]]
 _Where = Sequence[ColumnElement[bool]]
 _versions = msgspec.json.Decoder(dict[str, Version])
 
-Shown = dict[str, object]
+RowView = dict[str, object]
 """A row as JSON will show it: times aware, `*_at`; bytes of a hash as hex; JSON columns as `msgspec.Raw`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class RowPage:
     """One page. `next` is the key to go on after, None at the end."""
 
-    rows: list[Shown]
+    rows: list[RowView]
     next: PageKey | None
 
 
@@ -71,7 +71,7 @@ class Page:
 class EventPage:
     """Events after a position. `next` is where to go on, also past positions that the filter left out."""
 
-    rows: list[Shown]
+    rows: list[RowView]
     next: int
     end: int
 
@@ -105,17 +105,17 @@ class Queries:
 
     async def entities(
         self, resource: Resource, tenant: str, wanted: Mapping[str, str | None], *, after: PageKey | None, limit: int
-    ) -> Page:
+    ) -> RowPage:
         """Return a page by id, along the primary key, of those whose columns have the `wanted` values (None = any)."""
         table = _TABLES[resource]
         where = _equal(table, {**wanted, "tenant": tenant})
         return await self._list(table, (table.c.id,), where, after=after, limit=limit)
 
-    async def entity(self, resource: Resource, tenant: str, entity_id: str) -> Shown | None:
+    async def entity(self, resource: Resource, tenant: str, entity_id: str) -> RowView | None:
         """Return one, None where nobody ever named it."""
         return await self._one(_TABLES[resource], tenant, entity_id)
 
-    async def messages(self, tenant: str, ticket_id: str, *, after: PageKey | None, limit: int) -> Page:
+    async def messages(self, tenant: str, ticket_id: str, *, after: PageKey | None, limit: int) -> RowPage:
         """Return a page of a ticket's messages by creation time and id; those whose time is not known stand last."""
         table, column = tables.message, tables.message.c
         mine = _equal(table, {"tenant": tenant, "ticket_id": ticket_id})
@@ -136,7 +136,7 @@ class Queries:
                 rows += rest
         return _paged(rows, ("created_at", "id"), more=more)
 
-    async def message(self, tenant: str, message_id: str) -> Shown | None:
+    async def message(self, tenant: str, message_id: str) -> RowView | None:
         """Return a message with its revisions, None where nobody ever named it."""
         message = await self._one(tables.message, tenant, message_id)
         if message is None:
@@ -149,12 +149,12 @@ class Queries:
             )
         return message | {"revisions": _revisions(rows), "revisions_complete": not more}
 
-    async def parked_deliveries(self, *, after: PageKey | None, limit: int) -> Page:
+    async def parked_deliveries(self, *, after: PageKey | None, limit: int) -> RowPage:
         """Return a page of what was parked at the door, oldest first; not its bytes."""
         table = tables.parked_delivery
         return await self._list(table, (table.c.received_at, table.c.id), [], after=after, limit=limit)
 
-    async def parked_events(self, *, after: PageKey | None, limit: int) -> Page:
+    async def parked_events(self, *, after: PageKey | None, limit: int) -> RowPage:
         """Return a page of what was parked at the fold, by where it was read; not its bytes."""
         table = tables.parked_event
         return await self._list(table, (table.c.source, table.c.at), [], after=after, limit=limit)
@@ -174,7 +174,7 @@ class Queries:
         through = rows[-1]["position"] if more and rows else max(after, upper)
         return EventPage([_shown(row) for row in rows], through, end)
 
-    async def event(self, position: int, *, raw: bool) -> Shown | None:
+    async def event(self, position: int, *, raw: bool) -> RowView | None:
         """Return the event at a position, with its redeliveries and, if `raw`, its bytes; None where there is none."""
         table, again = tables.event_log, tables.redelivery.c
         columns = [*_columns(table), again.count.label("redelivered"), again.last_received_at.label("redelivered_at")]
@@ -185,13 +185,13 @@ class Queries:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else _shown(row._asdict())
 
-    async def _one(self, table: Table, tenant: str, entity_id: str) -> Shown | None:
+    async def _one(self, table: Table, tenant: str, entity_id: str) -> RowView | None:
         query = select(table).where(*_equal(table, {"tenant": tenant, "id": entity_id}))
         async with self._asking(table) as connection:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else _shown(row._asdict())
 
-    async def _list(self, table: Table, key: _Columns, where: _Where, *, after: PageKey | None, limit: int) -> Page:
+    async def _list(self, table: Table, key: _Columns, where: _Where, *, after: PageKey | None, limit: int) -> RowPage:
         async with self._asking(table) as connection:
             rows, more = await self._page(connection, table, key, where, after=after, limit=limit)
         return _paged(rows, [column.name for column in key], more=more)
@@ -243,12 +243,12 @@ def _columns(table: Table) -> _Columns:
     return [*listed, func.length(table.c.raw).label("size")] if "raw" in table.c else listed
 
 
-def _paged(rows: Sequence[_Row], key: Sequence[str], *, more: bool) -> Page:
+def _paged(rows: Sequence[_Row], key: Sequence[str], *, more: bool) -> RowPage:
     # There may be no row although more follow: the rows moved to another ticket between the two statements of `_page`.
-    return Page([_shown(row) for row in rows], tuple(rows[-1][name] for name in key) if more and rows else None)
+    return RowPage([_shown(row) for row in rows], tuple(rows[-1][name] for name in key) if more and rows else None)
 
 
-def _shown(row: _Row) -> Shown:
+def _shown(row: _Row) -> RowView:
     plain = {name: _value(name, value) for name, value in row.items()}
     if "versions" in plain:
         # The tenant is the slug that was asked for.
@@ -269,7 +269,7 @@ def _shown(row: _Row) -> Shown:
     return plain
 
 
-def _ack(row: _Row) -> Shown:
+def _ack(row: _Row) -> RowView:
     """Return how far a message got; `by_then` names the levels whose time is only when a backfill saw them reached."""
     ack = fold.ack(row)
     times = {f"{name}_at": _value(f"{name}_at", at) for name, at in ack.times.items()}
@@ -292,12 +292,12 @@ def _value(name: str, value: Any) -> object:
     return value.hex() if name == "sha256" else value
 
 
-def _named(plain: Shown, columns: Sequence[str]) -> Shown | None:
+def _named(plain: RowView, columns: Sequence[str]) -> RowView | None:
     known, name = (plain.pop(column) for column in columns)
     return None if known is None and name is None else {"id": known or None, "name": name}
 
 
-def _revisions(rows: Sequence[_Row]) -> list[Shown]:
+def _revisions(rows: Sequence[_Row]) -> list[RowView]:
     return [
         {"number": one.number, "first_at": from_micros(one.first_at), **one.content, "media_url": one.media_url}
         for one in fold.revisions(rows)

@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 import msgspec
 
-Outcome = Literal[
+AttemptOutcome = Literal[
     "accepted", "duplicate", "parked", "rejected", "unavailable", "error", "given_up", "dropped", "unsent"
 ]
 """`unavailable`: 429 or 5xx, tried again. `error`: no answer (refused, cut, timed out), tried again. `rejected`: any
@@ -17,7 +17,7 @@ other status, final. `given_up`: the last try was in vain. `dropped`: on purpose
 `unsent`: nobody to send it to."""
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class ReceiverAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The receiver's answer as far as it said so; all of it may be missing."""
 
     id: str | None = None
@@ -34,7 +34,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     sha256: str
     event_type: str
-    outcome: Outcome
+    outcome: AttemptOutcome
     sent_at: float
     number: int
     took_s: float = 0.0
@@ -47,19 +47,19 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fault: str | None = None
 
 
-_decode_answer = msgspec.json.Decoder(Answer).decode
+_decode_answer = msgspec.json.Decoder(ReceiverAnswer).decode
 _decode_line = msgspec.json.Decoder(Attempt).decode
 _encode = msgspec.json.Encoder().encode
 _RECENT = 100_000
 _LINE_LIMIT_BYTES = 65536
 
 
-def outcome_of(status: int, body: bytes) -> tuple[Outcome, Answer]:
+def outcome_of(status: int, body: bytes) -> tuple[AttemptOutcome, ReceiverAnswer]:
     """Return what an answer means, and what it says; a body that says nothing is no error."""
     try:
         answer = _decode_answer(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        answer = Answer()
+        answer = ReceiverAnswer()
     if status == 202:
         return "parked", answer
     if 200 <= status < 300:
@@ -75,7 +75,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path | None = None, *, counts_only: bool = False) -> None:
-        self.counts: Counter[tuple[str, Outcome]] = Counter()
+        self.counts: Counter[tuple[str, AttemptOutcome]] = Counter()
         self.accepted: set[bytes] = set()
         self.parked: set[bytes] = set()
         self.dropped: set[bytes] = set()
@@ -119,9 +119,9 @@ class Ledger:
                 self.given_up.add(digest)
 
     @property
-    def by_outcome(self) -> Counter[Outcome]:
+    def by_outcome(self) -> Counter[AttemptOutcome]:
         """Attempts by outcome."""
-        totals: Counter[Outcome] = Counter()
+        totals: Counter[AttemptOutcome] = Counter()
         for (_, outcome), count in self.counts.items():
             totals[outcome] += count
         return totals

@@ -14,7 +14,7 @@ from yarl import URL
 from whatsms_events.clock import within
 from whatsms_events.domain import signature
 from whatsms_events.twin.faults import Delivery, Demand, Disorder, Faults
-from whatsms_events.twin.ledger import Answer, Attempt, Ledger, Outcome, digest_of, outcome_of
+from whatsms_events.twin.ledger import Attempt, AttemptOutcome, Ledger, ReceiverAnswer, digest_of, outcome_of
 from whatsms_events.twin.world import World
 
 _FIRST_PAUSE_S: Final = 0.1
@@ -246,12 +246,12 @@ class Sender:
         self,
         delivery: Delivery,
         body: bytes,
-        outcome: Outcome,
+        outcome: AttemptOutcome,
         *,
         sent_at: float | None = None,
         number: int = 0,
         status: int | None = None,
-        said: Answer = Answer(),  # noqa: B008 - frozen
+        said: ReceiverAnswer = ReceiverAnswer(),  # noqa: B008 - frozen
         error: str | None = None,
     ) -> None:
         now = time.time()

@@ -15,7 +15,7 @@ from aiohttp import web
 from whatsms_events.domain.drift import DriftKind
 from whatsms_events.domain.events import Entity, EventType
 from whatsms_events.errors import ConfigError
-from whatsms_events.storage.reads import Page, Queries, Resource, Shown
+from whatsms_events.storage.reads import Queries, Resource, RowPage, RowView
 from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.web.questions import (
     TOP,
@@ -131,10 +131,10 @@ class Api:
         page = await self._queries.parked_events(after=key_after(asked, _BY_PLACE), limit=page_limit(asked))
         return self._tenants_page("events", page)
 
-    def _tenants_page(self, plural: str, page: Page) -> web.Response:
-        return page_answer(plural, Page([self._of_tenant(row) for row in page.rows], page.next))
+    def _tenants_page(self, plural: str, page: RowPage) -> web.Response:
+        return page_answer(plural, RowPage([self._of_tenant(row) for row in page.rows], page.next))
 
-    def _of_tenant(self, row: Shown) -> Shown:
+    def _of_tenant(self, row: RowView) -> RowView:
         return of_tenant(row, self._slugs)
 
     async def _events(self, request: web.Request) -> web.Response:

@@ -19,7 +19,7 @@ from collections import deque
 from typing import Final, Literal
 from urllib.parse import unquote_to_bytes
 
-Place = Literal["between", "head", "body", "chunk", "broken", "lost"]
+FramePlace = Literal["between", "head", "body", "chunk", "broken", "lost"]
 
 HEAD_LIMIT_BYTES: Final = 128 * 1024
 """Proxies stop at 8 to 64 KiB. aiohttp refuses a single line far earlier."""
@@ -46,7 +46,7 @@ class Framing:
     """One connection. `lines` are the request lines of what was not answered yet, oldest first: see `answered`."""
 
     def __init__(self) -> None:
-        self.place: Place = "between"
+        self.place: FramePlace = "between"
         self.lines: deque[bytes] = deque()
         self.last = b""  # the line of the request that was answered last
         self._held = bytearray()  # an unfinished head, or an unfinished line of chunked bytes

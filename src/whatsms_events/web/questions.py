@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from whatsms_events.domain.bodies import is_storable
-from whatsms_events.storage.reads import PAGE_LIMIT, Page, PageKey, Shown
+from whatsms_events.storage.reads import PAGE_LIMIT, PageKey, RowPage, RowView
 from whatsms_events.web.views import shown_page
 
 DEFAULT_LIMIT: Final = 50
@@ -106,12 +106,12 @@ def key_after(asked: Mapping[str, str], key: msgspec.json.Decoder[Any]) -> PageK
     return found
 
 
-def page_answer(plural: str, page: Page, **more: object) -> web.Response:
+def page_answer(plural: str, page: RowPage, **more: object) -> web.Response:
     """Return a page of rows with the opaque `next` to go on after."""
     return json_answer(shown_page(plural, page, **more))
 
 
-def one_answer(found: Shown | None) -> web.Response:
+def one_answer(found: RowView | None) -> web.Response:
     """Return one row; raise 404 where there is none."""
     if found is None:
         raise not_found()

@@ -34,7 +34,7 @@ from whatsms_events.storage.log.appends import Append, Park
 from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.web.connection import Unparsable
-from whatsms_events.web.senders import Sender
+from whatsms_events.web.senders import TenantSender
 
 BODY_DEADLINE_S: Final = 10.0
 BODY_BYTES_PER_S: Final = 512 * 1024
@@ -83,7 +83,7 @@ class Receiver:
         self._largest_refused_bytes = 0
         self._now = now
         self._monotonic = monotonic
-        self._senders = {tenant.slug: Sender(tenant.slug) for tenant in tenants.values()}
+        self._senders = {tenant.slug: TenantSender(tenant.slug) for tenant in tenants.values()}
         self._room = Room(in_flight_limit_bytes)
         self._rejected = Throttle(LOG_INTERVAL_S, monotonic)
         self._refused_signatures = Counter[str]()

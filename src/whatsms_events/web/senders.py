@@ -26,7 +26,7 @@ AHEAD_ADVICE: Final = (
 log = structlog.get_logger()
 
 
-class Sender:
+class TenantSender:
     """The vendor as the sender of one tenant's deliveries, as far as this process sees it."""
 
     def __init__(self, slug: str) -> None:

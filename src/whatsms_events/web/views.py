@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from whatsms_events.domain.drift import Count
-from whatsms_events.storage.reads import Page, PageKey, Shown
+from whatsms_events.storage.reads import PageKey, RowPage, RowView
 from whatsms_events.storage.repair.reports import RunInfo
 
 _encoder: Final = msgspec.json.Encoder()
@@ -31,13 +31,13 @@ class _Standing(msgspec.Struct, frozen=True, kw_only=True):
 _standings: Final = msgspec.json.Decoder(_Standing)
 
 
-def of_tenant(row: Shown, slugs: Mapping[str, str]) -> Shown:
+def of_tenant(row: RowView, slugs: Mapping[str, str]) -> RowView:
     """Return a row whose `tenant` is a tenant id with the slug in its place: null where no slug has that id now."""
     tenant_id = row["tenant"]
     return row | {"tenant": slugs.get(str(tenant_id)), "tenant_id": tenant_id}
 
 
-def shown_page(plural: str, page: Page, **more: object) -> Shown:
+def shown_page(plural: str, page: RowPage, **more: object) -> RowView:
     """Return a page of rows with the opaque `next` to go on after, null at the end."""
     return {**more, plural: page.rows, "next": None if page.next is None else _opaque(page.next)}
 
@@ -46,12 +46,12 @@ def _opaque(key: PageKey) -> str:
     return base64.urlsafe_b64encode(_encoder.encode(key)).decode().rstrip("=")
 
 
-def shown_runs(infos: Sequence[RunInfo]) -> Shown:
+def shown_runs(infos: Sequence[RunInfo]) -> RowView:
     """Return a tenant's backfill runs; all that are kept are on one page."""
     return {"runs": [shown_run(one) for one in infos], "next": None}
 
 
-def shown_run(info: RunInfo) -> Shown:
+def shown_run(info: RunInfo) -> RowView:
     """Return a backfill run: until it is finished `progress` says how far it is, then `report` what it found."""
     run, finished = info.run, info.finished_at is not None
     return {
@@ -68,7 +68,7 @@ def shown_run(info: RunInfo) -> Shown:
     }
 
 
-def _progress(saved: bytes) -> Shown:
+def _progress(saved: bytes) -> RowView:
     try:
         standing = _standings.decode(saved)
     except msgspec.MsgspecError:  # another release's

@@ -6,7 +6,7 @@ from typing import Final
 import structlog
 
 from whatsms_events import metrics
-from whatsms_events.storage.projection.apply import Projection, State
+from whatsms_events.storage.projection.apply import Projection, ProjectionState
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.workers.sources import EventSource
 
@@ -26,7 +26,7 @@ class Consumer:
         self._source = source
         self._lock = lock
         self._batch_limit = batch_limit
-        self._state: State | None = None
+        self._state: ProjectionState | None = None
         self._told: set[str] = set()  # the partitions whose strays were logged
 
     @property
@@ -55,7 +55,7 @@ class Consumer:
             await self._lock.release()  # a standby elsewhere may have more luck
             raise
 
-    async def _apply(self, state: State) -> int:
+    async def _apply(self, state: ProjectionState) -> int:
         batch = await self._source.read(state, self._batch_limit)
         if batch.after == state and not batch.items:
             return 0

@@ -10,11 +10,12 @@ A halted role looks every minute, by reading alone, whether the cause is gone, a
 import asyncio
 import random
 from collections.abc import Callable
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 import structlog
 
 from whatsms_events.clock import within
+from whatsms_events.domain.standing import RoleState
 from whatsms_events.errors import (
     ConfigError,
     FencedError,
@@ -41,7 +42,6 @@ HALTING: Final = (IntegrityError, ConfigError, UnstorableError, UpstreamRefusedE
 
 AGAIN: Final = "The role looks again every minute, at once on SIGHUP, and goes on by itself where the cause is gone."
 
-RoleState = Literal["standby", "active", "halted"]
 _GAUGE: Final[dict[RoleState, int]] = {"standby": 0, "active": 1, "halted": 2}
 
 

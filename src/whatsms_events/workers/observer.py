@@ -24,7 +24,7 @@ LOOK_LIMIT_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class DatabaseView:
     """What the databases said last; None where one did not answer. `runs` says when each unfinished run last moved."""
 
     end: int | None = None
@@ -44,7 +44,7 @@ class Observer:
         self._projection = Projection(projection)
         self._prefix = prefix
         self._slugs = slugs
-        self.seen = Seen()
+        self.seen = DatabaseView()
         for gauge in (
             metrics.LOG_END, metrics.APPLIED_THROUGH, metrics.RELAY_THROUGH, metrics.RELAY_LAG, metrics.RELAY_OLDEST,
         ):  # fmt: skip
@@ -52,7 +52,7 @@ class Observer:
 
     async def look(self) -> None:
         """Set the gauges of log, relay and projection. Readiness and the workers report a database that is away."""
-        seen = Seen(runs=self.seen.runs)
+        seen = DatabaseView(runs=self.seen.runs)
         try:
             async with asyncio.timeout(LOOK_LIMIT_S):
                 seen = replace(seen, end=await self._event_log.end())

@@ -18,9 +18,9 @@ import structlog
 from whatsms_events import metrics
 from whatsms_events.domain.events import Checkpoint, LogEntry, to_micros
 from whatsms_events.domain.records import MARKER_HEADER, TOPICS, KafkaRecord, to_record
-from whatsms_events.domain.resume import Partition, Published, Seen, resume
+from whatsms_events.domain.resume import Partition, Published, SeenPartition, resume
 from whatsms_events.errors import FencedError, IntegrityError, RecordTooLargeError, TransientError
-from whatsms_events.kafka.connection import KafkaTarget, Reader
+from whatsms_events.kafka.connection import KafkaReader, KafkaTarget
 from whatsms_events.kafka.producer import Batch, Producer
 from whatsms_events.kafka.topics import Topic, check_topics
 from whatsms_events.kafka.visible import STRAY_LIMIT, hanging, look
@@ -43,8 +43,8 @@ class _Readers:
     """The partitions and two readers of them: one sees committed records only, the other sees every record."""
 
     partitions: Sequence[Partition]
-    committed: Reader
-    uncommitted: Reader
+    committed: KafkaReader
+    uncommitted: KafkaReader
 
 
 @dataclass(slots=True)
@@ -202,9 +202,9 @@ class Relay:
         return session
 
     async def _connect(self, stack: AsyncExitStack, topics: Mapping[str, Topic]) -> _Readers:
-        committed = await Reader.open(self._target)
+        committed = await KafkaReader.open(self._target)
         stack.push_async_callback(committed.close)
-        uncommitted = await Reader.open(self._target, committed=False)
+        uncommitted = await KafkaReader.open(self._target, committed=False)
         stack.push_async_callback(uncommitted.close)
         partitions = [(name, number) for name, topic in topics.items() for number in range(topic.partitions)]
         return _Readers(partitions, committed, uncommitted)
@@ -236,7 +236,7 @@ class Relay:
             )
         return await self._compared(session.published, seen)
 
-    async def _seen(self, readers: _Readers) -> dict[Partition, Seen]:
+    async def _seen(self, readers: _Readers) -> dict[Partition, SeenPartition]:
         return await look(
             readers.committed,
             readers.partitions,
@@ -245,7 +245,7 @@ class Relay:
             stray_limit=self._stray_limit,
         )
 
-    async def _compared(self, published: Published, seen: Mapping[Partition, Seen]) -> Published:
+    async def _compared(self, published: Published, seen: Mapping[Partition, SeenPartition]) -> Published:
         places = [found.last.place for found in seen.values() if found.last and found.last.place]
         return resume(published, seen, await self._log.ids_at({place[1] for place in places}))
 

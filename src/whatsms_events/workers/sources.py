@@ -16,11 +16,11 @@ from whatsms_events.domain.events import Checkpoint, LogEntry
 from whatsms_events.domain.records import TOPICS, from_record, log_id_of
 from whatsms_events.domain.resume import Partition, Published
 from whatsms_events.errors import IntegrityError, InvalidEventError, OffsetGoneError
-from whatsms_events.kafka.connection import Fetched, KafkaTarget, Reader
+from whatsms_events.kafka.connection import Fetched, KafkaReader, KafkaTarget
 from whatsms_events.kafka.topics import count_partitions
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.relay_row import RelayRows
-from whatsms_events.storage.projection.apply import Item, Offset, State
+from whatsms_events.storage.projection.apply import Offset, ProjectionState, ReadItem
 
 LAG_INTERVAL_S: Final = 1.0
 
@@ -31,18 +31,18 @@ REBUILD: Final = "Empty the projection (its tables or its file) and start again:
 class Reading:
     """The events that were read, and the projection's state once they are applied; `skipped` counts those left out."""
 
-    items: Sequence[Item]
-    after: State
+    items: Sequence[ReadItem]
+    after: ProjectionState
     skipped: int = 0
 
 
 class EventSource(Protocol):
     """Where events come from: the log, or Kafka."""
 
-    async def open(self, state: State) -> None:
+    async def open(self, state: ProjectionState) -> None:
         """Begin after `state`; raise IntegrityError where the state was made from another log or other topics."""
 
-    async def read(self, state: State, limit: int) -> Reading:
+    async def read(self, state: ProjectionState, limit: int) -> Reading:
         """Return the next events after `state`, at most `limit`."""
 
     async def close(self) -> None:
@@ -55,7 +55,7 @@ class LogSource:
     def __init__(self, event_log: EventLog) -> None:
         self._log = event_log
 
-    async def open(self, state: State) -> None:
+    async def open(self, state: ProjectionState) -> None:
         """Check that the projection was made from this log."""
         log_id = await self._log.log_id()
         if state.log_id not in (None, log_id):
@@ -64,7 +64,7 @@ class LogSource:
                 f"or rebuild. {REBUILD}"
             )
 
-    async def read(self, state: State, limit: int) -> Reading:
+    async def read(self, state: ProjectionState, limit: int) -> Reading:
         """Return the next rows. Offsets from the time when Kafka was on are dropped, since they would go stale."""
         log_id = await self._log.log_id()
         entries = await self._log.read_from(state.checkpoint, limit)
@@ -80,8 +80,8 @@ class LogSource:
         """Do nothing: this source has no connection of its own."""
 
 
-def _log_item(entry: LogEntry, raw: bytes, headers: tuple[tuple[str, bytes], ...]) -> Item:
-    return Item(source="log", at=entry.position, raw=raw, headers=headers, read=entry)
+def _log_item(entry: LogEntry, raw: bytes, headers: tuple[tuple[str, bytes], ...]) -> ReadItem:
+    return ReadItem(source="log", at=entry.position, raw=raw, headers=headers, read=entry)
 
 
 class KafkaSource:
@@ -104,17 +104,17 @@ class KafkaSource:
         self._prefix = prefix
         self._poll_s = poll_s
         self._monotonic = monotonic
-        self._reader: Reader | None = None
+        self._reader: KafkaReader | None = None
         self._partitions: Sequence[Partition] = ()
         self._beginnings: Mapping[Partition, int] = {}
         self._log_end = 0
         self._aim: tuple[Checkpoint, Mapping[Partition, int]] | None = None
         self._aim_due = 0.0
 
-    async def open(self, state: State) -> None:
+    async def open(self, state: ProjectionState) -> None:
         """Check the log and seek every partition to its saved offset."""
         await self._from_log.open(state)
-        self._reader = await Reader.open(self._target)
+        self._reader = await KafkaReader.open(self._target)
         self._aim, self._aim_due = None, 0.0
         if state.offsets:
             await self._ask()
@@ -130,7 +130,7 @@ class KafkaSource:
         if reader is not None:
             await reader.close()
 
-    async def read(self, state: State, limit: int) -> Reading:
+    async def read(self, state: ProjectionState, limit: int) -> Reading:
         """Return the next records. A projection without offsets first gets the rest of the log."""
         assert self._reader is not None  # noqa: S101 - read follows open
         if not state.offsets:
@@ -158,7 +158,7 @@ class KafkaSource:
         self._partitions = [(topic, number) for topic, count in counts.items() for number in range(count)]
         return self._partitions
 
-    def _moved(self, reader: Reader, published: Published | None) -> bool:
+    def _moved(self, reader: KafkaReader, published: Published | None) -> bool:
         """Tell whether partitions were added, or topics recreated, since the last time we asked.
 
         There is no need to ask every second: the relay writes nothing into added partitions before it has saved that
@@ -168,12 +168,12 @@ class KafkaSource:
         saved = published.counts if published is not None else {}
         return any(reader.partitions(topic) != count or saved.get(topic, 0) > count for topic, count in known.items())
 
-    async def _note(self, reader: Reader) -> None:
+    async def _note(self, reader: KafkaReader) -> None:
         """Note where Kafka begins, and then where the log ends: the log has all that retention removed by now."""
         self._beginnings = await reader.beginnings(await self._ask())
         self._log_end = await self._log.end()
 
-    async def _begin(self, reader: Reader, state: State) -> State:
+    async def _begin(self, reader: KafkaReader, state: ProjectionState) -> ProjectionState:
         """Start each partition at its noted beginning; events that the log has given already are skipped by position.
 
         Where retention removed records meanwhile, or partitions were added, the rest of the log is read first.
@@ -190,7 +190,7 @@ class KafkaSource:
             offsets={key: Offset(next_offset=offset, last_position=position) for key, offset in beginnings.items()},
         )
 
-    async def _seek(self, reader: Reader, state: State) -> None:
+    async def _seek(self, reader: KafkaReader, state: ProjectionState) -> None:
         gone = sorted(set(state.offsets) - set(self._partitions))
         if gone:
             raise IntegrityError(f"partition {gone[0]} was read before and is gone: topics were recreated. {REBUILD}")
@@ -199,7 +199,7 @@ class KafkaSource:
         added = {key: 0 for key in self._partitions if key not in state.offsets}
         await reader.assign({key: offset.next_offset for key, offset in state.offsets.items()} | added)
 
-    async def _advance(self, reader: Reader, state: State) -> State:
+    async def _advance(self, reader: KafkaReader, state: ProjectionState) -> ProjectionState:
         """Move `applied_through` up to E once every partition was read to its end as it was when E was out."""
         if self._aim is None and self._monotonic() >= self._aim_due:
             self._aim_due = self._monotonic() + LAG_INTERVAL_S
@@ -209,7 +209,7 @@ class KafkaSource:
         checkpoint, self._aim = self._aim[0], None
         return replace(state, applied_through=checkpoint.position, checkpoint=checkpoint)
 
-    async def _look(self, reader: Reader, state: State) -> None:
+    async def _look(self, reader: KafkaReader, state: ProjectionState) -> None:
         """Ask how far the relay has published and where each partition ends. Added partitions are read from now on."""
         published = await self._relay_rows.load(self._prefix)
         if self._moved(reader, published):
@@ -227,14 +227,16 @@ class KafkaSource:
             self._aim = (checkpoint, ends)
 
 
-def _passed(state: State, key: Partition, end: int) -> bool:
+def _passed(state: ProjectionState, key: Partition, end: int) -> bool:
     offset = state.offsets.get(key)
     return offset is not None and offset.next_offset >= end
 
 
-def _items(fetched: Sequence[Fetched], state: State, log_id: UUID) -> tuple[list[Item], dict[Partition, int]]:
+def _items(
+    fetched: Sequence[Fetched], state: ProjectionState, log_id: UUID
+) -> tuple[list[ReadItem], dict[Partition, int]]:
     """Return the new records and each partition's last position; raise IntegrityError for a record of another log."""
-    items: list[Item] = []
+    items: list[ReadItem] = []
     last: dict[Partition, int] = {}
     for record in fetched:
         key = (record.topic, record.partition)
@@ -248,11 +250,11 @@ def _items(fetched: Sequence[Fetched], state: State, log_id: UUID) -> tuple[list
         else:
             source = f"{record.topic}/{record.partition}"
             raw = record.value or b""
-            items.append(Item(source=source, at=record.offset, raw=raw, headers=record.headers, read=read))
+            items.append(ReadItem(source=source, at=record.offset, raw=raw, headers=record.headers, read=read))
     return items, last
 
 
-def _last(state: State, key: Partition) -> int:
+def _last(state: ProjectionState, key: Partition) -> int:
     """Return the last position that this partition gave; 0 for one that was added since."""
     offset = state.offsets.get(key)
     return offset.last_position if offset else 0

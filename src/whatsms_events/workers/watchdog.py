@@ -15,7 +15,7 @@ from whatsms_events.domain.events import Ticket
 from whatsms_events.domain.gone import is_gone
 from whatsms_events.domain.last_message import Told, explained, is_same
 from whatsms_events.domain.rows import Key, Row
-from whatsms_events.domain.silence import Verdict, patience, usual_gap, verdict
+from whatsms_events.domain.silence import SilenceVerdict, patience, usual_gap, verdict
 from whatsms_events.errors import UpstreamError, UpstreamForbiddenError, UpstreamUnauthorizedError
 from whatsms_events.storage.log.arrivals import Arrivals, Latest
 from whatsms_events.storage.projection.holdings import Holdings
@@ -75,7 +75,7 @@ class Watchdog:
         self._last_accepted = metrics.LAST_ACCEPTED.labels(slug)
         self._started_at = now()
         self._latest = Latest()
-        self._state: Verdict = "heard"
+        self._state: SilenceVerdict = "heard"
         self._rejects_before = rejects()
         self._probes = 0
         self._probed_at: datetime | None = None
@@ -131,7 +131,7 @@ class Watchdog:
     async def close(self) -> None:
         """Nothing is open."""
 
-    def _judge(self, now: datetime) -> Verdict:
+    def _judge(self, now: datetime) -> SilenceVerdict:
         # A process that has just started could hear nothing yet, however old the last accepted webhook is.
         listened_s = (now - self._started_at).total_seconds()
         if listened_s < self._floor_s:
@@ -167,7 +167,7 @@ class Watchdog:
         if news is not None:
             self._probes = self._probes + 1 if news else 0
 
-    def _raise_alarm(self, cause: Verdict, now: datetime) -> None:
+    def _raise_alarm(self, cause: SilenceVerdict, now: datetime) -> None:
         gap = usual_gap(self._latest.times)
         self._silent.set(1)
         log.error(

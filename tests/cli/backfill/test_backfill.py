@@ -22,7 +22,7 @@ from servers.reconciling import differences, truth
 from servers.service import SECRET, SLUG, TENANT, Service
 from servers.upstream import KEY, Account, account, sections, toml
 from whatsms_events.backfill.worker import Progress
-from whatsms_events.cli.backfill.foreground import Foreground, Waits
+from whatsms_events.cli.backfill.foreground import CommandWaits, Foreground
 from whatsms_events.cli.backfill.view import View
 from whatsms_events.config import load as config
 from whatsms_events.domain.rows import COLUMNS, Table
@@ -206,7 +206,7 @@ async def test_a_projection_that_nobody_feeds_is_named_and_has_a_deadline(
     (tmp_path / "whatsms.toml").write_text(there.config)
     loaded = config.load(tmp_path / "whatsms.toml", environ={}, flags=flags)
     with View(SLUG) as view:
-        done = await Foreground(loaded, SLUG, Options(), view, waits=Waits(stuck_s=0.2, behind_s=1.5)).run()
+        done = await Foreground(loaded, SLUG, Options(), view, waits=CommandWaits(stuck_s=0.2, behind_s=1.5)).run()
     assert isinstance(done, str)
     assert "waits for the projection, which shows events up to" in done
     assert "is a relay running" in done
@@ -294,7 +294,7 @@ async def test_it_waits_as_long_as_the_other_run_goes_on(ends: bool, there: Acco
     """With --wait it waits while another process's run saves something, then takes that run up and does its own; where
     nothing is saved for too long it ends and says so.
     """
-    waits = Waits(lock_s=0.0, other_s=3600.0 if ends else 1.0, tick_s=0.05)
+    waits = CommandWaits(lock_s=0.0, other_s=3600.0 if ends else 1.0, tick_s=0.05)
     file = tmp_path / "var" / "log.db"
     log, over = await open_log(DatabaseTarget(f"sqlite:///{file}"), migrate=False), asyncio.Event()
     lock = RoleLock(log, f"backfill.{SLUG}")

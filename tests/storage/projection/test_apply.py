@@ -43,10 +43,10 @@ from whatsms_events.storage.projection.apply import (
     POISON_LIMIT,
     STRAYS_KEPT,
     Applied,
-    Item,
     Offset,
     Projection,
-    State,
+    ProjectionState,
+    ReadItem,
 )
 from whatsms_events.storage.projection.rows import load
 from whatsms_events.twin.world import World
@@ -94,17 +94,17 @@ def entry(position: int, event_type: EventType, payload: Payload, *, tenant: str
     return LogEntry(position=position, event=event)
 
 
-def item(one: LogEntry) -> Item:
+def item(one: LogEntry) -> ReadItem:
     """Return the entry as the log gives it."""
-    return Item(source="log", at=one.position, raw=one.event.data, headers=(), read=one)
+    return ReadItem(source="log", at=one.position, raw=one.event.data, headers=(), read=one)
 
 
-def ticket(position: int, ticket_id: str = "k1", *, status: str = "open") -> Item:
+def ticket(position: int, ticket_id: str = "k1", *, status: str = "open") -> ReadItem:
     """Return an event that changes one ticket."""
     return item(entry(position, EventType.TICKET_UPDATED, TicketPayload(ticket=Ticket(id=ticket_id, status=status))))
 
 
-def campaign(position: int, campaign_id: str, *, failed: int | UnsetType = UNSET) -> Item:
+def campaign(position: int, campaign_id: str, *, failed: int | UnsetType = UNSET) -> ReadItem:
     """Return an event that changes one campaign."""
     payload = CampaignPayload(campaign=Campaign(id=campaign_id, sent_count=position, failed_count=failed))
     return item(entry(position, EventType.CAMPAIGN_FINISHED, payload))
@@ -122,13 +122,13 @@ async def refuse(database: Database) -> None:
         await connection.execute(text(rule))
 
 
-def poison(at: int) -> Item:
+def poison(at: int) -> ReadItem:
     """Return a record that nobody can read."""
     headers = (("ce_id", b"\xff\x00"), ("ä", b""))
-    return Item(source="t/3", at=at, raw=b"\x00\xff", headers=headers, read=InvalidEventError("record", "ce_id"))
+    return ReadItem(source="t/3", at=at, raw=b"\x00\xff", headers=headers, read=InvalidEventError("record", "ce_id"))
 
 
-def through(state: State, position: int) -> State:
+def through(state: ProjectionState, position: int) -> ProjectionState:
     """Return the state with its checkpoint at `position`."""
     checkpoint = Checkpoint(log_id=LOG_ID, position=position, event_id=UUID(int=position))
     return replace(state, log_id=LOG_ID, checkpoint=checkpoint, applied_through=position)
@@ -154,7 +154,7 @@ async def parked(database: Database) -> list[Mapping[str, object]]:
         return [row._asdict() for row in await connection.execute(query)]
 
 
-def folded(items: Sequence[Item]) -> dict[Key, Row]:
+def folded(items: Sequence[ReadItem]) -> dict[Key, Row]:
     """Return what the fold alone says."""
     shown: dict[Key, Row] = {}
     for one in items:
@@ -178,7 +178,7 @@ def test_the_tables_have_just_the_columns_that_the_fold_writes() -> None:
 
 async def test_state_begins_at_nothing_and_two_may_ask_first(database: Database, other: Database) -> None:
     """The row is made once, whoever comes first, and both read the same."""
-    empty = State(generation=0, log_id=None, checkpoint=None, applied_through=0, applied=0, offsets={})
+    empty = ProjectionState(generation=0, log_id=None, checkpoint=None, applied_through=0, applied=0, offsets={})
     assert await Projection(database).state() == empty
     assert await Projection(other).state() == empty
     async with database.read() as connection:
@@ -338,7 +338,7 @@ async def test_a_flood_of_strays_is_no_poison_and_fills_no_disk(database: Databa
     """Records that name no log: all are counted and passed, the first few parked, cut short; nothing stops."""
     projection = Projection(database)
     state, events = await projection.state(), [ticket(1, "k1"), ticket(2, "k2")]
-    huge = Item(
+    huge = ReadItem(
         source="t/3",
         at=10,
         raw=b"h" * 1_000_000,
@@ -420,14 +420,14 @@ async def test_the_same_log_gives_the_same_tables_to_the_byte(tmp_path: Path, se
         assert other == first
 
 
-def partition(one: Item) -> tuple[str, int]:
+def partition(one: ReadItem) -> tuple[str, int]:
     """Return the topic and the partition that an item's event is read from."""
     assert isinstance(one.read, LogEntry)
     record = to_record(one.read, LOG_ID)
     return record.topic, partition_of(record.key, 3)
 
 
-async def dumped(file: Path, items: Sequence[Item], size: int) -> dict[str, list[tuple[object, ...]]]:
+async def dumped(file: Path, items: Sequence[ReadItem], size: int) -> dict[str, list[tuple[object, ...]]]:
     """Apply the items in batches of a size to a new file; return its tables of entities as they lie there."""
     database = await open_projection(DatabaseTarget(url=f"sqlite:///{file}"), migrate=True)
     projection = Projection(database)

@@ -36,7 +36,7 @@ from whatsms_events.domain.normalize import ids
 from whatsms_events.domain.rows import OBSERVATION, OWN, SNAPSHOT, Key, Version
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_projection
-from whatsms_events.storage.projection.apply import Item, Projection
+from whatsms_events.storage.projection.apply import Projection, ReadItem
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.projection.holdings import is_gone as is_gone_in_sql
 from whatsms_events.storage.repair.looks import Doubt
@@ -57,7 +57,9 @@ def at(seconds: float) -> datetime:
     return NOW + timedelta(seconds=seconds)
 
 
-def happened(position: int, event_type: EventType, payload: Payload, *, tenant: str = "t1", when: float = 0) -> Item:
+def happened(
+    position: int, event_type: EventType, payload: Payload, *, tenant: str = "t1", when: float = 0
+) -> ReadItem:
     """Return an event as the log gives it, at a time of its own."""
     about = ids(payload)
     event = Event(
@@ -74,16 +76,16 @@ def happened(position: int, event_type: EventType, payload: Payload, *, tenant: 
         data=encode(payload),
     )
     read = LogEntry(position=position, event=event)
-    return Item(source="log", at=position, raw=b"", headers=(), read=read)
+    return ReadItem(source="log", at=position, raw=b"", headers=(), read=read)
 
 
-def ticket(position: int, ticket_id: str, status: str = "open", *, tenant: str = "t1", when: float = 0) -> Item:
+def ticket(position: int, ticket_id: str, status: str = "open", *, tenant: str = "t1", when: float = 0) -> ReadItem:
     """Return an event about a ticket."""
     payload = TicketPayload(ticket=Ticket(id=ticket_id, status=status))
     return happened(position, EventType.TICKET_UPDATED, payload, tenant=tenant, when=when)
 
 
-def gone(position: int, ticket_id: str) -> Item:
+def gone(position: int, ticket_id: str) -> ReadItem:
     """Return the observation that a ticket is no longer there."""
     payload = TicketPayload(ticket=Ticket(id=ticket_id, gone=True))
     return happened(position, EventType.TICKET_OBSERVED, payload, when=1000)
@@ -91,14 +93,14 @@ def gone(position: int, ticket_id: str) -> Item:
 
 def message(
     position: int, message_id: str, ticket_id: str, body: str | None, created: float | None = None, *, when: float = 0
-) -> Item:
+) -> ReadItem:
     """Return an event about a message."""
     created_at = UNSET if created is None else at(created)
     shown = Message(id=message_id, ticket_id=ticket_id, body=body, created_at=created_at)
     return happened(position, EventType.MESSAGE_SENT, MessagePayload(message=shown), when=when)
 
 
-async def apply(database: Database, *items: Item, checkpoint: Checkpoint | None = None) -> None:
+async def apply(database: Database, *items: ReadItem, checkpoint: Checkpoint | None = None) -> None:
     """Apply events; the checkpoint moves only where one is given."""
     projection = Projection(database)
     state = await projection.state()
@@ -207,7 +209,7 @@ async def test_what_is_in_doubt_or_only_named_is_unsure(database: Database) -> N
 async def test_unsure_messages_come_with_their_tickets(database: Database) -> None:
     """Messages in doubt or known by an ack only, in the order of tickets; no gone one, and none of no ticket."""
 
-    def ack(position: int, message_id: str, ticket_id: str | None) -> Item:
+    def ack(position: int, message_id: str, ticket_id: str | None) -> ReadItem:
         told = Message(id=message_id, ack=2, ticket_id=UNSET if ticket_id is None else ticket_id)
         return happened(position, EventType.MESSAGE_ACK, MessagePayload(message=told))
 

@@ -7,7 +7,7 @@ from typing import Final, Literal
 from whatsms_events import logs
 from whatsms_events.cli.backfill.foreground import Foreground
 from whatsms_events.cli.backfill.view import RECEIPTS, View, print_json, print_report, status_line
-from whatsms_events.cli.options import DEFAULTS, Options
+from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.running import run
 from whatsms_events.config.checks import NO_TENANTS
 from whatsms_events.config.settings import Settings
@@ -31,7 +31,7 @@ def run_(
     messages: Literal["off", "narrow", "full"] | None = None,
     allow_gone: bool = False,
     json: bool = False,
-    options: Options = DEFAULTS,
+    options: SettingsOptions = DEFAULTS,
 ) -> int:
     """Compare everything with the vendor's REST API now, repair what differs, and say what it was.
 
@@ -84,7 +84,7 @@ def _reported(settings: Settings, slug: str, wanted: reports.Options, *, wait: b
     return 0
 
 
-def status_(*, tenant: str | None = None, json: bool = False, options: Options = DEFAULTS) -> int:
+def status_(*, tenant: str | None = None, json: bool = False, options: SettingsOptions = DEFAULTS) -> int:
     """Say how the last backfills went and how far the one is that is not finished; asks the database alone.
 
     Parameters

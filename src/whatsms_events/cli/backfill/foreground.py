@@ -21,13 +21,13 @@ from whatsms_events.service.upstream import GRACE_S, Upstream, lock_of, role_of
 from whatsms_events.storage.database import expect_log
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.apply import Projection
-from whatsms_events.storage.reads import Page
+from whatsms_events.storage.reads import RowPage
 from whatsms_events.storage.repair.reports import Options, Reports, RunInfo
 from whatsms_events.storage.role_lock import RoleLock
 
 
 @dataclass(frozen=True, slots=True)
-class Waits:
+class CommandWaits:
     """How long the command waits for what, in seconds; it looks again after each `tick_s`.
 
     `lock_s`: a `serve` that is idle has the lock for a moment now and then, to look whether a run is due. `other_s`: a
@@ -45,7 +45,7 @@ class Waits:
     caught_up_s: float = 30.0
 
 
-WAITS: Final = Waits()
+WAITS: Final = CommandWaits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +53,21 @@ class Done:
     """A run that has finished, and the first names of what it found."""
 
     info: RunInfo
-    names: Page
+    names: RowPage
 
 
 class Foreground:
     """One reconcile of one tenant. `view` shows how it goes; with `wait` another process's run may end first."""
 
     def __init__(
-        self, settings: Settings, slug: str, wanted: Options, view: View, *, wait: bool = False, waits: Waits = WAITS
+        self,
+        settings: Settings,
+        slug: str,
+        wanted: Options,
+        view: View,
+        *,
+        wait: bool = False,
+        waits: CommandWaits = WAITS,
     ) -> None:
         self._settings = settings
         self._slug = slug

@@ -15,7 +15,7 @@ from rich.table import Table
 from whatsms_events.backfill import worker as backfill
 from whatsms_events.backfill.run import HeldBack, Report, standing_of
 from whatsms_events.domain.repair import advice
-from whatsms_events.storage.reads import Page
+from whatsms_events.storage.reads import RowPage
 from whatsms_events.storage.repair.reports import RunInfo
 
 LINE_S: Final = 5.0
@@ -108,7 +108,7 @@ class _Above(io.BytesIO):
         return len(line)
 
 
-def print_report(slug: str, info: RunInfo, names: Page) -> None:
+def print_report(slug: str, info: RunInfo, names: RowPage) -> None:
     """Print what a finished run found: counts by entity, kind and age, and the first names."""
     report, console = _reports.decode(info.report or b"null"), Console()
     if not console.is_terminal:

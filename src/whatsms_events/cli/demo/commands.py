@@ -7,7 +7,7 @@ import structlog
 from whatsms_events import logs
 from whatsms_events.cli.demo import play
 from whatsms_events.cli.demo.settings import prepared
-from whatsms_events.cli.options import DEFAULTS, Options, Positive
+from whatsms_events.cli.options import DEFAULTS, Positive, SettingsOptions
 from whatsms_events.cli.running import run, stop_on_signals
 
 log = structlog.get_logger()
@@ -19,7 +19,7 @@ def demo(
     json: bool = False,
     rate: Positive = 200.0,
     seed: int = 1,
-    options: Options = DEFAULTS,
+    options: SettingsOptions = DEFAULTS,
 ) -> int:
     """Run the service together with a WhatSMS that runs offline, and prove that nothing accepted was lost.
 

@@ -8,7 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from whatsms_events.config.settings import Backfill, DatabaseSettings, Settings, TenantSettings, Watchdog
+from whatsms_events.config.settings import (
+    BackfillSettings,
+    DatabaseSettings,
+    Settings,
+    TenantSettings,
+    WatchdogSettings,
+)
 from whatsms_events.errors import ConfigError
 from whatsms_events.twin.rest.server import API_KEY
 
@@ -61,7 +67,7 @@ def _demo_settings(settings: Settings, folder: Path) -> Settings:
             "kafka": settings.kafka.model_copy(update={"topic_prefix": prefix}),
             "public": settings.public.model_copy(update={"host": "127.0.0.1", "port": _free(settings.public.port)}),
             "private": settings.private.model_copy(update={"host": "127.0.0.1", "port": _free(settings.private.port)}),
-            "backfill": Backfill(
+            "backfill": BackfillSettings(
                 requests_per_minute=REQUESTS_PER_MINUTE,
                 messages="full",  # nobody gets a read receipt: it is the twin
                 # Only when it is asked to, so that all of it is seen at the end.
@@ -72,7 +78,7 @@ def _demo_settings(settings: Settings, folder: Path) -> Settings:
                 settle_s=0.2,
                 absence_s=0.5,
             ),
-            "watchdog": Watchdog(),
+            "watchdog": WatchdogSettings(),
             "tenants": {SLUG: tenant},
         }
     )

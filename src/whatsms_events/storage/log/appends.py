@@ -114,7 +114,7 @@ def _cut(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredRow:
     """The columns that tell a redelivery from a collision, and our own second try from a redelivery."""
 
     position: int
@@ -129,7 +129,7 @@ class Appends(Protocol):
     async def insert(self, rows: Sequence[EventRow]) -> dict[UUID, int]:
         """Append in this order; return the positions of the rows that are new."""
 
-    async def find(self, ids: Sequence[UUID]) -> dict[UUID, Stored]:
+    async def find(self, ids: Sequence[UUID]) -> dict[UUID, StoredRow]:
         """Return what is in the log under these ids."""
 
     async def confirm(self, ids: Sequence[UUID]) -> None:
@@ -181,11 +181,11 @@ class SqliteAppends:
         keys = {row[0].hex: row[0] for row in rows}  # a UUID takes longer to make than to look up
         return {keys[key]: position for key, position in await self._fetch(sql, rows)}
 
-    async def find(self, ids: Sequence[UUID]) -> dict[UUID, Stored]:
+    async def find(self, ids: Sequence[UUID]) -> dict[UUID, StoredRow]:
         """Return what is in the log under these ids."""
         sql = f"SELECT id, position, tenant, sha256, received_at FROM event_log WHERE id IN {_values(1, len(ids))}"  # noqa: S608 - question marks only
         rows = await self._execute(sql, [key.hex for key in ids])
-        return {UUID(key): Stored(*rest) for key, *rest in rows}
+        return {UUID(key): StoredRow(*rest) for key, *rest in rows}
 
     async def confirm(self, ids: Sequence[UUID]) -> None:
         """Do nothing: a row that can be read from SQLite's file is on the disk."""
@@ -250,10 +250,10 @@ class PostgresAppends:
         found = await self._fetch(_PG_INSERT, rows)
         return {UUID(int=key.int): position for key, position in found}
 
-    async def find(self, ids: Sequence[UUID]) -> dict[UUID, Stored]:
+    async def find(self, ids: Sequence[UUID]) -> dict[UUID, StoredRow]:
         """Return what is in the log under these ids."""
         rows = await self._fetch(_PG_FIND, [(key,) for key in ids])
-        return {UUID(int=key.int): Stored(*rest) for key, *rest in rows}
+        return {UUID(int=key.int): StoredRow(*rest) for key, *rest in rows}
 
     async def confirm(self, ids: Sequence[UUID]) -> None:
         """Commit another row after these: the commit returns when a synchronous standby has that row, and so these."""

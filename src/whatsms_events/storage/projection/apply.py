@@ -48,7 +48,7 @@ class Offset:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class ProjectionState:
     """How far the projection is. `offsets` by (full topic name, partition); empty while the log is the source."""
 
     generation: int
@@ -60,7 +60,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class ReadItem:
     """One thing the consumer read: from `source` ("log" or "topic/partition") `at` (position or offset)."""
 
     source: str
@@ -79,7 +79,7 @@ class Applied:
     name of the field.
     """
 
-    state: State
+    state: ProjectionState
     applied: int
     parked: int
     acks: list[tuple[str, float | None]]
@@ -89,7 +89,7 @@ class Applied:
     unreadable: Mapping[str, int]
 
 
-_Parked = tuple[Item, InvalidEventError]
+_Parked = tuple[ReadItem, InvalidEventError]
 
 Poison = deque[bool]
 """Which of the last POISON_WINDOW records were poison."""
@@ -103,7 +103,7 @@ class Projection:
         self._now = now
         self._poison: Poison = deque(maxlen=POISON_WINDOW)
 
-    async def state(self) -> State:
+    async def state(self) -> ProjectionState:
         """Return how far the projection is; its row is made at first use. Raises StorageUnavailableError."""
         async with self._database.read() as connection:
             state = await _load_state(connection)
@@ -117,7 +117,7 @@ class Projection:
         assert state is not None  # noqa: S101 - just written, in this transaction
         return state
 
-    async def apply(self, items: Sequence[Item], before: State, after: State) -> Applied:
+    async def apply(self, items: Sequence[ReadItem], before: ProjectionState, after: ProjectionState) -> Applied:
         """Apply the items and move from `before` to `after`, in one transaction; `after` need not count.
 
         What cannot be decoded, or what the database refuses, is parked with its bytes; the rest goes on. Of records
@@ -151,7 +151,7 @@ class Projection:
             unreadable=Counter(name for one in done for name in one.unreadable),
         )
 
-    def judge(self, items: Sequence[Item], window: Poison | None = None) -> Poison:
+    def judge(self, items: Sequence[ReadItem], window: Poison | None = None) -> Poison:
         """Return what of late was poison, had these items been read behind `window` (behind what was applied last).
 
         Nothing is written. Raise IntegrityError where too much is poison, as far as it shows before the database is
@@ -159,7 +159,7 @@ class Projection:
         """
         return _judge(items, _take_apart(items)[1], self._poison if window is None else window)
 
-    async def _park(self, connection: AsyncConnection, parked: Sequence[tuple[Item, InvalidEventError]]) -> None:
+    async def _park(self, connection: AsyncConnection, parked: Sequence[tuple[ReadItem, InvalidEventError]]) -> None:
         if parked:
             now = to_micros(self._now())
             records = [_parked_record(item, error, now) for item, error in parked]
@@ -167,7 +167,7 @@ class Projection:
             await connection.execute(insert(connection, parked_event).on_conflict_do_nothing(), records)
 
 
-def _judge(items: Sequence[Item], parked: Sequence[_Parked], before: Poison) -> Poison:
+def _judge(items: Sequence[ReadItem], parked: Sequence[_Parked], before: Poison) -> Poison:
     """Return the window after this batch; raise IntegrityError where it holds too much poison."""
     window = before.copy()
     bad = {(item.source, item.at) for item, _ in parked}
@@ -193,7 +193,7 @@ async def _advance(connection: AsyncConnection, generation: int) -> None:
         raise FencedError(f"the projection is no longer at generation {generation}: another consumer moved it")
 
 
-def _take_apart(items: Sequence[Item]) -> tuple[list[ClaimedEvent], list[_Parked], list[_Parked]]:
+def _take_apart(items: Sequence[ReadItem]) -> tuple[list[ClaimedEvent], list[_Parked], list[_Parked]]:
     """Return what each readable item claims, what cannot be read, and what is not ours."""
     readings: list[ClaimedEvent] = []
     parked: list[_Parked] = []
@@ -222,7 +222,7 @@ async def _with_room(connection: AsyncConnection, strays: Sequence[_Parked]) -> 
     return strays[: max(0, STRAYS_KEPT - (await connection.execute(query)).scalar_one())]
 
 
-def _parked_record(item: Item, error: InvalidEventError, parked_at: int) -> dict[str, object]:
+def _parked_record(item: ReadItem, error: InvalidEventError, parked_at: int) -> dict[str, object]:
     entry = item.read if isinstance(item.read, LogEntry) else None
     raw, headers = item.raw, item.headers
     if _is_stray(error):
@@ -250,13 +250,13 @@ def encode_headers(headers: Sequence[tuple[str, bytes]]) -> str:
     return msgspec.json.encode(headers).decode()
 
 
-async def _load_state(connection: AsyncConnection) -> State | None:
+async def _load_state(connection: AsyncConnection) -> ProjectionState | None:
     row = (await connection.execute(select(projection))).one_or_none()
     if row is None:
         return None
     known = row.log_id is not None and row.event_id is not None
     checkpoint = Checkpoint(log_id=row.log_id, position=row.position, event_id=row.event_id) if known else None
-    return State(
+    return ProjectionState(
         generation=row.generation,
         log_id=row.log_id,
         checkpoint=checkpoint,
@@ -269,7 +269,7 @@ async def _load_state(connection: AsyncConnection) -> State | None:
     )
 
 
-async def _save_state(connection: AsyncConnection, before: State, after: State) -> None:
+async def _save_state(connection: AsyncConnection, before: ProjectionState, after: ProjectionState) -> None:
     checkpoint = after.checkpoint
     await connection.execute(
         update(projection).values(

@@ -13,7 +13,7 @@ from sqlalchemy import RowMapping, func, literal, or_, select, tuple_
 
 from whatsms_events.domain.events import Entity, from_micros
 from whatsms_events.storage.database import Database
-from whatsms_events.storage.reads import Page
+from whatsms_events.storage.reads import RowPage
 from whatsms_events.storage.tables import backfill_drift, backfill_item, backfill_run
 
 PAGE_LIMIT: Final = 500
@@ -150,7 +150,7 @@ class Reports:
         kind: str | None = None,
         after: tuple[str, ...] | None = None,
         limit: int,
-    ) -> Page:
+    ) -> RowPage:
         """Return a page of what a run found, by entity, id and kind; names only, the events have the rest.
 
         Rows have entity, id, kind, fields (a list), age_s (None where nobody knows) and found_at.
@@ -172,7 +172,7 @@ class Reports:
             for row in rows[:size]
         ]
         following = tuple(rows[size - 1][column.name] for column in key) if len(rows) > size else None
-        return Page(shown, following)
+        return RowPage(shown, following)
 
     async def overview(self) -> list[Overview]:
         """Return how each tenant stands that ever had a run, in two questions: for metrics and health."""

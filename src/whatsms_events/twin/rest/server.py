@@ -53,7 +53,7 @@ class _Endpoint:
 
 
 @dataclass(slots=True)
-class Seen:
+class RequestRecord:
     """A request: when it came by the loop's clock, what it was for, and its answer's status, 0 where it got none."""
 
     at: float
@@ -82,7 +82,7 @@ class Rest:
         self.api_key = api_key
         self.faults = faults or RestFaults()
         self.page_limit = 100
-        self.requests: deque[Seen] = deque(maxlen=_RECENT)
+        self.requests: deque[RequestRecord] = deque(maxlen=_RECENT)
         self.counts: Counter[tuple[str, str]] = Counter()
         self.statuses: Counter[int] = Counter()
         self.on_request: Callable[[], None] = lambda: None
@@ -132,7 +132,7 @@ class Rest:
         """Record, let in, limit, let faults befall, answer."""
         self.on_request()
         method, template = (endpoint.method, endpoint.template) if endpoint else (UNKNOWN, UNKNOWN)
-        seen = Seen(asyncio.get_running_loop().time(), method, template)
+        seen = RequestRecord(asyncio.get_running_loop().time(), method, template)
         self.requests.append(seen)
         self.counts[method, template] += 1
         faults: frozenset[RestFault] = frozenset()
