@@ -21,7 +21,7 @@ WhatsmsEventsError
 │   │   │   └── UpstreamGoneError
 │   │   └── UpstreamPagingError
 │   └── UpstreamUncertainError      a POST that may have happened: a person or a read decides
-├── FencedError              stands back, becomes a candidate again
+├── FencedError              waits, then tries to take the role again
 ├── NotFoundError            exit status 1
 └── IntegrityError           the role halts; a person decides
     ├── OffsetGoneError    the same, unless the reader can begin elsewhere
@@ -77,7 +77,7 @@ class StorageUnavailableError(TransientError):
 class StorageReplacedError(StorageUnavailableError):
     """A SQLite file is not at its path any more, or somebody wrote over it. Nothing is written until it is back.
 
-    A person must act, and the message says how; all look again, so that a file that is moved back is used again.
+    A person must act, and the message says how; the service keeps looking, and uses a file that is moved back.
     """
 
 
@@ -163,7 +163,7 @@ class UpstreamUncertainError(UpstreamError):
 
 
 class FencedError(WhatsmsEventsError):
-    """Another process took this role over. This one leaves nothing behind, waits, and stands as a candidate again."""
+    """Another process took this role over. This one leaves nothing behind, waits, and tries to take the role again."""
 
 
 class NotFoundError(WhatsmsEventsError):

@@ -16,7 +16,7 @@ LINES: Final = {
     "backfill.progress": "How far `backfill run` got, every few seconds.",
     "backfill.stopped": "The vendor refuses the key or a list's first page. Mend what the reason names.",
     "backfill.waiting": "`backfill run --wait` waits for another run of the tenant to end.",
-    "clock.agrees": "Deliveries are stamped when they come again.",
+    "clock.agrees": "Deliveries are again stamped with about the time at which they come.",
     "clock.differs": (
         "For a quarter of an hour deliveries were stamped much earlier or later than they came. Compare "
         "the clocks, or wait for the vendor's queue."

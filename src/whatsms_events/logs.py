@@ -76,7 +76,7 @@ class _Lines:
                 self._stream.write(line + b"\n")
                 self._stream.flush()
             except (OSError, ValueError):
-                # Whoever read our lines is gone (a closed pipe, a full disk). Deliveries matter more than lines.
+                # The lines have nowhere to go (a closed pipe, a full disk). Deliveries matter more than lines.
                 return
 
     debug = info = warning = error = critical = msg

@@ -151,7 +151,7 @@ async def test_a_standby_whose_active_one_is_frozen_is_not_ready(tmp_path: Path)
 
         await until(unready, 240, "the standby notices")
         _status, body = await readiness(session, standby)
-        assert "stands by, but whoever is active stays at 0" in str(body["roles"]["consumer"])
+        assert "stands by, but the active process stays at 0" in str(body["roles"]["consumer"])
         assert (await readiness(session, standby, "receiver"))[0] == 200
         (line,) = [line for line in standby.lines() if line["event"] == "role.stalled"]
         assert (line["role"], line["level"]) == ("consumer", "error")

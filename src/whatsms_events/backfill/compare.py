@@ -40,7 +40,7 @@ BEHIND_LIMIT_S: Final = 600.0
 """A projection that has not reached a position after this long has no consumer."""
 
 _EVER: Final = datetime.max.replace(tzinfo=UTC)
-"""An observation that is made is appended whenever it was due: a clock that was set back must not hide it."""
+"""Observations are appended whatever their due time, so that a clock that was set back hides none."""
 
 log = structlog.get_logger()
 
@@ -135,7 +135,7 @@ class Comparison:
             metrics.BACKFILL_OBSERVED.labels(finding.entity, finding.kind).inc()
 
     async def _told(self, batch: Sequence[Item]) -> dict[str, list[Told]]:
-        """Return what may explain the last message of each ticket whose list showed one: a busy one needs more."""
+        """Return 20 messages of each ticket with a listed last message, or 500 where 20 do not explain that one."""
         shown = {item.id: last_shown(item) for item in batch if item.entity == "ticket"}
         held: dict[str, list[Told]] = {}
         for per_ticket in (20, 500):
@@ -144,7 +144,7 @@ class Comparison:
         return held
 
     def _with_messages(self, item: Item, gaps: Container[str]) -> Item:
-        """Return a ticket's item with whether its messages are to be read: on request only, it may send receipts."""
+        """Return a ticket's item with `messages` set: reading may send receipts, so it is done on request only."""
         if item.entity != "ticket":
             return item
         if unpack(item).gone:  # it has no list
@@ -163,7 +163,7 @@ class Comparison:
     def _compared(
         self, item: Item, row: Row | None, told: MessagesByTicket
     ) -> tuple[ItemCame, Finding | None, dict[str, bytes]]:
-        """Return what came of comparing, what was found, and its observation's bytes as fields of the item."""
+        """Return the result for the item, the finding, and the bytes of its observation as fields of the item."""
         try:
             sighting, verdict = self._verdict(item, row, told)
         except InvalidEventError as exc:  # an answer about something else than what was asked for
@@ -182,8 +182,8 @@ class Comparison:
     def _verdict(self, item: Item, row: Row | None, told: MessagesByTicket) -> tuple[Sighting, Verdict]:
         """Compare with all that was seen of an item, or with what its detail showed. Raises InvalidEventError.
 
-        An observation has one time, and what only the list told is older: all of it is as old as the list then, so the
-        list's part is left out where it tells nothing new, or where something was told meanwhile.
+        An observation has one time. With the part that only the list showed, all of it is as old as the list; so that
+        part is left out where it shows nothing new, or where the row is newer.
         """
         sighting = self._sighting(item)
         if (whole := self._listed(item, sighting, told)) is not None:
@@ -193,7 +193,7 @@ class Comparison:
         return sighting, drift.compare(self._parts.tenant, sighting, row)
 
     def _sighting(self, item: Item) -> Sighting:
-        """Return what was seen, but for what only lists show."""
+        """Return what was seen, without the fields that only lists show."""
         assert item.as_of is not None  # noqa: S101 - what is compared was seen
         return Sighting(
             entity=item.entity,
@@ -228,7 +228,7 @@ class Comparison:
         done = [
             self._live.step(item, "appended") for item, failure in zip(found, failures, strict=True) if failure is None
         ]
-        # Saved also where others failed: a door that takes few at a time would else be offered the same ones for ever.
+        # Saved even where others failed: else a committer with little room would be given the same ones for ever.
         await self._live.save(self._live.standing, items=done)
         for failure in failures:
             if failure is not None:

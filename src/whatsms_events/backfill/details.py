@@ -17,7 +17,7 @@ from whatsms_events.storage.repair.runs import Item
 from whatsms_events.whatsms.resources import Observed
 
 AHEAD: Final = 100
-"""Items that are fetched at once to be looked at: asking for each by itself takes as long as looking at it."""
+"""Items that are loaded at once from the database: loading each by itself takes as long as its request."""
 
 log = structlog.get_logger()
 
@@ -75,7 +75,7 @@ async def _go_on_without(live: LiveRun, item: Item, exc: UpstreamError, log_end:
     if came == "leave":
         log.warning("detail.not_read", tenant=slug, entity=item.entity, id=item.id, reason=str(exc))
     await live.save(standing, items=[live.step(item, came)])
-    if came == "failed":  # it may be this very one that the vendor stumbles over: the others come first now
+    if came == "failed":  # the vendor may fail for this item only: the other items come first now
         raise exc
 
 
@@ -101,9 +101,9 @@ async def _observe(live: LiveRun, item: Item) -> Observed[Payload]:
 
 
 def _check_same(item: Item, told: object) -> None:
-    """Raise UpstreamRefusedError where the answer is about another one, as a vendor may answer for one that was merged.
+    """Raise UpstreamRefusedError where the answer has another id, as it may have for a merged ticket or contact.
 
-    What it shows is another person's. An answer without an id is about the one that was asked for.
+    Such an answer shows another person's data. An answer without an id counts as the one that was asked for.
     """
     if isinstance(told, str) and told.casefold() != item.id.casefold():
         raise UpstreamRefusedError(f"GET /{item.entity}s/{{id}}: the answer shows another id")

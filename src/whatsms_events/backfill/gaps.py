@@ -1,8 +1,8 @@
 """Decides which tickets' messages a narrow run reads, and remembers what each was read for.
 
 A known gap is a last message that no message here explains, a ticket that was not known, or a message that is doubtful
-or known by its ack only. Reading may send read receipts, so a gap that READS readings did not close is read for again
-only when something new was told of it.
+or known by its ack only. Reading may send read receipts, so after READS readings that did not close a gap, the list is
+read again only when something new was told of it.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from whatsms_events.storage.repair.looks import Doubt
 from whatsms_events.storage.repair.runs import Item
 
 READS: Final = 2
-"""Runs that read a ticket's list for the same gap as it stands: the first may have come too early."""
+"""How many runs read a ticket's list for the same unchanged gap: the first may have come too early."""
 
 _PAGE: Final = 1000
 
@@ -36,7 +36,7 @@ async def find_gaps(parts: Parts, batch: Sequence[Item], rows: Mapping[Key, Row]
 
 
 async def read_for(parts: Parts, ticket: Item) -> list[Doubt]:
-    """Return what a ticket's messages have been read for, as it stands now that they all are."""
+    """Return the gaps for which a ticket's messages were just read, as they stand now."""
     last = last_shown(ticket) if ticket.payload is not None else None
     told = [_of_last_message(ticket.id, last)] if last else []
     return [*told, *await _of_messages(parts, [ticket.id])]

@@ -1,9 +1,9 @@
 """Finds what we hold and no list showed, and decides at a run's end what of it is marked as gone.
 
-Absence alone proves nothing (pages skip): a ticket or contact is not there when asking for it by id failed twice, some
-time apart; a campaign, which cannot be asked for, when its list did not show it then either. And where too many of one
-kind are not there, the reason may be another one (ids that do not meet, a key that does not see all): then none is
-marked until somebody allows it.
+A list alone proves nothing, since pages may skip an item. A ticket or contact is missing if its id was answered with
+"no such thing" twice, some time apart; a campaign, which has no request by id, if its list did not show it a second
+time. Where too many of one kind are missing, there may be another cause (different ids, a key that does not see all):
+then none is marked until somebody allows it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ async def scan_absences(live: LiveRun) -> bool:
 
 
 def _unseen(standing: RunStanding, entity: Entity) -> bool:
-    """Tell whether nothing is absent: no page was read, or a part of what cannot be asked for by id may be hidden."""
+    """Tell whether absence cannot be judged: no page was read, or an unstable list may have hidden campaigns."""
     return entity in standing.blind or (entity == "campaign" and "campaigns" in standing.unstable)
 
 
@@ -64,9 +64,9 @@ def _next_entity(standing: RunStanding) -> RunStanding:
 
 
 async def judge_missing(live: LiveRun) -> bool:
-    """Let some of what is not there go, or hold it back; return False where the phase only waits.
+    """Release a batch of missing items to be marked as gone, or hold it back; return False where the phase only waits.
 
-    All else must have been compared: only then it is known how many there are, and how many were missed.
+    Everything else must be compared first: only then the numbers of missing and of missed items are known.
     """
     checkpoints = live.parts.checkpoints
     if await checkpoints.next_due(live.run, BY_ID) is not None:
@@ -92,15 +92,15 @@ async def judge_missing(live: LiveRun) -> bool:
 
 
 def _proven(live: LiveRun) -> bool:
-    """Tell whether two whole lists did not show what is missing; a repair walks once, and leaves it to a reconcile."""
+    """Tell whether two whole lists did not show what is missing; a repair reads one, and leaves it to a reconcile."""
     standing = live.standing
     return live.run.kind == "reconcile" and "campaigns" not in standing.unstable and standing.seen_at is not None
 
 
 async def _may_go(live: LiveRun, entity: Entity) -> bool:
-    """Tell whether those of the entity that are missing may be marked as gone; where not, note and say what was seen.
+    """Tell whether the entity's missing items may be marked as gone; where not, save and log the numbers.
 
-    What was decided once in a run stands: the more go, the fewer are held.
+    A decision stands for the whole run, although each item that goes lowers the number that is held.
     """
     if entity in live.standing.held_back:
         return False
@@ -133,7 +133,7 @@ async def _may_go(live: LiveRun, entity: Entity) -> bool:
 
 
 async def _held_back_before(live: LiveRun, entity: Entity) -> bool:
-    """Tell whether this is a repair and the last reconcile held the entity back: many small steps are a large one."""
+    """Tell whether this is a repair and the last reconcile held the entity back: repairs must not do it bit by bit."""
     if live.run.kind == "reconcile":
         return False
     last = await live.parts.checkpoints.last(live.parts.tenant, "reconcile")
@@ -143,7 +143,7 @@ async def _held_back_before(live: LiveRun, entity: Entity) -> bool:
 
 
 async def _release(live: LiveRun, entity: Entity, batch: Sequence[Item]) -> None:
-    """Let these be compared like any other answer, which says that there is no such thing."""
+    """Let these be compared as if an answer had said that there is no such thing."""
     standing = live.standing
     released = {**standing.released, entity: standing.released.get(entity, 0) + len(batch)}
     items = [live.step(item, "may_go", **_as_listed(standing, item)) for item in batch]

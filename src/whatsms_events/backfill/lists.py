@@ -40,7 +40,7 @@ Listed = Ticket | Contact | Campaign | Message
 class List:
     """A list of the vendor's. `filters`: a pass is one walk for each; None asks for the whole list.
 
-    `ticket`: whose messages these are. `expected`: whether its count is a part of what the run promises.
+    `ticket`: whose messages these are. `expected`: whether its count is added to `RunStanding.expected`.
     """
 
     name: str

@@ -76,7 +76,7 @@ async def _take_page(live: LiveRun, of: List, page: Page[Any], as_of: datetime, 
 
 
 def _expected(of: List, standing: RunStanding, page: Page[Any]) -> int:
-    """Add what the first page of a phase says the list holds."""
+    """Return `expected` with the count that the first page of a phase tells added to it."""
     first = of.expected and page.number == 1 and (standing.walks.number, standing.walks.pass_number) == (0, 1)
     return standing.expected + (page.count or 0) if first else standing.expected
 
@@ -88,7 +88,7 @@ async def _move(live: LiveRun, of: List, standing: RunStanding, place: Place | N
     if then in ("page", "walk", "pass"):
         await live.list_items(standing, items)
         return
-    if then == "unstable" and of.ticket is None:  # a gap in a ticket's messages is known by its last message
+    if then == "unstable" and of.ticket is None:  # a gap in a ticket's messages shows in its last message
         standing = _unstable(standing, of.name)
     await close(live, of, standing, items)
 
@@ -106,7 +106,7 @@ async def _go_on_without(live: LiveRun, of: List, exc: UpstreamError) -> None:
         case "end":
             await _end(live, of, standing, answered, exc)
         case "anew":
-            # As many items as a page holds may have moved to the front just now.
+            # A whole page of items may have moved to the front just now, so that the same page came twice.
             await live.save(replace(standing, place=Place(), walks=walk.failed(walks, meaning)))
         case "again":
             await live.save(replace(standing, walks=walk.failed(walks, meaning)))
@@ -118,7 +118,7 @@ async def _go_on_without(live: LiveRun, of: List, exc: UpstreamError) -> None:
 
 
 async def _answers(live: LiveRun) -> bool:
-    """Tell whether the vendor answers anything else, with one item of another list: if not it is away."""
+    """Ask for one item of another list, to tell whether the vendor answers at all."""
     client = live.parts.client
     try:
         if live.standing.phase == "contacts":
@@ -143,7 +143,7 @@ async def _end(live: LiveRun, of: List, standing: RunStanding, answered: Answere
         await close(live, of, standing, {})
         return
     log.warning("list.ended", tenant=slug, list=name, page=number, reason=str(exc))
-    # What comes without end is not asked for in further passes; what is refused costs one request.
+    # After an answer that may come without end no further pass is made; a refusal would cost one request only.
     stuck = standing.walks.stuck or answered in UNUSABLE
     await _move(live, of, replace(standing, walks=replace(standing.walks, stuck=stuck)), None, {})
 

@@ -34,7 +34,7 @@ MODES: Final[tuple[Mode, ...]] = ("off", "narrow", "full")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """When runs are due and how they go about; 0 for an interval means never.
+    """When runs are due, and how they work; 0 for an interval means never.
 
     `settle_s`: an answer is compared so long after it came, when webhooks that were on their way have arrived.
     `absence_s`: what the vendor does not show is looked for once more, so long after. `gone_share`: the part of an
@@ -69,9 +69,9 @@ class Parts:
 
 
 class HeldBack(Struct, frozen=True, kw_only=True):
-    """What a run saw that marked none of an entity as gone, since it would have been more than `limit` of `held`.
+    """Why a run marked none of an entity as gone: it would have been more than `limit` of `held`.
 
-    `extra`: held here and not there, `missed`: there and not here.
+    `extra`: held here, but not at the vendor. `missed`: at the vendor, but not here.
     """
 
     extra: int
@@ -89,12 +89,12 @@ class RunStanding(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_
     phase: Phase = "contacts"
     walks: Walks = Walks()  # over the list that is being read
     place: Place = Place()  # in the list that is being read
-    blind: tuple[Entity, ...] = ()  # entities of which no page was read: nothing is absent
+    blind: tuple[Entity, ...] = ()  # entities of which no page was read: none of them counts as absent
     after: str = ""  # absences: the last id that was looked at
     entity: Entity = "contact"  # absences: of which entity
     again_at: datetime | None = None  # when the campaigns are listed once more; None: they need not be
     seen_at: datetime | None = None  # as of when the campaigns were listed once more
-    log_end: int = 0  # before they were
+    log_end: int = 0  # the log's end before that
     ticket: str | None = None  # whose messages are being read
     requests: int = 0
     unusable: int = 0  # items without an id
@@ -105,7 +105,7 @@ class RunStanding(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_
     forbidden: int = 0  # items that the key has no right to
     forbidden_names: tuple[str, ...] = ()  # the first of them
     gone_limits: dict[Entity, int] = {}  # how many may go, once that was decided
-    released: dict[Entity, int] = {}  # how many go
+    released: dict[Entity, int] = {}  # how many were released to be marked as gone
     held_back: dict[Entity, HeldBack] = {}
     expected: int = 0  # what the lists' counts promise
     drift: tuple[Count, ...] = ()
@@ -163,7 +163,7 @@ def standing_of(run: Run) -> RunStanding:
 def step_item(item: Item, came: ItemCame, plan: Plan, now: datetime, **changes: Any) -> Item:
     """Return the item after what came, as the table `ITEMS` says, with these fields.
 
-    A closed item keeps nothing of people, but for what its messages are still to be read for.
+    A closed item keeps no personal data, except the payload of a ticket whose messages are still to be read.
     """
     step = ITEMS[item.state][came]
     item = with_fields(
@@ -261,7 +261,7 @@ class LiveRun:
         return report
 
     async def pull_in(self) -> None:
-        """Let nothing wait longer than anything here waits: a clock was set back since that was noted."""
+        """Shorten waits that exceed every wait of the plan: the clock was set back since they were noted."""
         now, plan, again_at = self.parts.now(), self.parts.plan, self.standing.again_at
         latest = now + timedelta(seconds=max(plan.settle_s, plan.absence_s))
         await self.parts.checkpoints.pull_in(self.run, latest, now=now)

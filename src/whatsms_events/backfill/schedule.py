@@ -36,7 +36,7 @@ class Doubts:
     looks: list[Doubt] = field(default_factory=list)
 
     def add(self, doubt: Doubt, ticket: str | None) -> None:
-        """Add one; `ticket` is a message's, whose gap is known once it is compared."""
+        """Add a doubt; `ticket` is the ticket of a message, and comparing that ticket finds the gap."""
         self.looks.append(doubt)
         match doubt.subject:
             case "campaign":
@@ -84,7 +84,7 @@ class Schedule:
         return asked, doubts
 
     def taken(self, begun: AskedRun, *, resumed: bool) -> None:
-        """Forget what was asked for where the run that was begun is that very one.
+        """Forget the request where the run that was begun is the one that was asked for.
 
         A run that was resumed counts for a command, which shows whose run it is. It does not count for the watchdog or
         the clock: they ask because of something that may have happened after that run had read it.
@@ -127,7 +127,7 @@ class Schedule:
         return reconcile is None or reconcile.run.started_at < silent_from
 
     async def _doubts(self, asked: AskedRun, now: datetime) -> Doubts:
-        """Return doubtful entities and stubs, but for those that were looked at as they stand."""
+        """Return doubtful entities and stubs, without those that were looked at in their present state."""
         parts, doubts = self._parts, Doubts(self._parts.plan, now)
         async for page in self._unsure(messages=asked.options.messages != "off"):
             tickets = dict(page)

@@ -32,7 +32,7 @@ _payloads: Final = {entity: msgspec.json.Decoder(shape) for entity, shape in SHA
 
 
 def unpack(item: Item) -> Shown:
-    """Return what an item that is compared was shown as."""
+    """Return what was shown of an item that is to be compared."""
     return _decoder.decode(item.payload or b"")
 
 
@@ -59,7 +59,7 @@ def absent(item: Item, as_of: datetime, log_end: int, *, merged_into: str | None
 
 
 def shown_payload(entity: Entity, shown: Shown, *, with_listed: bool = False) -> Payload:
-    """Return the payload of what was shown; if `with_listed`, with what only lists show and it lacks."""
+    """Return the payload that was shown; if `with_listed`, fields that it lacks are taken from the list."""
     payload = _payloads[entity].decode(shown.payload)
     if not with_listed or not shown.listed:
         return payload

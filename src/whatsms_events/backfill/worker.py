@@ -177,7 +177,7 @@ class Backfill:
         live = LiveRun(parts, run, self._schedule.messages(run))
         self._schedule.taken(AskedRun(run.kind, run.cause, run.options), resumed=run.resumed)
         if doubts is not None and not run.resumed:
-            # Looked at once as they stand, whatever comes of it.
+            # Each doubt counts as looked at once now, whatever the result.
             again_at = now if doubts.campaigns else None
             standing = msgspec.structs.replace(live.standing, expected=len(doubts.looks), again_at=again_at)
             await live.save(standing, items=list(doubts.items.values()), looks=doubts.looks)

@@ -1,7 +1,7 @@
 """Find a command by its name, run it, and exit: 0 done, 1 failed, 2 the configuration or the call is wrong.
 
 Whatever only a command needs is imported when the command is called: `--help` waits for no database, no broker and no
-logging. Help that lists commands is plain text, since the reader of Markdown takes half of the time.
+logging. Help that lists commands is plain text, since rendering Markdown takes half of the time.
 """
 
 import sys
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def _configure_logs() -> None:
-    """Send our lines to standard error, since the other output is for data, and let no library speak beside them."""
+    """Send our log lines to standard error, since standard output is for data, and silence the libraries."""
     import logging  # noqa: PLC0415 - see above
 
     from whatsms_events import logs  # noqa: PLC0415

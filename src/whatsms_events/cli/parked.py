@@ -87,7 +87,7 @@ def retry_(parked_id: UUID, /, *, options: SettingsOptions = DEFAULTS) -> int:
 
 
 async def _retried(parked: Parked, parked_id: UUID) -> Taken:
-    """Append what this release can make of it; raise InvalidEventError where it is nothing: then it stays parked."""
+    """Append the event that this release makes of the delivery, or raise InvalidEventError, and it stays parked."""
     one, raw = await _found(parked, parked_id)
     try:
         event = normalize(raw, tenant=one.tenant, received_at=one.received_at)

@@ -61,7 +61,7 @@ def _addressed(settings: Settings) -> Iterator[None]:
 
 
 def _listeners_in_the_way(settings: Settings) -> Iterator[str]:
-    """Yield a line for each address that cannot be had. Each is tried again, since each event loop words the error."""
+    """Yield a line for each address that cannot be had. Each is tried again: event loops word the error differently."""
     for section, listener in (("public", settings.public), ("private", settings.private)):
         host, port = listener.host, listener.port
         try:

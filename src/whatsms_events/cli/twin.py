@@ -163,7 +163,7 @@ async def _run(twin: Twin, rest_faults: RestFaults, secret: bytes, source: str, 
 
 
 def _world(twin: Twin) -> World:
-    """Return the world as it is now, its past behind it and unheard."""
+    """Return the world as it is now; nobody got the webhooks of its past."""
     began = now()
     world = World(
         twin.seed,

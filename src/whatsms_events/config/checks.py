@@ -260,7 +260,7 @@ def _own_certificate(settings: Settings) -> Iterator[Fault]:
         yield ("kafka", "cert_file"), f"the file {cert} holds no certificate in PEM form"
         return
     try:
-        # The password is for no key: without it, OpenSSL would ask the terminal for that of an encrypted one.
+        # The empty password opens no key. Without one, OpenSSL would ask the terminal for an encrypted key's password.
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password="")
     except OSError:
         says = f"the file {key or cert} does not hold the certificate's private key in PEM form, without a passphrase"

@@ -45,7 +45,7 @@ def load(
     for name in given.keys() & {*places(), _URL}:
         given[name] = _placed(given[name], folder, _SQLITE if name == _URL else "")
     settings, faults = _validate(given)
-    # What is wrong already says so once: no second complaint about what hangs on it.
+    # A misplaced value is reported already: what it leaves missing is no second fault.
     faults = [
         (name, text) for name, text in faults if text != _MISSING or name[:2] not in {one[:2] for one in misplaced}
     ]

@@ -60,7 +60,7 @@ _PORT: Final = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|655
 _BROKER: Final = rf"[^\s:,@/]+:{_PORT}"
 _LABEL: Final = r"[a-z0-9]+(_[a-z0-9]+)*"
 _LABEL_SAYS: Final = "should be lower-case letters and digits, joined by single underscores, at most"
-# Environment variables hold them in capitals between double underscores, hence the form.
+# Environment variables hold a slug in capitals, between double underscores: hence its form.
 Slug = Annotated[str, _form(rf"(?=.{{1,64}}\Z){_LABEL}", f"{_LABEL_SAYS} 64 characters")]
 # Shorter than a digest: a secret written where its name belongs is refused, not shown as a name.
 SecretName = Annotated[str, _form(rf"(?=.{{1,31}}\Z){_LABEL}", f"{_LABEL_SAYS} 31 characters")]
@@ -221,7 +221,7 @@ class TenantSettings(_Section):
 
     tenant_id: Annotated[
         str,
-        # PostgreSQL takes no NUL, and nobody sees the others.
+        # PostgreSQL takes no NUL, and other control characters cannot be seen.
         _form(r"(?!.*[\x00-\x1f\x7f])\S(.{0,198}\S)?", "should be 1 to 200 characters without white space around"),
     ]
     api_key: Annotated[SecretStr, _secret(1, header=True)] | None = None

@@ -61,7 +61,7 @@ def _variable(name: Name) -> str:
 def read(
     path: Path | None, secrets_dir: Path | None, environ: Mapping[str, str], flags: Mapping[str, object], known: Known
 ) -> tuple[dict[Name, Given], list[str], set[Name]]:
-    """Return every value given, what is wrong with the rest, and where that stands.
+    """Return every value given, what is wrong with the rest, and the names of the misplaced ones.
 
     A flag goes over the environment, that over a secret file, that over the file.
 
@@ -207,7 +207,7 @@ def _from_environ(environ: Mapping[str, str], problems: list[str]) -> dict[Name,
             problems.append(f"{variable}: write it in capital letters")
         elif not value:
             problems.append(f"{variable}: is empty; give it a value or unset it")
-        elif any("\ud800" <= letter <= "\udfff" for letter in value):  # how Python shows bytes that are not
+        elif any("\ud800" <= letter <= "\udfff" for letter in value):  # how Python shows bytes that are not UTF-8
             problems.append(f"{variable}: is not UTF-8")
         elif variable not in (FILE_VARIABLE, SECRETS_DIR_VARIABLE):
             values[tuple(variable.removeprefix(PREFIX).lower().split("__"))] = value

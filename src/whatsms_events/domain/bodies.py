@@ -14,8 +14,8 @@ JsonObject = dict[str, Any]
 """A JSON object of the vendor, decoded and storable: no NUL, no lone surrogate."""
 
 DEPTH_LIMIT: Final = 64
-"""Documented bodies are 4 deep. A fixed limit, far below the interpreter's: that one depends on who calls, and the same
-bytes must fare the same at the door, in a replay and in any consumer."""
+"""Documented bodies are 4 deep. A fixed limit, far below the interpreter's, which depends on the call stack: the same
+bytes must be judged alike at the door, in a replay and in any consumer."""
 
 _decoder: Final = msgspec.json.Decoder()
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
@@ -32,7 +32,7 @@ def decode(body: bytes) -> JsonObject:
         value, clean = _decode_again(body), False
     if type(value) is not dict:
         raise InvalidEventError("not_object", type(value).__name__)
-    # Counting brackets is cheap and never too low; only what may be too deep is walked.
+    # The number of brackets is never less than the depth, and cheap: only a body with many of them is walked.
     if body.count(b"{") + body.count(b"[") > DEPTH_LIMIT and _too_deep(value):
         raise InvalidEventError("too_deep")
     return value if clean else storable(value)

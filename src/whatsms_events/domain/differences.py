@@ -24,8 +24,8 @@ COMPARED: Final[Mapping[Table, tuple[str, ...]]] = {
     entity: tuple(name for name, rule in rules.items() if rule not in ("ack", "place"))
     for entity, rules in _RULES.items()
 }
-"""The registers that make a difference: every one that the vendor can show. The ack of a message of ours makes one too,
-and so do a message's ticket and contact where none is known."""
+"""The registers that are always compared: all that the vendor can show. A message's ack is compared only if the message
+is ours, and its ticket and contact only where none is known."""
 
 LISTED_ONLY: Final[Mapping[Entity, tuple[str, ...]]] = {
     entity: tuple(one.name for one in fields if one.listed_only) for entity, fields in RESOURCES.items()
@@ -40,7 +40,7 @@ _canonical: Final = msgspec.json.Encoder(order="deterministic")
 
 
 def differing(claim: Claim, place: Mapping[str, Any], row: Row | None) -> tuple[str, ...]:
-    """Return the compared registers that differ; null is in every column that nobody wrote."""
+    """Return the compared registers that differ. A column that was never written is null."""
     rules = _RULES[claim.key.table]
     found = [name for name, shown in _compared(claim).items() if _differs(rules[name], shown, _held(row, name))]
     found += [name for name, most in _acks(claim, row).items() if most > (_held(row, name) or 0)]  # it never goes down
@@ -56,9 +56,9 @@ def _held(row: Row | None, name: str) -> Any:
 
 
 def _differs(rule: Compared, shown: Any, held: Any) -> bool:
-    """Tell whether what is shown is another value. Nothing held differs from all that is shown, be it false or empty.
+    """Tell whether the shown value is another one. Where nothing is held, every shown value differs, even an empty one.
 
-    What is held and empty is as good as nothing shown.
+    A held value that is empty does not differ from null.
     """
     if rule == "reference":
         return bool(shown[0] != held[0] or (shown[0] is not None and shown[1] not in (None, held[1])))
@@ -74,15 +74,15 @@ def _differs(rule: Compared, shown: Any, held: Any) -> bool:
 
 
 def _is_same_second(one: int, other: int) -> bool:
-    """Tell whether it is one time, which a webhook shows in milliseconds and a list in seconds, or the other way."""
+    """Tell whether both are one time, shown in milliseconds by a webhook and in seconds by a list, or the reverse."""
     return abs(one - other) < _SECOND and (one % _SECOND == 0 or other % _SECOND == 0)
 
 
 def is_quiet(claim: Claim, row: Row | None, name: str, *, explained: bool) -> bool:
-    """Tell whether no webhook need have told of a difference: it is mended, and is no sign of one that was missed.
+    """Tell whether a difference may arise without any webhook: it is mended, but it is no sign of a missed webhook.
 
-    Tickets move in time with each message, which explains their last message (`explained`). Webhooks show half of what
-    there is: no URL of the media, as on the vendor's page, no name beside an agent's id, and nothing that is empty.
+    Each message changes its ticket's time and last message; a known message explains the latter (`explained`). Webhooks
+    leave out the URL of media (as the vendor's page does), the name beside an agent's id, and everything that is empty.
     """
     shown, held, table, rule = (
         claim.registers.get(name),
@@ -116,13 +116,13 @@ def _who(claim: Claim, name: str) -> tuple[str | None, str | None]:
 
 
 def _acks(claim: Claim, row: Row | None) -> Mapping[str, int]:
-    """Return the ack of a message of ours; what a contact wrote has one without a dependable meaning."""
+    """Return the ack of a message of ours, else nothing: the ack of a contact's message has no dependable meaning."""
     ours = claim.registers.get("from_me", None if row is None else row.values.get("from_me"))
     return claim.most if ours is True else {}
 
 
 def identity(claim: Claim, row: Row | None) -> dict[str, Any]:
-    """Return what the claim says of each compared register, in a form in which equal means the same."""
+    """Return the claim's value of each compared register, in a form in which equal values mean the same."""
     rules = _RULES[claim.key.table]
     return {name: _plain(rules[name], value) for name, value in _compared(claim).items()} | dict(_acks(claim, row))
 
@@ -135,13 +135,13 @@ def _plain(rule: Compared, value: Any) -> Any:
     if rule == "path" and value:
         return _path_of(value)
     if rule == "pairs" and value is not None:
-        # In an order of our own: that table has none.
+        # Sorted by us: the vendor's table has no order.
         return sorted(_canonical.encode(_pair(item)).decode() for item in msgspec.json.decode(value)) or None
     return value or None
 
 
 def _path_of(url: str) -> str:
-    """Return the path of a URL, all of it where it has none, or is none."""
+    """Return the path of a URL, or the whole text where it has no path or is no URL."""
     try:
         path = urlsplit(url).path
     except ValueError:
@@ -150,6 +150,6 @@ def _path_of(url: str) -> str:
 
 
 def _pair(item: Any) -> Any:
-    """Return of a contact's further field what is documented: webhooks of relatives show more columns of its table."""
+    """Return the documented part of one of a contact's further fields: some relatives' webhooks show more columns."""
     named = isinstance(item, dict) and "name" in item
     return {"name": item["name"], "value": item.get("value")} if named else item

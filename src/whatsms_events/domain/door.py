@@ -1,6 +1,6 @@
 """What a tenant's deliveries say of their sender: whether we understand it, and whether its clock is right.
 
-Both are given the time, hold a bounded memory, and tell a change once; what stays is for a gauge.
+Both classes are told the time, keep a bounded memory, and report each change once; a gauge shows what lasts.
 """
 
 from collections import deque
@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 from typing import Final, Literal
 
 PARKED_MINIMUM: Final = 5
-"""Parked in a row for one reason: an event type that is new or one odd body comes once or twice and others go on being
-accepted; a configuration that does not fit parks everything."""
+"""So many parked in a row for one reason raise the alarm. A new event type or an odd body is parked once or twice,
+while others are accepted; a configuration that does not fit parks everything."""
 
 PARKED_AGAIN: Final = timedelta(hours=1)
-"""How often an alarm that ends and begins again is told: a new type of event may come in bursts."""
+"""An alarm that ends and begins again is told once in this time: a new type of event may come in bursts."""
 
 
 class ParkedInARow:
@@ -29,7 +29,7 @@ class ParkedInARow:
         return self.count >= PARKED_MINIMUM
 
     def parked(self, reason: str, now: datetime) -> bool:
-        """Count one, and return whether this is the one to tell a person of."""
+        """Count a parked delivery, and return whether a person is to be told now."""
         self.count = self.count + 1 if reason == self.reason else 1
         self.reason = reason
         if self.count != PARKED_MINIMUM:
@@ -51,18 +51,18 @@ OFFSET_MINIMUM: Final = 10
 """Fewer deliveries say nothing: one may have been retried for an hour."""
 
 OFFSET_LIMIT_S: Final = 60.0
-"""Clocks that are kept differ by less than a second, and the prompt ones of many deliveries are under way for a few.
-From about a minute on, an event is taken for older than a look at the API that it follows."""
+"""Synchronised clocks differ by less than a second, and a prompt delivery takes a few seconds. From about a minute on,
+an event would be taken for older than a look at the API that came before it."""
 
 OFFSET_LASTING: Final = timedelta(minutes=15)
-"""A queue that the vendor works off after a hiccup of its own looks the same, and is over by then."""
+"""So long a difference must last: a queue that the vendor works off after a failure looks the same, but ends sooner."""
 
 
 class ClockOffset:
     """The lasting difference between our clock at the door and the vendor's `timestamp`.
 
-    Most deliveries may be late (retries, a queue) and some may be stamped with another time than that of sending. What
-    a wrong clock moves is the prompt ones too: so the difference is the lower quartile of the last deliveries.
+    Most deliveries may be late (retries, a queue) and some may be stamped with another time than that of sending. A
+    wrong clock moves the prompt ones too: so the difference is the lower quartile of the last deliveries.
     """
 
     def __init__(self) -> None:
@@ -72,13 +72,13 @@ class ClockOffset:
 
     @property
     def offset_s(self) -> float | None:
-        """Return the seconds that arrivals are behind `timestamp`, below zero where before it; None for too few."""
+        """Return how many seconds arrivals come after `timestamp` (negative: before it); None for too few of them."""
         if len(self._last_s) < OFFSET_MINIMUM:
             return None
         return sorted(self._last_s)[len(self._last_s) // 4]
 
     def accepted(self, occurred_at: datetime, now: datetime) -> Literal["differs", "agrees"] | None:
-        """Take in a delivery that was not there before, and return what changed: an alarm began, or it ended."""
+        """Take in a delivery that is no repetition, and return what changed: the alarm began, or it ended."""
         self._last_s.append((now - occurred_at).total_seconds())
         offset_s = self.offset_s
         if offset_s is None or abs(offset_s) < OFFSET_LIMIT_S:

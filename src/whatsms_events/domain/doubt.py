@@ -1,4 +1,4 @@
-"""What a register remembers beside its winner, so that no order of arrival decides anything in silence.
+"""What a register remembers beside its winner, so that the order of arrival never decides anything unseen.
 
 A register is in doubt where nobody can tell whether its winner is the truth. Each reason is a small rule here; `rows`
 applies them. The rules look at the whole set of claims, never at the order in which they are applied, and remember a
@@ -47,13 +47,13 @@ class Aside(NamedTuple):
 def digest(value: str | int | None) -> int:
     """Return 32 bits that stand for a value, so that a long text is not kept a second time.
 
-    Two values that share them, one pair in four billion, hide a doubt and do nothing else.
+    Two values with the same 32 bits (one pair in four billion) hide a doubt, and do no other harm.
     """
     return zlib.crc32(repr(value).encode())
 
 
 def hear(heard: Heard | None, key: int, of: int) -> Heard:
-    """Return what was heard once a claim with this key and digest was, in whatever order claims come."""
+    """Return `heard` after one more claim, with this key and digest; the order in which claims come does not matter."""
     if heard is None:
         return Heard(key, of)
     if of == heard.digest:
@@ -72,7 +72,7 @@ def against(heard: Heard | None, of: int) -> int | None:
 
 
 def recent(heard: Heard | None, time: int) -> Heard | None:
-    """Return of what was loaded that part which may be older than a claim of this time, though stamped after it.
+    """Return the part of what was loaded that may be older than a claim of this time, although stamped after it.
 
     A loaded thing's version time is LOADING before its stamp. Version times of winners only grow, so what is left out
     here would never count again.
@@ -85,12 +85,12 @@ def recent(heard: Heard | None, time: int) -> Heard | None:
 
 
 _FLOOR: Final = -(1 << 58)
-"""Between the real times and those that `rows.BELOW` was taken from."""
+"""Below all real times, and above all times from which `rows.BELOW` was subtracted."""
 
 
 def nothing_known(time: int) -> ClaimPlace:
-    """Return the place below each claim that may contradict one of this time, of which no time was told.
+    """Return the place below every claim that may contradict an arrived one (`Claim.arrived`) of this time.
 
-    Claims that are below all real times by rule contradict none of a real time.
+    Claims that a rule puts below all real times cannot contradict one of a real time.
     """
     return (_FLOOR if time > _FLOOR else -(1 << 62), 0)

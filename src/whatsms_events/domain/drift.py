@@ -1,7 +1,7 @@
 """Whether what the vendor shows differs from the row we hold, and the observation that mends the row.
 
-The fold itself says what an observation claims, and that is what is compared: so a finding is made only where its
-observation changes the row, and none is left once that is applied.
+The comparison uses the claims that the fold makes of an observation: so there is a finding only where its observation
+changes the row, and no finding is left once the observation is applied.
 """
 
 from collections import Counter
@@ -40,7 +40,7 @@ DriftKind = Literal[
     "missed",  # there, and not known here
     "stale",  # known here with another value, or as gone
     "extra",  # held here, no longer there
-    "unannounced",  # it differed, but no webhook need have told of it: of a campaign all but its end; or it `is_quiet`
+    "unannounced",  # it differs, but no webhook had to tell: all of a campaign but its end, and what `is_quiet`
     "doubtful",  # two values were seen here at the same time, and the answer settles which it is
 ]
 
@@ -57,8 +57,8 @@ _NOBODY: Final = UUID(int=0)
 class Sighting:
     """What a page or an answer showed of one entity, as of a time of the vendor's clock.
 
-    `log_end` is the log's end before it was asked for. `ticket_id`, for a message: the ticket whose list showed it.
-    `explained`, for a ticket: a message that is held, or none, explains the last message that was shown.
+    `log_end` is the log's end before the request. `ticket_id`, for a message: the ticket whose list showed it.
+    `explained`, for a ticket: a held message explains the last message that was shown, or none was shown.
     """
 
     entity: Entity
@@ -94,9 +94,9 @@ Verdict = Finding | Literal["same", "waits"]
 
 
 def compare(tenant: str, sighting: Sighting, row: Row | None) -> Verdict:
-    """Return what is to be observed, "same" if nothing, "waits" where the row is newer than what was seen: read again.
+    """Return what is to be observed; "same" for nothing; "waits" if the row is newer than the sighting: look again.
 
-    Only a field that matters makes it wait: one that is doubtful, or that differs and of which a webhook would have
+    It waits only for a field that matters: one that is doubtful, or that differs and of which a webhook would have
     told; others are left to the next run. Raises InvalidEventError where the payload is not about the sighting's id.
     """
     _, claim, place = _claimed(tenant, sighting, row)
@@ -125,7 +125,7 @@ def observation(tenant: str, sighting: Sighting, row: Row | None, *, received_at
     """Return the event that says what was seen, and the raw document to keep beside it.
 
     Its id is a UUID of version 8 without time bits, frozen by test vectors: the hash of tenant, type, id, what is
-    compared, and the row's position. So it comes once, however often it is appended, and again after the row moved.
+    compared, and the row's position. So the log has it once, however often it is appended, until the row changes.
     Raises InvalidEventError as `compare` does.
     """
     event, claim, _ = _claimed(tenant, sighting, row)
@@ -145,7 +145,7 @@ def observation(tenant: str, sighting: Sighting, row: Row | None, *, received_at
 def absence(
     entity: Entity, entity_id: str, *, as_of: datetime, log_end: int, merged_into: str | None = None
 ) -> Sighting:
-    """Return the sighting that there is no such thing, whose finding is `extra`.
+    """Return the sighting of a thing that does not exist; its finding is `extra`.
 
     `merged_into`: the ticket or contact that the vendor named in its place.
     """
@@ -162,7 +162,7 @@ _GONE: Final[Mapping[Entity, Callable[[str, str | UnsetType], Payload]]] = {
 
 
 def position(row: Row | None) -> int:
-    """Return the highest position that said something of any register of the row, 0 for none."""
+    """Return the highest log position of an event that claimed any register of the row, 0 for none."""
     return 0 if row is None else max((version.latest for version in row.versions.values()), default=0)
 
 
@@ -210,7 +210,7 @@ def _claimed(tenant: str, sighting: Sighting, row: Row | None) -> tuple[Event, C
 
 
 def _again(sighting: Sighting, row: Row | None) -> Payload:
-    """Return the payload; of what we hold as gone, or may be so, and now see, one that says that it is not."""
+    """Return the payload; if we hold the thing as gone or in doubt and now see it, one that says it is not gone."""
     shown = getattr(sighting.payload, sighting.entity)
     if row is None or shown.gone is not UNSET or not (_is_gone(row) or _may_be_gone(row)):
         return sighting.payload
@@ -226,7 +226,7 @@ def _may_be_gone(row: Row) -> bool:
 
 
 def _compare_absence(sighting: Sighting, claim: Claim, row: Row | None) -> Verdict:
-    """Compare with nothing there: any event since then means that there may be something."""
+    """Compare a row with an absence: any event since the look means that the thing may exist."""
     if row is None or _is_gone(row):
         return "same"
     if _newer(sighting, claim, row, row.versions):
@@ -235,13 +235,13 @@ def _compare_absence(sighting: Sighting, claim: Claim, row: Row | None) -> Verdi
 
 
 def _newer(sighting: Sighting, claim: Claim, row: Row | None, names: Iterable[str]) -> bool:
-    """Tell whether any of these registers was written after the log's end then, or would stand against the claim."""
+    """Tell whether any of these registers was written after the sighting's `log_end`, or would win over the claim."""
     held = [row.versions[name] for name in names if name in row.versions] if row is not None else []
     return any(one.latest > sighting.log_end or one[:2] >= (claim.time, claim.rank) for one in held)
 
 
 def _doubtful(claim: Claim, row: Row | None, name: str) -> bool:
-    """Tell whether two values were seen of a register at one time, the claim's own being one of them."""
+    """Tell whether a register is in doubt, or holds another value than the claim's at the same time and rank."""
     if row is None or name not in row.versions or name in UNCOMPARED:
         return False
     if name == "gone" and _may_be_gone(row):
@@ -257,7 +257,7 @@ def _announced(claim: Claim, kind: DriftKind, fields: Sequence[str]) -> bool:
 
 
 def _age_s(claim: Claim, row: Row | None, kind: DriftKind, fields: Iterable[str]) -> float | None:
-    """Return for how long it has differed at most: since it was made, changed, or last told of here."""
+    """Return the seconds for which it can have differed: since it was created, changed, or last told of here."""
     since: Any = claim.registers.get("created_at" if kind == "missed" else "updated_at")
     if since is None and kind == "stale" and row is not None:
         since = min((row.versions[name].time for name in fields if name in row.versions), default=None)

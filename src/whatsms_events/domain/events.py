@@ -55,7 +55,7 @@ class Ref(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Contact(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A person or group as the vendor knows it. `number` is text: it may be a LID, a group id or a chat id.
 
-    `gone` and `merged_into` are a backfill's: the vendor has it no longer, and named this one in its place.
+    `gone` and `merged_into` come from a backfill: the vendor no longer has it, and named this other id in its place.
     """
 
     id: Text = UNSET
@@ -241,13 +241,13 @@ def decode(event: Event) -> Payload:
         raise InvalidEventError("data", type(exc).__name__) from exc
 
 
-# Our own parser, not `datetime.fromisoformat`: that one accepts more with each Python version, and ids rest on it.
+# Our own parser: `datetime.fromisoformat` accepts more with each Python version, and that would change ids.
 _ISO = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:[.,]([0-9]{1,9}))?"
     r"(?:[Zz]|([+-])([0-9]{2}):?([0-9]{2}))?"
 )
 
-# What JavaScript writes, and so nearly every time there is. All versions of `fromisoformat` agree on it.
+# The form that JavaScript writes: nearly all times have it. All versions of `fromisoformat` read it alike.
 _JAVASCRIPT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
 
 
@@ -300,8 +300,8 @@ def event_id(tenant: str, body: bytes, stamped_at: datetime | None) -> UUID:
     """Return the id of a delivery: a UUID version 8 (RFC 9562, 5.8), frozen by test vectors.
 
     48 bits of `stamped_at` in milliseconds (0 where it is None or before 1970), then the first 74 bits of SHA-256 of
-    (tenant, NUL, body). `stamped_at` is what `parse_time` reads of the envelope's `timestamp`: what else is read as a
-    time since then moves no id. The same bytes give the same id for ever; ids sort by time.
+    (tenant, NUL, body). `stamped_at` is what `parse_time` reads of the envelope's `timestamp`: what
+    `times.read_time` reads beyond that changes no id. The same bytes give the same id for ever; ids sort by time.
     """
     digest = hashlib.sha256(tenant.encode("utf-8") + b"\x00" + body).digest()
     tail = int.from_bytes(digest[:10]) >> (80 - _HASH_BITS)

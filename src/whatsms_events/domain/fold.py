@@ -61,7 +61,7 @@ _CLAIMED: Final = {
     entity: tuple((one.name, _converter(one)) for one in fields if one.stored in ("value", "json"))
     for entity, fields in RESOURCES.items()
 }
-"""Fields that are a register each, and what makes its value of the field's; functions below claim the other ones."""
+"""The fields that are one register each, with what converts the value; functions below claim the other fields."""
 
 _CONTENT: Final = ("body", "media_type", "deleted")
 """What makes a revision of a message."""
@@ -93,14 +93,14 @@ class _Claimant(NamedTuple):
     observed: bool
     rank: int  # of what the event says about its subject
     at: int  # when it happened, as far as anybody knows
-    latest: int  # no version time is beyond
-    arrived: bool  # `at` is only when it came
+    latest: int  # the latest version time that is believed
+    arrived: bool  # `at` only tells when the event came to us
 
     def place(self, updated_at: datetime | None | UnsetType, rank: int) -> tuple[int, int, bool]:
         """Return version time, rank, and whether that time is only when the event arrived.
 
-        The version time of an observation is the page's, else it is the thing's own, else the event's. A thing that was
-        shown beside another one, without a time of its own, is as old as it may be: see `LOADING`.
+        The version time of an observation is the page's; otherwise it is the thing's own, else the event's. A thing
+        shown beside another one, without a time of its own, counts as old as it can be: see `LOADING`.
         """
         time, arrived = self.at, self.arrived
         if not self.observed:
@@ -179,21 +179,21 @@ _OURS: Final = {EventType.MESSAGE_RECEIVED: False, EventType.MESSAGE_SENT: True}
 
 
 def _direction(event: Event, message: Message) -> bool | None:
-    """Return whose the message is by the event's name, where the message itself does not say; None where it does."""
+    """Return whether the message is ours by the event's name; None where the message tells it, or nothing does."""
     return None if isinstance(message.from_me, bool) else _OURS.get(event.type)
 
 
 def _shown(event: Event, message: Message) -> bool:
-    """Tell whether the message itself was seen. Most acks show none: they leave a stub, and it may never come."""
+    """Tell whether the event shows the message itself. Most acks do not: they leave a stub, which may stay one."""
     return event.type is not EventType.MESSAGE_ACK or message.body is not UNSET
 
 
 def _whereabouts(by: _Claimant, payload: MessagePayload) -> tuple[Registers, Registers]:
-    """Return whose the message is and where, as the event tells it, and what to fall back to.
+    """Return the ticket and the contact of the message: what the event tells, and what counts only as a fallback.
 
-    Its author is who the message names. A contact beside it may be the author or a group, so it is believed only where
-    nobody names one, and never where it is known to be a group. A list shows the messages of one ticket: it says where
-    a message is only if nobody else does.
+    The author is the contact that the message names. A contact beside it may be the author or a group, so it counts
+    only where the message names none, and never where it is known to be a group. A list shows the messages of one
+    ticket: that ticket counts only where no event names another.
     """
     message, event = payload.message, by.event
     author = _first(message.contact_id)
@@ -228,7 +228,7 @@ def _around(by: _Claimant, payload: MessagePayload) -> list[Claim]:
             registers["contact_id"] = whose
         claimed.append(by.claim(key, ticket.updated_at, SNAPSHOT, registers))
         if beside_id and not whose:
-            # In a group it may be the author: it fills what nobody said, and moves no ticket.
+            # In a group this contact may be the author: it fills a gap, but replaces no contact that was told.
             claimed.append(by.fallback(key, {"contact_id": beside_id}))
     shown = [] if beside is None else [(beside_id or event.contact_id, beside)]
     if isinstance(ticket.contact, Contact):
@@ -265,7 +265,7 @@ def _ticket_registers(ticket: Ticket) -> Registers:
 
 
 def _whose(ticket: Ticket) -> str | None:
-    """Return whose the ticket is, as it says itself."""
+    """Return the id of the contact that the ticket itself names."""
     return _first(ticket.contact_id, ticket.contact.id if isinstance(ticket.contact, Contact) else None)
 
 
@@ -276,7 +276,7 @@ def _names_nobody(ticket: Ticket) -> bool:
 def _ack(event: Event, message: Message, at: int) -> tuple[dict[str, int], dict[str, int]]:
     """Return the least and the most that the raw ack says; values outside the table say nothing.
 
-    An event tells when a level was reached, an observation by when it was.
+    A webhook tells when a level was reached; an observation only that it was reached by then.
     """
     ack = message.ack
     if not isinstance(ack, int):
@@ -313,7 +313,7 @@ def _refer(registers: Registers, name: str, ref: Ref | None | UnsetType) -> None
     if ref is None:
         registers[name] = None
     elif ref is not UNSET and not (ref.id is UNSET and ref.name is UNSET):
-        # A name without an id is somebody, not nobody: "" is the id of none that has one.
+        # A name without an id is somebody, so it gets the id "", which no real one has.
         one = ref.id or ("" if ref.name else None)
         registers[name] = one
         if ref.name is not UNSET:
@@ -358,7 +358,7 @@ _NO_ACK: Final = Ack(None, dict.fromkeys(acks.LEVELS.values()), (), None)
 
 
 def failed_at(message: Mapping[str, Any]) -> int | None:
-    """Return when sending failed, of a message row's columns: only ours can fail, and none that was delivered."""
+    """Return when sending failed, by a message row's columns: only a message of ours that was not delivered can."""
     if message["from_me"] is not True or (message["ack"] or 0) >= acks.DELIVERED:
         return None
     at: int | None = message["failed_at"]
@@ -398,7 +398,7 @@ def _seconds(start: Value, end: int) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One wording a message had. `content` has of body, media_type and deleted what was there."""
+    """One wording a message had. `content` has those of body, media_type and deleted that were shown."""
 
     number: int
     content: Mapping[str, Any]
@@ -409,7 +409,7 @@ class Revision:
 def revisions(rows: Iterable[Mapping[str, Any]]) -> list[Revision]:
     """Give numbers, from 1, oldest first, to the revision rows of one message (columns content, media_url, first_at).
 
-    A row whose every field another row has too, with more beside, is a partial view of that one and left out.
+    A row whose fields all stand in another row that has more of them is a partial view of it, and is left out.
     """
     read = [(row["first_at"], row["content"], row["media_url"], msgspec.json.decode(row["content"])) for row in rows]
     whole = [one for one in read if not any(one[3].items() < other[3].items() for other in read)]

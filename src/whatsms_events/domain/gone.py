@@ -1,9 +1,9 @@
 """Whether the vendor still has a thing, by what a look at its API found and what was told since: the only rule for it.
 
 A look that finds nothing marks a row in the register `gone`. An event about the thing itself shows that it is there if
-it happened after that look, or if it arrived after it and told anything new: whoever tells of a thing has it. One that
-is later by its arrival only may have been on its way when the thing was deleted: that is a doubt, so the next repair
-asks. What others tell of the thing beside themselves shows nothing: they may name it long after it was deleted.
+it happened after that look, or if it arrived after it and told anything new: the vendor tells only of what it has. If
+only its arrival is later, it may have been on its way when the thing was deleted: that is a doubt, so the next repair
+asks. Events about other things prove nothing: they may show or name the thing long after it was deleted.
 
 `storage/projection/holdings` asks the same in SQL, and a test holds the two together.
 """
@@ -19,7 +19,7 @@ def is_gone(marked: Value, versions: Mapping[str, Version]) -> bool:
 
 
 def in_doubt(marked: Value, versions: Mapping[str, Version]) -> bool:
-    """Tell whether the thing may be gone all the same: only the arrival of what was told of it is after the look."""
+    """Tell whether the thing may be gone all the same: an event about it came after the look, but happened before."""
     return marked is True and _told_later(versions) and not _told_newer(versions)
 
 

@@ -1,10 +1,10 @@
 """Whether a message that we hold explains what the vendor shows as a ticket's last message.
 
-It is a preview: line breaks are blanks in it, it is cut at either end, with dots or without, through the middle of an
+That is a preview: line breaks are blanks in it, it is cut at either end, with dots or without, through the middle of an
 emoji too, and of media it shows a sign, a word or a file's name instead of the text. Webhooks of messages do not carry
-it. To read a ticket's messages may tell its contact that they were read, so what cannot be told apart counts as
-explained. The limits of that: a text that is a part of another one, 20 UTF-16 units long or more, is taken for its
-preview; and behind media a few words, or any words behind a sign, are taken for what the vendor calls it.
+it. Reading a ticket's messages may tell its contact that they were read, so a preview that may fit counts as explained.
+The price: a text of 20 UTF-16 units or more that is a part of a longer one is taken for its preview; and if the newest
+message is media, a few words, or any words behind a sign, are taken for the vendor's name for media.
 """
 
 import re
@@ -21,11 +21,11 @@ BODY_LIMIT: Final = 4096
 """Characters of a message's text that are compared: bodies may have many MiB."""
 
 SHOWN_LIMIT: Final = 2048
-"""Characters of a preview that are compared, once its blanks are folded: so it is no longer than what is held."""
+"""Characters of a preview that are compared, with its blanks folded: fewer than of a message's text."""
 
 LABEL_WORDS: Final = 2
 NAMED_LABEL_WORDS: Final = 5
-"""Words of a name for media, without and with one of LABELS among them: more are somebody's text."""
+"""The most words of a name for media, without and with one of LABELS among them: more are somebody's text."""
 
 TEXT_TYPES: Final = frozenset({"", "chat", "text", "conversation", "extendedtextmessage"})
 """What the vendor's relatives call the media type of a message that is only text."""
@@ -61,7 +61,7 @@ def plain(text: str) -> str:
 
 
 def is_veiled(body: str | None, media_type: str | None, *, linked: bool, deleted: bool | None) -> bool:
-    """Tell whether a list may show a sign, a word or a name instead of the text: of media, and of what was deleted.
+    """Tell whether a list may show a sign, a word or a name instead of the text: for media and deleted messages.
 
     `linked`: the message has a URL of its media.
     """
@@ -69,7 +69,7 @@ def is_veiled(body: str | None, media_type: str | None, *, linked: bool, deleted
 
 
 def explained(shown: str | None, held: Sequence[Told]) -> bool:
-    """Tell whether what a list shows as a ticket's last message is one of those held, newest first, or says nothing."""
+    """Tell whether a ticket's last message in a list is one of those held (newest first), or says nothing."""
     text = _preview(shown)
     parts = _parts(text)
     if not text or any(_shows(text, parts, one) for told in held for one in told.texts):

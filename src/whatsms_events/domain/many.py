@@ -1,6 +1,6 @@
 """Whether a delivery is about several things at once, by the lists that it carries.
 
-Vendors of this kind tell of a whole chat that was read by one ack with a list of ids. Such a delivery is parked whole:
+Vendors of this kind send one ack with a list of ids when a whole chat was read. Such a delivery is parked whole:
 to apply one of the list and leave the rest would be worse, and an event of ours names one thing.
 """
 
@@ -23,8 +23,8 @@ _NAMES: Final = {name: frozenset((*_PLURAL[name], *_SINGULAR[name])) for name in
 def listed(entity: Entity, subject: str | None, places: tuple[Extra, ...]) -> str | None:
     """Return the name of a list that names others of the entity than `subject`, and how many it has; None for none.
 
-    `places` hold what was not read: beside the resource, and within it. Where nothing else names a subject, a list
-    names several things whatever it holds, and so does an object by id.
+    `places` hold what was not read: beside the resource, and within it. Where the event names no subject, any list
+    with items counts as several things, and so does an object whose names are ids.
     """
     for place in places:
         for name in _NAMES[entity] & place.keys():

@@ -55,7 +55,7 @@ REASONS: Final = (
 
 
 BODY_BYTES: Final = 5 * 1024 * 1024
-"""The limit of a body where nobody raised it. Our topics always take the record of such a one."""
+"""The default limit of a body. Our topics always take the record of a body of this size."""
 
 
 class About(NamedTuple):
@@ -125,7 +125,7 @@ def identify(body: bytes, *, tenant: str) -> UUID:
 
 
 def data_limit_bytes(body_bytes: int) -> int:
-    """Return how large `Event.data` of a body can be: half as much again, and 64 KiB for small ones.
+    """Return how large `Event.data` of a body can be: one and a half times the body, and 64 KiB for small ones.
 
     Our names and times are a little longer than the vendor's. Only numbers grow without measure (1e9 is written
     1000000000.0), and a record over the topic's `max.message.bytes` would stop the relay for good.
@@ -148,7 +148,7 @@ def ids(payload: Payload) -> About:
             message, ticket = payload.message, payload.ticket
             subject = _text(message.id)
             ticket_id = _id_of(ticket) or _text(message.ticket_id)
-            # Whom the message names wrote it; the contact beside it may be the group that it stands in.
+            # The contact that the message names wrote it; the contact beside it may be the group.
             contact_id = _text(message.contact_id) or _id_of(payload.contact) or _contact_of(ticket)
             return About(subject, ticket_id, contact_id, subject)
         case TicketPayload():
@@ -221,7 +221,7 @@ def _extra(beside: Extra, envelope: Extra) -> Extra:
 def _read_message(data: JsonObject, envelope: Extra) -> MessagePayload:
     source, beside = _split(data, "message")
     message = read_message(source, beside)
-    # Beside the message as on the vendor's page; else inside it, as its relatives nest them and flat data must.
+    # Beside the message, as on the vendor's page; else inside it, as with its relatives and in flat data.
     ticket = _take(beside, "ticket", read_ticket)
     if ticket is UNSET:
         ticket = _take(message.extra, "ticket", read_ticket)
@@ -229,7 +229,7 @@ def _read_message(data: JsonObject, envelope: Extra) -> MessagePayload:
     if contact is UNSET:
         contact = _take(message.extra, "contact", read_contact)
     elif message.contact_id is UNSET and type(author := message.extra.get("contact")) is dict:
-        # With another contact beside it, the one inside is who wrote it: in a group the one beside is the group.
+        # With another contact beside the message, the one inside it is the author: the other may be the group.
         message = msgspec.structs.replace(message, contact_id=read_contact(dict(author), {}).id)
     return MessagePayload(message=message, ticket=ticket, contact=contact, extra=_extra(beside, envelope))
 

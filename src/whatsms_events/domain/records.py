@@ -19,13 +19,13 @@ from whatsms_events.domain.events import Event, EventType, LogEntry, Origin, ent
 from whatsms_events.errors import InvalidEventError
 
 TOPICS: Final = ("conversations", "contacts", "campaigns")
-"""Suffixes of the topic names, cut where order matters: a `ticket.closed` stays behind the message before it."""
+"""Suffixes of the topic names. What needs an order shares a topic: a `ticket.closed` follows the message before it."""
 
 MARKER_HEADER: Final = "whatsms_opening"
-"""Marks a record of the relay's opening abort. It is aborted always; who sees one reads uncommitted records."""
+"""Marks a record of the relay's opening abort, which is never committed: only uncommitted readers see one."""
 
 STRAY: Final = "stray"
-"""Why a record that names no log cannot be read: somebody else wrote it, and it says nothing about our code."""
+"""The reason for a record that names no log: another program wrote it, so it is no sign of a fault in our code."""
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -138,7 +138,7 @@ def from_record(headers: Headers, value: bytes | None) -> tuple[UUID, LogEntry]:
 
 
 def log_id_of(headers: Headers) -> UUID | None:
-    """Return the log that a record names; None for a stray record: nobody who publishes a log has written it."""
+    """Return the log that a record names; None for a stray record, which no relay has written."""
     try:
         return _uuid(dict(headers)["ce_logid"])
     except _UNREADABLE:
@@ -207,7 +207,7 @@ _READERS: Final[Mapping[str, Callable[[bytes], object]]] = {
     "ce_contactid": _decoded,
     "ce_messageid": _decoded,
 }
-"""What `from_record` does with each header, for saying which one is at fault: too slow to read every record by it."""
+"""How each header is read, to find the one at fault; `from_record` does the same faster."""
 
 _OPTIONAL: Final = frozenset(("ce_time", "ce_subject", "ce_ticketid", "ce_contactid", "ce_messageid"))
 

@@ -108,7 +108,7 @@ Answered = Literal["unauthorized", "forbidden", "not_found", "gone", "refused", 
 status with something else than what was asked for; no answer, or a server's own error."""
 
 UNUSABLE: Final[frozenset[Answered]] = frozenset({"nonsense", "away"})
-"""What may come without end: a list that ends for it is not read in further passes."""
+"""Answers that may come without end: a list that ends because of them is not read in further passes."""
 
 Meaning = Literal[
     "halt",  # the run stops until a person did something
@@ -156,7 +156,7 @@ _ANSWERS: Final[Mapping[Answered, tuple[Rule, ...]]] = {
     "not_found": (*(_HALT, _END, _END, _END), *(_LEAVE, _END), _ABSENT),
     "gone": (*(_HALT, _END, _END, _END), *(_LEAVE, _END), _GONE),
     "refused": (*(_HALT, _END, _END, _END), *(_LEAVE, _END), _LEAVE),
-    # Page 2 like page 1 is a parameter that is ignored; a later one like the one before is a list behind its end.
+    # If page 2 is page 1 again, the parameter is ignored; if a later page repeats the one before it, the list is over.
     "paging": (*(_ANEW_HALT, _ANEW_HALT, _ANEW_HALT, _ANEW_END), *(_ANEW_LEAVE, _ANEW_LEAVE), _LEAVE),
     "limited": (*(_WAIT, _WAIT, _WAIT, _WAIT), *(_WAIT, _WAIT), _WAIT),
     "nonsense": (*(_TRY_END, _TRY_END, _TRY_END, _TRY_END), *(_TRY_LIST, _TRY_LIST), _TRY_ITEM),
@@ -190,7 +190,7 @@ def decide(asked: AskedFor, answered: Answered, tries: int = 0) -> Meaning:
 
 
 def asked_page(number: int, *, filtered: bool = False, of_messages: bool = False) -> AskedFor:
-    """Return what a page of a list is."""
+    """Return the kind of request that asks for this page of a list."""
     if of_messages:
         return "messages" if number == 1 else "more_messages"
     if number == 1:
@@ -300,10 +300,10 @@ WAITING: Final[tuple[State, ...]] = (*BY_ID, *COMPARED, "found")
 """The states of items that have something of their own to wait for: what is missing waits for all the others."""
 
 RELISTED: Final[tuple[State, ...]] = tuple(state for state in ITEMS if state != "new" and "listed" in ITEMS[state])
-"""The states of items for which a page that shows them once more counts."""
+"""The states in which an item takes over what a page shows once more."""
 
 ASKED_BY_ID: Final[frozenset[Entity]] = frozenset({"ticket", "contact"})
-"""What the vendor shows by its id, and by half in lists; all else is shown by lists alone, and whole."""
+"""What the vendor shows in full by its id, and in part in lists; the rest is only in lists, and in full."""
 
 
 def is_left(state: State, came: ItemCame) -> bool:
@@ -332,7 +332,7 @@ _LOOKED: Final[Mapping[Meaning, ItemCame]] = {
 
 
 def looked(meaning: Meaning) -> ItemCame | None:
-    """Return what an answer that shows nothing means for its item; None where it is about every request."""
+    """Return what an answer that shows nothing means for its item; None where it concerns every request."""
     return _LOOKED.get(meaning)
 
 

@@ -109,8 +109,8 @@ def resume(published: Published, seen: Mapping[Partition, SeenPartition], ids: M
     }  # fmt: skip
     routes = published.routes
     if published.counts and counts != published.counts:
-        # No row behind the highest visible one is in Kafka (what hung was aborted), so the new counts begin there:
-        # what is still missing before it has to go where its neighbours of the same key went.
+        # No row behind the highest visible one is in Kafka (open transactions were aborted), so the new counts begin
+        # there: an earlier row that is still missing has to go where its neighbours of the same key went.
         routes = (*routes, Route(max(visible.values()), published.counts))
     routes = tuple(route for route in routes if route.through > published.published_through)
     return replace(published, counts=counts, routes=routes, visible={p: at for p, at in visible.items() if at})

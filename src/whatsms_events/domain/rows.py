@@ -26,14 +26,14 @@ COLUMNS: Final[Mapping[Table, frozenset[str]]] = {
 """The columns of each table that the fold writes, beside key, `known`, `doubtful` and `versions`."""
 
 OBSERVATION, OWN, SNAPSHOT, LOADED = 2, 1, 0, -1
-"""Ranks at the same version time: what a backfill read, the event about the thing, the thing shown beside another with
-a time of its own, and without one: see `doubt.LOADING`, which is taken from that version time already."""
+"""Ranks at the same version time: what a backfill read; the event about the thing; the thing shown beside another, with
+a time of its own; the same without one (`doubt.LOADING` is already subtracted from its version time)."""
 
 BELOW: Final = 1 << 59
-"""Taken from a version time, it makes one below every real time (years 1 to 9999 span less), order kept."""
+"""Subtracted from a version time, it gives one below every real time (years 1 to 9999 span less), in the same order."""
 
 UNCOMPARED: Final = frozenset(one.name for fields in RESOURCES.values() for one in fields if one.compared == "path")
-"""URLs are signed anew on each read: another one is no other value. They are stored, and never in doubt."""
+"""URLs are signed anew on each read, so a new URL is no new value. They are stored, and never in doubt."""
 
 
 class Key(NamedTuple):
@@ -48,7 +48,7 @@ class Key(NamedTuple):
 class Version(NamedTuple):
     """Who wrote a register last, and whether its value is in doubt. `aside` is what else `doubt` needs to know.
 
-    Without `aside` all doubt there can be is that two different values were seen at this very time and rank.
+    Without `aside` the only possible doubt is that two different values were seen at this very time and rank.
     """
 
     time: int
@@ -59,7 +59,7 @@ class Version(NamedTuple):
 
     @property
     def latest(self) -> int:
-        """Return the highest position that said something of this register, also what did not win."""
+        """Return the highest position of a claim of this register, even of one that did not win."""
         own = None if self.aside is None else self.aside.own
         return self.position if own is None else max(self.position, own.key)
 
@@ -86,7 +86,7 @@ class Claim(NamedTuple):
 
     `registers`: the newest wins. `least` and `most`: the smallest and the largest value wins, whatever the time.
     `fixed`: what the key implies. A claim without any of them makes a stub.
-    `arrived`: the time is only when it came.
+    `arrived`: `time` only tells when the event came to us.
     """
 
     key: Key
@@ -104,7 +104,7 @@ _BLANK: Final[Mapping[Table, Row]] = {
     table: Row(known=False, values=dict.fromkeys(names), versions={}) for table, names in COLUMNS.items()
 }
 _COLUMN: Final = {group: id_column for group, (id_column, _) in GROUPS.items()}
-"""The columns of the registers that are not called like their column."""
+"""The columns of those registers whose name differs from their column's."""
 
 _NAMING: Final = frozenset((*_COLUMN.values(), *NAMED))
 """The columns from which the names of references follow."""
@@ -116,7 +116,7 @@ def merge(row: Row | None, claim: Claim, position: int) -> Row:
     """Return the row after the claim that stands at `position`; the very same object where nothing changes."""
     held = _BLANK[claim.key.table] if row is None else row
     if row is not None and not (claim.registers or claim.known or claim.least or claim.most):
-        return row  # only named: a stub is all it asks for
+        return row  # the claim only names the thing, and its row is there
     before = held.values
     values: dict[str, Value] = dict(claim.fixed) if row is None else {}
     versions: dict[str, Version] = {}
@@ -146,7 +146,7 @@ def merge(row: Row | None, claim: Claim, position: int) -> Row:
 
 
 def _weigh(held: Version | None, present: Value, claim: Claim, value: Value, position: int) -> tuple[Version, Value]:
-    """Return who wrote the register last and what it holds, once the claim is among those that were heard."""
+    """Return the register's version and value after this claim."""
     time, rank = place = (claim.time, claim.rank)
     if held is None:
         aside = Aside(False, doubt.nothing_known(time)) if claim.arrived else None
@@ -172,11 +172,11 @@ def _weigh(held: Version | None, present: Value, claim: Claim, value: Value, pos
     return _with_aside(version, said if winner is value else stood, Aside(contested, known, own, loaded)), winner
 
 
-# The next two know the usual cases: the rules of doubt come to the same there, and take several times as long.
+# The next two functions are shortcuts for the usual cases: the rules of doubt give the same, but several times slower.
 
 
 def _leaves_no_more(held: Version, claim: Claim, position: int, *, same: bool) -> bool:
-    """Tell whether after a claim that wins there is nothing to remember but what `held` remembers, and no doubt."""
+    """Tell whether a claim that wins leaves no doubt, and nothing to remember that `held` does not remember."""
     if claim.arrived:
         return False
     if held.aside is not None:
@@ -190,7 +190,7 @@ def _leaves_no_more(held: Version, claim: Claim, position: int, *, same: bool) -
 
 
 def _says_nothing(held: Version, claim: Claim) -> bool:
-    """Tell whether a claim that loses changes nothing, not even what is remembered of it."""
+    """Tell whether a claim that loses changes nothing, not even what the register remembers."""
     recent = claim.rank == LOADED and claim.time > held.time - LOADING
     return held.aside is None and claim.rank in (SNAPSHOT, LOADED) and not recent
 
@@ -209,10 +209,10 @@ def _weigh_url(
 
 
 def _contest(held: Version, claim: Claim, *, same: bool) -> tuple[bool, doubt.ClaimPlace | None]:
-    """Return whether the winner is contested, and what is known of a winner whose time is only when it arrived.
+    """Return whether the winner is contested, and `Aside.known`.
 
-    The winner stands undoubted where the last claim that confirms its value, at a time that was told, is above every
-    claim of another value. Two values at one time and rank are a case of it.
+    The winner is not in doubt where the last claim that confirms its value, at a time that was told, is above every
+    claim of another value. Two values at the same time and rank always leave it in doubt.
     """
     contested, known = (held.doubtful, None) if held.aside is None else held.aside[:2]
     before, place = held[:2], (claim.time, claim.rank)
@@ -223,7 +223,7 @@ def _contest(held: Version, claim: Claim, *, same: bool) -> tuple[bool, doubt.Cl
     if known is None:
         return contested, known
     if same and not claim.arrived and place > known:
-        # It arrived, and now somebody tells the same with a time: also of this very time, which settles it.
+        # The winner's only time was its arrival; now a told time confirms it, and at the very same time for good.
         return False, None if before == place else place
     return (True, place) if not same and place >= known else (contested, known)
 
@@ -240,7 +240,7 @@ def _succeed(
 
 
 def _own(held: Version, stood: int, claim: Claim, said: int, position: int) -> Heard | None:
-    """Return what own events said, by position. None stands for nothing; where one wins, for that alone.
+    """Return what own events said, by position. None: there was none, or only the one that wins.
 
     `stood` and `said` are the digests of the value that is held and of the claim's.
     """
@@ -251,7 +251,7 @@ def _own(held: Version, stood: int, claim: Claim, said: int, position: int) -> H
 
 
 def _loaded(held: Version, stood: int, claim: Claim, said: int) -> Heard | None:
-    """Return what was loaded, by version time. None stands for nothing; where such a one wins, for that alone."""
+    """Return what was loaded, by version time. None: nothing was, or only the claim that wins."""
     loaded = None if held.aside is None else held.aside.loaded
     if loaded is None and held.rank == LOADED:
         loaded = Heard(held.time, stood)
@@ -259,7 +259,7 @@ def _loaded(held: Version, stood: int, claim: Claim, said: int) -> Heard | None:
 
 
 def _with_aside(version: Version, of: int, aside: Aside) -> Version:
-    """Return the version of a value with this digest with its doubt, and with as little aside as says the same."""
+    """Return the version with its doubt, for a value with this digest, and with the smallest `aside` that suffices."""
     time, rank, position = version[:3]
     contested, known, own, loaded = aside
     loaded, doubtful = doubt.recent(loaded, time), contested
@@ -296,7 +296,7 @@ def value_of(values: Mapping[str, Value], name: str) -> Value:
 
 
 def _show_names(values: dict[str, Value]) -> None:
-    """Write each name that is known of the id that stands there: another id's is not shown."""
+    """Write the name of each reference: the one that was told for the id that is held, else null."""
     for register, group in NAMED.items():
         if register in values:
             id_column, name_column = GROUPS[group]

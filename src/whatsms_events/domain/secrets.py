@@ -15,13 +15,13 @@ _SECRET: Final = re.compile(
     r"|(api|access|auth|private|media)[_-]?key",
     re.IGNORECASE,
 )
-"""What makes a name secret wherever it stands in it, in English and in the vendor's Portuguese."""
+"""Parts that make a name secret wherever they stand in it, in English and in the vendor's Portuguese."""
 
 _LAST: Final = frozenset({"key", "keys", "chave", "chaves", "pwd", "jwt", "session"})
 """Words that make a name secret at its end: `signingKey`, and a connection's `session`, but not `sessionId`."""
 
 _REFERENCES: Final = frozenset({"externalKey"})
-"""What a relative's API lets its caller give to a message, to know it again: a key of no door."""
+"""Not secret: a reference that callers of a relative's API give to a message to recognise it."""
 
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _NAME: Final = re.compile(r'"([^"]{1,128})"\s*:')
@@ -62,7 +62,7 @@ def _clean_text(text: str) -> str | None:
 
 
 def _is_secret(name: str, value: Any) -> bool:
-    """Tell whether a field is a secret by its name: none that is null, nor the `key` that says which message it is."""
+    """Tell whether a field is a secret by its name. Null is none, nor is the object `key` that identifies a message."""
     if value is None or not _names_secret(name[:_NAME_LIMIT]):
         return False
     return type(value) not in (dict, list) or len(_WORD.findall(name)) > 1 or _SECRET.search(name) is not None

@@ -1,4 +1,4 @@
-"""As of when an answer of the vendor's counts: the three rules about clocks that each sighting goes through.
+"""The moment as of which an answer of the vendor counts: the three rules about clocks that each sighting goes through.
 
 An observation competes with webhooks by its time. A time that is too late hides what a webhook told; a time that is too
 early lets an older webhook win for one run, and the next run mends that. So each rule moves the time back, and never
@@ -11,7 +11,7 @@ from typing import Final
 from whatsms_events.domain import fold
 
 ABSURD: Final = timedelta(days=1)
-"""A `Date` that is so much older than our clock is no date."""
+"""A `Date` that is so much older than our clock is not believed."""
 
 LAG_S: Final = 5.0
 """How far an API may be behind its own webhooks (a replica): an answer is taken for so much older, and a field that was
@@ -30,7 +30,7 @@ def seen_at(shown_at: datetime, asked_at: datetime) -> datetime:
 
 
 def as_of(seen: datetime, now: datetime, *, settle_s: float) -> datetime:
-    """Return as of when what was seen is compared and observed.
+    """Return the moment as of which something that was seen is compared and observed.
 
     The first rule is in `seen_at`. By the second one no time is further ahead of our clock than the fold believes: our
     clock may have been set back since. By the third one an answer is LAG_S older than it says, because an API may be

@@ -20,7 +20,7 @@ def sign(body: bytes, secret: bytes) -> str:
 
 
 def given(headers: Sequence[str]) -> bytes:
-    """Return the digest that the signature header gives; raise SignatureError. It says nothing of whether it is right.
+    """Return the digest that the signature header gives, right or wrong; raise SignatureError if it has another form.
 
     `headers` are all values of the header as they came. Hex digits may be of either case.
     """

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Final, Literal
 
 SilenceVerdict = Literal["heard", "quiet", "activity", "rejects"]
-"""heard: within the usual. quiet: longer, and nothing speaks against it. The other two: silent, and what shows it."""
+"""heard: no longer than usual. quiet: longer, but no sign of a fault. The other two: a fault, and what shows it."""
 
 GAPS_MINIMUM: Final = 10
 """Fewer say nothing about what is usual; then the floor alone decides when to look."""

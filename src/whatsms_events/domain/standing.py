@@ -1,7 +1,7 @@
 """Whether a role stands still, by what the role says of itself and how far it got.
 
 A role may say that it works, or stand by for another process, while nothing gets done: so its place in the database is
-held against where it could be. Only time in which somebody looked counts: a clock that was set back or forward, and a
+compared with where it could be. Only time in which somebody looked counts: a clock that was set back or forward, and a
 process that was frozen, make no role stand still.
 """
 
@@ -17,7 +17,7 @@ STILL_S: Final = 60.0
 """So long a role may stay where it is while there is more for it to do: a transaction takes seconds at most."""
 
 LOOK_LIMIT_S: Final = 10.0
-"""The most that counts between two looks: they are made every second, and a slow database makes it a few."""
+"""At most so much counts between two looks: one is made each second, or every few if the database is slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Standing:
         self._still_s = 0.0
 
     def look(self, now: float, state: RoleState, why: str, place: RolePlace | None = None) -> None:
-        """Take in what the role says, in which `why` is empty while all is well, and where it is, if that is known."""
+        """Take in what the role says, and where it is if that is known. `why` is empty while all is well."""
         passed_s = 0.0 if self._looked_at is None else min(max(0.0, now - self._looked_at), LOOK_LIMIT_S)
         self._looked_at, self._state, self._why = now, state, why
         self._failing_s = self._failing_s + passed_s if why else 0.0
@@ -68,4 +68,4 @@ class Standing:
         where = f"at {self._place.at} for {self._still_s:.0f} s, although it could be at {self._place.target}"
         if self._state == "active":
             return f"is active, but stays {where}"
-        return f"stands by, but whoever is active stays {where}: find the process that holds the role, and end it"
+        return f"stands by, but the active process stays {where}: find the process that holds the role, and end it"

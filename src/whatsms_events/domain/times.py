@@ -1,6 +1,6 @@
 """How the vendor's times are read: ISO text as on the vendor's page, and the numbers that its relatives write.
 
-An event's id is made of ISO text alone (`events.parse_time`), as frozen; this reader may learn more without moving ids.
+An event's id uses only `events.parse_time` (ISO text), which is frozen; this reader may learn more and change no id.
 """
 
 import math
@@ -44,7 +44,7 @@ def read_time(value: object) -> datetime | None:
 
 
 def credible(moment: datetime) -> datetime | None:
-    """Return the moment where something can have happened then."""
+    """Return the moment, or None where it is too early or too late to be true."""
     return moment if _FIRST <= moment <= _LAST else None
 
 

@@ -1,6 +1,6 @@
 """How a list of the vendor's is read: page by page, filter by filter, in passes until one brings nothing new.
 
-Theory of operation. Items move between pages while somebody reads (tickets stand by their last change), so one pass may
+Theory of operation. Items move between pages while somebody reads (tickets are sorted by last change), so one pass may
 miss some. A pass is over when each of its walks (one per filter) has come to its last page. Another pass follows where
 the last one brought ids that were not known, and where any walk had more than one page: a list that fits onto one page
 is seen at one moment, and nothing can move away from under the reader. Passes are bounded; a list that still brings

@@ -31,9 +31,9 @@ MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
 """`max.message.bytes` of our topics at least."""
 
 FETCH_BYTES: Final = 32 * 1024 * 1024
-"""One answer to a fetch, or as much as the largest record."""
+"""The limit of one answer to a fetch; the largest record, if that is larger."""
 
-FETCH_WAIT_MS: Final = 100  # a waiting fetch holds up what is asked for next on its connection
+FETCH_WAIT_MS: Final = 100  # while a fetch waits, the next request on its connection waits too
 GRACE_S: Final = 2.0
 MISSING: Final = "topic {} does not exist: run `whatsms-events topics create`"
 
@@ -112,10 +112,10 @@ def explained(exc: BaseException, target: KafkaTarget, doing: str) -> WhatsmsEve
 
 
 async def hang_up(client: AIOKafkaClient, *owners: object) -> None:
-    """End every task of `owners` and drop the connections of their client, in bounded time and whatever goes on there.
+    """End every task of `owners` and drop the connections of their client, in bounded time and in any state.
 
-    aiokafka's own `stop` waits for a broker that may be gone, and leaves sub-tasks behind when it is cancelled: so its
-    tasks are found by the object that their coroutine is a method of, and cancelled all at once. Nothing is flushed.
+    aiokafka's own `stop` waits for a broker that may be gone, and leaves sub-tasks behind when it is cancelled. So we
+    find its tasks by the `self` of their coroutines, and cancel them all at once. Nothing is flushed.
     """
     mine = {id(owner) for owner in owners if owner is not None}  # None: it was never started
     running: list[tuple[asyncio.Task[Any], Any]] = [(task, task.get_coro()) for task in asyncio.all_tasks()]
@@ -148,7 +148,7 @@ class KafkaReader:
             enable_auto_commit=False,
             # Aborted and undecided records are never shown; `ends` is then the last stable offset.
             isolation_level="read_committed" if committed else "read_uncommitted",
-            # A lost offset is an error for a person, not a reason to skip to wherever the partition is now.
+            # A lost offset is an error that a person must see, never a reason to skip records.
             auto_offset_reset="none",
             max_partition_fetch_bytes=target.max_message_bytes,
             fetch_max_bytes=max(FETCH_BYTES, target.max_message_bytes),

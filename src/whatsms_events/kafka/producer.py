@@ -61,7 +61,7 @@ class Producer:
             linger_ms=0,  # batches come filled
             max_batch_size=BATCH_BYTES,
         )
-        aiokafka.client.set_topics(topics)  # else it asks for all topics of the cluster whenever it misses something
+        aiokafka.client.set_topics(topics)  # else aiokafka asks for all topics of the cluster when it lacks one
         producer = cls(target, aiokafka)
         try:
             async with answered(target, "starting the producer"):
@@ -86,7 +86,7 @@ class Producer:
             async with answered(self._target, "ending a transaction"):
                 await (self._producer.commit_transaction() if commit else self._producer.abort_transaction())
         except (BrokerUnavailableError, IllegalOperation) as exc:
-            # Where the sender has died before, aiokafka only says that it cannot go on: what it died of says more.
+            # If aiokafka's sender task has died, its error says more than aiokafka's "cannot go on".
             raise explained(self._cause() or exc.__cause__ or exc, self._target, "writing a transaction") from exc
 
     async def write(self, batches: Mapping[Partition, Batch]) -> None:
@@ -111,7 +111,7 @@ class Producer:
         finally:
             for answer in answers:
                 if not answer.cancel() and not answer.cancelled():
-                    answer.exception()  # looked at, or the loop complains when it is forgotten
+                    answer.exception()  # asyncio warns of an exception that nobody has looked at
 
     def _cause(self) -> BaseException | None:
         task = self._producer._sender.sender_task  # noqa: SLF001 - what it died of is nowhere else
@@ -129,7 +129,7 @@ class Producer:
         producer = self._producer
         producer._closed = True  # noqa: SLF001 - `stop` is not called, see hang_up
         await hang_up(producer.client, producer._sender)  # noqa: SLF001
-        # Every failure that nobody waits for any more is looked at, or the loop complains when it is forgotten.
+        # asyncio warns of each exception that nobody has looked at, so all that are left are looked at here.
         accumulator, manager = producer._message_accumulator, producer._txn_manager  # noqa: SLF001
         queued = [batch for batches in accumulator._batches.values() for batch in batches]  # noqa: SLF001
         forgotten = [manager._transaction_waiter]  # noqa: SLF001

@@ -101,7 +101,7 @@ async def check_topics(target: KafkaTarget, prefix: str, *, body_limit_bytes: in
 async def count_partitions(target: KafkaTarget, prefix: str) -> dict[str, int]:
     """Ask for the number of partitions of each topic; raise IntegrityError where one is missing."""
     async with _admin(target, "looking up topics") as admin:
-        # Whoever only reads may lack the right to see a topic's settings: the topic may be there all the same.
+        # A user that may only read may lack the right to see a topic's settings, although the topic is there.
         there = [name for name, code, _ in await _settings(admin, prefix) if code != _UNKNOWN]
         found = await _partitions(admin, there)
     for name in _names(prefix):
@@ -154,8 +154,8 @@ async def _settings(admin: Any, prefix: str) -> list[tuple[str, int, Any]]:
 async def _partitions(admin: Any, there: list[str]) -> dict[str, list[Any]]:
     """Return the partitions of these topics, which must be there.
 
-    Asking for a name may create the topic, with whatever the broker's defaults are; asking for all of them brings
-    thousands in a large cluster. So whoever asks here has seen the settings of the topic before.
+    Asking for a name may create the topic with the broker's defaults, and asking for all topics brings thousands in a
+    large cluster. So callers first make sure that the topics exist, by their settings.
     """
     found: dict[str, list[Any]] = {}
     for topic in await admin.describe_topics(there) if there else ():

@@ -14,7 +14,7 @@ LOOK_BACK: Final = 16
 """Offsets before a partition's end to look at first, and the factor by which that grows."""
 
 STRAY_LIMIT: Final = 50_000
-"""Where so many records behind the last one of a log are somebody else's, the look back is given up."""
+"""Where so many of a partition's last records name no log, the look back is given up."""
 
 READ_LIMIT: Final = 2000
 POLL_S: Final = 0.05
@@ -53,9 +53,9 @@ async def look(
 ) -> dict[Partition, SeenPartition]:
     """Return the beginning and the last visible record of each partition, read backwards in growing steps.
 
-    Records that name no log are passed over and counted. All partitions at once: one that ends in aborted records lets
-    a poll wait for nothing. Raises BrokerUnavailableError where `stall_s` pass without getting on, IntegrityError
-    where there is no end of records that name no log.
+    Records that name no log are passed over and counted. All partitions are read together, because a poll of one that
+    ends in aborted records only waits. Raises BrokerUnavailableError after `stall_s` without progress, IntegrityError
+    where too many records name no log.
     """
     beginnings = await reader.beginnings(partitions)
     ends = await reader.ends(partitions)

@@ -149,7 +149,7 @@ def make_committer(settings: Settings, log: Database, on_commit: Callable[[int],
 
 
 def make_receiver(settings: Settings, committer: Committer) -> Receiver:
-    """Return the door."""
+    """Return the receiver of the webhooks."""
     receiver = settings.receiver
     tenants = {
         slug: Tenant(
@@ -224,7 +224,7 @@ def make_consumer(
 
 
 def make_observer(settings: Settings, stores: Stores) -> Observer:
-    """Return the look at the databases that keeps the gauges true, whatever the workers do."""
+    """Return the observer, which keeps the gauges true whatever the workers do."""
     return Observer(
         stores.log,
         stores.projection,

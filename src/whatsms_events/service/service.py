@@ -149,7 +149,7 @@ class Service:
         return Addresses(public_url, private_url)
 
     async def _close_door(self, public: Listener) -> None:
-        """Be not ready, take no new delivery, and answer those that are under way."""
+        """Show that the process stops, take no new delivery, and answer those that are under way."""
         if not self._draining:
             self._draining = True
             log.info("service.stopping")

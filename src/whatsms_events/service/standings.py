@@ -22,7 +22,7 @@ States = Mapping[str, tuple[RoleState, str]]
 
 
 class Watch:
-    """Looks every second at what the databases show, and holds the roles' own `states` against that.
+    """Looks every second at what the databases show, and compares the roles' own `states` with that.
 
     So the gauges of the databases stay true whatever the workers do: a worker that has halted measures nothing.
     """

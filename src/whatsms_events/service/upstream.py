@@ -132,7 +132,7 @@ class Upstream:
     async def accepted(self, slug: str) -> Accepted:
         """Return what tells when the tenant's last webhook was accepted before now.
 
-        Asked before the door opens: what was accepted until then shows how long an outage was.
+        It is called before the receiver opens: what was accepted until then shows how long an outage was.
         """
         tenant = self._settings.tenants[slug].tenant_id
         last = (await Arrivals(self._log, tenant).latest()).last

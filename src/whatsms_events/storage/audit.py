@@ -29,7 +29,7 @@ class Totals:
 async def hashes(log: Database) -> list[bytes]:
     """Return the SHA-256 of the raw bytes of every event that was delivered, in the order of the log.
 
-    One per row, so a double would show. What a backfill observed nobody delivered: `observed` counts that.
+    There is one per row, so a duplicate would show. Observations of a backfill are not among them: see `observed`.
     """
     delivered = tables.event_log.c.origin == "webhook"
     return [digest async for digest in _hashes(log, tables.event_log, delivered)]
@@ -48,7 +48,7 @@ async def observed(log: Database) -> int:
 
 
 async def rows(projection: Database, entity: Entity, tenant: str) -> AsyncIterator[RowMapping]:
-    """Yield a tenant's rows of an entity, in the order of ids; `gone` is what the rule for it says."""
+    """Yield a tenant's rows of an entity, in the order of ids; `gone` follows the rule of `domain.gone`."""
     table = tables.ENTITIES[entity]
     columns = [column for column in table.c if column.name != "gone"]
     query = select(*columns, is_gone(projection, table).label("gone")).where(table.c.tenant == tenant)

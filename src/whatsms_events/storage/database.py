@@ -108,9 +108,9 @@ class Database:
         self._keeper: AsyncConnection | None = None
 
     def in_turns(self, turns: int) -> "Database":
-        """Return the same database for users of whom there may be many: at most `turns` transactions of theirs at once.
+        """Return the same database for a group of many users: together they have at most `turns` transactions open.
 
-        The others wait until it is their turn, and leave the pool to those whom nobody may keep waiting. Each
+        The others wait for their turn, so that the pool is free for roles that must not wait. Each
         statement has a deadline, and so has each turn.
         """
         return Database(
@@ -125,9 +125,9 @@ class Database:
         )
 
     def check(self) -> None:
-        """Raise StorageReplacedError where SQLite's files are not those that are open here. Costs microseconds.
+        """Raise StorageReplacedError where SQLite's files are not those that are open here. Takes microseconds.
 
-        A caller that asks after a commit knows that the commit is in the file at the path.
+        If a check after a commit succeeds, the commit is in the file at the path.
         """
         if self._held is not None:
             self._held.check()

@@ -21,12 +21,12 @@ MIGRATION_TIMEOUT_S: Final = 3600.0
 """An index of tens of millions of messages takes minutes."""
 
 REPAIR_TURNS: Final = 3
-"""Transactions at a time of all backfills and watchdogs together, of which there are as many as tenants."""
+"""The most transactions at a time of all backfills and watchdogs together; each tenant may have one of each."""
 
 POOL_SIZE: Final = 10
 """As many as can be wanted at a time, however many tenants there are: relay, consumer and observer one each, the probes
-two, the read API `reads.READERS`, what repairs REPAIR_TURNS. The committer and the role locks have connections
-of their own.
+two, the read API `reads.READERS`, backfills and watchdogs REPAIR_TURNS. The committer and the role locks have
+connections of their own.
 """
 
 PRIVATE_MODE: Final = 0o600
@@ -60,7 +60,7 @@ def sqlite(
 
     `check` raises where the path does not lead to the file that is held: no connection to another one is kept.
     """
-    # `rw`: where the file is gone SQLite makes no new one, which everybody could read.
+    # `rw`: if the file is gone, SQLite must not make a new one, since every user could read that.
     there = url.set(
         drivername="sqlite+aiosqlite", database=f"file:{quote(str(path))}", query={"mode": "rw", "uri": "true"}
     )

@@ -13,9 +13,9 @@ from whatsms_events.storage.servers import WRITABLE, closed
 from whatsms_events.storage.trouble import READ_ONLY_SAYS, translated
 
 ANSWER_S: Final = 5.0
-"""A server that does not answer this long has lost us, or we have lost it."""
+"""If a server does not answer for so long, the session counts as lost."""
 
-# CASE, so that a server that only reads locks nothing: nobody could rely on it.
+# CASE, so that a read-only server takes no lock: nobody could rely on it.
 _TAKE: Final = f"SELECT CASE WHEN {WRITABLE} THEN pg_try_advisory_lock($1) END"
 # A pooler in transaction mode would answer for another session, which does not hold the lock.
 _LOOK: Final = f"SELECT CASE WHEN {WRITABLE} THEN pg_backend_pid() END"
@@ -35,13 +35,13 @@ class LockSession:
         self._why = ""
 
     async def take(self, key: int) -> int | None:
-        """Take a lock that is free; return the session's number, None where anybody has it, be it in this process.
+        """Take a lock that is free; return the session's number, or None where it is taken, even by this process.
 
         Raise StorageUnavailableError where no server that takes writes answers.
         """
         failures = self._failures
         async with self._turn:
-            if self._failures != failures:  # somebody before us waited in vain: not each role for itself once more
+            if self._failures != failures:  # another role has just waited in vain: do not wait as long once more
                 raise StorageUnavailableError(self._why)
             if self._connection is not None and not await self._looks_well():
                 self._drop()
@@ -100,7 +100,7 @@ class LockSession:
     async def _ask(self, query: str, *values: int) -> Any:
         """Return the answer; drop the session where there is none, or where the server takes no writes.
 
-        Also where the caller is cut off: nobody would know whether the lock was taken.
+        It is dropped too where the caller is cancelled: nobody would know whether the lock was taken.
         """
         try:
             with translated():

@@ -7,14 +7,14 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 PORT: Final = 5432
 WRITABLE: Final = "target_session_attrs", ("read-write", "primary")
-"""libpq's words for what always holds here: of several servers the one that takes writes."""
+"""How libpq names what we always do: of several servers, use the one that takes writes."""
 
 _HOST: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\[\]:@/,\s]+)(:(?P<port>\d{1,5}))?")
 
 
 @dataclass(frozen=True, slots=True)
 class PostgresUrl:
-    """Where to connect, in order, as who, and to which database; without `user` it is the process's own."""
+    """The servers in order, the user, and the database; without `user` it is the user of the process."""
 
     user: str | None
     hosts: tuple[tuple[str, int], ...]

@@ -270,7 +270,7 @@ def _shown(row: _Row) -> RowView:
 
 
 def _ack(row: _Row) -> RowView:
-    """Return how far a message got; `by_then` names the levels whose time is only when a backfill saw them reached."""
+    """Return how far a message got; `by_then` names the levels whose time is that of the backfill that saw them."""
     ack = fold.ack(row)
     times = {f"{name}_at": _value(f"{name}_at", at) for name, at in ack.times.items()}
     return {

@@ -59,7 +59,7 @@ def problem(connection: Connection, part: Part) -> str | None:
 
 
 def upgrade(connection: Connection, part: Part) -> None:
-    """Migrate to head inside the caller's transaction; the work of a second process that waited is none."""
+    """Migrate to head inside the caller's transaction; a second process that waited finds nothing to do."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
     command.upgrade(configuration(part, connection), "head")

@@ -42,7 +42,7 @@ _SETTINGS: Final = {
     "tcp_keepalives_interval": 5,
     "tcp_keepalives_count": 4,
 }
-# True in a standby too. What a session was told by SET would not count for the next one, so the transaction is asked.
+# This works on a standby too. It asks the transaction, since a setting made by SET counts for its session only.
 WRITABLE: Final = "current_setting('transaction_read_only') = 'off'"
 # After connecting, since a pooler refuses a connection that brings a parameter it does not know.
 _SET_UP: Final = f"SELECT {WRITABLE} AS writable, " + ", ".join(
@@ -53,7 +53,7 @@ log = structlog.get_logger()
 
 
 class Servers:
-    """The servers of one database. Those of a process that share an instance remember together which one it was."""
+    """The servers of one database. An instance remembers which of them took writes last, for all who share it."""
 
     def __init__(
         self,
@@ -77,9 +77,9 @@ class Servers:
         self._last = url.hosts[0]
 
     async def connect(self) -> Any:
-        """Return an asyncpg.Connection to the server that takes writes, which may be where it was last.
+        """Return an asyncpg.Connection to the server that takes writes; the one that took them last is tried first.
 
-        Raise StorageUnavailableError with what each server said where none does.
+        Where none does, raise StorageUnavailableError with what each server said.
         """
         told = {}
         for host in sorted(self._hosts, key=lambda one: one != self._last):

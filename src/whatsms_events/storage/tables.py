@@ -90,7 +90,7 @@ relay = Table(
     Column("updated_at", BigInteger, nullable=False),
 )
 
-# A question finds a partial index only in the very words of the index, so both take them from here.
+# A query uses a partial index only if it repeats the index's condition word for word, so both take it from here.
 UNFINISHED = text("finished_at IS NULL")
 WANTED = text("messages = 'wanted'")
 UNSURE = text("(doubtful OR NOT known)")
@@ -150,8 +150,8 @@ backfill_look = Table(
     Column("tenant", Text, primary_key=True),
     Column("entity", Text, primary_key=True),
     Column("id", Text, primary_key=True),
-    Column("position", BigInteger, nullable=False),  # what the entity was at when it was looked at
-    Column("first_at", BigInteger, nullable=False),  # since when it is at this position and was looked at
+    Column("position", BigInteger, nullable=False),  # the entity's position when it was looked at
+    Column("first_at", BigInteger, nullable=False),  # the first look at this position
     Column("last_at", BigInteger, nullable=False),
     Column("looks", Integer, nullable=False),
 )

@@ -14,7 +14,7 @@ from sqlalchemy import exc
 
 from whatsms_events.errors import StorageUnavailableError, UnstorableError
 
-# asyncpg's internal error is what a connection says whose backend died in the middle of an answer.
+# A connection whose backend died in the middle of an answer raises asyncpg's internal error.
 _POSTGRESQL_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 # What no retry can mend: class 22 data, class 23 constraints, 54 a program limit such as an index row too large.
@@ -23,7 +23,7 @@ _REFUSED: Final = ("22", "23", "54")
 READ_ONLY: Final = "25006"
 READ_ONLY_SAYS: Final = "the server is read-only: a standby, or demoted (default_transaction_read_only)"
 
-# Connection, authorisation, the database's name, resources, intervention: of servers and accounts, never of rows.
+# Connection, authorisation, database name, resources, intervention: these tell of servers and accounts, not of rows.
 _SHOWN: Final = ("08", "28", "3D", "53", "57")
 _TEXT_LIMIT: Final = 300
 

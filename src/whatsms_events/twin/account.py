@@ -34,8 +34,8 @@ class Webhook:
 class Account:
     """The state of one tenant, at the time `now`, which the world sets.
 
-    `asked` is what came through the API and life is to go on with. `removed` are ids of what the vendor deleted: the
-    verbs say nothing of them any more. `unit_s` scales lateness; `keep` bounds tickets, and campaigns in proportion:
+    `asked` is what came through the API, for `life` to go on with. `removed` are the ids of what was deleted: the verbs
+    announce nothing about them any more. `unit_s` scales lateness; `keep` bounds tickets, and campaigns in proportion:
     the oldest are forgotten with their messages, and with the contact when it has no other ticket.
     """
 
@@ -118,7 +118,7 @@ class Account:
     def touch_ticket(self, ticket: Ticket, *, closing: bool = True) -> None:
         """Announce `ticket.updated` after a change of state, agent or queue; a closed one `ticket.closed`, or both.
 
-        Not `closing` is what changes a ticket that was closed before: that is announced as an update only.
+        Without `closing` the ticket was closed before: its change is announced as an update only.
         """
         if ticket.id in self.removed:
             return

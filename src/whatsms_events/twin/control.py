@@ -137,7 +137,7 @@ def _counts(given: object, place: str, known: list[str]) -> Mapping[str, int]:
 
 
 def _demands(given: object, place: str, known: list[str]) -> Mapping[str, tuple[int, int]]:
-    """Return how often each fault of the API is demanded, and after how many requests more that it could befall."""
+    """Return how often each fault of the API is demanded, and how many requests that it could befall pass before."""
     found = {}
     for name, wanted in _section(given, place, set(known)).items():
         asked = wanted if isinstance(wanted, dict) else {"count": wanted}

@@ -24,7 +24,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 class Faults:
     """Shares (0 to 1) of webhooks that each fault befalls. Held back means behind up to `reorder_window` later ones.
 
-    Of the redelivered half is sent at once in parallel, half up to `delay_s` later, as the delayed are.
+    Half of the redelivered are sent at once in parallel, half up to `delay_s` later, like the delayed ones.
     """
 
     seed: int = 0
@@ -137,7 +137,7 @@ class Disorder:
                 yield Delivery(body, body, "other", fault=kind.value, once=kind is not Demand.GARBAGE)
 
     def _forgery(self, kind: Demand, webhook: Webhook) -> bytes:
-        """Return a body that no webhook has; each call another one, but for the oversized."""
+        """Return a body that no webhook has: a new one at each call, except for OVERSIZED."""
         self._forged += 1
         if kind is Demand.OVERSIZED:
             return webhook.body[:-1] + b',"padding":"' + b"x" * self._oversized_bytes + b'"}'

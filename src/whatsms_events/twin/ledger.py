@@ -68,7 +68,7 @@ def outcome_of(status: int, body: bytes) -> tuple[AttemptOutcome, ReceiverAnswer
 
 
 class Ledger:
-    """Collects attempts. Counters may be read at any time; `accepted` and `parked` are the SHA-256 of what got that.
+    """Collects attempts. Counters may be read at any time; `accepted` and `parked` hold the SHA-256 of such bodies.
 
     With `path`, each attempt is appended there as a JSON line and flushed. With `counts_only`, for a run without an
     end, neither hashes nor attempts are kept in memory; `attempts` are the last 100,000 in any case.

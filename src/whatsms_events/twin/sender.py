@@ -29,7 +29,7 @@ _ANSWER_LIMIT_BYTES: Final = 65536
 class Sender:
     """Sends to one URL over up to `connections` kept connections; without a URL it only counts what it would send.
 
-    `rate` is webhooks per second (None: as fast as it goes); behind after a pause, it catches up. A delivery that got
+    `rate` is webhooks per second (None: as fast as it goes); after a pause it catches up. A delivery that got
     429, 5xx or no answer is tried up to `tries` times with growing pauses, or after `Retry-After` (at most
     `retry_after_limit_s`). At most `pending_limit` deliveries are alive at a time: then the world waits. After the end
     of a run they have `drain_s` to be answered.
@@ -100,8 +100,8 @@ class Sender:
     ) -> Ledger:
         """Send the world's webhooks until `stop`, `seconds` or `limit` webhooks; return the ledger when all is settled.
 
-        With a `clock` the world keeps to that, and what it says is sent when it is due: `rate` and the bounds other
-        than `stop` do not count then. May be called again with the same world, which then goes on.
+        With a `clock` the world follows that clock, and each webhook is sent when it is due: `rate`, `seconds` and
+        `limit` do not count then. May be called again with the same world, which then goes on.
         """
         self._over.clear()
         stop = stop or asyncio.Event()

@@ -13,14 +13,14 @@ from whatsms_events.twin.dialects import DIALECTS, Dialect
 from whatsms_events.twin.life import Life, Script
 
 NATURAL_PACE: Final = 2.8
-"""Events in a second of the scripts' own time, which is what their delays add up to (measured)."""
+"""Events in a second of the scripts' own time, which is the sum of their delays (measured)."""
 
 
 class World:
     """One account with people in it.
 
-    `pace` is how many events come in a second of the world's clock: with the sender's rate it keeps to the real one,
-    and all of life (answers, acks, closings) goes faster with it. `account` is the truth.
+    `pace` is how many events come in a second of the world's clock. If it is the sender's rate, that clock keeps up
+    with the real one; all of life (answers, acks, closings) goes faster with it. `account` is the truth.
 
     While it is paused nothing happens by itself: `advance` still moves the clock, and what was said before, or is said
     through the API, is sent. What people were about to do then comes later by the length of the pause.

@@ -1,6 +1,6 @@
 """This module runs the two HTTP servers, and is the one place where an error becomes a status.
 
-Every error is answered as problem+json (RFC 9457). On the public listener it says its status and nothing else.
+Every error is answered as problem+json (RFC 9457). On the public listener the answer has the status and nothing else.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ LINGER_S: Final = 5.0
 """How long the rest of a refused body is read and dropped, so that the sender sees the answer and not a reset."""
 
 CLOSE_S: Final = 1.0
-"""For what a stopping server still writes."""
+"""How long a stopping server may still write its answers."""
 
 PROBLEM_JSON: Final = "application/problem+json"
 SERVER: Final = "whatsms-events"
@@ -163,7 +163,7 @@ class Listener:
         connections = self._runner.server
         if connections is not None:
             for connection in connections.connections:
-                # Only idle ones: what aiohttp has closed reads no further, and a body half there would never end.
+                # Only idle ones: after aiohttp's close nothing is read any more, so a body under way would never end.
                 if isinstance(connection, Connection) and connection.idle:
                     connection.close()
             if self._under_way:
@@ -176,7 +176,7 @@ class Listener:
 
     @web.middleware
     async def _counted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Know what is under way, so that a stop can wait for it; while stopping, each answer ends its connection."""
+        """Count the requests under way, so that a stop can wait for them; each answer then ends its connection."""
         self._under_way += 1
         if isinstance(request.protocol, Connection):
             request.protocol.begin(request)

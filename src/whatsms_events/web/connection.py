@@ -15,7 +15,7 @@ from aiohttp.http import HttpProcessingError
 from whatsms_events.web.framing import Framing, path_of
 
 NO_HEADER: Final = b"\0\r\n\r\n"
-"""Ends every unfinished head, and as an error, whatever the parser waits for in it."""
+"""Bytes that end every unfinished head with a parse error, whatever the parser waits for."""
 
 log = structlog.get_logger()
 
@@ -72,7 +72,7 @@ class Connection(web.RequestHandler):
         self._break_off()
 
     def eof_received(self) -> bool:  # type: ignore[override] # aiohttp returns None, by which asyncio closes at once
-        """Go on answering what came whole; what did not is refused at once."""
+        """Go on answering the requests that came whole; refuse an unfinished one at once."""
         if self._ended:
             return True
         self._ended = True
@@ -118,9 +118,9 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """Answer for an error outside every route; close the connection.
 
-        Bytes behind a request that cannot be the next one are mostly the rest of its body, where the sender counted
-        characters for `Content-Length`. They get no answer: it would be taken for that of the sender's next request.
-        Raise ConnectionError for them, by which aiohttp closes.
+        Bytes behind a request that are no next request are mostly the rest of its body: the sender counted characters
+        for `Content-Length`. They get no answer, since the sender would take it for the answer to its next request.
+        Raise ConnectionError for them, which makes aiohttp close.
         """
         if isinstance(exc, ConnectionError):
             raise exc  # raised below: aiohttp asks for an answer to each error

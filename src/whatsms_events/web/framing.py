@@ -60,7 +60,7 @@ class Framing:
             self.last = self.lines.popleft()
 
     def begun(self) -> bytes:
-        """Return the line of the oldest request that was not answered, or what came of it."""
+        """Return the line of the oldest request that was not answered, as far as it has come."""
         return self.lines[0] if self.lines else bytes(self._held[:LINE_LIMIT_BYTES])
 
     def feed(self, data: bytes) -> list[bytes]:

@@ -84,7 +84,7 @@ def number(asked: Mapping[str, str], name: str, default: int, low: int, high: in
 
 
 def one_of(asked: Mapping[str, str], name: str, values: Mapping[str, T]) -> T | None:
-    """Return what stands for the value, None where none is given; raise 400 for one outside of the set."""
+    """Return the member that the parameter names, None where it is not given; raise 400 for an unknown name."""
     if name not in asked:
         return None
     if asked[name] not in values:

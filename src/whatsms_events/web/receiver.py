@@ -38,7 +38,7 @@ from whatsms_events.web.senders import TenantSender
 
 BODY_DEADLINE_S: Final = 10.0
 BODY_BYTES_PER_S: Final = 512 * 1024
-"""How fast the largest body must come at least: at 5 MiB these are the ten seconds, a larger limit gives more."""
+"""The lowest rate for a body of the largest size: 5 MiB may take ten seconds, a larger limit gives more time."""
 
 LOG_INTERVAL_S: Final = 10.0
 
@@ -103,7 +103,7 @@ class Receiver:
     def count_unparsable(self, found: Unparsable) -> None:
         """Count a POST that could not be parsed, and so reached no route, for the tenant whose path it names.
 
-        What comes behind a request and is none is most likely the rest of its body: `leftover`, for the same tenant.
+        Bytes behind a request that are no request are most likely the rest of its body: `leftover`, for that tenant.
         """
         outcome = "leftover" if found.path is None and found.behind is not None else "unparsable"
         path = _PATH.fullmatch(found.path or found.behind or "")

@@ -47,7 +47,7 @@ class TenantSender:
         }
 
     def accepted(self, event: Event) -> None:
-        """Note an event that was appended now, and was not there before."""
+        """Note an event that is new in the log."""
         if self._parked.accepted():
             log.info("deliveries.understood", tenant=self._slug)
         metrics.PARKED_IN_A_ROW.labels(self._slug).set(0)
@@ -55,7 +55,7 @@ class TenantSender:
             self._note_clock(event.occurred_at, event.received_at)
 
     def parked(self, reason: str, now: datetime) -> None:
-        """Note a delivery that was parked now, and was not there before."""
+        """Note a delivery that was parked for the first time."""
         if self._parked.parked(reason, now):
             log.error(
                 "deliveries.parked", tenant=self._slug, reason=reason, count=self._parked.count, detail=PARKED_ADVICE

@@ -22,7 +22,7 @@ class Client:
     has its own. A `budget` keeps this client, and all that share the budget, below the limits: the server sees no more
     of their requests in any minute, retries included. `timeout_s` bounds one try and `attempts` the tries of a call;
     waiting for the limits counts as neither. `waits` says how long the client waits between two tries. Raises
-    ConfigError for a URL that is not HTTPS (plain HTTP is for this machine only) and for a key that no key can be.
+    ConfigError for a URL that is not HTTPS (plain HTTP is for this machine only) and for a key of a wrong form.
     """
 
     def __init__(

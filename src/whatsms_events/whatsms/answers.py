@@ -61,7 +61,7 @@ _SAYS: Final = ("error", "message")
 class Call(Generic[T]):
     """What to send, and how to read the answer. Its repr shows no id, no query and no body: it may be logged.
 
-    `nothing` is what the answer 204 stands for: a list has one, and of anything else 204 is no answer.
+    `nothing` is the value of a 204 answer. Only calls of lists have it; for any other call 204 is no usable answer.
     """
 
     method: str
@@ -174,7 +174,7 @@ def _merged_into(call: Call[T], reply: Reply) -> str | None:
 
 
 def _is_another(one: str, asked: str) -> bool:
-    """Tell whether this is an id other than the one asked for; case alone is the server's own way of writing it."""
+    """Tell whether this is an id other than the one asked for; a difference in case alone makes no other id."""
     return len(one) <= ID_LIMIT and one.isprintable() and one.casefold() != asked.casefold()
 
 
@@ -208,7 +208,7 @@ def _text(body: bytes, secret: str) -> str:
 def retry_after(reply: Reply) -> float | None:
     """Return how long the vendor asks to stay away (seconds or an HTTP date, RFC 9110 10.2.3), clamped; None if unsaid.
 
-    A date is compared with the vendor's own clock where it shows it: ours may differ.
+    A date is compared with the vendor's clock where the answer shows that, since ours may differ.
     """
     value = reply.headers.get("Retry-After", "").strip()
     moment = _http_date(value)

@@ -32,7 +32,7 @@ class Parameters:
 
 
 class Endpoint:
-    """What all of them need: the way out, and the names."""
+    """What all endpoints need: the transport, and the names of the parameters."""
 
     def __init__(self, transport: Transport, parameters: Parameters) -> None:
         self._transport = transport

@@ -52,7 +52,7 @@ def clamp(seconds: float) -> float:
 def _smooth(per_minute: int, share: float) -> AsyncLimiter:
     """Return a limiter that lets one request through at a time: with any other numbers, the same rate allows a burst.
 
-    A window that holds the first and the last of n steps holds n + 1 of them, so one less than the limit is the most.
+    A minute that n intervals fill exactly has n + 1 requests, so the rate is at most the limit less one.
     """
     rate = min(share * per_minute, max(per_minute - 1, per_minute / 2))
     return AsyncLimiter(1, 60 / rate)
@@ -61,7 +61,7 @@ def _smooth(per_minute: int, share: float) -> AsyncLimiter:
 class Lane:
     """A smooth rate beside the widest one. A request holds its lane until the widest rate lets it through too.
 
-    Otherwise many would wait there, each with a place in a narrow lane behind them, and leave it as a burst.
+    Otherwise many could pass the narrow lane, wait together for the widest rate, and leave it as a burst.
     """
 
     def __init__(self, per_minute: int, share: float) -> None:
@@ -89,7 +89,7 @@ class Budget:
         if per_minute is not None and per_minute < 1:
             raise ConfigError(f"a budget of {per_minute} requests a minute: at least 1 is needed")
         self.lanes = () if per_minute is None else (Lane(per_minute, BUDGET_SHARE),)
-        # A place at the server before one in the rate: requests that waited for a connection would leave as a burst.
+        # A connection is taken before the widest rate: requests that waited for one behind it would leave as a burst.
         self.connections = asyncio.Semaphore(CONNECTIONS)
 
 
@@ -125,8 +125,8 @@ class Limits:
     async def take(self, method: str, template: str, budget: Budget) -> None:
         """Wait until such a request may be sent. One of the budget's connections is then the caller's to give back.
 
-        The narrowest rate comes first and the widest last, at the moment of sending: so the widest one is exact. Who
-        was in a lane when a pause began starts again after it: a place kept over the pause would make a burst.
+        The narrowest rate comes first and the widest last, at the moment of sending: so the widest one is exact. A
+        request in a lane when a pause begins starts again after it: a place kept over the pause would make a burst.
         """
         loop = asyncio.get_running_loop()
         since = loop.time()

@@ -106,7 +106,7 @@ def _wrong(place: Place, following: Place, count: int | None) -> str:
     if following.previous == place.previous:
         return "the same items as on the page before, and more announced"
     if count is not None:
-        # At the real size of a page, which may not be the one asked for. No float holds any count.
+        # By the real size of a page, which may not be the one asked for; in integers, as no float holds every count.
         pages = -(-count * place.number // following.shown)
         if place.number > pages + max(SLACK_PAGES, pages // 2):
             return f"{count} items announced, {following.shown} shown, and still no end"

@@ -68,7 +68,7 @@ def single(key: str, read: Read[R]) -> Callable[[JsonObject], R]:
 def listing(key: str, read: Read[R]) -> Callable[[JsonObject], Listing[R]]:
     """Return what reads `{"<key>": [...], "count": ..., "hasMore": ...}`; items without a usable id are counted only.
 
-    A list that is null is empty: so it comes from servers whose language has one word for both. It raises
+    A list that is null counts as empty: the languages of some servers do not tell the two apart. It raises
     InvalidEventError where the list is missing: a proxy's or an error's JSON must not pass for an empty list.
     """
 

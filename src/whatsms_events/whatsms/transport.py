@@ -38,7 +38,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 KEEP_ALIVE_S: Final = 4.0
-"""Node servers close idle connections after 5 s. Nobody knows whether a POST was done that was sent just then."""
+"""Node servers close idle connections after 5 s. If a POST is sent at that moment, nobody knows whether it was done."""
 CONNECT_TIMEOUT_S: Final = 10.0
 
 
@@ -78,7 +78,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def announce_retries() -> None:
-    """Let each retry make a log line of ours, in the whole process; stamina has a line and a metric of its own."""
+    """Let each retry make a log line of ours, in the whole process; this replaces stamina's own line and metric."""
     set_on_retry_hooks([_say_retry])
 
 

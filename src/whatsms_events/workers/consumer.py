@@ -12,7 +12,7 @@ from whatsms_events.workers.sources import EventSource
 
 LOOK_BATCHES: Final = 20
 _UNREADABLE: Final = (
-    "such an event counts by when it came, and what nobody can tell is marked doubtful; report the format"
+    "such an event is dated by its arrival, and fields that this leaves open are doubtful; report the format"
 )
 
 log = structlog.get_logger()

@@ -200,7 +200,7 @@ class KafkaSource:
         await reader.assign({key: offset.next_offset for key, offset in state.offsets.items()} | added)
 
     async def _advance(self, reader: KafkaReader, state: ProjectionState) -> ProjectionState:
-        """Move `applied_through` up to E once every partition was read to its end as it was when E was out."""
+        """Once each partition is read to the end it had when a position was published, move `applied_through` there."""
         if self._aim is None and self._monotonic() >= self._aim_due:
             self._aim_due = self._monotonic() + LAG_INTERVAL_S
             await self._look(reader, state)

@@ -42,7 +42,7 @@ class Watchdog:
     """The watch over one tenant's webhooks. `rejects` counts the signatures refused so far; `probe` needs a key.
 
     `on_silent` is called once for each silence: what is missed from then on has to be fetched. `on_heard` is called
-    when webhooks come again: only then is what was missed complete.
+    when webhooks come again: only then nothing more is missed.
     """
 
     def __init__(

@@ -28,12 +28,12 @@ from whatsms_events.storage.role_lock import RoleLock
 
 @dataclass(frozen=True, slots=True)
 class CommandWaits:
-    """How long the command waits for what, in seconds; it looks again after each `tick_s`.
+    """The limits of the command's waits, in seconds; it looks again after each `tick_s`.
 
-    `lock_s`: a `serve` that is idle has the lock for a moment now and then, to look whether a run is due. `other_s`: a
-    run that is waited for and has saved nothing for so long is given up. `taken_over_s`: so long the role may be
-    another's. `stuck_s`: a projection that has not moved for so long is named, and after `behind_s` given up: nobody
-    feeds it. `caught_up_s`: after the run, for the projection to show what was appended.
+    `lock_s`: for the lock, which an idle `serve` takes for a moment now and then. `other_s`: for another process's run
+    that saves nothing. `taken_over_s`: for the role, while another process has it. `stuck_s`: for a projection that
+    does not move, before the command says so; `behind_s`: before it gives up. `caught_up_s`: after the run, for the
+    projection to show what was appended.
     """
 
     tick_s: float = 0.5
@@ -100,7 +100,7 @@ class Foreground:
                 return await self._over(stop, backfill, reports, lag)
 
     async def _take(self, lock: RoleLock, reports: Reports, stop: asyncio.Event) -> bool:
-        """Take the lock: within `lock_s`, or with `wait` whenever it is given up, while the run there goes on."""
+        """Take the lock within `lock_s`; with `wait`, as long as the other process's run makes progress."""
         patience, seen = Patience(self._waits.other_s), None
         while not await self._taken(lock, stop):
             other = await self._unfinished(reports) if self._wait else None

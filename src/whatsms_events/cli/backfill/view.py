@@ -21,7 +21,7 @@ from whatsms_events.storage.repair.reports import RunInfo
 LINE_S: Final = 5.0
 NAMES: Final = 50
 WIDTH: Final = 160
-"""Of a table that no terminal bounds."""
+"""The width of a table where the output is no terminal."""
 
 RECEIPTS: Final = "reading messages may send read receipts to the people who wrote them"
 
@@ -31,7 +31,7 @@ _reports = msgspec.json.Decoder(Report)
 
 
 class View:
-    """A progress bar on a terminal, a log line now and then elsewhere; on standard error, for data go to the other."""
+    """A progress bar on a terminal, else a log line now and then; on standard error, as standard output is for data."""
 
     def __init__(self, slug: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._slug = slug

@@ -130,7 +130,7 @@ async def _run_both(
     """Run the service, and the twin against it; repair, and stop the service once everything is applied."""
     service_stop = asyncio.Event()
     ready: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
-    # Its own backfill would begin when it likes; the stage's is the same, begun when the sending has stopped.
+    # Without its own backfill, which could begin at any time: the stage's begins when the sending has stopped.
     service = Service(settings, frozenset(ROLES) - {"backfill"})
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(service.run(service_stop, on_ready=ready.set_result))
@@ -169,9 +169,9 @@ def _introduce(console: Console, settings: Settings, addresses: Addresses, api_u
 
 
 async def _repair(stage: Stage, stores: Stores, stop: asyncio.Event) -> None:
-    """Reconcile, with the account's clock going on, though nobody lives there any more."""
+    """Reconcile while the account's clock goes on, although nothing happens there any more."""
     account = stage.world.account
-    # Answers tell whole seconds, so it starts two later: then all that was announced is older than any answer.
+    # Answers show whole seconds, so the clock goes two ahead: then all that was announced is older than any answer.
     ahead = account.now - now() + timedelta(seconds=2)
 
     def tick() -> None:
@@ -229,12 +229,12 @@ async def summarize(settings: Settings, stage: Stage, took_s: float, *, kafka: b
         state, totals = await Projection(stores.projection).state(), await audit.totals(stores.projection)
         different = await differing(stage.world.account, stores.projection)
     expected = Counter(ledger.accepted) + Counter(ledger.parked)
-    # What never got its answer may be there or not: it was promised to nobody.
+    # A delivery that never got an answer may be in the log or not: nothing was promised.
     missing = expected - (events + parked)
     unexpected = (events + parked) - expected - Counter(ledger.given_up)
     outcomes = ledger.by_outcome
     return Summary(
-        # Where all that was sent was refused, nothing was proved.
+        # If everything that was sent was refused, nothing is proved.
         ok=not missing
         and not unexpected
         and state.applied_through == end

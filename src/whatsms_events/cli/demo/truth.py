@@ -25,7 +25,7 @@ Columns = Mapping[str, Any]
 async def differing(account: Account, projection: Database) -> Counter[Entity]:
     """Count by entity what the projection lacks, shows with another value, or still has though the vendor has not.
 
-    Of messages those in tickets: those of campaigns stand in no list of the REST API.
+    Only messages in tickets are compared: messages of campaigns are in no list of the REST API.
     """
     wanted: Mapping[Entity, dict[str, Columns]] = {
         "contact": {str(one.id): _values("contact", one) for one in account.contacts.values()},
@@ -65,7 +65,7 @@ _UNSHOWN: Final[Mapping[Entity, frozenset[str]]] = {"campaign": frozenset({"mess
 
 
 def _values(entity: Entity, one: Contact | Ticket | Campaign | Message) -> Columns:
-    """Return the columns of the fields that are one value here as there, and that the account has under our name."""
+    """Return the columns of the fields that are one value on both sides, under the same name in the account."""
     columns = {}
     for field in RESOURCES[entity]:
         if field.compared in ("value", "pairs") and field.name not in _UNSHOWN.get(entity, ()):

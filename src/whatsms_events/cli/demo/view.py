@@ -13,7 +13,7 @@ from whatsms_events.twin.ledger import Ledger
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What the demo prints at its end. `drift` has the repaired by entity and kind, NOTES say what the others count."""
+    """What the demo prints at its end. `drift` has what was repaired, by entity and kind; NOTES explains the others."""
 
     ok: bool
     seconds: float

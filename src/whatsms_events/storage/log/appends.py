@@ -133,7 +133,7 @@ class Appends(Protocol):
         """Return what is in the log under these ids."""
 
     async def confirm(self, ids: Sequence[UUID]) -> None:
-        """Return once these rows, whose commit was not answered, are as durable as rows whose commit was."""
+        """Return once these rows, whose commit was not answered, are as durable as if it had been answered."""
 
     async def count(self, rows: Sequence[CountRow]) -> None:
         """Add to the redeliveries of these ids."""
@@ -167,8 +167,8 @@ def _values(rows: int, columns: int) -> str:
 class SqliteAppends:
     """SQLite: one statement of many rows is one hop to the connection's thread; executemany takes a step for each row.
 
-    `check` raises StorageReplacedError where the path leads to another file: asked before each statement, so that
-    nothing more is written to one that is gone, and after it, since only then what was committed is known to be kept.
+    `check` raises StorageReplacedError where the path leads to another file. It is called before each statement, so
+    that nothing is written to a file that is gone, and after it, to be sure that the commit is in the right file.
     """
 
     def __init__(self, connection: Any, check: Callable[[], None]) -> None:
@@ -225,8 +225,8 @@ ON CONFLICT (id) DO NOTHING
 RETURNING id, position
 """  # noqa: S608 - names only
 _PG_FIND: Final = "SELECT id, position, tenant, sha256, received_at FROM event_log WHERE id = ANY($1::uuid[])"
-# A commit whose connection broke while it waited for a standby shows its rows, and waits no longer. To lock them is a
-# change of its own, whose commit waits.
+# If the connection breaks while a commit waits for a standby, its rows become visible without that wait. Locking them
+# is a change of its own, and the commit of that waits for the standby.
 _PG_CONFIRM: Final = "SELECT 1 FROM event_log WHERE id = ANY($1::uuid[]) FOR KEY SHARE"
 _PG_COUNT: Final = f"""
 INSERT INTO redelivery (id, count, last_received_at)

@@ -18,7 +18,7 @@ PIECE: Final = 5_000
 """Positions looked through in one transaction."""
 
 REACH: Final = 100_000
-"""Positions looked through by the first look: a tenant with nothing among them is taken for one never heard of."""
+"""Positions that the first look reads: a tenant without a webhook among them counts as one that never sent any."""
 
 
 @dataclass(frozen=True, slots=True)

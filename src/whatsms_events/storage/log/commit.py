@@ -32,7 +32,7 @@ class Outcome:
     reason: str | None = None
 
 
-# An error is a result here, not an exception: a handler that has gone would leave the exception to nobody.
+# An error is a result here, not an exception: if the handler has gone, nobody would take the exception.
 PendingOutcome = asyncio.Future[Outcome | TransientError]
 
 

@@ -16,7 +16,7 @@ from whatsms_events.storage.tables import event_log, log
 
 READ_LIMIT: Final = 5000
 READ_LIMIT_BYTES: Final = 8 * 1024 * 1024
-"""Of raw bytes in one read; the row that passes it is still in, so that one huge event cannot stop a reader."""
+"""Raw bytes in one read. The row that exceeds it is still returned, so that one huge event cannot stop a reader."""
 
 _IDS_LIMIT: Final = 500
 
@@ -63,8 +63,8 @@ class EventLog:
     async def read_from(self, checkpoint: Checkpoint | None, limit: int) -> list[LogEntry]:
         """Return the events after a checkpoint, from the beginning where it is None.
 
-        Its own row is read too, and must be the event it was. Raise IntegrityError where that or the log is another:
-        a log restored from an older copy is never read past silently.
+        The checkpoint's own row is read too: raise IntegrityError where it holds another event, or the log is another
+        one. So a log that was restored from an older copy never goes unnoticed.
         """
         if checkpoint is None:
             return await self.read(0, limit)
@@ -97,9 +97,9 @@ class EventLog:
             return rows.scalar_one_or_none()
 
     async def _entries(self, place: ColumnElement[bool], limit: int, *, own: int = 0) -> list[LogEntry]:
-        """Return events in order. The row at `own` is only recognised: it comes without its data, and counts nothing.
+        """Return events in order. The row at `own` comes without its data, and does not count towards the size limit.
 
-        Or a reader behind a row over the limit would get that row alone, again and again.
+        Otherwise a reader whose checkpoint is at a row over the limit would get that row alone, again and again.
         """
         data = case((event_log.c.position == own, null()), else_=event_log.c.data).label("data")
         last = _last(place, min(limit, READ_LIMIT), self._read_limit_bytes, own).scalar_subquery()

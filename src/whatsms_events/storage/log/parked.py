@@ -88,7 +88,7 @@ class Parked:
         append_it = insert(event_log).values(row).on_conflict_do_nothing(index_elements=["id"])
         find_it = select(event_log.c.position).where(event_log.c.id == append.event.id)
         async with self._database.write() as connection:
-            # Removing comes first: of two that try at the same time, the second waits here and finds nothing.
+            # Removing comes first: if two retry at the same time, the second waits here and finds nothing.
             gone = await connection.execute(delete(parked_delivery).where(parked_delivery.c.id == parked_id))
             if gone.rowcount == 0:
                 return None

@@ -57,13 +57,13 @@ class RelayRows:
     async def claim(self, prefix: str, log_id: UUID, now: datetime) -> Published:
         """Take a new generation, so that no older relay can save any more, and return what is known.
 
-        Call it after the older producers are fenced and before the opening abort. An older relay that goes on may find
-        its hanging records aborted by that, so nothing open any more, and take them for visible: this must not move the
+        Call it after the older producers are fenced and before the opening abort. That abort ends the open records of
+        an older relay; if the older relay still runs, it may take them for visible, and must not save that as the
         lower bound. Raises IntegrityError for another log's row, FencedError where another opening came first.
         """
         try:
             return await self._claim(prefix, log_id, now)
-        except UnstorableError as exc:  # two first openings at the same moment: one row, and this is the other one
+        except UnstorableError as exc:  # two first openings at the same moment: the other one made the row
             raise FencedError(f"another relay opened topic prefix {prefix}") from exc
 
     async def _claim(self, prefix: str, log_id: UUID, now: datetime) -> Published:

@@ -36,7 +36,7 @@ STRAY_HEADER_BYTES: Final = 256
 
 POISON_WINDOW: Final = 2000
 POISON_LIMIT: Final = 20
-"""More poison than this among the last POISON_WINDOW records (1 %; a run of 21 is a case of it): the code is wrong."""
+"""If more than so many of the last POISON_WINDOW records (1 %) cannot be applied, the code is wrong, not the data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ Poison = deque[bool]
 
 
 class Projection:
-    """The projection of one database. One instance per consumer: it remembers how much of late was poison."""
+    """The projection of one database. One instance per consumer: it remembers which of the last records were poison."""
 
     def __init__(self, database: Database, *, now: Callable[[], datetime] = clock.now) -> None:
         self._database = database
@@ -152,10 +152,10 @@ class Projection:
         )
 
     def judge(self, items: Sequence[ReadItem], window: Poison | None = None) -> Poison:
-        """Return what of late was poison, had these items been read behind `window` (behind what was applied last).
+        """Return the window of poison after these items, read behind `window` (None: behind what was applied last).
 
-        Nothing is written. Raise IntegrityError where too much is poison, as far as it shows before the database is
-        asked.
+        Nothing is written. Raise IntegrityError where too much is poison; what the database would refuse is not
+        counted.
         """
         return _judge(items, _take_apart(items)[1], self._poison if window is None else window)
 

@@ -82,12 +82,12 @@ class Holdings:
     ) -> list[tuple[str, Doubt]]:
         """Return messages that are doubtful or known by an ack only, each with its ticket, in the order of both ids.
 
-        Of all tickets, or of at most CHUNK. Those that are gone, and those of no ticket, no list can tell of.
+        Of all tickets, or of at most CHUNK. Messages that are gone or have no ticket are left out: no list shows them.
         """
         table = tables.message.c
         query = select(table.ticket_id, table.id, table.versions).where(table.tenant == tenant, tables.UNSURE)
         query = query.where(is_gone(self._database, tables.message).is_not(True), table.ticket_id.is_not(None))
-        if after is not None:  # SQLite takes one condition into the index, and this one before that on the tickets
+        if after is not None:  # SQLite uses one condition for the index, and prefers this one to that on the tickets
             query = query.where(tuple_(table.ticket_id, table.id) > tuple_(*after))
         query = query.order_by(table.ticket_id, table.id).limit(min(limit, PAGE_LIMIT))
         async with self._database.read() as connection:
@@ -101,7 +101,7 @@ class Holdings:
     ) -> dict[str, list[Told]]:
         """Return what was told of each ticket's last messages, newest first, texts cut to BODY_LIMIT characters.
 
-        Those whose time nobody knows come last, at most `per_ticket` more. Of those known by an ack only nothing is.
+        Those without a time come last, at most `per_ticket` more. Messages known by an ack only are left out.
         """
         found: dict[str, list[Told]] = {one: [] for one in ticket_ids}
         async with self._database.read() as connection:

@@ -32,7 +32,7 @@ _json = msgspec.json.Encoder(order="deterministic")  # in one order, whatever th
 
 
 class ClaimedEvent(NamedTuple):
-    """One event of a batch, the `number`th of it, what it claims, and the times of it that could not be read."""
+    """One event of a batch: its number there, what it claims, and which of its times could not be read."""
 
     number: int
     entry: LogEntry
@@ -53,9 +53,9 @@ class Folding:
         return ((self._before.get(key), self._current[key]) for key in self._changed if key.table == table)
 
     async def fold(self, connection: AsyncConnection, readings: Sequence[ClaimedEvent]) -> dict[int, str]:
-        """Load, fold and save all at once; where the database refuses a row, by halves, down to the event it is of.
+        """Load, fold and save all at once; where the database refuses a row, by halves, until its event is alone.
 
-        Returns the refused ones by number, with what the database said; nothing of them is left behind.
+        Returns the refused events by number, with what the database said; nothing of them is saved.
         """
         try:
             with translated():
@@ -115,7 +115,7 @@ def _select(connection: AsyncConnection, table: Table, tenant: str, keys: list[K
     query = select(id_, mark, column.versions, *(column[name] for name in _COLUMNS[table]))
     query = query.where(column.tenant == tenant, among(connection, id_, sorted({key.id for key in keys})))
     if revision:
-        # May bring a few that nobody asked for, where two messages share a wording: they do no harm.
+        # Where two messages share a wording, this may bring rows that nobody asked for: they do no harm.
         query = query.where(among(connection, mark, sorted({key.digest for key in keys})))
     return query
 
@@ -142,7 +142,7 @@ def _row(table: Table, tenant: str, record: Sequence[Any]) -> tuple[Key, Row]:
 def _record(key: Key, row: Row) -> tuple[Any, ...]:
     """Return the columns in the order of the table."""
     values = [row.values[name] for name in _COLUMNS[key.table]]
-    # The last member is null in nearly all: left out, it is read as that.
+    # `aside` is nearly always None: if it is left out, it is read as None.
     kept = {name: one if one.aside is not None else one[:4] for name, one in row.versions.items()}
     versions = _json.encode(kept).decode()
     if key.table == "message_revision":

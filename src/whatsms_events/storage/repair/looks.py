@@ -1,6 +1,6 @@
 """The table `backfill_look`: how often what is in doubt was looked at while it stood at one position, and when.
 
-A doubt that looking cannot settle is not looked at for ever, but again when something new was told of it.
+A doubt that looks cannot settle is not looked at for ever: it is looked at again only when something new was told.
 """
 
 from collections.abc import Collection, Sequence
@@ -15,17 +15,17 @@ from whatsms_events.storage.database import CHUNK, among, insert
 from whatsms_events.storage.tables import backfill_look
 
 KEPT: Final = timedelta(days=30)
-"""What was last looked at longer ago counts as never looked at."""
+"""A last look that is longer ago than this counts as none."""
 
 
 Subject = Entity | Literal["last_message", "message_in_list"]
 
 
 class Doubt(NamedTuple):
-    """What is worth a look as it stands at `position`.
+    """What is worth a look, and the position that it stands at.
 
-    An entity that is doubtful or a stub, at its highest position (`drift.position`); the same of a message, looked for
-    in its ticket's list; or a ticket's last message that none of its messages explains, at a number made of its text.
+    An entity that is doubtful or a stub, at its highest position (`drift.position`); the same for a message, looked for
+    in its ticket's list; or a ticket's last message that no held message explains, with a number made of its text.
     """
 
     subject: Subject
@@ -43,7 +43,7 @@ class Look(NamedTuple):
 
 
 async def load(connection: AsyncConnection, tenant: str, subject: Subject, ids: Sequence[str]) -> dict[str, Look]:
-    """Return by id how those of the subjects were looked at that ever were."""
+    """Return the looks at these subjects by id; those that were never looked at are left out."""
     table = backfill_look.c
     query = select(table.id, table.position, table.first_at, table.last_at, table.looks)
     query = query.where(table.tenant == tenant, table.entity == subject)
@@ -56,7 +56,7 @@ async def load(connection: AsyncConnection, tenant: str, subject: Subject, ids: 
 
 
 async def not_looked_at(connection: AsyncConnection, tenant: str, doubts: Sequence[Doubt], times: int) -> list[Doubt]:
-    """Return those that were looked at fewer times as they stand."""
+    """Return those that were looked at fewer than `times` times at their position."""
     found: list[Doubt] = []
     for subject in sorted({doubt.subject for doubt in doubts}):
         mine = [doubt for doubt in doubts if doubt.subject == subject]
@@ -69,7 +69,7 @@ async def not_looked_at(connection: AsyncConnection, tenant: str, doubts: Sequen
 
 
 async def write(connection: AsyncConnection, tenant: str, doubts: Collection[Doubt], now: datetime) -> None:
-    """Count one more look at each, from one again where it stands at another position."""
+    """Count one more look at each; the count begins again where its position has changed."""
     if not doubts:
         return
     writing, held = insert(connection, backfill_look), backfill_look.c

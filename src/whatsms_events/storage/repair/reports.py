@@ -24,7 +24,7 @@ Kind = Literal["reconcile", "repair"]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a run goes about: which details it reads by id, and of which tickets the messages.
+    """How a run works: which details it reads by id, and of which tickets it reads the messages.
 
     `allow_gone`: it may mark any number as gone that the vendor does not have.
     """
@@ -66,7 +66,7 @@ class RunInfo:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """How a tenant stands. `remaining`: items of the run under way that are not done; `moved_at`: when it was saved.
+    """How a tenant stands. `remaining`: open items of the run under way; `moved_at`: when that run was last saved.
 
     `finished_at`, `drift` (entity, kind -> entities) and `report` (the worker's own JSON) are of the last finished
     reconcile.

@@ -1,7 +1,7 @@
 """How far a backfill got, kept so that it goes on after a crash: its run, and an item for each entity it is about.
 
-Every verb that writes is one transaction and begins by moving its run's row, where another process that took the run
-up since has left another generation: a process that froze and wakes writes nothing any more.
+Every verb that writes is one transaction and begins by updating its run's row. If another process has taken up the run
+since, the row has another generation: so a process that froze and wakes up can no longer write.
 """
 
 from collections import Counter
@@ -33,10 +33,10 @@ RUNS_KEPT: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One entity of a run. `as_of` is the vendor's time of the answer, `log_end` the log's end before it was asked for.
+    """One entity of a run. `as_of` is the vendor's time of the answer, `log_end` the log's end before the request.
 
-    `payload` is the worker's own; `raw` and `found` (the event's JSON) are what is to be appended. `messages` tells
-    of a ticket whether its messages are to be read, `ticket_id` of a message where it was shown.
+    `payload` is the worker's own; `raw` and `found` (the event's JSON) are what is to be appended. `messages`: for
+    a ticket, whether its messages are to be read. `ticket_id`: for a message, the ticket whose list showed it.
     """
 
     entity: Entity
@@ -61,9 +61,9 @@ class Checkpoints(Reports):
     """What the process of a run reads and writes. Reading verbs raise StorageUnavailableError, as `Reports` does."""
 
     async def begin(self, tenant: str, kind: Kind, cause: str, options: Options, now: datetime) -> Run:
-        """Take up the tenant's unfinished run, whatever it is, else begin this one; whoever had it is fenced.
+        """Take up the tenant's unfinished run, of any kind, else begin this one; the process that had it is fenced.
 
-        Of several that begin at once one makes the run and the others take it up. Raises StorageUnavailableError.
+        If several begin at once, one makes the run and the others take it up. Raises StorageUnavailableError.
         """
         mine = backfill_run.c.tenant == tenant, UNFINISHED
         moved = {"generation": backfill_run.c.generation + 1, "updated_at": to_micros(now)}
@@ -111,7 +111,7 @@ class Checkpoints(Reports):
     async def list_items(self, run: Run, items: Sequence[Item], progress: bytes, *, now: datetime) -> int:
         """Save what a page showed and return how many ids the run had not seen.
 
-        They stand in for older views of those that a page may still change (`RELISTED`); others stay as they are.
+        They replace the items that a page may still change (`RELISTED`); other items stay as they are.
         Raises as `save`.
         """
         async with self._database.write() as connection:
@@ -142,7 +142,7 @@ class Checkpoints(Reports):
             await look_rows.forget(connection, run.tenant, now)
 
     async def sweep(self) -> int:
-        """Remove items of finished runs and return how many: at most SWEEP, since SQLite's door is shut meanwhile."""
+        """Remove items of finished runs and return how many: at most SWEEP, since SQLite is locked meanwhile."""
         async with self._database.read() as connection:
             if not await _over(connection):
                 return 0
@@ -155,14 +155,14 @@ class Checkpoints(Reports):
         order = (table.due_at, table.entity, table.id)
         found: list[Item] = []
         async with self._database.read() as connection:
-            for state in states:  # each by the index; of all at once the database would have to sort every one
+            for state in states:  # one by one by the index: for all at once the database would sort every item
                 there = table.run == run.number, table.state == state, table.due_at <= to_micros(now)
                 query = select(*_ITEM).where(*there).order_by(*order).limit(min(limit, CHUNK))
                 found += [_item(row) for row in (await connection.execute(query)).mappings()]
         return sorted(found, key=lambda item: (item.due_at, item.entity, item.id))[:limit]
 
     async def pull_in(self, run: Run, latest: datetime, *, now: datetime) -> None:
-        """Let no item wait until after `latest`: only a clock that was set back makes one. Raises as `save`."""
+        """Let no item wait beyond `latest`, as one may after a clock was set back. Raises as `save`."""
         table = backfill_item.c
         later = table.run == run.number, table.state.in_((*WAITING, "missing")), table.due_at > to_micros(latest)
         async with self._database.read() as connection:
@@ -205,7 +205,7 @@ class Checkpoints(Reports):
             return [_item(row) for row in rows.mappings()]
 
     async def not_looked_at(self, tenant: str, doubts: Sequence[Doubt], times: int = 1) -> list[Doubt]:
-        """Return those that were looked at fewer times as they stand."""
+        """Return those that were looked at fewer than `times` times at their position."""
         async with self._database.read() as connection:
             return await look_rows.not_looked_at(connection, tenant, doubts, times)
 
@@ -219,9 +219,9 @@ async def _move(connection: AsyncConnection, run: Run, now: datetime, **changes:
 
 
 async def _over(connection: AsyncConnection) -> list[int]:
-    """Return the runs that are over and have items left: from one run to the next by the key, whatever they hold.
+    """Return the runs that are over and have items left, found by the key without reading all items.
 
-    Those under way are looked up afterwards: a run that began meanwhile is among them.
+    The unfinished runs are read afterwards, so that a run that began meanwhile is among them.
     """
     found: list[int] = []
     following = select(func.min(backfill_item.c.run))

@@ -1,4 +1,4 @@
-"""Other ids of tickets and contacts: of the one that it was merged into, or the one that only the API knows it by."""
+"""Other ids of a ticket or contact: that of the one it was merged into, or an id that only the API uses for it."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -38,7 +38,7 @@ def merged(account: Account, settings: RestFaults, faults: frozenset[RestFault],
 
 
 def outer_id(one: Id) -> str:
-    """Return the id by which the API alone knows what webhooks know by this one."""
+    """Return the id that only the API uses for what webhooks call by this id."""
     return str(uuid5(NAMESPACE_URL, str(one)))
 
 

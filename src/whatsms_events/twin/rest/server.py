@@ -63,12 +63,12 @@ class RequestRecord:
 
 
 class Rest:
-    """Serves one account to who has the key.
+    """Serves one account to requests that have the key.
 
     `api_key`, `faults`, `limits` and `page_limit` may be set anew at any time. `requests` are the last ones in the
     order they came, `counts` all of them by method and template as in ("GET", "/tickets/{id}"), `statuses` their
     answers.
-    `on_request` is called before each: there a test lets the world go on while somebody reads.
+    `on_request` is called before each request: with it a test lets the world go on while a client reads.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Rest:
         self._mishaps.demand(fault, count, after)
 
     def close(self) -> None:
-        """Let slow answers go now."""
+        """Send slow answers at once."""
         self._closing.set()
 
     def app(self) -> web.Application:
@@ -129,7 +129,7 @@ class Rest:
         return app
 
     async def _serve(self, endpoint: _Endpoint | None, request: web.Request) -> web.StreamResponse:
-        """Record, let in, limit, let faults befall, answer."""
+        """Record the request, check its key and the limits, apply faults, and answer."""
         self.on_request()
         method, template = (endpoint.method, endpoint.template) if endpoint else (UNKNOWN, UNKNOWN)
         seen = RequestRecord(asyncio.get_running_loop().time(), method, template)
@@ -241,7 +241,7 @@ class RestServer:
 
 
 def _endpoints(reads: Reads, writes: Writes) -> Iterable[_Endpoint]:
-    """Return the vendor's endpoints. The page does not name the method of its updates: both are one."""
+    """Return the vendor's endpoints. Its page names no method for updates, so PUT and PATCH do the same."""
     return (
         _Endpoint("GET", "/tickets", reads.list_tickets, paged=True),
         _Endpoint("POST", "/tickets", writes.create_ticket, 201),

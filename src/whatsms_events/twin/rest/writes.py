@@ -1,4 +1,4 @@
-"""The other half of the API: it changes the account, and webhooks follow as after any change.
+"""The half of the API that writes: it changes the account, and webhooks follow as after any change.
 
 A queue or agent given as null is removed; one that is absent stays. Unknown fields are ignored.
 """
@@ -29,7 +29,7 @@ _NOTHING: Final = "Nenhum campo para atualizar"
 
 
 class Writes:
-    """The other half of the API."""
+    """The half of the API that writes."""
 
     def __init__(self, account: Account) -> None:
         self._account = account
@@ -81,7 +81,7 @@ class Writes:
         return {"message": self._account.shapes.answer(Shape.MESSAGE_CREATED, message)}
 
     def create_contact(self, ask: Ask) -> Json:
-        """Add a contact; a number can be had once."""
+        """Add a contact; no two contacts may have the same number."""
         body = ask.body
         name, number = read_text(body, "name"), read_text(body, "number")
         email, picture_url = read_optional(body, "email"), read_optional(body, "profilePicUrl")
