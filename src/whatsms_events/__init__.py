@@ -23,7 +23,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         held_file, postgres_url, servers  is it still our file, our server
         trouble                           what databases raise -> our errors, with what to do
         role_lock, lock_session           one active process per role
-        log/                              appends, commit, committer; event_log, arrivals, parked, relay_row
+        log/                              committer (the queue), commit (one group), appends (its statements);
+                                          event_log (reading), arrivals (by tenant), parked, relay_row
         projection/                       apply and rows: a batch in one transaction; holdings: what is held
         repair/                           runs, looks, reports: how far a backfill got, and what it found
         reads, audit                      what the read API asks; what the demo compares
