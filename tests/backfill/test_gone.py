@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from prometheus_client import REGISTRY
 from sqlalchemy import func, insert, select
 from structlog.testing import capture_logs
@@ -13,10 +14,14 @@ from servers.reconciling import ALL, PLAN, SLUG, House, differences, half_an_hou
 from whatsms_events.backfill.run import HeldBack, Report
 from whatsms_events.storage import tables
 from whatsms_events.storage.repair.reports import Options
-from whatsms_events.storage.repair.runs import Checkpoints
+from whatsms_events.storage.repair.runs import Checkpoints, Item
 from whatsms_events.twin.account import Webhook
+from whatsms_events.twin.dialects import Json
 from whatsms_events.twin.entities import Contact
+from whatsms_events.twin.rest.answers import Ask
 from whatsms_events.twin.rest.faults import RestFault, Target
+from whatsms_events.twin.rest.reads import Reads
+from whatsms_events.twin.rest.server import RestServer
 from whatsms_events.workers.observer import Observer
 
 CHANGED = Options(details="changed")
@@ -316,3 +321,79 @@ async def test_campaigns_are_not_gone_for_a_list_that_broke_off(here: House) -> 
     last = await Checkpoints(here.log).last(here.tenant)
     assert last is not None
     assert last.remaining == 0
+
+
+async def test_no_messages_are_read_of_a_ticket_that_is_gone(here: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of tickets shows it with a gap, but by its id it is 410: its list of messages is not asked for."""
+    ticket = here.open_ticket()
+    here.world.account.add_message(ticket.contact, ticket, "Nobody told you of this", from_me=False)
+    ticket.status = "pending"
+    here.world.account.touch_ticket(ticket)
+    assert here.announced()  # and lost
+    await here.tick(60)
+    usual = Reads.get_ticket
+
+    def get_ticket(reads: Reads, ask: Ask) -> Json:
+        if str(ask.id) == str(ticket.id):
+            raise web.HTTPGone(text="gone")
+        return usual(reads, ask)
+
+    monkeypatch.setattr(Reads, "get_ticket", get_ticket)
+    async with RestServer(here.rest) as server:
+        here.url = server.url
+        await here.reconcile(Options(details="changed", messages="narrow"))
+    assert (await here.held("ticket"))[str(ticket.id)]["gone"]
+    assert here.rest.counts["GET", "/tickets/{id}/messages"] == 0
+
+
+async def test_messages_are_read_of_a_ticket_that_is_back(here: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was 404 twice, and a webhook told of it before it was marked: it is read again, and so are its messages."""
+    ticket, back, read = here.open_ticket(), False, set[str]()
+    usual, listed, messages = Reads.get_ticket, Reads.list_tickets, Reads.list_messages
+
+    def get_ticket(reads: Reads, ask: Ask) -> Json:
+        if str(ask.id) == str(ticket.id) and not back:
+            raise web.HTTPNotFound(text="no")
+        return usual(reads, ask)
+
+    def list_tickets(reads: Reads, ask: Ask) -> Json:
+        answer = listed(reads, ask)
+        return answer | {"tickets": [one for one in answer["tickets"] if str(one["id"]) != str(ticket.id)]}
+
+    def list_messages(reads: Reads, ask: Ask) -> Json:
+        read.add(str(ask.id))
+        return messages(reads, ask)
+
+    for name, patched in (("get_ticket", get_ticket), ("list_tickets", list_tickets), ("list_messages", list_messages)):
+        monkeypatch.setattr(Reads, name, patched)
+    async with RestServer(here.rest) as server:
+        here.url = server.url
+        backfill = here.backfill()
+        backfill.ask("reconcile", "command", Options(details="all", messages="full"))
+        await here.until(backfill, lambda: backfill.standing is not None and "ticket" in backfill.standing.released)
+        back = True
+        ticket.status = "pending"
+        here.world.account.touch_ticket(ticket)
+        await here.take(here.announced())
+        await here.drive(backfill)
+        await backfill.close()
+    assert not (await here.held("ticket"))[str(ticket.id)]["gone"]
+    assert str(ticket.id) in read
+
+
+async def test_an_older_releases_run_still_marks_a_campaign_that_was_hidden(here: House) -> None:
+    """A run that an older release saved while it looked for campaigns begins anew, and lists them once more."""
+    campaign = here.world.account.add_campaign("V", "O")
+    here.world.account.finish_campaign(campaign)
+    await here.take(here.announced())
+    del here.world.account.campaigns[campaign.id]
+    await here.tick(60)
+    checkpoints, now = Checkpoints(here.log), here.now()
+    run = await checkpoints.begin(here.tenant, "reconcile", "schedule", ALL, now)
+    saved = b'{"phase":"again","hidden":1,"again_at":"2026-05-01T08:31:00Z","requests":9}'
+    item = Item("campaign", str(campaign.id), "missing", now, as_of=None, log_end=0)
+    await checkpoints.save(run, saved, now=now, items=[item])
+    backfill = here.backfill()
+    await here.drive(backfill, limit_s=7200)
+    await backfill.close()
+    assert (await here.held("campaign"))[str(campaign.id)]["gone"]

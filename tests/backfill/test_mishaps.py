@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from servers.reconciling import ALL, PLAN, SLUG, House, differences, half_an_hour, true_messages, with_plan
+from servers.reconciling import ALL, HASTY, PLAN, SLUG, House, differences, half_an_hour, true_messages, with_plan
 from whatsms_events.backfill.worker import Backfill
 from whatsms_events.errors import StorageUnavailableError, TransientError
 from whatsms_events.storage.projection.holdings import Holdings
@@ -235,3 +235,59 @@ async def test_a_long_last_message_shown_whole_is_no_gap(here: House) -> None:
     report = await here.reconcile(NARROW)
     assert [one for one in report.drift if one.kind != "unannounced"] == []
     assert here.rest.message_list_reads == 0
+
+
+async def test_each_failure_of_a_vendor_that_is_away_makes_the_loop_wait(here: House) -> None:
+    """While every request by id fails, no piece returns as if all were well: also not the one that leaves an item."""
+    here.attempts, here.waits = 1, HASTY
+    backfill = here.backfill()
+    backfill.ask("reconcile", "command", ALL)
+    await here.until(backfill, lambda: backfill.standing is not None and backfill.standing.phase == "details")
+    here.rest.faults.error = 1.0
+    failed, quiet = 0, 0
+    for _ in range(2000):
+        before = here.rest.statuses[500]
+        try:
+            worked = await backfill.run_once()
+        except TransientError:
+            await here.tick(10)
+        else:
+            quiet += here.rest.statuses[500] > before
+            if not worked:
+                await here.tick(1)
+        failed += here.rest.statuses[500] > before
+        await here.apply()
+        if backfill.progress.finished:
+            break
+    await backfill.close()
+    assert backfill.progress.finished
+    assert failed > 20
+    assert quiet == 0
+
+
+async def test_a_failing_list_of_messages_that_is_left_makes_the_loop_wait(here: House) -> None:
+    """The same holds where the messages of a ticket are left to the next run."""
+    here.attempts, here.waits = 1, HASTY
+    backfill = here.backfill()
+    backfill.ask("reconcile", "command", FULL)
+    await here.until(backfill, lambda: backfill.standing is not None and backfill.standing.phase == "messages")
+    here.rest.faults.error = 1.0
+    quiet, failed = 0, 0
+    for _ in range(2000):
+        before = here.rest.statuses[500]
+        try:
+            worked = await backfill.run_once()
+        except TransientError:
+            await here.tick(10)
+        else:
+            quiet += here.rest.statuses[500] > before
+            if not worked:
+                await here.tick(1)
+        failed += here.rest.statuses[500] > before
+        await here.apply()
+        if backfill.progress.finished:
+            break
+    await backfill.close()
+    assert backfill.progress.finished
+    assert failed > 5
+    assert quiet == 0

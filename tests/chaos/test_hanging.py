@@ -183,8 +183,10 @@ async def test_commits_that_were_answered_and_hang_are_filled_up_once(
             known = await EventLog(stage.log).end()
         await stage.relay.close()
         await stage.assert_published()
-        assert rounds_that_hang >= KILLS // 2, "too few rounds left a partition hanging: this proved little"
-        assert openings("hanging") - noticed >= KILLS // 2 - 1, "the live relay noticed too little by itself"
+        assert rounds_that_hang >= KILLS - 2, "too few rounds left a partition hanging: this proved little"
+        assert openings("hanging") - noticed >= (KILLS // 2 if LONG else 1), (
+            "the live relay noticed too little by itself"
+        )
         assert published() - sent > known - before, "nothing was filled up"
 
 

@@ -1,13 +1,19 @@
 """What the databases show against what each role of a process says: who stands still, and who is told."""
 
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from whatsms_events import metrics
-from whatsms_events.domain.standing import STILL_S
-from whatsms_events.service.standings import Standings, States
+from whatsms_events.config.settings import Settings, TenantSettings
+from whatsms_events.domain.standing import STILL_S, RoleState
+from whatsms_events.service.parts import Stores, log_target, make_observer, projection_target
+from whatsms_events.service.standings import Standings, States, Watch
+from whatsms_events.storage.database import open_log, open_projection
 from whatsms_events.workers.observer import DatabaseView
 
 NO_LIMITS: Mapping[str, float] = {}
@@ -91,3 +97,24 @@ def test_each_fault_is_one_line(state: str) -> None:
             standings.look(second, WELL, DatabaseView())
     told = [(line["event"], line["log_level"]) for line in lines]
     assert told == ([] if state == "halted" else [("role.stalled", "error"), ("role.recovered", "info")])
+
+
+async def test_a_role_is_not_taken_for_the_backfill_of_a_tenant_with_its_name(tmp_path: Path) -> None:
+    """A tenant may be called "relay": its backfill counts as stopped where "backfill.relay" halts, not where the relay
+    does.
+    """
+    told = {"tenant_id": "t1", "webhook_secrets": {"current": "s" * 32}, "api_key": "k" * 20}
+    settings = Settings(data_dir=tmp_path, tenants={"relay": TenantSettings.model_validate(told)})
+    states: dict[str, tuple[RoleState, str]] = {"relay": ("halted", "why"), "backfill.relay": ("active", "")}
+    async with AsyncExitStack() as stack:
+        log = await open_log(log_target(settings), migrate=True)
+        stack.push_async_callback(log.close)
+        projection = await open_projection(projection_target(settings), migrate=True)
+        stack.push_async_callback(projection.close)
+        observer = make_observer(settings, Stores(log, projection))
+        watch = Watch(observer, Standings([], None, kafka=False, limits={}), states)
+        await watch.look()
+        assert REGISTRY.get_sample_value("whatsms_events_backfill_state", {"tenant": "relay"}) == 0
+        states["backfill.relay"] = ("halted", "the key is refused")
+        await Watch(observer, Standings([], None, kafka=False, limits={}), states).look()
+        assert REGISTRY.get_sample_value("whatsms_events_backfill_state", {"tenant": "relay"}) == 2

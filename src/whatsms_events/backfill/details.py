@@ -12,7 +12,7 @@ from whatsms_events.backfill.run import LiveRun, moved_on, without
 from whatsms_events.domain.events import ContactPayload, Payload, TicketPayload
 from whatsms_events.domain.repair import BY_ID, ITEMS, classify, decide, is_left, looked
 from whatsms_events.domain.sighting import seen_at
-from whatsms_events.errors import UpstreamError, UpstreamGoneError, UpstreamRefusedError
+from whatsms_events.errors import TransientError, UpstreamError, UpstreamGoneError, UpstreamRefusedError
 from whatsms_events.storage.repair.runs import Item
 from whatsms_events.whatsms.resources import Observed
 
@@ -69,13 +69,14 @@ async def _go_on_without(live: LiveRun, item: Item, exc: UpstreamError, log_end:
         item = replace(item, as_of=now, log_end=log_end)
     if ITEMS[item.state][came].state == "missing":
         into = exc.merged_into if isinstance(exc, UpstreamGoneError) else None
-        item = replace(item, payload=shown.absent(item, now, log_end, merged_into=into))
+        absent = shown.absent(item, now, log_end, merged_into=into)
+        item = replace(item, payload=absent, messages="none")  # it has no list
     if came == "leave_out":
         standing = without(standing, slug, f"{item.entity} {item.id}", exc)
     if came == "leave":
         log.warning("detail.not_read", tenant=slug, entity=item.entity, id=item.id, reason=str(exc))
     await live.save(standing, items=[live.step(item, came)])
-    if came == "failed":  # the vendor may fail for this item only: the other items come first now
+    if isinstance(exc, TransientError):  # the vendor may be away: the loop waits, and the other items come first now
         raise exc
 
 

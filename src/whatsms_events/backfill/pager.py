@@ -13,7 +13,7 @@ from whatsms_events.domain import walk
 from whatsms_events.domain.repair import UNUSABLE, Answered, asked_page, classify, decide
 from whatsms_events.domain.sighting import seen_at
 from whatsms_events.domain.walk import Walks
-from whatsms_events.errors import UpstreamError, UpstreamRefusedError, UpstreamUnavailableError
+from whatsms_events.errors import TransientError, UpstreamError, UpstreamRefusedError, UpstreamUnavailableError
 from whatsms_events.storage.repair.runs import Item
 from whatsms_events.whatsms.pages import Page, Place
 
@@ -113,6 +113,8 @@ async def _go_on_without(live: LiveRun, of: List, exc: UpstreamError) -> None:
             raise exc
         case "leave" | "leave_out" if of.ticket is not None:
             await _leave(live, of, of.ticket, exc, left_out=meaning == "leave_out")
+            if isinstance(exc, TransientError):  # the vendor may be away: the loop waits
+                raise exc
         case _:
             raise exc
 

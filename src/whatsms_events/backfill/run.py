@@ -151,13 +151,14 @@ def standing_of(run: Run) -> RunStanding:
     """Return where a run stands: at its beginning where nothing was saved yet, or where another release saved it.
 
     A run that another release saved begins anew with the items that it has: what was found is appended, nothing is
-    lost, and the report counts only what was found since.
+    lost, and the report counts only what was found, and what was left out, since.
     """
     first = RunStanding(phase=FIRST[run.kind])
     try:
         return first if run.progress == _UNSAVED else _standings.decode(run.progress)
     except msgspec.ValidationError:
-        return first
+        # It may have campaigns that were hidden: their list is read once more, which proves that they are missing.
+        return msgspec.structs.replace(first, again_at=run.started_at)
 
 
 def step_item(item: Item, came: ItemCame, plan: Plan, now: datetime, **changes: Any) -> Item:

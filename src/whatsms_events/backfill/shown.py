@@ -49,7 +49,7 @@ def listed(entity: Entity, payload: Payload, as_of: datetime, log_end: int) -> b
 def detailed(item: Item, payload: Payload) -> bytes:
     """Return `Item.payload` of what an answer about the item alone showed, beside what its list showed before."""
     before = unpack(item) if item.payload else Shown(payload=b"")
-    return _encoder.encode(replace(before, payload=encode(payload)))
+    return _encoder.encode(replace(before, payload=encode(payload), gone=False))
 
 
 def absent(item: Item, as_of: datetime, log_end: int, *, merged_into: str | None = None) -> bytes:

@@ -146,7 +146,7 @@ def unreadable(event: Event, payload: Payload) -> list[str]:
 
     What cannot be read stays where unknown fields are kept, under the vendor's name.
     """
-    found = [name for extra in _extras(payload) for name in TIMES & extra.keys()]
+    found = [name for extra in _extras(payload) for name in sorted(TIMES & extra.keys())]
     # Where `data` has a field of that name too, the envelope's stands under a prefix.
     kept = ENVELOPE_TIME in payload.extra or f"envelope.{ENVELOPE_TIME}" in payload.extra
     return [ENVELOPE_TIME, *found] if kept and event.occurred_at is None else found

@@ -1,7 +1,8 @@
 """One process of the service: its roles, its parts, and the order in which they start and stop.
 
 start   both listeners, the databases (waited for: deliveries get 503 until then), observer, committer, workers
-stop    not ready any more, no new deliveries, those under way answered, committer flushed, workers, databases
+stop    not ready any more, no new deliveries, those under way answered, backfills and watchdogs, committer flushed,
+        relay and consumer, observer, databases
 """
 
 import asyncio
@@ -98,8 +99,8 @@ class Service:
     async def run(self, stop: asyncio.Event, *, on_ready: Callable[[Addresses], None]) -> None:
         """Serve until `stop` is set.
 
-        A database that is away is waited for; `on_ready` is called after that. Raise ConfigError, and OSError for a
-        port that is taken.
+        A database that is away is waited for; `on_ready` is called after that. Raise OSError for a port that is
+        taken; ConfigError, and what a worker raises that no loop retries, come in a group.
         """
         metrics.BUILD.info({"version": __version__})
         for slug in self._unkeyed:

@@ -48,8 +48,10 @@ class Watch:
         await self._observer.look()
         self._standings.look(asyncio.get_running_loop().time(), self._states, self._observer.seen)
         if next(self._looks) % BACKFILLS_EACH == 0:
-            halted = {role.removeprefix("backfill.") for role, (state, _) in self._states.items() if state == "halted"}
-            await self._observer.look_at_backfills(halted)
+            halted = [role for role, (state, _) in self._states.items() if state == "halted"]
+            # A tenant may be called "relay": its backfill is "backfill.relay".
+            backfills = {role.removeprefix("backfill.") for role in halted if role.startswith("backfill.")}
+            await self._observer.look_at_backfills(backfills)
 
     def problems(self) -> Mapping[str, str | None]:
         """Return each role with the reason why it does not do its work, None where it does."""
