@@ -15,7 +15,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         records, resume                   event <-> Kafka record; what a partition still needs after a restart
         drift                             what REST shows against what we hold; beneath it differences, last_message
         gone                              the one rule for what is gone
-        repair, walk, sighting            a backfill's decisions: phases, items, answers; passes over a list; its clocks
+        repair, walk, sighting            decisions of every backfill run: phases, items, answers; passes; clocks
         tenant, door                      two spellings of one id; what deliveries say of their sender
         silence, standing                 when silence is a fault; whether a role stands still
     storage/        all SQL
@@ -26,7 +26,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         log/                              committer (the queue), commit (one group), appends (its statements);
                                           event_log (reading), arrivals (by tenant), parked, relay_row
         projection/                       apply and rows: a batch in one transaction; holdings: what is held
-        repair/                           runs, looks, reports: how far a backfill got, and what it found
+        repair/                           runs, looks, reports of every backfill run: how far it got, what it found
         reads, audit                      what the read API asks; what the demo compares
     kafka/          connection, producer, topics; visible: what a read_committed reader can see
     whatsms/        the vendor's REST API as a typed client: `from whatsms_events.whatsms import Client`

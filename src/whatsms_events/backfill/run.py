@@ -236,7 +236,7 @@ class LiveRun:
         self.standing = standing
 
     async def finish(self) -> Report:
-        """Close the run, its items with it, and return its report."""
+        """Close the run, delete its items, and return its report."""
         now, standing, run = self.parts.now(), self.standing, self.run
         looked_at: Counter[str] = Counter()
         for (entity, _state), count in (await self.parts.checkpoints.count(run)).items():

@@ -26,9 +26,10 @@ know nothing of the network, the database or the clock: `backfill/` asks a table
    together with what was learned, so a process that dies between two steps repeats the last request and nothing else.
 
 Why a run ends. A phase leads back only for an item that is read again, and an item is read again at most `ROUNDS`
-times. The passes over a list are bounded, and so is the number of tries for each page. Only a vendor that is away, a
-pause that the vendor asked for, and a halt are without a bound, and each of them leaves the run where it stands. No
-table looks at a clock: a clock that is set back can change when a step is due, but never which step it is.
+times. The passes over a list are bounded, and so is the number of tries for each page. Nothing bounds a vendor that
+is away, a pause that the vendor asked for, a halt, a database that is away, and a projection that no consumer brings
+up to date. Each of them leaves the run where it stands. No table looks at a clock: a clock that is set back can
+change when a step is due, but never which step it is.
 """
 
 from collections.abc import Mapping
@@ -93,7 +94,7 @@ def following(phase: Phase, end: PhaseEnd = "over") -> Phase:
     """Return the phase that comes after `phase` has ended in this way."""
     step = PHASES[phase]
     to = step.over if end == "over" else step.touched
-    assert to is not None, (phase, end)  # noqa: S101 - only the last phase leads back
+    assert to is not None, (phase, end)  # noqa: S101 - only `gone` leads back
     return to
 
 

@@ -1,7 +1,8 @@
 """Which fields tickets, messages, contacts and campaigns have: one table each, with all that is known of a field.
 
-The readers of the vendor's JSON, the fold, the rows of the projection, the comparison with the REST API, the twin and
-the demo take their fields from these tables. A new field is one row here, its type in the struct of `events`, a column
+The readers of the vendor's JSON, the fold, the rows of the projection, the comparison with the REST API and the demo
+take their fields from these tables. The read API shows every column. The twin has names of its own (`twin/shapes`),
+which a test compares with these. A new field is one row here, its type in the struct of `events`, a column
 in `storage/tables` and a migration. `tests/domain/test_resources.py` holds all of them together.
 """
 
