@@ -14,7 +14,10 @@ from sqlalchemy import func, select
 from servers.reconciling import ALL, HASTY, KEY, PIECES, PLAN, House, differences, house, truth, with_plan
 from whatsms_events.backfill.run import Report
 from whatsms_events.backfill.worker import Backfill
+from whatsms_events.config.settings import ReceiverSettings, Settings
 from whatsms_events.errors import StorageUnavailableError, TransientError
+from whatsms_events.service.parts import make_committer
+from whatsms_events.service.supervisor import Supervisor
 from whatsms_events.storage import tables
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.holdings import Holdings
@@ -330,12 +333,13 @@ async def test_what_the_last_webhook_may_have_told_is_no_news(here: House, later
 
 async def test_a_small_queue_delays_a_run_and_does_not_stop_it(here: House) -> None:
     """More findings at once than the committer's queue takes: some are refused, all are appended in the end."""
-    here.committer._queue_limit = 20
+    supervisor, settings = Supervisor(), Settings(receiver=ReceiverSettings(queue_limit=20))
+    here.committer = make_committer(settings, here.log, supervisor.wake)
     for number in range(60):
         here.world.account.add_contact(name=f"C{number}", number=f"35191{number:07}", email=None)
     assert here.announced()  # and lost
     await here.tick(60)
-    async with process(here, ALL) as backfill:
+    async with supervisor.running(here.committer, writers=[], readers=[]), process(here, ALL) as backfill:
         await insist(here, backfill)
     assert not differences(await here.held("contact"), truth(here.world)["contact"])
 
