@@ -61,5 +61,5 @@ lock: ## make both lock files again (needs uv)
 	$(LOCK) --group dev --output-file requirements-dev.lock
 	$(LOCK) --group build --constraint requirements-dev.lock --output-file requirements.lock
 
-clean: ## remove what the commands made
-	rm -rf $(VENV) var .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove what run and test made, never the log of a service
+	rm -rf $(VENV) var/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

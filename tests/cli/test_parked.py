@@ -47,11 +47,11 @@ async def get(session: aiohttp.ClientSession, service: Service, path: str) -> An
         return await answer.json() if answer.status == 200 else None
 
 
-async def park(database_url: str, body: bytes) -> UUID:
+async def park(database_url: str, body: bytes, tenant: str = TENANT) -> UUID:
     """Leave a delivery as a release would have that did not know its event yet."""
     parked_id = uuid4()
     row = {
-        "id": parked_id, "tenant": TENANT, "reason": "unknown_event", "detail": "event",
+        "id": parked_id, "tenant": tenant, "reason": "unknown_event", "detail": "event",
         "received_at": to_micros(datetime(2026, 1, 15, 10, 30, tzinfo=UTC)), "raw": body,
         "sha256": hashlib.sha256(body).digest(), "content_encoding": None, "count": 1,
     }  # fmt: skip
@@ -137,3 +137,18 @@ def test_a_parked_delivery_that_is_not_there_is_said(tmp_path: Path) -> None:
     make_log(tmp_path / "var")
     for verb in ("show", "retry", "discard"):
         assert run(tmp_path, "parked", verb, NOBODY) == Done(1, [], [f"NotFoundError: no parked delivery {NOBODY}"])
+
+
+async def test_what_was_parked_for_a_wrong_tenant_id_is_appended_once_the_setting_is_right(tmp_path: Path) -> None:
+    """A delivery that was parked under an id that no tenant has any more is for the tenant that it names; one under an
+    id that a tenant has stays parked, whatever it names.
+    """
+    url = make_log(tmp_path / "var")
+    mended = await park(url, contact("Ana"), tenant="mistyped")
+    foreign = await park(url, contact("Bia").replace(TENANT.encode(), b"somebody-else"))
+    done = run(tmp_path, "parked", "retry", str(mended))
+    assert (done.status, done.out) == (0, ["appended at position 1"])
+    done = run(tmp_path, "parked", "retry", str(foreign))
+    assert done.status == 1
+    assert "other_tenant" in done.err[-1]
+    assert len(run(tmp_path, "parked", "list").out) == 1

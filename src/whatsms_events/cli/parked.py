@@ -2,8 +2,8 @@
 
 import hashlib
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from cyclopts.validators import Number
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.running import run
 from whatsms_events.config.settings import Settings
+from whatsms_events.domain.events import Event
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.errors import InvalidEventError, NotFoundError
 from whatsms_events.service.parts import opened_log
@@ -79,24 +80,40 @@ def retry_(parked_id: UUID, /, *, options: SettingsOptions = DEFAULTS) -> int:
 
     async def retried() -> Taken:
         async with _parked(settings) as parked:
-            return await _retried(parked, parked_id)
+            return await _retried(parked, parked_id, [tenant.tenant_id for tenant in settings.tenants.values()])
 
     taken = run(retried())
     print(f"{'was in the log already' if taken.duplicate else 'appended'} at position {taken.position}")
     return 0
 
 
-async def _retried(parked: Parked, parked_id: UUID) -> Taken:
+async def _retried(parked: Parked, parked_id: UUID, tenants: Sequence[str]) -> Taken:
     """Append the event that this release makes of the delivery, or raise InvalidEventError, and it stays parked."""
     one, raw = await _found(parked, parked_id)
     try:
-        event = normalize(raw, tenant=one.tenant, received_at=one.received_at)
+        event = _read(one, raw, tenants)
     except InvalidEventError as exc:
         raise InvalidEventError(exc.reason, f"{exc.detail} (it stays parked)".strip()) from exc
     taken = await parked.take(parked_id, Append(event=event, raw=raw, sha256=hashlib.sha256(raw).digest()))
     if taken is None:
         raise _missing(parked_id)
     return taken
+
+
+def _read(one: ParkedDelivery, raw: bytes, tenants: Sequence[str]) -> Event:
+    """Return the event for the tenant that the delivery was parked under, or raise InvalidEventError.
+
+    Where no tenant has that id any more, the setting was wrong: then it is for the configured tenant that it names.
+    """
+    try:
+        return normalize(raw, tenant=one.tenant, received_at=one.received_at)
+    except InvalidEventError as exc:
+        if exc.reason != "other_tenant" or one.tenant in tenants:
+            raise
+        for tenant in tenants:
+            with suppress(InvalidEventError):
+                return normalize(raw, tenant=tenant, received_at=one.received_at)
+        raise
 
 
 def discard_(parked_id: UUID, /, *, options: SettingsOptions = DEFAULTS) -> int:
