@@ -237,42 +237,17 @@ async def test_a_long_last_message_shown_whole_is_no_gap(here: House) -> None:
     assert here.rest.message_list_reads == 0
 
 
-async def test_each_failure_of_a_vendor_that_is_away_makes_the_loop_wait(here: House) -> None:
-    """While every request by id fails, no piece returns as if all were well: also not the one that leaves an item."""
+@pytest.mark.parametrize(("phase", "options"), [("details", ALL), ("messages", FULL)])
+async def test_each_failure_of_a_vendor_that_is_away_makes_the_loop_wait(
+    here: House, phase: str, options: Options
+) -> None:
+    """While every request fails, no piece returns as if all were well, not even one that leaves an item or a list."""
     here.attempts, here.waits = 1, HASTY
     backfill = here.backfill()
-    backfill.ask("reconcile", "command", ALL)
-    await here.until(backfill, lambda: backfill.standing is not None and backfill.standing.phase == "details")
+    backfill.ask("reconcile", "command", options)
+    await here.until(backfill, lambda: backfill.standing is not None and backfill.standing.phase == phase)
     here.rest.faults.error = 1.0
     failed, quiet = 0, 0
-    for _ in range(2000):
-        before = here.rest.statuses[500]
-        try:
-            worked = await backfill.run_once()
-        except TransientError:
-            await here.tick(10)
-        else:
-            quiet += here.rest.statuses[500] > before
-            if not worked:
-                await here.tick(1)
-        failed += here.rest.statuses[500] > before
-        await here.apply()
-        if backfill.progress.finished:
-            break
-    await backfill.close()
-    assert backfill.progress.finished
-    assert failed > 20
-    assert quiet == 0
-
-
-async def test_a_failing_list_of_messages_that_is_left_makes_the_loop_wait(here: House) -> None:
-    """The same holds where the messages of a ticket are left to the next run."""
-    here.attempts, here.waits = 1, HASTY
-    backfill = here.backfill()
-    backfill.ask("reconcile", "command", FULL)
-    await here.until(backfill, lambda: backfill.standing is not None and backfill.standing.phase == "messages")
-    here.rest.faults.error = 1.0
-    quiet, failed = 0, 0
     for _ in range(2000):
         before = here.rest.statuses[500]
         try:
