@@ -106,6 +106,7 @@ async def test_the_report_is_a_table_by_entity_kind_and_age_and_names(there: Acc
     assert "backfill.finished" in events
     again = await ran(tmp_path, *RUN, config=there.config)
     assert again.out[0] == "no difference"
+    assert again.out[-1].endswith(" requests; messages were not compared: backfill.messages is off")
 
 
 async def test_reading_messages_is_warned_of_and_only_on_request(there: Account, tmp_path: Path) -> None:

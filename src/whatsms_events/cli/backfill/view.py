@@ -127,7 +127,9 @@ def print_report(slug: str, info: RunInfo, names: RowPage) -> None:
     if names.next is not None:
         console.print(f"… and more: GET /api/v1/{slug}/drift of the read API has them all", highlight=False)
     looked_at = ", ".join(f"{count} {entity}s" for entity, count in sorted(report.looked_at.items())) or "nothing"
-    console.print(_verdict(report), f"looked at {looked_at}; {report.requests} requests", sep="\n", highlight=False)
+    unread = "; messages were not compared: backfill.messages is off" if info.run.options.messages == "off" else ""
+    summary = f"looked at {looked_at}; {report.requests} requests{unread}"
+    console.print(_verdict(report), summary, sep="\n", highlight=False)
 
 
 def _table(*columns: str) -> Table:
