@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from servers.compare import until
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.errors import IntegrityError
@@ -96,8 +97,7 @@ async def test_a_halted_role_ends_no_process_and_says_why(advice: str, why: str)
     supervisor, said = Supervisor(advice=advice), list[str]()
     jobs = [Job("relay", Halted(said, "relay"), 60), Job("consumer", Idle(said, "consumer"), 60)]
     async with supervisor.running(None, writers=[], readers=jobs):
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await until(lambda: supervisor.halted, 60, "the relay halted")
         assert supervisor.halted == {"relay": f"log and Kafka disagree{why}"}
         assert said == []
     assert sorted(said) == ["consumer closed", "relay closed"]

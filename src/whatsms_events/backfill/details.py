@@ -70,7 +70,7 @@ async def _go_on_without(live: LiveRun, item: Item, exc: UpstreamError, log_end:
     if ITEMS[item.state][came].state == "missing":
         into = exc.merged_into if isinstance(exc, UpstreamGoneError) else None
         absent = shown.absent(item, now, log_end, merged_into=into)
-        item = replace(item, payload=absent, messages="none")  # it has no list
+        item = replace(item, payload=absent, messages="none")  # what is gone has no messages to list
     if came == "leave_out":
         standing = without(standing, slug, f"{item.entity} {item.id}", exc)
     if came == "leave":

@@ -103,7 +103,7 @@ async def _retried(parked: Parked, parked_id: UUID, tenants: Sequence[str]) -> T
 def _read(one: ParkedDelivery, raw: bytes, tenants: Sequence[str]) -> Event:
     """Return the event for the tenant that the delivery was parked under, or raise InvalidEventError.
 
-    Where no tenant has that id any more, the setting was wrong: then it is for the configured tenant that it names.
+    Where no tenant has that id any more, the setting was wrong: the delivery belongs to the tenant that its body names.
     """
     try:
         return normalize(raw, tenant=one.tenant, received_at=one.received_at)
