@@ -21,7 +21,6 @@ import pytest
 import structlog
 from aiokafka import errors as kafka_errors
 from confluent_kafka import Producer
-from pytest_aiohttp import AiohttpClient
 from sqlalchemy import insert, select, text
 
 from servers.compare import opened, until
@@ -31,12 +30,12 @@ from servers.service import SLUG, TENANT, Service
 from servers.service import command as must
 from whatsms_events import logs
 from whatsms_events.domain.signature import HEADER, sign
+from whatsms_events.domain.verdicts import Delivery
 from whatsms_events.kafka.connection import KafkaTarget, explained
 from whatsms_events.storage.database import Database
-from whatsms_events.storage.log.appends import Append, Park
 from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.storage.tables import event_log, parked_event
-from whatsms_events.web.app import public_app
+from whatsms_events.web.app import Listener
 from whatsms_events.web.receiver import Receiver, Tenant
 
 pytestmark = pytest.mark.process
@@ -414,10 +413,10 @@ def test_a_wrong_configuration_shows_no_secret(service: Service) -> None:
 class Broken:
     """A committer that is told to fail, with a marked value in its exception."""
 
-    async def submit(self, item: Append | Park, *, deadline_s: float) -> Outcome:
+    async def deliver(self, delivery: Delivery, *, deadline_s: float) -> Outcome:
         """Raise what a bug would."""
         del deadline_s
-        raise RuntimeError(f"{item.raw!r} {TEXT}")
+        raise RuntimeError(f"{delivery.body!r} {TEXT}")
 
 
 @pytest.fixture
@@ -435,7 +434,7 @@ def lines() -> Iterator[io.BytesIO]:
     structlog.reset_defaults()
 
 
-async def test_a_crash_in_a_handler_shows_no_marked_value(aiohttp_client: AiohttpClient, lines: io.BytesIO) -> None:
+async def test_a_crash_in_a_handler_shows_no_marked_value(lines: io.BytesIO) -> None:
     """A bug whose exception carries the body gives 500 and one line with its type and place, without the value."""
     tenants = {SLUG: Tenant(slug=SLUG, tenant_id=TENANT, secrets={"current": SECRET.encode()})}
     receiver = Receiver(
@@ -446,11 +445,15 @@ async def test_a_crash_in_a_handler_shows_no_marked_value(aiohttp_client: Aiohtt
         deadline_s=3,
         now=lambda: datetime.now(UTC),
     )
-    client = await aiohttp_client(public_app(receiver))
+    listener = Listener(receiver.handle)
+    url = await listener.start("127.0.0.1", 0)
     payload = DELIVERIES["accepted"]
-    answer = await client.post(f"/webhooks/{SLUG}", data=payload, headers={HEADER: sign(payload, SECRET.encode())})
-    assert answer.status == 500
-    assert found_in(await answer.text()) == []
+    headers = {HEADER: sign(payload, SECRET.encode())}
+    async with aiohttp.ClientSession() as client:
+        answer = await client.post(f"{url}/webhooks/{SLUG}", data=payload, headers=headers)
+        assert answer.status == 500
+        assert found_in(await answer.text()) == []
+    await listener.stop(1)
     shown = lines.getvalue().decode()
     assert "RuntimeError" in shown
     assert found_in(shown.replace("test_canary", "").replace("tests/test_canary", "")) == []

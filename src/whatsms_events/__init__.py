@@ -11,6 +11,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         events, signature, acks           the normalised event and its id; the HMAC; the ack lattice
         resources                         which fields there are: one table per resource; values: how one is read
         normalize                         raw body -> event; beneath it bodies, many, fields, times, secrets
+        verdicts                          a batch of deliveries -> whose they are, and what becomes of each
         fold                              event -> claims -> changed rows; beneath it rows (registers) and doubt
         records, resume                   event <-> Kafka record; what a partition still needs after a restart
         drift                             what REST shows against what we hold; beneath it differences, last_message
@@ -23,7 +24,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         held_file, postgres_url, servers  is it still our file, our server
         trouble                           what databases raise -> our errors, with what to do
         role_lock, lock_session           one active process per role
-        log/                              committer (the queue), commit (one group), appends (its statements);
+        log/                              committer (the queue), room (tenants share it), commit (one group),
+                                          appends (its statements);
                                           event_log (reading), arrivals (by tenant), parked, relay_row
         projection/                       apply and rows: a batch in one transaction; holdings: what is held
         repair/                           runs, looks, reports of every backfill run: how far it got, what it found
@@ -35,7 +37,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         answers, resources, pages         reply -> value or error; JSON -> structs; guards of lists
     web/            HTTP in
         app, connection, framing          listeners, errors -> statuses; one connection; where requests begin and end
-        receiver, senders                 the door; what was committed of one tenant -> alarms
+        receiver, answers, tally          the door; what it answers; counting in bulk
+        senders                           what was committed of one tenant -> alarms
         api, questions, views, health     the read API and its JSON; livez, readyz, metrics
     workers/        loop repeats a piece, backs off, halts
         relay                             event log -> Kafka

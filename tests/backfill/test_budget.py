@@ -20,9 +20,9 @@ from servers.reconciling import ALL, KEY, House, differences, house, truth
 from servers.virtual_time import virtual
 from whatsms_events.backfill.worker import Backfill
 from whatsms_events.config.settings import Settings
+from whatsms_events.domain.verdicts import Append
 from whatsms_events.errors import UpstreamError
 from whatsms_events.service.upstream import Upstream
-from whatsms_events.storage.log.appends import Append
 from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.twin.rest.faults import RestFault, RestFaults
 from whatsms_events.twin.rest.limits import RestLimits

@@ -21,13 +21,13 @@ from servers.witness import last_stable_offsets
 from whatsms_events.config.settings import Kafka, RelaySettings, Settings
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.records import TOPICS
+from whatsms_events.domain.verdicts import Append
 from whatsms_events.errors import FencedError, IntegrityError, TransientError
 from whatsms_events.kafka.connection import KafkaReader, KafkaTarget
 from whatsms_events.kafka.topics import create_topics
 from whatsms_events.service.parts import make_committer, make_relay
 from whatsms_events.service.supervisor import Supervisor
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log
-from whatsms_events.storage.log.appends import Append
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.twin.world import World

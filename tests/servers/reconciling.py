@@ -21,13 +21,13 @@ from whatsms_events.config.settings import Settings, TenantSettings, Whatsms
 from whatsms_events.domain.events import from_micros
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.rows import COLUMNS, Table
+from whatsms_events.domain.verdicts import Append
 from whatsms_events.errors import TransientError
 from whatsms_events.service.parts import Stores, make_committer, make_consumer
 from whatsms_events.service.supervisor import Supervisor
 from whatsms_events.service.upstream import Upstream, lock_of
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
-from whatsms_events.storage.log.appends import Append
 from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.repair.reports import Options

@@ -24,7 +24,7 @@ from whatsms_events.twin.faults import Faults
 from whatsms_events.twin.ledger import Ledger
 from whatsms_events.twin.sender import Sender
 from whatsms_events.twin.world import World
-from whatsms_events.web.app import Listener, public_app
+from whatsms_events.web.app import Listener
 from whatsms_events.web.receiver import Receiver, Tenant
 
 SECRET: Final = b"whsec-tests-only-week"
@@ -58,7 +58,7 @@ async def door(here: House) -> AsyncIterator[str]:
         deadline_s=60,
         now=here.now,
     )
-    listener = Listener(public_app(receiver))
+    listener = Listener(receiver.handle)
     url = await listener.start("127.0.0.1", 0)
     try:
         yield f"{url}/webhooks/{SLUG}"

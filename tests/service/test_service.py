@@ -24,7 +24,7 @@ from test_journey import delivery, get, post, see, told
 from test_metrics import on_kafka, produce, sample, scrape, shows
 from whatsms_events.domain.records import to_record
 from whatsms_events.domain.signature import HEADER, sign
-from whatsms_events.twin.faults import Delivery, Faults
+from whatsms_events.twin.faults import Dispatch, Faults
 from whatsms_events.twin.ledger import Ledger
 from whatsms_events.twin.rest.faults import RestFault
 from whatsms_events.twin.sender import Sender
@@ -42,7 +42,7 @@ class Watched(Sender):
     answers: set[tuple[int, bool]]
 
     async def _post(
-        self, session: aiohttp.ClientSession, url: URL, delivery: Delivery, body: bytes
+        self, session: aiohttp.ClientSession, url: URL, delivery: Dispatch, body: bytes
     ) -> tuple[int, float | None, bytes]:
         status, retry_after, answer = await super()._post(session, url, delivery, body)
         self.answers.add((status, retry_after is not None))

@@ -10,7 +10,7 @@ import pytest
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.errors import InvalidEventError
 from whatsms_events.twin.dialects import DIALECTS
-from whatsms_events.twin.faults import MAX_COPIES, Delivery, Demand, Disorder, Faults
+from whatsms_events.twin.faults import MAX_COPIES, Demand, Disorder, Dispatch, Faults
 from whatsms_events.twin.world import World
 
 START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
@@ -19,13 +19,13 @@ BAD_DAY = Faults(seed=7, redeliver=0.1, reorder=0.2, reorder_window=10, delay=0.
 
 def disordered(
     faults: Faults, count: int, dialect: str = "documented", demands: dict[Demand, int] | None = None
-) -> tuple[list[bytes], list[Delivery]]:
+) -> tuple[list[bytes], list[Dispatch]]:
     """Give the bodies that went in and the deliveries that came out."""
     disorder = Disorder(faults, oversized_bytes=1000)
     for kind, times in (demands or {}).items():
         disorder.demand(kind, times)
     bodies: list[bytes] = []
-    out: list[Delivery] = []
+    out: list[Dispatch] = []
     world = World(1, start=START, tenant_id="t", dialect=DIALECTS[dialect])
     for webhook in islice(world.webhooks(), count):
         bodies.append(webhook.body)

@@ -18,7 +18,7 @@ from whatsms_events.errors import (
     SignatureError,
     StorageUnavailableError,
 )
-from whatsms_events.web.app import Listener, private_app, public_app
+from whatsms_events.web.app import Answering, Listener, private_app
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -35,24 +35,29 @@ class Parts:
         return [web.get(self._path, self._handler), web.post(self._path, self._handler)]
 
 
-def raising(error: BaseException) -> Handler:
+def raising(error: BaseException) -> Answering:
     """Return a handler that fails."""
 
-    async def handler(_request: web.Request) -> web.StreamResponse:
+    async def handler(_request: web.BaseRequest) -> web.StreamResponse:
         raise error
 
     return handler
 
 
-async def fine(_request: web.Request) -> web.StreamResponse:
+async def fine(_request: web.BaseRequest) -> web.StreamResponse:
     """Answer."""
     return web.json_response({"fine": True})
 
 
+def routed(handler: Handler) -> web.Application:
+    """Return an application with this handler at `/`, as the private listener has one."""
+    return private_app(Parts("/", handler), Parts("/livez", fine))
+
+
 @asynccontextmanager
-async def serving(app: web.Application) -> AsyncIterator[str]:
-    """Run an app."""
-    listener = Listener(app)
+async def serving(answers: web.Application | Answering) -> AsyncIterator[str]:
+    """Run a listener."""
+    listener = Listener(answers)
     url = await listener.start("127.0.0.1", 0)
     try:
         yield url
@@ -73,10 +78,16 @@ async def serving(app: web.Application) -> AsyncIterator[str]:
         (TimeoutError("canary"), 500),
     ],
 )
-async def test_error_becomes_its_status_and_says_nothing_else(error: BaseException, status: int) -> None:
+@pytest.mark.parametrize("routes", [True, False], ids=["an application", "one handler"])
+async def test_error_becomes_its_status_and_says_nothing_else(
+    error: BaseException, status: int, *, routes: bool
+) -> None:
     """Each class of error has one status, as problem+json, without its message; only 503 says when to come again."""
-    app = public_app(Parts("/", raising(error)))
-    async with serving(app) as url, aiohttp.ClientSession() as client, client.get(url) as response:
+    async with (
+        serving(routed(raising(error)) if routes else raising(error)) as url,
+        aiohttp.ClientSession() as client,
+        client.get(url) as response,
+    ):
         assert response.status == status
         assert response.content_type == "application/problem+json"
         assert response.headers["Server"] == "whatsms-events"
@@ -89,7 +100,7 @@ async def test_error_becomes_its_status_and_says_nothing_else(error: BaseExcepti
 async def test_unexpected_error_is_logged_by_type_and_place_only() -> None:
     """What nobody foresaw is one line for the operator: kind, module and line, never a value or a traceback."""
     parts = Parts("/things/{id}", raising(KeyError("canary")))
-    async with serving(public_app(parts)) as url, aiohttp.ClientSession() as client:
+    async with serving(private_app(parts, Parts("/livez", fine))) as url, aiohttp.ClientSession() as client:
         with structlog.testing.capture_logs() as lines:
             async with client.get(url + "/things/canary") as response:
                 assert response.status == 500
@@ -125,8 +136,7 @@ async def test_private_listener_serves_every_part() -> None:
 
 async def test_unread_body_never_becomes_the_next_request() -> None:
     """A refusal that left the body unread closes the connection: nothing is smuggled behind it."""
-    app = public_app(Parts("/", raising(OverloadedError(""))))
-    async with serving(app) as url:
+    async with serving(raising(OverloadedError(""))) as url:
         host, port = url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n")
@@ -139,7 +149,7 @@ async def test_unread_body_never_becomes_the_next_request() -> None:
 
 async def test_a_port_that_is_taken_is_refused() -> None:
     """A second listener on a port that another one has is an OSError."""
-    first, second = (Listener(public_app(Parts("/", fine))) for _ in range(2))
+    first, second = (Listener(fine) for _ in range(2))
     await first.start("127.0.0.1", 0)
     with pytest.raises(OSError, match="in use"):
         await second.start("127.0.0.1", first.port)
@@ -151,12 +161,12 @@ async def test_stop_waits_for_the_request_that_is_being_answered() -> None:
     """A request that came before the stop gets its answer; an idle connection is closed, a new one refused."""
     entered, release = asyncio.Event(), asyncio.Event()
 
-    async def slow(_request: web.Request) -> web.StreamResponse:
+    async def slow(_request: web.BaseRequest) -> web.StreamResponse:
         entered.set()
         await release.wait()
         return web.Response(text="done")
 
-    listener = Listener(public_app(Parts("/", slow)))
+    listener = Listener(slow)
     url = await listener.start("127.0.0.1", 0)
     async with aiohttp.ClientSession() as client:
         answer = asyncio.create_task(client.get(url))
@@ -176,12 +186,12 @@ async def test_stop_does_not_wait_for_ever() -> None:
     """A request that does not end is cut off at the deadline."""
     entered = asyncio.Event()
 
-    async def stuck(_request: web.Request) -> web.StreamResponse:
+    async def stuck(_request: web.BaseRequest) -> web.StreamResponse:
         entered.set()
         await asyncio.Event().wait()
         raise AssertionError
 
-    listener = Listener(public_app(Parts("/", stuck)))
+    listener = Listener(stuck)
     url = await listener.start("127.0.0.1", 0)
     async with aiohttp.ClientSession() as client:
         answer = asyncio.create_task(client.get(url))

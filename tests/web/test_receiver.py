@@ -10,7 +10,7 @@ import socket
 import sqlite3
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ from whatsms_events.storage.database import Database, DatabaseTarget, open_log
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.tables import event_log, parked_delivery, redelivery
-from whatsms_events.web.app import Listener, public_app
+from whatsms_events.web.app import Listener
 from whatsms_events.web.receiver import Receiver, Tenant, Throttle
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -132,15 +132,15 @@ class Answer:
 
 
 @asynccontextmanager
-async def opened(url: str, **changed: Any) -> AsyncIterator[Door]:
+async def opened(url: str, *, tenants: Sequence[Tenant] = (TENANT,), **changed: Any) -> AsyncIterator[Door]:
     """Run a receiver on a log."""
     database = await open_log(DatabaseTarget(url), migrate=True)
-    queue = {"batch_limit": 500, "queue_limit": 1000, "queue_limit_bytes": 1 << 28}
+    queue: dict[str, Any] = {"batch_limit": 500, "queue_limit": 1000, "queue_limit_bytes": 1 << 28}
     limits = {"body_limit_bytes": LIMIT, "in_flight_limit_bytes": 1 << 24, "deadline_s": 10.0}
     queue.update({name: changed.pop(name) for name in list(changed) if name in queue})
-    committer = Committer(database, **queue, on_commit=lambda _end: None)
-    receiver = Receiver({"acme": TENANT}, committer, **{"now": lambda: NOON, **limits, **changed})
-    listener = Listener(public_app(receiver), on_unparsable=receiver.count_unparsable)
+    committer = Committer(database, **queue, on_commit=lambda _end: None, shared=len(tenants) > 1)
+    receiver = Receiver({one.slug: one for one in tenants}, committer, **{"now": lambda: NOON, **limits, **changed})
+    listener = Listener(receiver.handle, on_unparsable=receiver.count_unparsable)
     stop = asyncio.Event()
     task = asyncio.create_task(committer.run(stop))
     url = await listener.start("127.0.0.1", 0)
@@ -410,6 +410,40 @@ async def test_signed_but_not_understood_is_parked(door: Door, body: bytes, reas
     assert len(await door.parked()) == 1
 
 
+async def test_a_compressed_body_without_a_possible_signature_is_not_read(door: Door) -> None:
+    """It is refused while its body is still on its way."""
+    head = b"POST /webhooks/acme HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 900\r\n\r\n"
+    assert (await door.raw(head)).startswith(b"HTTP/1.1 415 ")
+
+
+async def test_a_tenant_that_floods_does_not_shut_the_door_of_another(tmp_path: Path) -> None:
+    """While one tenant's deliveries fill their half of the queue, another one's is taken and committed."""
+    other = Tenant("other", "tenant-2", {"only": SECRET})
+    async with opened(f"sqlite:///{tmp_path / 'log.db'}", tenants=(TENANT, other), queue_limit=8) as door:
+        lock = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        flood = [asyncio.create_task(door.post(delivery(number))) for number in range(20)]
+        await until(lambda: sum(post.done() for post in flood) == 16)
+        calm = asyncio.create_task(door.post(delivery(99, tenantId="tenant-2"), slug="other"))
+        await until(lambda: REGISTRY.get_sample_value("whatsms_events_queued_deliveries") == 5)
+        lock.execute("ROLLBACK")
+        lock.close()
+        assert (await calm).status == 200
+        assert sorted(answer.status for answer in await asyncio.gather(*flood)) == [200] * 4 + [503] * 16
+
+
+async def test_the_path_may_be_written_in_other_ways(door: Door) -> None:
+    """A query, an escape or an absolute URL leads to the same door."""
+    for number, path in enumerate(["/webhooks/acme?source=whatsms", "/webhooks/ac%6De", "/webhooks/acme/?"]):
+        body = delivery(number)
+        answer = await door.raw(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\n{HEADER}: {sign(body, SECRET)}\r\nContent-Length: {len(body)}\r\n"
+            "Connection: close\r\n\r\n".encode()
+            + body
+        )
+        assert answer.startswith(b"HTTP/1.1 200 "), path
+
+
 async def test_get_and_head_say_that_the_url_is_right(door: Door) -> None:
     """GET and HEAD on a configured slug are 200 without data; other methods are 405."""
     for path in ("/webhooks/acme", "/webhooks/acme/"):
@@ -457,7 +491,7 @@ async def test_stalled_body_has_a_deadline_and_gives_its_room_back(
     tmp_path: Path, counts: Callable[[str], float]
 ) -> None:
     """A client that stops in the middle of its body is sent away; until then what it sent takes room, and no more."""
-    limits = {"body_deadline_s": 0.3, "in_flight_limit_bytes": 500}
+    limits: dict[str, Any] = {"body_deadline_s": 0.3, "in_flight_limit_bytes": 500}
     async with opened(f"sqlite:///{tmp_path / 'log.db'}", **limits) as door:
         at = urlsplit(door.url)
         reader, writer = await asyncio.open_connection(at.hostname, at.port)

@@ -25,6 +25,7 @@ from servers.working import working
 from whatsms_events.config.settings import ConsumerSettings, Kafka, ReceiverSettings, RelaySettings, Settings
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.resume import Published
+from whatsms_events.domain.verdicts import Append
 from whatsms_events.errors import FencedError, IntegrityError
 from whatsms_events.kafka.connection import KafkaTarget
 from whatsms_events.kafka.topics import create_topics
@@ -32,7 +33,6 @@ from whatsms_events.service.parts import Stores, make_committer, make_consumer, 
 from whatsms_events.service.supervisor import Supervisor
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
-from whatsms_events.storage.log.appends import Append
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.projection.apply import POISON_LIMIT, STRAYS_KEPT, Projection

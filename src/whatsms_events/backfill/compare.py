@@ -27,8 +27,8 @@ from whatsms_events.domain.last_message import Told, explained
 from whatsms_events.domain.repair import COMPARED, ItemCame, compared, is_left
 from whatsms_events.domain.rows import Key, Row
 from whatsms_events.domain.sighting import as_of
+from whatsms_events.domain.verdicts import Append
 from whatsms_events.errors import InvalidEventError, TransientError
-from whatsms_events.storage.log.appends import Append
 from whatsms_events.storage.repair.runs import Item
 
 BATCH: Final = 100

@@ -16,9 +16,9 @@ from whatsms_events.domain import drift, normalize
 from whatsms_events.domain.drift import Count, Finding
 from whatsms_events.domain.events import Entity
 from whatsms_events.domain.repair import FIRST, ITEMS, Due, ItemCame, Phase, PhaseEnd, following
+from whatsms_events.domain.verdicts import Append
 from whatsms_events.domain.walk import Walks
 from whatsms_events.errors import UpstreamError
-from whatsms_events.storage.log.appends import Append
 from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.holdings import Holdings

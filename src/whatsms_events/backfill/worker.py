@@ -23,8 +23,8 @@ from whatsms_events.backfill.run import LiveRun, Parts, Plan, Report, RunStandin
 from whatsms_events.backfill.schedule import AskedRun, Schedule
 from whatsms_events.domain.drift import Count
 from whatsms_events.domain.repair import PHASES, Duty, Phase
+from whatsms_events.domain.verdicts import Append
 from whatsms_events.errors import UpstreamRefusedError
-from whatsms_events.storage.log.appends import Append
 from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.holdings import Holdings

@@ -15,9 +15,9 @@ from whatsms_events.cli.running import run
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.events import Event
 from whatsms_events.domain.normalize import normalize
+from whatsms_events.domain.verdicts import Append
 from whatsms_events.errors import InvalidEventError, NotFoundError
 from whatsms_events.service.parts import opened_log
-from whatsms_events.storage.log.appends import Append
 from whatsms_events.storage.log.parked import PAGE_LIMIT, Parked, ParkedDelivery, Taken
 
 Limit = Annotated[int, Parameter(validator=Number(gte=1, lte=PAGE_LIMIT))]

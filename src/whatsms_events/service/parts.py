@@ -145,6 +145,7 @@ def make_committer(settings: Settings, log: Database, on_commit: Callable[[int],
         queue_limit=receiver.queue_limit,
         queue_limit_bytes=receiver.in_flight_limit_bytes,
         on_commit=on_commit,
+        shared=len(settings.tenants) > 1,
     )
 
 

@@ -50,7 +50,7 @@ from whatsms_events.service.upstream import (
 from whatsms_events.storage.database import make_ready
 from whatsms_events.storage.engines import REPAIR_TURNS
 from whatsms_events.storage.log.committer import Committer
-from whatsms_events.web.app import Listener, private_app, public_app
+from whatsms_events.web.app import Listener, private_app
 from whatsms_events.web.health import Health
 from whatsms_events.web.receiver import Receiver
 from whatsms_events.workers.loop import AGAIN
@@ -117,7 +117,7 @@ class Service:
         settings, supervisor = self._settings, self._supervisor
         committer = make_committer(settings, stores.log, supervisor.wake)
         start, receiver = Start(committer.refuse), make_receiver(settings, committer)
-        public = Listener(public_app(receiver), on_unparsable=receiver.count_unparsable)
+        public = Listener(receiver.handle, on_unparsable=receiver.count_unparsable)
         private = Listener(private_app(make_api(settings, stores), self._health(stores, start, receiver)))
         observer, close_door = make_observer(settings, stores), partial(self._close_door, public)
         try:

@@ -12,8 +12,8 @@ from whatsms_events.backfill.run import Plan
 from whatsms_events.backfill.worker import Backfill
 from whatsms_events.config.settings import Settings, TenantSettings
 from whatsms_events.domain.normalize import BODY_BYTES, data_limit_bytes
+from whatsms_events.domain.verdicts import Append
 from whatsms_events.storage.database import Database
-from whatsms_events.storage.log.appends import Append
 from whatsms_events.storage.log.arrivals import Arrivals
 from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.storage.log.committer import Committer

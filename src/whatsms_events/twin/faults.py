@@ -51,7 +51,7 @@ class Demand(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class Dispatch:
     """One thing to send until it is answered, or just `once`. `again` is the body of later tries."""
 
     body: bytes
@@ -72,7 +72,7 @@ class Disorder:
         self.faults = faults
         self._oversized_bytes = oversized_bytes
         self._rng = random.Random(faults.seed)  # noqa: S311 - the same seed must give the same faults
-        self._held: list[tuple[int, int, Delivery]] = []
+        self._held: list[tuple[int, int, Dispatch]] = []
         self._taken = 0
         self._forged = 0
         self.demands: Counter[Demand] = Counter()
@@ -81,13 +81,13 @@ class Disorder:
         """Ask for the fault `count` times, from the next webhook on."""
         self.demands[kind] += count
 
-    def take(self, webhook: Webhook) -> Iterator[Delivery]:
+    def take(self, webhook: Webhook) -> Iterator[Dispatch]:
         """Yield what is to be sent now that this webhook is due: maybe nothing, maybe others that were held back."""
         self._taken += 1
         yield from self._beside(webhook)
         fault = self._befalls()
         again = webhook.retry or webhook.body
-        delivery = Delivery(webhook.body, again, webhook.event_type.value, self._delay(), fault)
+        delivery = Dispatch(webhook.body, again, webhook.event_type.value, self._delay(), fault)
         if fault == Demand.DROP:
             yield delivery
             return
@@ -99,7 +99,7 @@ class Disorder:
         while self._held and self._held[0][0] <= self._taken:
             yield heapq.heappop(self._held)[2]
 
-    def rest(self) -> Iterator[Delivery]:
+    def rest(self) -> Iterator[Dispatch]:
         """Yield what is still held back; the stream has ended."""
         while self._held:
             yield heapq.heappop(self._held)[2]
@@ -110,7 +110,7 @@ class Disorder:
     def _delay(self) -> float:
         return self._rng.uniform(0, self.faults.delay_s) if self._chance(self.faults.delay) else 0.0
 
-    def _hold(self, delivery: Delivery) -> None:
+    def _hold(self, delivery: Dispatch) -> None:
         until = self._taken + self._rng.randint(1, self.faults.reorder_window)
         heapq.heappush(self._held, (until, self._taken, delivery))
 
@@ -121,20 +121,20 @@ class Disorder:
                 return kind.value
         return Demand.DROP.value if self._chance(self.faults.drop) else None
 
-    def _copies(self, delivery: Delivery) -> Iterator[Delivery]:
+    def _copies(self, delivery: Dispatch) -> Iterator[Dispatch]:
         if not self._chance(self.faults.redeliver):
             return
         late = self._chance(0.5)
         for _ in range(self._rng.randint(1, MAX_COPIES)):
             delay_s = delivery.delay_s + (self._rng.uniform(0, self.faults.delay_s) if late else 0.0)
-            yield Delivery(delivery.again, delivery.again, delivery.event_type, delay_s, "redelivery")
+            yield Dispatch(delivery.again, delivery.again, delivery.event_type, delay_s, "redelivery")
 
-    def _beside(self, webhook: Webhook) -> Iterator[Delivery]:
+    def _beside(self, webhook: Webhook) -> Iterator[Dispatch]:
         for kind in (Demand.WRONG_SECRET, Demand.GARBAGE, Demand.OVERSIZED):
             while self.demands[kind]:
                 self.demands[kind] -= 1
                 body = self._forgery(kind, webhook)
-                yield Delivery(body, body, "other", fault=kind.value, once=kind is not Demand.GARBAGE)
+                yield Dispatch(body, body, "other", fault=kind.value, once=kind is not Demand.GARBAGE)
 
     def _forgery(self, kind: Demand, webhook: Webhook) -> bytes:
         """Return a body that no webhook has: a new one at each call, except for OVERSIZED."""

@@ -13,7 +13,7 @@ from yarl import URL
 
 from whatsms_events.clock import within
 from whatsms_events.domain import signature
-from whatsms_events.twin.faults import Delivery, Demand, Disorder, Faults
+from whatsms_events.twin.faults import Demand, Disorder, Dispatch, Faults
 from whatsms_events.twin.ledger import Attempt, AttemptOutcome, Ledger, ReceiverAnswer, digest_of, outcome_of
 from whatsms_events.twin.world import World
 
@@ -126,7 +126,7 @@ class Sender:
 
     async def _feed(
         self, world: World, stop: asyncio.Event, seconds: float | None, limit: int | None
-    ) -> AsyncIterator[Delivery]:
+    ) -> AsyncIterator[Dispatch]:
         clock = asyncio.get_running_loop().time
         started = clock()
         stream = world.webhooks()
@@ -152,7 +152,7 @@ class Sender:
 
     async def _follow(
         self, world: World, stop: asyncio.Event, clock: Callable[[], datetime]
-    ) -> AsyncIterator[Delivery]:
+    ) -> AsyncIterator[Dispatch]:
         while not stop.is_set():
             for webhook in world.advance(clock()):
                 while self.pending >= self._pending_limit and not stop.is_set():
@@ -165,7 +165,7 @@ class Sender:
         for delivery in self._disorder.rest():
             yield delivery
 
-    async def _deliver(self, session: aiohttp.ClientSession, delivery: Delivery) -> None:
+    async def _deliver(self, session: aiohttp.ClientSession, delivery: Dispatch) -> None:
         """Send until there is a final answer, the tries are used up, or the drain is over."""
         try:
             if delivery.fault == Demand.DROP:
@@ -190,7 +190,7 @@ class Sender:
             if not self.pending:
                 self._idle.set()
 
-    async def _try(self, session: aiohttp.ClientSession, url: URL, delivery: Delivery, number: int) -> float | None:
+    async def _try(self, session: aiohttp.ClientSession, url: URL, delivery: Dispatch, number: int) -> float | None:
         """Send once; return the seconds to wait before the next try, or None where the answer is final."""
         body = delivery.body if number == 1 else delivery.again
         async with self._slots:
@@ -213,7 +213,7 @@ class Sender:
         return self._backoff(number) if retry_after is None else min(retry_after, self._retry_after_limit_s)
 
     async def _post(
-        self, session: aiohttp.ClientSession, url: URL, delivery: Delivery, body: bytes
+        self, session: aiohttp.ClientSession, url: URL, delivery: Dispatch, body: bytes
     ) -> tuple[int, float | None, bytes]:
         secret = self._secret + b"-wrong" if delivery.fault == Demand.WRONG_SECRET else self._secret
         headers = {signature.HEADER: signature.sign(body, secret)}
@@ -244,7 +244,7 @@ class Sender:
 
     def _note(
         self,
-        delivery: Delivery,
+        delivery: Dispatch,
         body: bytes,
         outcome: AttemptOutcome,
         *,

@@ -1,6 +1,8 @@
 """This module runs the two HTTP servers, and is the one place where an error becomes a status.
 
 Every error is answered as problem+json (RFC 9457). On the public listener the answer has the status and nothing else.
+That listener has one handler, and no router, middleware or signal between it and the connection: they take a fifth of
+the time of a delivery. The private listener is an application with routes.
 """
 
 import asyncio
@@ -9,17 +11,15 @@ import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from http import HTTPStatus
 from typing import Any, Final, Protocol
 
-import msgspec
 import structlog
 from aiohttp import hdrs, web
 
 from whatsms_events.errors import SignatureError, TransientError, WhatsmsEventsError
+from whatsms_events.web.answers import PROBLEM_JSON, SERVER, problem
 from whatsms_events.web.connection import Connection, Unparsable
 
-RETRY_AFTER_S: Final = 5
 KEEPALIVE_S: Final = 75.0
 """Also the longest wait for the headers of a request. Proxies keep their connections for about a minute."""
 
@@ -29,53 +29,43 @@ LINGER_S: Final = 5.0
 CLOSE_S: Final = 1.0
 """How long a stopping server may still write its answers."""
 
-PROBLEM_JSON: Final = "application/problem+json"
-SERVER: Final = "whatsms-events"
-
 STATUSES: Final[tuple[tuple[type[WhatsmsEventsError], int], ...]] = ((SignatureError, 401), (TransientError, 503))
 """Class of error -> status; what is not here is our fault: 500."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+"""What a route of an application calls."""
+
+Answering = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+"""What answers every request of a listener without routes."""
 
 log = structlog.get_logger()
 
 
 class Routes(Protocol):
-    """A set of routes: the receiver, the read API, the probes."""
+    """A set of routes: the read API, the probes."""
 
     def routes(self) -> list[web.AbstractRouteDef]:
         """Return the routes to mount."""
 
 
-def public_app(receiver: Routes) -> web.Application:
-    """Return what the world may reach: the webhooks and nothing else."""
-    return _app(receiver)
-
-
 def private_app(api: Routes, health: Routes) -> web.Application:
     """Return what operators and probes reach."""
-    return _app(health, api)
-
-
-def _app(*parts: Routes) -> web.Application:
     app = web.Application(middlewares=[_errors_to_statuses])
     app.on_response_prepare.append(_sign_off)
-    for part in parts:
+    for part in (health, api):
         app.add_routes(part.routes())
     return app
 
 
-def problem(status: int) -> web.Response:
-    """Return an error's answer; 503 says when to come again."""
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
-    headers = {hdrs.SERVER: SERVER} | ({hdrs.RETRY_AFTER: str(RETRY_AFTER_S)} if status == 503 else {})
-    return web.Response(status=status, body=msgspec.json.encode(body), content_type=PROBLEM_JSON, headers=headers)
-
-
 @web.middleware
 async def _errors_to_statuses(request: web.Request, handler: Handler) -> web.StreamResponse:
+    return await _answered(handler(request), request)
+
+
+async def _answered(handling: Awaitable[web.StreamResponse], request: web.BaseRequest) -> web.StreamResponse:
+    """Return the answer, or the one for the error that came instead."""
     try:
-        return await handler(request)
+        return await handling
     except web.HTTPException as exc:
         if exc.status < 400 or exc.content_type == PROBLEM_JSON:
             raise
@@ -95,9 +85,9 @@ async def _errors_to_statuses(request: web.Request, handler: Handler) -> web.Str
     return answer
 
 
-def _report(request: web.Request, exc: BaseException) -> None:
+def _report(request: web.BaseRequest, exc: BaseException) -> None:
     """Log what went wrong and where: a message or a traceback could hold what a person wrote."""
-    resource = request.match_info.route.resource
+    resource = request.match_info.route.resource if isinstance(request, web.Request) else None
     ours = [f"{frame.f_globals.get('__name__')}:{line}" for frame, line in traceback.walk_tb(exc.__traceback__)]
     log.error(
         "request.failed",
@@ -112,24 +102,29 @@ async def _sign_off(_request: web.Request, response: web.StreamResponse) -> None
 
 
 class Listener:
-    """A server on one address. `on_unparsable` is told of what cannot be parsed, and so reaches no route."""
+    """A server on one address, of an application or of one handler that answers everything.
+
+    `on_unparsable` is told of what cannot be parsed, and so reaches no handler.
+    """
 
     def __init__(
-        self, app: web.Application, *, on_unparsable: Callable[[Unparsable], None] = lambda _found: None
+        self,
+        answers: web.Application | Answering,
+        *,
+        on_unparsable: Callable[[Unparsable], None] = lambda _found: None,
     ) -> None:
-        self._app = app
+        self._answers = answers
         self._on_unparsable = on_unparsable
-        self._app.middlewares.insert(0, self._counted)
         self._under_way = 0
         self._stopping = False
         self._done = asyncio.Event()
-        self._runner: web.AppRunner | None = None
+        self._runner: web.BaseRunner | None = None
         self._server: asyncio.Server | None = None
         self.port = 0
 
     async def start(self, host: str, port: int) -> str:
         """Listen, and return the URL; port 0 takes a free one, also told as `port`. Raise OSError where it is taken."""
-        self._runner = web.AppRunner(self._app, access_log=None)
+        self._runner = self._make_runner()
         await self._runner.setup()
         connections = self._runner.server
         assert connections is not None  # noqa: S101 - set up above
@@ -174,14 +169,29 @@ class Listener:
             await connections.shutdown(CLOSE_S)
         await self._runner.cleanup()
 
-    @web.middleware
-    async def _counted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    def _make_runner(self) -> web.BaseRunner:
+        answers = self._answers
+        if isinstance(answers, web.Application):
+
+            @web.middleware
+            async def outermost(request: web.Request, handler: Handler) -> web.StreamResponse:
+                return await self._serve(request, handler(request))
+
+            answers.middlewares.insert(0, outermost)
+            return web.AppRunner(answers, access_log=None)
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            return await self._serve(request, _answered(answers(request), request))
+
+        return web.ServerRunner(web.Server(handle))
+
+    async def _serve(self, request: web.BaseRequest, handling: Awaitable[web.StreamResponse]) -> web.StreamResponse:
         """Count the requests under way, so that a stop can wait for them; each answer then ends its connection."""
         self._under_way += 1
         if isinstance(request.protocol, Connection):
             request.protocol.begin(request)
         try:
-            response = await handler(request)
+            response = await handling
         finally:
             self._under_way -= 1
             if self._stopping and not self._under_way:

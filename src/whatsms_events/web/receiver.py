@@ -1,11 +1,10 @@
 """The receiver takes the vendor's webhooks: it answers 2xx once the bytes of a delivery are committed.
 
-A delivery is read, verified, normalised or parked, appended and answered. Until its signature is verified, nothing of
-the request becomes a label, a log line or a part of the answer.
+It reads a delivery and looks at the form of its signature; the committer judges it and commits it. Until its signature
+is verified, nothing of the request becomes a label, a log line or a part of the answer.
 """
 
 import asyncio
-import hashlib
 import itertools
 import re
 import time
@@ -14,27 +13,22 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import Final, Self
 
 import structlog
 from aiohttp import StreamReader, hdrs, web
 
 from whatsms_events import metrics
-from whatsms_events.domain.normalize import identify, normalize
-from whatsms_events.domain.signature import HEADER, REASONS, given, verify
-from whatsms_events.errors import (
-    InvalidEventError,
-    OverloadedError,
-    SignatureError,
-    StorageUnavailableError,
-    WhatsmsEventsError,
-)
-from whatsms_events.storage.log.appends import Append, Park
+from whatsms_events.domain.signature import HEADER, REASONS, given
+from whatsms_events.domain.verdicts import Delivery
+from whatsms_events.errors import OverloadedError, SignatureError, StorageUnavailableError, WhatsmsEventsError
 from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.storage.log.committer import Committer
+from whatsms_events.storage.log.room import Room
+from whatsms_events.web.answers import SERVER, Prepared
 from whatsms_events.web.connection import Unparsable
 from whatsms_events.web.senders import TenantSender
+from whatsms_events.web.tally import Tally, delivered
 
 BODY_DEADLINE_S: Final = 10.0
 BODY_BYTES_PER_S: Final = 512 * 1024
@@ -45,10 +39,6 @@ LOG_INTERVAL_S: Final = 10.0
 _PATH: Final = re.compile(r"/webhooks/([^/]+)/?")
 
 log = structlog.get_logger()
-
-# `labels` takes longer than all the counting. The sets are closed, so the caches are small.
-_delivered = cache(metrics.DELIVERIES.labels)
-_signed = cache(metrics.SIGNED_BY.labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +66,7 @@ class Receiver:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tenants = tenants
+        self._paths = {path: tenant for slug, tenant in tenants.items() for path in _paths(slug)}
         self._committer = committer
         self._body_limit_bytes = body_limit_bytes
         self._deadline_s = deadline_s
@@ -84,21 +75,14 @@ class Receiver:
         self._now = now
         self._monotonic = monotonic
         self._senders = {tenant.slug: TenantSender(tenant.slug) for tenant in tenants.values()}
-        self._room = Room(in_flight_limit_bytes)
+        self._tally = Tally(self._senders, now)
+        self._room = Room(in_flight_limit_bytes, "bytes in flight", shared=len(tenants) > 1)
         self._rejected = Throttle(LOG_INTERVAL_S, monotonic)
         self._refused_signatures = Counter[str]()
         for slug, reason in itertools.product(self._senders, REASONS):
-            _delivered(slug, f"signature_{reason}")  # shown as 0 from the start: an alert asks how much it rose
+            delivered(slug, f"signature_{reason}")  # shown as 0 from the start: an alert asks how much it rose
         metrics.LARGEST_REFUSED.set(0)
-        metrics.IN_FLIGHT_BYTES.set_function(lambda: self._room.used_bytes)
-
-    def routes(self) -> list[web.AbstractRouteDef]:
-        """Return the one path, with and without a slash at its end: a redirect would lose the POST."""
-        return [
-            route
-            for path in ("/webhooks/{slug}", "/webhooks/{slug}/")  # also `_PATH`
-            for route in (web.post(path, self._receive, expect_handler=_continue), web.get(path, self._probe))
-        ]
+        metrics.IN_FLIGHT_BYTES.set_function(lambda: self._room.used)
 
     def count_unparsable(self, found: Unparsable) -> None:
         """Count a POST that could not be parsed, and so reached no route, for the tenant whose path it names.
@@ -111,26 +95,37 @@ class Receiver:
         suppressed = self._rejected.due((slug, outcome))
         if suppressed is not None:
             log.warning("delivery.unparsable", tenant=slug, outcome=outcome, error=found.error, suppressed=suppressed)
-        _delivered(slug, outcome).inc()
+        delivered(slug, outcome).inc()
 
-    async def _probe(self, request: web.Request) -> web.Response:
-        """Answer GET and HEAD, by which people and vendors try a URL."""
-        if request.match_info["slug"] not in self._tenants:
-            raise web.HTTPNotFound
-        return web.Response()
-
-    async def _receive(self, request: web.Request) -> web.Response:
-        """Answer a delivery, and count what became of it."""
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer any request to the public listener. Raise what becomes a status: 404, 405, or why it is refused."""
         started = self._monotonic()
-        tenant = self._tenants.get(request.match_info["slug"])
+        tenant = self._paths.get(request.raw_path)  # as nearly everybody writes it
+        if tenant is None:
+            path = _PATH.fullmatch(request.path)
+            if path is None:
+                raise web.HTTPNotFound
+            tenant = self._tenants.get(path[1])
+        if request.method == hdrs.METH_POST:
+            return await self._receive(request, tenant, started)
+        if request.method not in (hdrs.METH_GET, hdrs.METH_HEAD):
+            raise web.HTTPMethodNotAllowed(request.method, (hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_POST))
+        if tenant is None:
+            raise web.HTTPNotFound
+        return web.Response(headers={hdrs.SERVER: SERVER})  # people and vendors try a URL by GET and HEAD
+
+    async def _receive(self, request: web.BaseRequest, tenant: Tenant | None, started: float) -> web.StreamResponse:
+        """Answer a delivery, and count what became of it."""
         slug = "" if tenant is None else tenant.slug
         outcome = "failed"
         try:
             if tenant is None:
                 raise web.HTTPNotFound
-            with Hold(self._room) as hold:
-                done = await self._deliver(tenant, request, hold)
+            if hdrs.EXPECT in request.headers:
+                await _continue(request)
+            done = await self._deliver(tenant, request)
             outcome = done.kind
+            self._note(slug, done)
             return _answer(done)
         except (WhatsmsEventsError, web.HTTPException) as exc:
             outcome = _refusal(exc)
@@ -138,39 +133,28 @@ class Receiver:
             self._log_refusal(slug, outcome)
             raise
         finally:
-            _delivered(slug, outcome).inc()
-            metrics.DELIVERY_SECONDS.observe(self._monotonic() - started)
+            self._tally.add(slug, outcome, self._monotonic() - started)
 
-    async def _deliver(self, tenant: Tenant, request: web.Request, hold: "Hold") -> Outcome:
-        headers, encoding = request.headers.getall(HEADER, []), _content_encoding(request)
-        self._check_size(request.content_length or 0, headers)
-        if encoding is None:
-            given(headers)  # a request without a possible signature is refused before its body is read
-        body = await self._read(request, headers, hold)
+    async def _deliver(self, tenant: Tenant, request: web.BaseRequest) -> Outcome:
+        """Read the delivery and return its outcome. One that cannot have a right signature is refused before that."""
+        signatures, encoding = request.headers.getall(HEADER, ()), _content_encoding(request)
+        self._check_size(request.content_length or 0, signatures)
         try:
-            secret = verify(body, headers, tenant.secrets)
+            digest = given(signatures)
+            with Hold(self._room, tenant.tenant_id) as hold:
+                body = await self._read(request, signatures, hold)
+                delivery = Delivery(tenant.slug, tenant.tenant_id, tenant.secrets, digest, body, encoding, self._now())
+                return await self._committer.deliver(delivery, deadline_s=self._deadline_s)
         except SignatureError:
             if encoding is None:
                 raise
             raise web.HTTPUnsupportedMediaType from None
-        _signed(tenant.slug, secret).inc()
-        metrics.DELIVERY_BYTES.observe(len(body))
-        item = _item(body, encoding, tenant.tenant_id, self._now())
-        if isinstance(item, Append) and item.event.occurred_at is not None:
-            delay = item.event.received_at - item.event.occurred_at
-            metrics.DELIVERY_DELAY.observe(max(0.0, delay.total_seconds()))
-        outcome = await self._committer.submit(item, deadline_s=self._deadline_s)
-        self._note(tenant.slug, item, outcome)
-        return outcome
 
-    def _note(self, slug: str, item: Append | Park, outcome: Outcome) -> None:
-        """Log a parked delivery, and tell the tenant's sender of each delivery that is not a redelivery."""
+    def _note(self, slug: str, outcome: Outcome) -> None:
+        """Log a parked delivery, and let the tenant's sender know of what was committed."""
         if outcome.kind == "parked":
             log.warning("delivery.parked", tenant=slug, id=str(outcome.id), reason=outcome.reason)
-            if not outcome.redelivered:
-                self._senders[slug].parked(outcome.reason or "", self._now())
-        elif outcome.kind == "accepted" and isinstance(item, Append):
-            self._senders[slug].accepted(item.event)
+        self._tally.committed(slug, outcome)
 
     def details(self) -> Mapping[str, object]:
         """Return what each tenant's deliveries say of their sender, for /readyz."""
@@ -180,7 +164,7 @@ class Receiver:
         """Return how many signatures were refused at a tenant's door so far."""
         return self._refused_signatures[slug]
 
-    async def _read(self, request: web.Request, headers: Sequence[str], hold: "Hold") -> bytes:
+    async def _read(self, request: web.BaseRequest, headers: Sequence[str], hold: "Hold") -> bytes:
         """Return the body as it was on the wire; never hold more of it than the limits allow."""
         try:
             if request.content_length is not None and request.content.is_eof():
@@ -197,11 +181,14 @@ class Receiver:
     async def _read_on(self, content: StreamReader, headers: Sequence[str], hold: "Hold") -> bytes:
         # Room is taken as bytes come. If announced bytes counted, a few silent strangers could shut the door.
         body = bytearray()
-        while chunk := await content.readany():
-            self._check_size(len(body) + len(chunk), headers)
-            hold.take(len(chunk))
-            body += chunk
-        return bytes(body)
+        try:
+            while chunk := await content.readany():
+                self._check_size(len(body) + len(chunk), headers)
+                hold.take(len(chunk))
+                body += chunk
+            return bytes(body)
+        finally:
+            body.clear()  # an error that is being answered may hold this frame, and its room is given back already
 
     def _check_size(self, size: int, signatures: Sequence[str]) -> None:
         if size > self._body_limit_bytes:
@@ -217,36 +204,24 @@ class Receiver:
             log.warning("delivery.rejected", tenant=slug, outcome=outcome, suppressed=suppressed)
 
 
-class Room:
-    """The bytes of bodies that may be in memory at a time."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.used_bytes = 0
-
-
 class Hold:
     """The part of the room that one request takes; it is given back at the end of the block, however that ends."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Room, tenant: str) -> None:
         self._room = room
+        self._tenant = tenant
         self._taken = 0
 
     def take(self, size: int) -> None:
         """Take room for bytes that came in; raise OverloadedError where there is none."""
-        if self._room.used_bytes + size > self._room.limit_bytes:
-            raise OverloadedError("too many bytes in flight")
-        self._add(size)
-
-    def _add(self, size: int) -> None:
+        self._room.take(self._tenant, size)
         self._taken += size
-        self._room.used_bytes += size
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._add(-self._taken)
+        self._room.give_back(self._tenant, self._taken)
 
 
 class Throttle:
@@ -268,19 +243,12 @@ class Throttle:
         return waiting
 
 
-def _item(body: bytes, encoding: str | None, tenant: str, received_at: datetime) -> Append | Park:
-    """Return the body as an event, or as what is parked and why. A compressed body is parked as it came."""
-    sha256 = hashlib.sha256(body).digest()
-    try:
-        if encoding is not None:
-            raise InvalidEventError("encoding", "Content-Encoding")
-        return Append(normalize(body, tenant=tenant, received_at=received_at), body, sha256)
-    except InvalidEventError as exc:
-        parked_id = identify(body, tenant=tenant)
-        return Park(parked_id, tenant, exc.reason, exc.detail, received_at, body, sha256, encoding)
+def _paths(slug: str) -> tuple[str, str]:
+    """Return a tenant's path, with and without a slash at its end: a redirect would lose the POST."""
+    return f"/webhooks/{slug}", f"/webhooks/{slug}/"
 
 
-def _content_encoding(request: web.Request) -> str | None:
+def _content_encoding(request: web.BaseRequest) -> str | None:
     """Return how the body is encoded, None where it is not."""
     if hdrs.CONTENT_ENCODING not in request.headers:
         return None
@@ -288,15 +256,11 @@ def _content_encoding(request: web.Request) -> str | None:
     return None if named in {"", "identity"} else named
 
 
-def _answer(outcome: Outcome) -> web.Response:
+def _answer(outcome: Outcome) -> Prepared:
     if outcome.kind == "parked":
-        return _json(202, f'{{"id":"{outcome.id}","parked":"{outcome.reason}"}}')
+        return Prepared(202, f'{{"id":"{outcome.id}","parked":"{outcome.reason}"}}')
     duplicate = "true" if outcome.kind == "duplicate" else "false"
-    return _json(200, f'{{"id":"{outcome.id}","position":{outcome.position},"duplicate":{duplicate}}}')
-
-
-def _json(status: int, text: str) -> web.Response:
-    return web.Response(status=status, body=text.encode("ascii"), content_type="application/json")
+    return Prepared(200, f'{{"id":"{outcome.id}","position":{outcome.position},"duplicate":{duplicate}}}')
 
 
 REFUSALS: Final[tuple[tuple[type[Exception], str], ...]] = (
@@ -317,7 +281,7 @@ def _refusal(exc: Exception) -> str:
     return next((name for kind, name in REFUSALS if isinstance(exc, kind)), "failed")
 
 
-async def _continue(request: web.Request) -> None:
+async def _continue(request: web.BaseRequest) -> None:
     """Answer `Expect: 100-continue`, which some clients send before a large body; no other expectation is known."""
     if request.headers.get(hdrs.EXPECT, "").lower() != "100-continue":
         return  # RFC 9110, 10.1.1: an expectation may be ignored

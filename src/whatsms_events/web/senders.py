@@ -1,14 +1,15 @@
 """This module watches what each vendor account sends, and raises an alarm: a gauge, a detail of /readyz, a log line."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
 import structlog
 
 from whatsms_events import metrics
-from whatsms_events.domain.door import ClockOffset, ParkedInARow
+from whatsms_events.domain.door import OFFSET_WINDOW, ClockOffset, ParkedInARow
 from whatsms_events.domain.events import Event
+from whatsms_events.storage.log.commit import Outcome
 
 PARKED_ADVICE: Final = (
     "none of them is understood: read one with `whatsms-events parked show`; for other_tenant compare its tenantId "
@@ -33,6 +34,7 @@ class TenantSender:
         self._slug = slug
         self._parked = ParkedInARow()
         self._clock = ClockOffset()
+        metrics.PARKED_IN_A_ROW.labels(slug).set(0)
 
     @property
     def detail(self) -> Mapping[str, object]:
@@ -46,28 +48,36 @@ class TenantSender:
             "clock_offset_s": None if offset_s is None else round(offset_s, 1),
         }
 
-    def accepted(self, event: Event) -> None:
-        """Note an event that is new in the log."""
-        if self._parked.accepted():
-            log.info("deliveries.understood", tenant=self._slug)
-        metrics.PARKED_IN_A_ROW.labels(self._slug).set(0)
-        if event.occurred_at is not None:
-            self._note_clock(event.occurred_at, event.received_at)
+    def committed(self, outcomes: Sequence[Outcome], now: datetime) -> None:
+        """Note deliveries that were committed, in their order. Redeliveries say nothing."""
+        before = self._parked.count
+        for outcome in outcomes:
+            if outcome.kind == "accepted" and self._parked.accepted():
+                log.info("deliveries.understood", tenant=self._slug)
+            elif outcome.kind == "parked" and not outcome.redelivered:
+                self._note_parked(outcome.reason or "", now)
+        if before != self._parked.count:
+            metrics.PARKED_IN_A_ROW.labels(self._slug).set(self._parked.count)
+        # The clock looks at no more than its window, and a commit may hold many times as many.
+        told = [one.event for one in outcomes if one.event is not None and one.event.occurred_at is not None]
+        for event in told[-OFFSET_WINDOW:]:
+            self._note_clock(event)
+        if told and (offset_s := self._clock.offset_s) is not None:
+            metrics.CLOCK_OFFSET.labels(self._slug).set(offset_s)
 
-    def parked(self, reason: str, now: datetime) -> None:
-        """Note a delivery that was parked for the first time."""
+    def _note_parked(self, reason: str, now: datetime) -> None:
         if self._parked.parked(reason, now):
             log.error(
                 "deliveries.parked", tenant=self._slug, reason=reason, count=self._parked.count, detail=PARKED_ADVICE
             )
-        metrics.PARKED_IN_A_ROW.labels(self._slug).set(self._parked.count)
 
-    def _note_clock(self, occurred_at: datetime, now: datetime) -> None:
-        change = self._clock.accepted(occurred_at, now)
+    def _note_clock(self, event: Event) -> None:
+        if event.occurred_at is None:
+            return
+        change = self._clock.accepted(event.occurred_at, event.received_at)
         offset_s = self._clock.offset_s
         if offset_s is None:
             return
-        metrics.CLOCK_OFFSET.labels(self._slug).set(offset_s)
         if change == "differs":
             advice = BEHIND_ADVICE if offset_s > 0 else AHEAD_ADVICE
             log.error("clock.differs", tenant=self._slug, offset_s=round(offset_s, 1), detail=advice)

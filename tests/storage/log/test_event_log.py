@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import delete, text, update
 
 from whatsms_events.domain.events import Checkpoint, Event, EventType, event_id
+from whatsms_events.domain.verdicts import Append
 from whatsms_events.errors import IntegrityError
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log
-from whatsms_events.storage.log.appends import Append
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.tables import event_log

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from whatsms_events.domain.events import Event, EventType, event_id
+from whatsms_events.domain.verdicts import Append, Park
 from whatsms_events.errors import UnstorableError
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log
-from whatsms_events.storage.log.appends import Append, Park
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.parked import Parked, ParkedDelivery, Taken

@@ -6,7 +6,6 @@ drops a refused row silently. Errors are the driver's own: the caller translates
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -14,7 +13,8 @@ from uuid import UUID
 import asyncpg
 
 from whatsms_events.domain.bodies import storable
-from whatsms_events.domain.events import Event, to_micros
+from whatsms_events.domain.events import to_micros
+from whatsms_events.domain.verdicts import Append, Park
 from whatsms_events.errors import StorageUnavailableError
 from whatsms_events.storage.database import Database
 
@@ -49,29 +49,6 @@ TEXT_LIMIT: Final = 1024
 
 STATEMENT_TIMEOUT_S: Final = 5.0
 """A connection that hangs is given up after this. The wait for a lock is shorter, so that its own error shows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Append:
-    """An event for the log, with the bytes it came as and their SHA-256."""
-
-    event: Event
-    raw: bytes
-    sha256: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Park:
-    """A delivery that cannot become an event, kept with its bytes. `id` is made from them as an event's id is."""
-
-    id: UUID
-    tenant: str
-    reason: str
-    detail: str
-    received_at: datetime
-    raw: bytes
-    sha256: bytes
-    content_encoding: str | None
 
 
 def event_row(item: Append) -> EventRow:

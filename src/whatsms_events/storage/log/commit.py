@@ -6,16 +6,17 @@ A new event is answered even if a later statement of the batch fails. No deliver
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
 import structlog
 
 from whatsms_events import metrics
-from whatsms_events.domain.events import Origin, to_micros
-from whatsms_events.errors import StorageUnavailableError, TransientError, UnstorableError
-from whatsms_events.storage.log.appends import Append, Appends, EventRow, Park, park_row
+from whatsms_events.domain.events import Event, Origin, to_micros
+from whatsms_events.domain.verdicts import Append, Delivery, Park
+from whatsms_events.errors import StorageUnavailableError, UnstorableError
+from whatsms_events.storage.log.appends import Appends, EventRow, event_row, park_row
 from whatsms_events.storage.trouble import translated
 
 log = structlog.get_logger()
@@ -23,17 +24,40 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a delivery; it is committed. Where it was parked, `position` is None and `reason` says why."""
+    """What became of a delivery; it is committed. Where it was parked, `position` is None and `reason` says why.
+
+    `event` is the event of one that was accepted.
+    """
 
     kind: Literal["accepted", "duplicate", "parked"]
     id: UUID
     position: int | None
     redelivered: bool
     reason: str | None = None
+    event: Event | None = field(default=None, compare=False, repr=False)
 
 
 # An error is a result here, not an exception: if the handler has gone, nobody would take the exception.
-PendingOutcome = asyncio.Future[Outcome | TransientError]
+PendingOutcome = asyncio.Future[Outcome | Exception]
+
+
+@dataclass(slots=True, eq=False)
+class Arriving:
+    """A delivery that waits for its judgement. `deadline` is a time of the event loop's clock."""
+
+    delivery: Delivery
+    answer: PendingOutcome
+    deadline: float
+
+    @property
+    def tenant(self) -> str:
+        """The tenant in whose name it takes room."""
+        return self.delivery.tenant
+
+    @property
+    def size(self) -> int:
+        """The bytes of its body."""
+        return len(self.delivery.body)
 
 
 @dataclass(slots=True, eq=False)
@@ -43,7 +67,18 @@ class Appending:
     item: Append
     row: EventRow
     answer: PendingOutcome
+    deadline: float
     unsure: bool = False  # an earlier try may have been committed
+
+    @property
+    def tenant(self) -> str:
+        """The tenant in whose name it takes room."""
+        return self.item.event.tenant
+
+    @property
+    def size(self) -> int:
+        """The bytes of its body."""
+        return len(self.item.raw)
 
 
 @dataclass(slots=True, eq=False)
@@ -52,12 +87,30 @@ class Parking:
 
     item: Park
     answer: PendingOutcome
+    deadline: float
+
+    @property
+    def tenant(self) -> str:
+        """The tenant in whose name it takes room."""
+        return self.item.tenant
+
+    @property
+    def size(self) -> int:
+        """The bytes of its body."""
+        return len(self.item.raw)
 
 
 Waiting = Appending | Parking
 
 
-def give(answer: PendingOutcome, outcome: Outcome | TransientError) -> None:
+def waiting_for(item: Append | Park, answer: PendingOutcome, deadline: float) -> Waiting:
+    """Return the item as one that waits for its commit, with its row built."""
+    if isinstance(item, Append):
+        return Appending(item, event_row(item), answer, deadline)
+    return Parking(item, answer, deadline)
+
+
+def give(answer: PendingOutcome, outcome: Outcome | Exception) -> None:
     """Answer the handler, if it still waits."""
     if not answer.done():  # its deadline may have passed, or its handler was cancelled
         answer.set_result(outcome)
@@ -136,7 +189,8 @@ class Commit:
 
     def _accept(self, one: Appending, position: int) -> None:
         self._types[one.item.event.origin][one.item.event.type.value] += 1
-        give(one.answer, Outcome("accepted", one.item.event.id, position, redelivered=False))
+        event = one.item.event
+        give(one.answer, Outcome("accepted", event.id, position, redelivered=False, event=event))
 
     async def _recognise(self, waiting: Sequence[Appending]) -> None:
         """Answer for ids that are in the log: sent again by us, redelivered, or a collision."""
@@ -195,4 +249,4 @@ def _refuse(waiting: Sequence[Waiting], cause: Exception) -> None:
 def _parked_instead(one: Appending, reason: str, detail: str) -> Parking:
     event = one.item.event
     item = Park(event.id, event.tenant, reason, detail, event.received_at, one.item.raw, one.item.sha256, None)
-    return Parking(item, one.answer)
+    return Parking(item, one.answer, one.deadline)

@@ -1,39 +1,63 @@
 """The committer is the one writer of the log: many handlers wait while one task owns the connection and commits.
 
-It groups commits without a timer: a batch is what arrived while the last commit ran. If the connection breaks and
-nobody knows whether an event was committed, the event is sent again on a new connection, as long as a handler waits
-for it. The event's id makes that safe.
+It groups commits without a timer: a batch is what arrived while the last commit ran. That is judged at once, and
+committed in one go. If the connection breaks and nobody knows whether an event was committed, the event is sent again
+on a new connection, as long as a handler waits for it. The event's id makes that safe.
 """
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from operator import attrgetter
 from typing import Final
 
 import structlog
 
 from whatsms_events import metrics
+from whatsms_events.domain.verdicts import Append, Delivery, Park, Verified, judge
 from whatsms_events.errors import (
     OverloadedError,
     StorageReplacedError,
     StorageUnavailableError,
-    TransientError,
     UnstorableError,
 )
 from whatsms_events.storage.database import Database
-from whatsms_events.storage.log.appends import Append, Appends, Park, appends, event_row
-from whatsms_events.storage.log.commit import Appending, Commit, Outcome, Parking, PendingOutcome, Waiting, give
+from whatsms_events.storage.log.appends import Appends, appends
+from whatsms_events.storage.log.commit import (
+    Appending,
+    Arriving,
+    Commit,
+    Outcome,
+    Parking,
+    Waiting,
+    give,
+    waiting_for,
+)
+from whatsms_events.storage.log.room import Room, take_fairly
 
 BATCH_LIMIT: Final = 2000  # SQLite binds at most 32,766 values in a statement, and a row has 13
 BATCH_LIMIT_BYTES: Final = 16 * 1024 * 1024
 BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
+JUDGE_LIMIT: Final = 256
+JUDGE_LIMIT_BYTES: Final = 1024 * 1024
+"""So much is judged before other tasks have their turn: about ten milliseconds."""
+
+LOOK_S: Final = 0.05
+"""How late a deadline may be noticed, and a signature be refused while a commit takes long."""
+
+_tenant, _size = attrgetter("tenant"), attrgetter("size")
+
 log = structlog.get_logger()
 
 
 class Committer:
-    """The one writer of the log in this process. `on_commit` is told the highest position of each commit."""
+    """The one writer of the log in this process. `on_commit` is told the highest position of each commit.
+
+    `shared` is whether several tenants deliver to it, so that none may take the whole queue.
+    """
 
     def __init__(
         self,
@@ -43,20 +67,22 @@ class Committer:
         queue_limit: int,
         queue_limit_bytes: int,
         on_commit: Callable[[int], None],
+        shared: bool = False,
     ) -> None:
         self._database = database
         self._batch_limit = min(batch_limit, BATCH_LIMIT)
-        self._queue_limit = queue_limit
-        self._queue_limit_bytes = queue_limit_bytes
         self._on_commit = on_commit
-        self._queue: deque[Waiting] = deque()
-        self._held = 0  # deliveries in the queue or in the commit that runs
-        self._held_bytes = 0
+        self._arrivals: deque[Arriving] = deque()  # what is to be judged
+        self._queue: deque[Waiting] = deque()  # what is to be committed
+        self._committing: Sequence[Waiting] = ()
+        self._places = Room(queue_limit, "the queue", shared=shared)
+        self._bytes = Room(queue_limit_bytes, "the bytes of the queue", shared=shared)
         self._arrived = asyncio.Event()
+        self._look_timer: asyncio.TimerHandle | None = None
         self._closing = False
         self._away = ""  # why the database is away, while it is
         self._refusing = ""  # why nothing is taken in, while that is so
-        metrics.QUEUED_DELIVERIES.set_function(lambda: self._held)
+        metrics.QUEUED_DELIVERIES.set_function(lambda: self._places.used)
 
     @property
     def problem(self) -> str | None:
@@ -67,6 +93,21 @@ class Committer:
         """Take nothing in and say why, until `run` has a connection: for a start that waits for its database."""
         self._refusing = why
 
+    async def deliver(self, delivery: Delivery, *, deadline_s: float) -> Outcome:
+        """Queue a delivery, and return its outcome once it is judged and committed.
+
+        Raise SignatureError where no secret fits, and what `submit` raises; what is refused for want of room is not
+        judged.
+        """
+        loop = asyncio.get_running_loop()
+        waiting = Arriving(delivery, loop.create_future(), loop.time() + deadline_s)
+        self._enter(waiting)
+        self._arrivals.append(waiting)
+        try:
+            return _told(await waiting.answer)
+        finally:
+            del waiting  # it holds the answer: an error's traceback would hold this frame, and the frame the error
+
     async def submit(self, item: Append | Park, *, deadline_s: float) -> Outcome:
         """Queue the item and return its outcome once that is committed.
 
@@ -74,33 +115,69 @@ class Committer:
         may still be committed. Raise StorageUnavailableError where the database is away or did not say what happened,
         and at once where it is not open yet or its files are replaced.
         """
-        size = len(item.raw)
+        loop = asyncio.get_running_loop()
+        waiting = waiting_for(item, loop.create_future(), loop.time() + deadline_s)
+        self._judge()  # what arrived before the item stands before it
+        self._enter(waiting)
+        self._queue.append(waiting)
+        try:
+            return _told(await waiting.answer)
+        finally:
+            del waiting  # as above
+
+    def _enter(self, one: Arriving | Waiting) -> None:
+        """Take room in the queue, or raise the error that says why there is none."""
         if self._refusing:
             raise StorageUnavailableError(self._refusing)
         if self._closing:
             raise OverloadedError("stopping")
-        if self._held >= self._queue_limit or self._held_bytes + size > self._queue_limit_bytes:
-            raise OverloadedError("the queue is full")
-        loop = asyncio.get_running_loop()
-        answer: PendingOutcome = loop.create_future()
-        self._queue.append(
-            Appending(item, event_row(item), answer) if isinstance(item, Append) else Parking(item, answer)
-        )
-        self._held += 1
-        self._held_bytes += size
-        self._arrived.set()
-        deadline = loop.call_later(deadline_s, self._expire, answer)
+        tenant, size = one.tenant, one.size
+        self._places.take(tenant, 1)
         try:
-            outcome = await answer
-        finally:
-            deadline.cancel()
-        if isinstance(outcome, TransientError):
-            raise outcome
-        return outcome
+            self._bytes.take(tenant, size)
+        except OverloadedError:
+            self._places.give_back(tenant, 1)
+            raise
+        self._arrived.set()
+        self._look_soon()
 
-    def _expire(self, answer: PendingOutcome) -> None:
-        error = StorageUnavailableError if self._away else OverloadedError
-        give(answer, error("not committed within the deadline"))
+    def _judge(self) -> None:
+        """Judge what arrived, a bounded piece of it: answer what is refused, and queue the rest for the commit."""
+        if not self._arrivals:
+            return
+        arrived = take_fairly(
+            self._arrivals, count=JUDGE_LIMIT, size=JUDGE_LIMIT_BYTES, tenant_of=_tenant, size_of=_size
+        )
+        waiting = [one for one in arrived if not one.answer.done()]
+        verdicts = judge([one.delivery for one in waiting])
+        refused = [one for one in arrived if one.answer.done()]
+        for one, verdict in zip(waiting, verdicts, strict=True):
+            if isinstance(verdict, Verified):
+                self._queue.append(waiting_for(verdict.item, one.answer, one.deadline))
+            else:
+                give(one.answer, verdict)
+                refused.append(one)
+        self._release(refused)
+        _count([(one.delivery, verdict) for one, verdict in zip(waiting, verdicts, strict=True)])
+
+    def _look_soon(self) -> None:
+        if self._look_timer is None:
+            self._look_timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        """Answer those whose deadline has passed, and judge what waits while a commit takes long."""
+        self._look_timer = None
+        try:
+            now = asyncio.get_running_loop().time()
+            for one in chain(self._committing, self._queue, self._arrivals):
+                if one.deadline <= now:
+                    error = StorageUnavailableError if self._away else OverloadedError
+                    give(one.answer, error("not committed within the deadline"))
+            self._judge()
+            self._forget_answered()
+        finally:
+            if self._places.used:
+                self._look_soon()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Commit what arrives until `stop`, then what is queued; return when nobody waits any more."""
@@ -111,7 +188,7 @@ class Committer:
                 watch.cancel()
         finally:
             self._closing = True
-            for one in self._queue:
+            for one in chain(self._queue, self._arrivals):
                 give(one.answer, StorageUnavailableError("the committer has stopped"))
             self._forget_answered()
 
@@ -134,7 +211,7 @@ class Committer:
             except StorageUnavailableError as exc:
                 self._went_away(exc, failures)
             self._forget_answered()
-            if self._closing and not self._queue:
+            if self._closing and not self._queue and not self._arrivals:
                 return
             await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
             failures += 1
@@ -143,13 +220,13 @@ class Committer:
         self._away = str(cause)
         if isinstance(cause, StorageReplacedError):
             if not self._refusing:
-                log.error("log.replaced", reason=str(cause), waiting=self._held)
+                log.error("log.replaced", reason=str(cause), waiting=self._places.used)
             self._refusing = str(cause)
             # Only a person can mend this, and no sender waits for that: all are told to come again.
-            for one in self._queue:
+            for one in chain(self._queue, self._arrivals):
                 give(one.answer, StorageUnavailableError(str(cause)))
         elif failures == 0:
-            log.error("log.away", cause=str(cause), waiting=self._held)
+            log.error("log.away", cause=str(cause), waiting=self._places.used)
 
     def _connected(self, failures: int) -> int:
         """Take deliveries in again where they were refused; else only the first commit shows that the log is back."""
@@ -163,30 +240,32 @@ class Committer:
         return 0
 
     async def _take(self) -> list[Waiting]:
-        """Wait for deliveries and return a batch; an empty one when closing and nothing is left."""
+        """Wait for deliveries, judge them, and return a batch; an empty one when closing and nothing is left."""
+        self._judge()
         while not self._queue:
-            if self._closing:
+            if self._arrivals:
+                await asyncio.sleep(0)
+            elif self._closing:
                 return []
-            self._arrived.clear()
-            await self._arrived.wait()
-        batch: list[Waiting] = []
-        size = 0
-        while self._queue and len(batch) < self._batch_limit:
-            size += len(self._queue[0].item.raw)
-            if batch and size > BATCH_LIMIT_BYTES:
-                break
-            batch.append(self._queue.popleft())
-        return batch
+            else:
+                self._arrived.clear()
+                await self._arrived.wait()
+            self._judge()
+        return take_fairly(
+            self._queue, count=self._batch_limit, size=BATCH_LIMIT_BYTES, tenant_of=_tenant, size_of=_size
+        )
 
     async def _commit(self, statements: Appends, batch: list[Waiting]) -> None:
         started = time.perf_counter()
         commit = Commit(statements, self._on_commit)
+        self._committing = batch
         try:
             await commit.append([one for one in batch if isinstance(one, Appending)])
             await commit.park([one for one in batch if isinstance(one, Parking)])
         except UnstorableError as exc:  # a refused event was parked instead, and no other row may be refused
             raise StorageUnavailableError(str(exc)) from exc
         finally:
+            self._committing = ()
             # Deliveries without an answer go first next time. That keeps the order of arrival; their ids make it safe.
             self._queue.extendleft(one for one in reversed(batch) if not one.answer.done())
             self._release(one for one in batch if one.answer.done())
@@ -195,11 +274,36 @@ class Committer:
             commit.report()
 
     def _forget_answered(self) -> None:
-        """Make room while the database is away: deliveries that got 503 at their deadline leave the queue."""
-        self._release(one for one in self._queue if one.answer.done())
+        """Make room: deliveries that were answered, most of them at their deadline, leave the queue."""
+        self._release(one for one in chain(self._queue, self._arrivals) if one.answer.done())
         self._queue = deque(one for one in self._queue if not one.answer.done())
+        self._arrivals = deque(one for one in self._arrivals if not one.answer.done())
 
-    def _release(self, done: Iterable[Waiting]) -> None:
-        sizes = [len(one.item.raw) for one in done]
-        self._held -= len(sizes)
-        self._held_bytes -= sum(sizes)
+    def _release(self, done: Iterable[Arriving | Waiting]) -> None:
+        for one in done:
+            self._places.give_back(one.tenant, 1)
+            self._bytes.give_back(one.tenant, one.size)
+
+
+def _told(answer: Outcome | Exception) -> Outcome:
+    """Return the outcome, or raise the error."""
+    if isinstance(answer, Exception):
+        try:
+            raise answer
+        finally:
+            del answer  # or the error's traceback would hold this frame, and the frame the error
+    return answer
+
+
+def _count(judged: Sequence[tuple[Delivery, Verified | Exception]]) -> None:
+    """Count those that are verified, together: by tenant and secret, by size, and by how late they came."""
+    signed = Counter[tuple[str, str]]()
+    for delivery, verdict in judged:
+        if not isinstance(verdict, Verified):
+            continue
+        signed[delivery.slug, verdict.secret] += 1
+        metrics.DELIVERY_BYTES.observe(len(delivery.body))
+        if isinstance(verdict.item, Append) and (occurred_at := verdict.item.event.occurred_at) is not None:
+            metrics.DELIVERY_DELAY.observe(max(0.0, (delivery.received_at - occurred_at).total_seconds()))
+    for labels, count in signed.items():
+        metrics.SIGNED_BY.labels(*labels).inc(count)

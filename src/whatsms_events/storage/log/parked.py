@@ -12,8 +12,9 @@ from sqlalchemy import RowMapping, delete, func, literal, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from whatsms_events.domain.events import from_micros, to_micros
+from whatsms_events.domain.verdicts import Append
 from whatsms_events.storage.database import Database
-from whatsms_events.storage.log.appends import EVENT_COLUMNS, Append, event_row
+from whatsms_events.storage.log.appends import EVENT_COLUMNS, event_row
 from whatsms_events.storage.tables import event_log, parked_delivery
 
 PAGE_LIMIT: Final = 500

@@ -1,0 +1,95 @@
+"""How a batch of deliveries is judged: which secret signed each of them, and which event it is or why it is parked.
+
+Deliveries are judged many at a time. One after the other, between a parser and a socket, the same work takes several
+times as long, because nothing of it is in the processor's caches any more.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from whatsms_events.domain.events import Event
+from whatsms_events.domain.normalize import identify, normalize
+from whatsms_events.domain.signature import signed_by
+from whatsms_events.errors import InvalidEventError, SignatureError
+
+
+class Delivery(NamedTuple):
+    """A body as it came over the wire, for the tenant at whose door it came. Nothing of it is verified yet.
+
+    `digest` is what the signature header gives, `encoding` the Content-Encoding where the body has one.
+    """
+
+    slug: str
+    tenant: str
+    secrets: Mapping[str, bytes]
+    digest: bytes
+    body: bytes
+    encoding: str | None
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """An event for the log, with the bytes it came as and their SHA-256."""
+
+    event: Event
+    raw: bytes
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """A delivery that cannot become an event, kept with its bytes. `id` is made from them as an event's id is."""
+
+    id: UUID
+    tenant: str
+    reason: str
+    detail: str
+    received_at: datetime
+    raw: bytes
+    sha256: bytes
+    content_encoding: str | None
+
+
+class Verified(NamedTuple):
+    """A delivery whose signature is right: the name of the secret that fitted, and what is to be committed."""
+
+    secret: str
+    item: Append | Park
+
+
+def judge(deliveries: Sequence[Delivery]) -> list[Verified | Exception]:
+    """Return the verdict on each delivery: SignatureError where no secret fits.
+
+    Any other exception is a mistake of ours in judging that one delivery. It is a verdict too, so that it stops no
+    other delivery of the batch.
+    """
+    return [_verdict(delivery) for delivery in deliveries]
+
+
+def _verdict(delivery: Delivery) -> Verified | Exception:
+    # A function of its own: an exception that the frame it was raised in also keeps would keep the bodies with it.
+    try:
+        return _judged(delivery)
+    except Exception as exc:  # noqa: BLE001 - the web package reports it and answers 500
+        return exc
+
+
+def _judged(delivery: Delivery) -> Verified | SignatureError:
+    body, tenant, received_at = delivery.body, delivery.tenant, delivery.received_at
+    secret = signed_by(body, delivery.digest, delivery.secrets)
+    if secret is None:
+        return SignatureError("wrong")
+    sha256 = hashlib.sha256(body).digest()
+    try:
+        if delivery.encoding is not None:
+            raise InvalidEventError("encoding", "Content-Encoding")
+        return Verified(secret, Append(normalize(body, tenant=tenant, received_at=received_at), body, sha256))
+    except InvalidEventError as exc:
+        parked_id = identify(body, tenant=tenant)
+        park = Park(parked_id, tenant, exc.reason, exc.detail, received_at, body, sha256, delivery.encoding)
+        return Verified(secret, park)
