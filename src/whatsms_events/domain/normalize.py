@@ -18,6 +18,7 @@ from whatsms_events.domain.events import (
     CampaignPayload,
     Contact,
     ContactPayload,
+    Entity,
     Event,
     EventType,
     Extra,
@@ -74,11 +75,11 @@ def normalize(body: bytes, *, tenant: str, received_at: datetime) -> Event:
     """
     envelope = bodies.decode(body)
     _check_tenant(envelope.pop("tenantId", None), tenant)
-    name = envelope.pop("event", None)
-    known = _READERS.get(name) if type(name) is str else None
+    told = envelope.pop("event", None)
+    known = _READERS.get(told) if type(told) is str else None
     if known is None:
         raise InvalidEventError("unknown_event", "event")
-    event_type, read = known
+    event_type, name, read = known
     data = _one(envelope.pop("data", None))
     stamp = envelope.get("timestamp", UNSET)
     stamped_at = parse_time(stamp)  # of ISO text alone: the id rests on it, whatever else is read as a time
@@ -87,7 +88,7 @@ def normalize(body: bytes, *, tenant: str, received_at: datetime) -> Event:
         del envelope["timestamp"]
     payload = read(data, envelope)
     about = ids(payload)
-    _check_subject(event_type, about.subject, payload)
+    _check_subject(event_type, name, about.subject, payload)
     encoded = encode(payload)
     if len(encoded) > data_limit_bytes(len(body)):
         raise InvalidEventError("too_large", f"{len(encoded)} bytes from {len(body)}")
@@ -181,8 +182,7 @@ def _check_tenant(given: Any, tenant: str) -> None:
     raise InvalidEventError("other_tenant", "tenantId")
 
 
-def _check_subject(event_type: EventType, subject: str | None, payload: Payload) -> None:
-    name = entity(event_type)
+def _check_subject(event_type: EventType, name: Entity, subject: str | None, payload: Payload) -> None:
     several = listed(name, subject, (payload.extra, getattr(payload, name).extra))
     if several is not None:
         raise InvalidEventError("many", several)
@@ -220,12 +220,12 @@ def _extra(beside: Extra, envelope: Extra) -> Extra:
 
 def _read_message(data: JsonObject, envelope: Extra) -> MessagePayload:
     source, beside = _split(data, "message")
-    message = read_message(source, beside)
     # Beside the message, as on the vendor's page; else inside it, as with its relatives and in flat data.
     ticket = _take(beside, "ticket", read_ticket)
+    contact = _take(beside, "contact", read_contact)
+    message = read_message(source, beside)
     if ticket is UNSET:
         ticket = _take(message.extra, "ticket", read_ticket)
-    contact = _take(beside, "contact", read_contact)
     if contact is UNSET:
         contact = _take(message.extra, "contact", read_contact)
     elif message.contact_id is UNSET and type(author := message.extra.get("contact")) is dict:
@@ -236,8 +236,8 @@ def _read_message(data: JsonObject, envelope: Extra) -> MessagePayload:
 
 def _read_ticket(data: JsonObject, envelope: Extra) -> TicketPayload:
     source, beside = _split(data, "ticket")
-    ticket = read_ticket(source, beside)
     contact = _take(beside, "contact", read_contact)
+    ticket = read_ticket(source, beside)
     return TicketPayload(ticket=ticket, contact=contact, extra=_extra(beside, envelope))
 
 
@@ -278,4 +278,4 @@ _BY_TYPE: Final[Mapping[EventType, Callable[[JsonObject, Extra], Payload]]] = {
     EventType.CONTACT_UPDATED: _read_contact,
     EventType.CAMPAIGN_FINISHED: _read_finished,
 }
-_READERS: Final = {event_type.value: (event_type, read) for event_type, read in _BY_TYPE.items()}
+_READERS: Final = {event_type.value: (event_type, entity(event_type), read) for event_type, read in _BY_TYPE.items()}

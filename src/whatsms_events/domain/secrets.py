@@ -27,14 +27,15 @@ _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _NAME: Final = re.compile(r'"([^"]{1,128})"\s*:')
 _NAME_LIMIT: Final = 128
 _PLAIN: Final = frozenset({type(None), bool, int, float})
+_OPENING: Final = frozenset("{[")
 _json = msgspec.json.Decoder()
 
 
 def without_secrets(value: dict[str, Any]) -> dict[str, Any]:
     """Return the object without what is a secret by its name."""
-    # Most fields are plain and open: for those, nothing is called but the memory of names.
+    # Most fields have an open name and a plain value: for those, nothing is called but the memory of names.
     return {
-        name: inner if type(inner) in _PLAIN else _clean(inner)
+        name: inner if (kind := type(inner)) in _PLAIN or (kind is str and inner[:1] not in _OPENING) else _clean(inner)
         for name, inner in value.items()
         if inner is None or not _names_secret(name[:_NAME_LIMIT]) or _is_open(name, inner)
     }
@@ -43,7 +44,7 @@ def without_secrets(value: dict[str, Any]) -> dict[str, Any]:
 def _clean(value: Any) -> Any:
     kind = type(value)
     if kind is str:
-        return _clean_text(value) if value[:1] in ("{", "[") and _may_hold_secret(value) else value
+        return _clean_text(value) if value[:1] in _OPENING and _may_hold_secret(value) else value
     if kind is dict:
         return without_secrets(value)
     return [_clean(item) for item in value] if kind is list else value
