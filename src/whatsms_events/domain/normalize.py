@@ -1,7 +1,8 @@
 """How a delivery's raw body becomes a normalised event, and why other bodies are refused (`REASONS`).
 
 The resource is looked for in `data.<resource>`, then in `data` itself, then in flat names (`messageId`, `ack`): the
-vendor's page shows the first form for one of its nine events and is silent about the rest.
+vendor's page shows the first form for one of its nine events and is silent about the rest. Deliveries of exactly that
+form are read by `documented`, which is faster; all others, and all that are refused, here.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,8 +13,9 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from whatsms_events.domain import bodies
+from whatsms_events.domain import bodies, documented
 from whatsms_events.domain.bodies import JsonObject
+from whatsms_events.domain.documented import Facts
 from whatsms_events.domain.events import (
     CampaignPayload,
     Contact,
@@ -73,30 +75,41 @@ def normalize(body: bytes, *, tenant: str, received_at: datetime) -> Event:
 
     A missing or null `tenantId` is accepted: the signature has proved whose delivery it is.
     """
+    facts = documented.read(body, tenant)
+    return event_of(read(body, tenant) if facts is None else facts, body, tenant=tenant, received_at=received_at)
+
+
+def read(body: bytes, tenant: str) -> Facts:
+    """Return what a body says, whatever its shape; raise InvalidEventError where it is no event."""
     envelope = bodies.decode(body)
     _check_tenant(envelope.pop("tenantId", None), tenant)
     told = envelope.pop("event", None)
     known = _READERS.get(told) if type(told) is str else None
     if known is None:
         raise InvalidEventError("unknown_event", "event")
-    event_type, name, read = known
+    event_type, name, read_payload = known
     data = _one(envelope.pop("data", None))
     stamp = envelope.get("timestamp", UNSET)
     stamped_at = parse_time(stamp)  # of ISO text alone: the id rests on it, whatever else is read as a time
     occurred_at = read_time(stamp) if stamped_at is None else credible(stamped_at)
     if occurred_at is not None or stamp is None:
         del envelope["timestamp"]
-    payload = read(data, envelope)
-    about = ids(payload)
-    _check_subject(event_type, name, about.subject, payload)
-    encoded = encode(payload)
+    payload = read_payload(data, envelope)
+    _check_subject(event_type, name, payload)
+    return Facts(event_type, stamped_at, occurred_at, payload)
+
+
+def event_of(facts: Facts, body: bytes, *, tenant: str, received_at: datetime) -> Event:
+    """Return the event of a body that was read; raise InvalidEventError where it grows beyond its limit."""
+    about = ids(facts.payload)
+    encoded = encode(facts.payload)
     if len(encoded) > data_limit_bytes(len(body)):
         raise InvalidEventError("too_large", f"{len(encoded)} bytes from {len(body)}")
     return Event(
-        id=event_id(tenant, body, stamped_at),
-        type=event_type,
+        id=event_id(tenant, body, facts.stamped_at),
+        type=facts.type,
         tenant=tenant,
-        occurred_at=occurred_at,
+        occurred_at=facts.occurred_at,
         received_at=received_at,
         origin="webhook",
         subject=about.subject,
@@ -182,8 +195,10 @@ def _check_tenant(given: Any, tenant: str) -> None:
     raise InvalidEventError("other_tenant", "tenantId")
 
 
-def _check_subject(event_type: EventType, name: Entity, subject: str | None, payload: Payload) -> None:
-    several = listed(name, subject, (payload.extra, getattr(payload, name).extra))
+def _check_subject(event_type: EventType, name: Entity, payload: Payload) -> None:
+    resource = getattr(payload, name)
+    subject = _text(resource.id)
+    several = listed(name, subject, (payload.extra, resource.extra))
     if several is not None:
         raise InvalidEventError("many", several)
     if subject is None:
