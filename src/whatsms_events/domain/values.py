@@ -48,7 +48,9 @@ def text(value: Any) -> str | None | UnsetType:
 
 def word(value: Any) -> str | None | UnsetType:
     """Read a word of an open set: a status, a channel, a media type."""
-    return shorten(value) if type(value) is str else text(value)
+    if type(value) is str:
+        return value if len(value) <= SHORT_CHARS else shorten(value)
+    return text(value)
 
 
 def number(value: Any) -> str | None | UnsetType:
@@ -61,6 +63,8 @@ def number(value: Any) -> str | None | UnsetType:
 def identifier(value: Any) -> str | None | UnsetType:
     """Read an id, a text or an integer. An empty id names nothing."""
     if type(value) is str:
+        if 0 < len(value) <= SHORT_CHARS:  # nearly all: not a further call for each
+            return value
         return shorten(value) if value else UNSET
     return number(value)
 
