@@ -11,6 +11,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         events, signature, acks           the normalised event and its id; the HMAC; the ack lattice
         resources                         which fields there are: one table per resource; values: how one is read
         normalize                         raw body -> event; beneath it bodies, many, fields, times, secrets
+        documented                        the same for the documented shape alone, and faster
         verdicts                          a batch of deliveries -> whose they are, and what becomes of each
         fold                              event -> claims -> changed rows; beneath it rows (registers) and doubt
         records, resume                   event <-> Kafka record; what a partition still needs after a restart

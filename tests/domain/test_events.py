@@ -5,7 +5,7 @@ from typing import Any
 from uuid import RFC_4122, UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
@@ -159,6 +159,16 @@ def test_time_survives_its_text(moment: datetime, zone: int) -> None:
     except OverflowError:
         expected = None
     assert parse_time(there.isoformat()) == expected
+
+
+@given(text=st.from_regex(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9](:[0-6][0-9]){2}(\.[0-9]{3})?", fullmatch=True))
+@example(text="2026-01-15T24:00:00")
+@example(text="2026-01-15T23:59:60")
+@example(text="2026-02-29T10:30:00")
+@example(text="0000-01-01T00:00:00")
+def test_usual_form_is_read_as_any_other(text: str) -> None:
+    """The form that nearly all times have gives the moment that the same time gives with an offset, or without."""
+    assert parse_time(f"{text}Z") == parse_time(f"{text}+00:00") == parse_time(text)
 
 
 @given(moment=st.datetimes(timezones=st.just(UTC)))

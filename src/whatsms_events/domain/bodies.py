@@ -23,7 +23,7 @@ _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 def decode(body: bytes) -> JsonObject:
     """Return the object in a body, storable and at most DEPTH_LIMIT deep; raise InvalidEventError and nothing else."""
-    clean = b"\\u0000" not in body
+    clean = b"\\" not in body or b"\\u0000" not in body  # most have no escape at all, and one byte is found faster
     try:
         value = _decoder.decode(body)
     except RecursionError as exc:

@@ -247,8 +247,9 @@ _ISO = re.compile(
     r"(?:[Zz]|([+-])([0-9]{2}):?([0-9]{2}))?"
 )
 
-# The form that JavaScript writes: nearly all times have it. All versions of `fromisoformat` read it alike.
-_JAVASCRIPT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
+# The forms of JavaScript and of the vendor's page: nearly all times have one. All versions of `fromisoformat` read both
+# alike.
+_USUAL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(?:\.[0-9]{3})?Z")
 
 
 def parse_time(value: object) -> datetime | None:
@@ -259,7 +260,7 @@ def parse_time(value: object) -> datetime | None:
     if not isinstance(value, str):
         return None
     try:
-        return datetime.fromisoformat(value) if _JAVASCRIPT.fullmatch(value) else _parse_iso(value)
+        return datetime.fromisoformat(value) if _USUAL.fullmatch(value) else _parse_iso(value)
     except (ValueError, OverflowError):
         return None
 
@@ -280,6 +281,7 @@ def _parse_iso(text: str) -> datetime | None:
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 def to_micros(moment: datetime) -> int:
@@ -292,7 +294,6 @@ def from_micros(value: int) -> datetime:
     return EPOCH + timedelta(microseconds=value)
 
 
-_TIME_BITS: Final = 48
 _HASH_BITS: Final = 74
 
 
@@ -305,6 +306,7 @@ def event_id(tenant: str, body: bytes, stamped_at: datetime | None) -> UUID:
     """
     digest = hashlib.sha256(tenant.encode("utf-8") + b"\x00" + body).digest()
     tail = int.from_bytes(digest[:10]) >> (80 - _HASH_BITS)
-    millis = 0 if stamped_at is None else max(0, to_micros(stamped_at) // 1000) & ((1 << _TIME_BITS) - 1)
+    millis = 0 if stamped_at is None else max(0, (stamped_at - EPOCH) // _MILLISECOND)  # below 2 ** 48 until 9999
     high, low = tail >> 62, tail & ((1 << 62) - 1)
-    return UUID(int=(millis << 80) | (8 << 76) | (high << 64) | (2 << 62) | low)
+    value = (millis << 80) | (8 << 76) | (high << 64) | (2 << 62) | low
+    return msgspec.convert(value.to_bytes(16), UUID)  # the same as `UUID(int=value)` in a third of its time

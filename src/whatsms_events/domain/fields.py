@@ -30,6 +30,7 @@ _MESSAGE: Final = readers(resources.MESSAGE)
 _TICKET: Final = readers(resources.TICKET)
 _CONTACT: Final = readers(resources.CONTACT)
 _CAMPAIGN: Final = readers(resources.CAMPAIGN)
+_REFS: Final = {name: f"{name}Id" for name in resources.GROUPS}
 _REF: Final[Readers] = {"id": ("id", values.identifier), "name": ("name", values.text)}
 
 ENVELOPE_TIME: Final = "timestamp"
@@ -66,12 +67,11 @@ def _fill(found: dict[str, Any], name: str, place: Extra, flat: str, reader: Rea
             del place[flat]
 
 
-def _take_ref(extra: Extra, name: str) -> Ref | None | UnsetType:
+def _take_ref(extra: Extra, name: str, flat_name: str) -> Ref | None | UnsetType:
     """Take an agent or a queue out of `extra`: the object, and the flat id (`userId`) where that has none.
 
     `Ref` has no `extra` of its own: what else stood in the object stays in the owner's, under the same name.
     """
-    flat_name = name + "Id"
     flat = values.identifier(extra.get(flat_name, UNSET))
     whole = extra.get(name, UNSET)
     found, rest = read(whole, _REF) if type(whole) is dict else ({}, {})
@@ -111,10 +111,11 @@ def read_ticket(source: JsonObject, beside: Extra) -> Ticket:
         found["contact"] = read_contact(found["contact"], {})
     if extra:
         _fill(found, "id", extra, "ticketId")
-        for name in resources.GROUPS:
-            ref = _take_ref(extra, name)
-            if ref is not UNSET:
-                found[name] = ref
+        for name, flat in _REFS.items():
+            if name in extra or flat in extra:
+                ref = _take_ref(extra, name, flat)
+                if ref is not UNSET:
+                    found[name] = ref
     if beside:
         _fill(found, "id", beside, "ticketId")
         _fill(found, "contact_id", beside, "contactId")

@@ -26,8 +26,11 @@ def listed(entity: Entity, subject: str | None, places: tuple[Extra, ...]) -> st
     `places` hold what was not read: beside the resource, and within it. Where the event names no subject, any list
     with items counts as several things, and so does an object whose names are ids.
     """
+    names = _NAMES[entity]
     for place in places:
-        for name in _NAMES[entity] & place.keys():
+        if names.isdisjoint(place):  # so nearly always, and told without making a set
+            continue
+        for name in names & place.keys():
             found = place[name]
             by_id = subject is None and type(found) is dict and name in _PLURAL[entity]
             if not found or (type(found) is not list and not by_id):

@@ -1,7 +1,8 @@
 """How a delivery's raw body becomes a normalised event, and why other bodies are refused (`REASONS`).
 
 The resource is looked for in `data.<resource>`, then in `data` itself, then in flat names (`messageId`, `ack`): the
-vendor's page shows the first form for one of its nine events and is silent about the rest.
+vendor's page shows the first form for one of its nine events and is silent about the rest. Deliveries of exactly that
+form are read by `documented`, which is faster; all others, and all that are refused, here.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,12 +13,14 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from whatsms_events.domain import bodies
+from whatsms_events.domain import bodies, documented
 from whatsms_events.domain.bodies import JsonObject
+from whatsms_events.domain.documented import Facts
 from whatsms_events.domain.events import (
     CampaignPayload,
     Contact,
     ContactPayload,
+    Entity,
     Event,
     EventType,
     Extra,
@@ -72,30 +75,41 @@ def normalize(body: bytes, *, tenant: str, received_at: datetime) -> Event:
 
     A missing or null `tenantId` is accepted: the signature has proved whose delivery it is.
     """
+    facts = documented.read(body, tenant)
+    return event_of(read(body, tenant) if facts is None else facts, body, tenant=tenant, received_at=received_at)
+
+
+def read(body: bytes, tenant: str) -> Facts:
+    """Return what a body says, whatever its shape; raise InvalidEventError where it is no event."""
     envelope = bodies.decode(body)
     _check_tenant(envelope.pop("tenantId", None), tenant)
-    name = envelope.pop("event", None)
-    known = _READERS.get(name) if type(name) is str else None
+    told = envelope.pop("event", None)
+    known = _READERS.get(told) if type(told) is str else None
     if known is None:
         raise InvalidEventError("unknown_event", "event")
-    event_type, read = known
+    event_type, name, read_payload = known
     data = _one(envelope.pop("data", None))
     stamp = envelope.get("timestamp", UNSET)
     stamped_at = parse_time(stamp)  # of ISO text alone: the id rests on it, whatever else is read as a time
     occurred_at = read_time(stamp) if stamped_at is None else credible(stamped_at)
     if occurred_at is not None or stamp is None:
         del envelope["timestamp"]
-    payload = read(data, envelope)
-    about = ids(payload)
-    _check_subject(event_type, about.subject, payload)
-    encoded = encode(payload)
+    payload = read_payload(data, envelope)
+    _check_subject(event_type, name, payload)
+    return Facts(event_type, stamped_at, occurred_at, payload)
+
+
+def event_of(facts: Facts, body: bytes, *, tenant: str, received_at: datetime) -> Event:
+    """Return the event of a body that was read; raise InvalidEventError where it grows beyond its limit."""
+    about = ids(facts.payload)
+    encoded = encode(facts.payload)
     if len(encoded) > data_limit_bytes(len(body)):
         raise InvalidEventError("too_large", f"{len(encoded)} bytes from {len(body)}")
     return Event(
-        id=event_id(tenant, body, stamped_at),
-        type=event_type,
+        id=event_id(tenant, body, facts.stamped_at),
+        type=facts.type,
         tenant=tenant,
-        occurred_at=occurred_at,
+        occurred_at=facts.occurred_at,
         received_at=received_at,
         origin="webhook",
         subject=about.subject,
@@ -181,9 +195,10 @@ def _check_tenant(given: Any, tenant: str) -> None:
     raise InvalidEventError("other_tenant", "tenantId")
 
 
-def _check_subject(event_type: EventType, subject: str | None, payload: Payload) -> None:
-    name = entity(event_type)
-    several = listed(name, subject, (payload.extra, getattr(payload, name).extra))
+def _check_subject(event_type: EventType, name: Entity, payload: Payload) -> None:
+    resource = getattr(payload, name)
+    subject = _text(resource.id)
+    several = listed(name, subject, (payload.extra, resource.extra))
     if several is not None:
         raise InvalidEventError("many", several)
     if subject is None:
@@ -220,12 +235,12 @@ def _extra(beside: Extra, envelope: Extra) -> Extra:
 
 def _read_message(data: JsonObject, envelope: Extra) -> MessagePayload:
     source, beside = _split(data, "message")
-    message = read_message(source, beside)
     # Beside the message, as on the vendor's page; else inside it, as with its relatives and in flat data.
     ticket = _take(beside, "ticket", read_ticket)
+    contact = _take(beside, "contact", read_contact)
+    message = read_message(source, beside)
     if ticket is UNSET:
         ticket = _take(message.extra, "ticket", read_ticket)
-    contact = _take(beside, "contact", read_contact)
     if contact is UNSET:
         contact = _take(message.extra, "contact", read_contact)
     elif message.contact_id is UNSET and type(author := message.extra.get("contact")) is dict:
@@ -236,8 +251,8 @@ def _read_message(data: JsonObject, envelope: Extra) -> MessagePayload:
 
 def _read_ticket(data: JsonObject, envelope: Extra) -> TicketPayload:
     source, beside = _split(data, "ticket")
-    ticket = read_ticket(source, beside)
     contact = _take(beside, "contact", read_contact)
+    ticket = read_ticket(source, beside)
     return TicketPayload(ticket=ticket, contact=contact, extra=_extra(beside, envelope))
 
 
@@ -278,4 +293,4 @@ _BY_TYPE: Final[Mapping[EventType, Callable[[JsonObject, Extra], Payload]]] = {
     EventType.CONTACT_UPDATED: _read_contact,
     EventType.CAMPAIGN_FINISHED: _read_finished,
 }
-_READERS: Final = {event_type.value: (event_type, read) for event_type, read in _BY_TYPE.items()}
+_READERS: Final = {event_type.value: (event_type, entity(event_type), read) for event_type, read in _BY_TYPE.items()}

@@ -26,24 +26,28 @@ _REFERENCES: Final = frozenset({"externalKey"})
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _NAME: Final = re.compile(r'"([^"]{1,128})"\s*:')
 _NAME_LIMIT: Final = 128
+_PLAIN: Final = frozenset({type(None), bool, int, float})
+_OPENING: Final = frozenset("{[")
 _json = msgspec.json.Decoder()
 
 
 def without_secrets(value: dict[str, Any]) -> dict[str, Any]:
     """Return the object without what is a secret by its name."""
-    return {name: _clean(inner) for name, inner in value.items() if not _is_secret(name, inner)}
+    # Most fields have an open name and a plain value: for those, nothing is called but the memory of names.
+    return {
+        name: inner if (kind := type(inner)) in _PLAIN or (kind is str and inner[:1] not in _OPENING) else _clean(inner)
+        for name, inner in value.items()
+        if inner is None or not _names_secret(name[:_NAME_LIMIT]) or _is_open(name, inner)
+    }
 
 
 def _clean(value: Any) -> Any:
-    match value:
-        case dict():
-            return without_secrets(value)
-        case list():
-            return [_clean(item) for item in value]
-        case str() if value[:1] in ("{", "[") and _may_hold_secret(value):
-            return _clean_text(value)
-        case _:
-            return value
+    kind = type(value)
+    if kind is str:
+        return _clean_text(value) if value[:1] in _OPENING and _may_hold_secret(value) else value
+    if kind is dict:
+        return without_secrets(value)
+    return [_clean(item) for item in value] if kind is list else value
 
 
 def _may_hold_secret(text: str) -> bool:
@@ -61,15 +65,14 @@ def _clean_text(text: str) -> str | None:
         return None
 
 
-def _is_secret(name: str, value: Any) -> bool:
-    """Tell whether a field is a secret by its name. Null is none, nor is the object `key` that identifies a message."""
-    if value is None or not _names_secret(name[:_NAME_LIMIT]):
-        return False
-    return type(value) not in (dict, list) or len(_WORD.findall(name)) > 1 or _SECRET.search(name) is not None
+def _is_open(name: str, value: Any) -> bool:
+    """Tell whether a field is no secret in spite of its name, as is the object `key` that identifies a message."""
+    return type(value) in (dict, list) and len(_WORD.findall(name)) <= 1 and _SECRET.search(name) is None
 
 
 @lru_cache(maxsize=4096)
 def _names_secret(name: str) -> bool:
+    """Tell whether a field of this name is a secret, unless its value is null."""
     if name in _REFERENCES:
         return False
     words = _WORD.findall(name)

@@ -22,6 +22,9 @@ SHORT_LIMIT_BYTES: Final = 256
 """Far above every id and enum word seen (uuids, up to 36), and three of them fit into one index row: PostgreSQL refuses
 rows over 2,704 bytes there."""
 
+SHORT_CHARS: Final = SHORT_LIMIT_BYTES // 4
+"""So many characters are always within that limit: none is longer than four bytes."""
+
 _HASH_CHARS: Final = 64
 _INT64_LIMIT: Final = 1 << 63
 _DIGITS: Final = re.compile(r"-?[0-9]{1,19}")
@@ -29,7 +32,7 @@ _DIGITS: Final = re.compile(r"-?[0-9]{1,19}")
 
 def shorten(text: str) -> str:
     """Return `text`, or a prefix, "~" and its SHA-256 where it is over 256 bytes: distinct, and fit for an index."""
-    if len(text) <= SHORT_LIMIT_BYTES // 4:  # no character is longer than four bytes
+    if len(text) <= SHORT_CHARS:
         return text
     encoded = text.encode("utf-8")
     if len(encoded) <= SHORT_LIMIT_BYTES:
@@ -45,17 +48,23 @@ def text(value: Any) -> str | None | UnsetType:
 
 def word(value: Any) -> str | None | UnsetType:
     """Read a word of an open set: a status, a channel, a media type."""
-    return shorten(value) if type(value) is str else text(value)
+    if type(value) is str:
+        return value if len(value) <= SHORT_CHARS else shorten(value)
+    return text(value)
 
 
 def number(value: Any) -> str | None | UnsetType:
     """Read a contact's number, a text for us; some of the vendor's relatives send an integer."""
-    return shorten(str(value)) if type(value) is int else word(value)
+    if type(value) is str:
+        return shorten(value)
+    return shorten(str(value)) if type(value) is int else text(value)
 
 
 def identifier(value: Any) -> str | None | UnsetType:
     """Read an id, a text or an integer. An empty id names nothing."""
     if type(value) is str:
+        if 0 < len(value) <= SHORT_CHARS:  # nearly all: not a further call for each
+            return value
         return shorten(value) if value else UNSET
     return number(value)
 
