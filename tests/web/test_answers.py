@@ -11,6 +11,8 @@ from web.test_connection import Wire, statuses
 from web.test_receiver import SECRET, Door, delivery, opened
 from whatsms_events.domain.signature import HEADER, sign
 
+BOTH_LOOPS = True
+
 
 @pytest.fixture
 async def door(tmp_path: Path) -> AsyncIterator[Door]:

@@ -22,6 +22,8 @@ from whatsms_events.web.app import Answering, Listener, private_app
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+BOTH_LOOPS = True
+
 
 class Parts:
     """Routes of one handler."""

@@ -24,6 +24,8 @@ CHUNKED = f"{POST}{HEADER}: {sign(BODY, SECRET)}\r\nTransfer-Encoding: chunked\r
 
 Counts = Callable[..., float]
 
+BOTH_LOOPS = True
+
 
 def request(body: bytes, *, length: int | None = None, more: str = "") -> bytes:
     """Return a signed delivery as it goes over the wire; `length` is what it announces."""

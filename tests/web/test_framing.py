@@ -54,6 +54,22 @@ def test_no_bytes_are_an_exception(noise: bytes, cuts: list[int]) -> None:
         assert b"".join(pieces) == start + noise
 
 
+def test_one_whole_request_is_parsed_in_one_piece() -> None:
+    """Nearly every delivery comes whole and alone: nothing behind it can be lost, so it is not cut."""
+    framing, pieces = followed([WITH_LENGTH, WITH_LENGTH])
+    assert pieces == [WITH_LENGTH, WITH_LENGTH]
+    assert [path_of(line) for line in framing.lines] == ["/webhooks/acme", "/webhooks/acme"]
+
+
+@given(st.integers(0, 30), st.binary(max_size=30), st.sampled_from([b"", b"\r\n", b"Transfer-Encoding: chunked\r\n"]))
+def test_a_request_in_one_piece_is_followed_as_one_in_many(length: int, body: bytes, more: bytes) -> None:
+    """Where a request ends does not depend on how many segments it came in."""
+    data = HEAD + more + b"Content-Length: %d\r\n\r\n" % length + body
+    whole, _ = followed([data])
+    cut, _ = followed([data[at : at + 1] for at in range(len(data))])
+    assert (whole.place, list(whole.lines)) == (cut.place, list(cut.lines))
+
+
 def test_head_and_body_are_parsed_by_themselves() -> None:
     """A segment is cut behind each head and each body, so that bytes that are refused take no request with them."""
     _, pieces = followed([WITH_LENGTH + b"too much" + WITHOUT_BODY])

@@ -10,7 +10,7 @@ import structlog
 
 from whatsms_events import logs
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
-from whatsms_events.cli.running import cause, run, stop_on_signals
+from whatsms_events.cli.running import cause, run, spare_the_collector, stop_on_signals
 from whatsms_events.config.settings import Settings
 from whatsms_events.errors import ConfigError
 from whatsms_events.service.roles import ROLES
@@ -37,6 +37,7 @@ def serve(*, roles: str = "receiver,relay,consumer,backfill", options: SettingsO
     service = Service(settings, wanted)
 
     def on_ready(addresses: Addresses) -> None:
+        spare_the_collector()
         log.info("service.ready", public=addresses.public, private=addresses.private, roles=sorted(service.roles))
 
     async def main() -> None:

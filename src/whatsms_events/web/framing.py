@@ -64,7 +64,12 @@ class Framing:
         return self.lines[0] if self.lines else bytes(self._held[:LINE_LIMIT_BYTES])
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Follow `data`, and return it cut behind each head and each body."""
+        """Follow `data`, and return it cut behind each head and each body.
+
+        One request that came whole, and nothing else, is returned in one piece.
+        """
+        if self.place == "between" and self._is_one(data):
+            return [data]
         pieces: list[bytes] = []
         start = 0
         while start < len(data):
@@ -74,6 +79,20 @@ class Framing:
             pieces.append(data[start:end])
             start = end
         return pieces
+
+    def _is_one(self, data: bytes) -> bool:
+        """Tell whether this is one whole request with a body, as nearly every delivery is, and take its line."""
+        end = data.find(_END)
+        if end < 0 or data[0] in b"\r\n" or len(self.lines) >= PIPELINE_LIMIT:
+            return False
+        lower = data[: end + 2].lower()
+        length = _value(lower, b"content-length")
+        if not length.isdigit() or len(length) >= 20 or end + len(_END) + int(length) != len(data):
+            return False
+        if lower.startswith(b"connect ") or b"\r\ntransfer-encoding:" in lower:
+            return False
+        self._name(data[: data.index(b"\r\n")])
+        return True
 
     def _step(self, data: bytes, start: int) -> int:
         """Follow the bytes from `start` on as far as the next cut, and return where that is."""
