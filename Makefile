@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check docs picture lint format lock clean
+.PHONY: help run test test-long check bench docs picture lint format lock clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ test-long: test ## the suite with the long forms of its tests: more tickets, mor
 check: export HYPOTHESIS_PROFILE = quick
 check: lint ## lint, types, and every test that needs no server
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not kafka and not postgres and not chaos and not process and not slow" $(ARGS)
+
+bench: $(VENV)/test.stamp ## measure, in minutes: ARGS="ingest startup --rounds 5"
+	$(BIN)/python bench/run.py $(ARGS)
 
 docs: $(VENV)/test.stamp ## write docs/reference from the code
 	$(BIN)/python docs/generate.py

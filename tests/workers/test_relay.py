@@ -50,7 +50,15 @@ from whatsms_events.domain.records import (
     to_record,
 )
 from whatsms_events.domain.resume import Partition
-from whatsms_events.errors import BrokerUnavailableError, ConfigError, FencedError, IntegrityError, TransientError
+from whatsms_events.errors import (
+    BrokerUnavailableError,
+    ConfigError,
+    FencedError,
+    IntegrityError,
+    StorageUnavailableError,
+    TransientError,
+    WhatsmsEventsError,
+)
 from whatsms_events.kafka import producer as kafka_producer
 from whatsms_events.kafka import visible
 from whatsms_events.kafka.connection import KafkaTarget
@@ -325,6 +333,90 @@ async def test_every_event_is_published_once_in_order(stage: Stage, database: Da
     await relay.close()
     assert await stage.through(database) == 250, "closing saves what is visible"
     await stage.assert_equal(database)
+
+
+@pytest.mark.parametrize("batch_limit", [50, 10_000])
+async def test_the_next_rows_are_prepared_while_a_transaction_is_written(
+    stage: Stage, database: Database, batch_limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No full transaction ends before the next rows were read, and these are not read again to be published.
+
+    A batch is also full where it took all that one read of the log gives.
+    """
+    if batch_limit > 50:
+        monkeypatch.setattr(relay_module, "READ_LIMIT", 51)
+    await append(database, 120)
+    reads, read_from, transact = 0, EventLog.read_from, kafka_producer.Producer.transact
+
+    async def counted_read(*args: Any) -> Any:
+        nonlocal reads
+        entries, reads = await read_from(*args), reads + 1
+        return entries
+
+    async def held_transact(producer: kafka_producer.Producer, batches: Any, *, commit: bool = True) -> None:
+        wanted, full = reads + 1, sum(batch.builder.record_count() for batch in batches.values()) == 50
+
+        async def read() -> bool:
+            return reads == wanted
+
+        if full:
+            await until(read, 60, "the next rows were read")
+        await transact(producer, batches, commit=commit)
+
+    monkeypatch.setattr(EventLog, "read_from", counted_read)
+    monkeypatch.setattr(kafka_producer.Producer, "transact", held_transact)
+    relay = stage.relay(database, batch_limit=batch_limit)
+    assert [await relay.run_once() for _ in range(3)] == [50, 50, 20]
+    assert reads == 3, "the rows behind the 20 are not there yet, and nobody looks for them in the meantime"
+    await relay.close()
+    await stage.assert_equal(database)
+
+
+@pytest.mark.parametrize("error", [StorageUnavailableError("away"), IntegrityError("restored")])
+async def test_what_fails_while_rows_are_prepared_is_raised_after_the_transaction(
+    stage: Stage, database: Database, error: WhatsmsEventsError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The running transaction comes to its end and counts as published; then the error takes the role away."""
+    await append(database, 120)
+    relay, published = stage.relay(database), counted("relay_published", topic=TOPICS[0])
+    read_from, transact = EventLog.read_from, kafka_producer.Producer.transact
+    failed, reads = asyncio.Event(), 0
+
+    async def failing_read(*args: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        if reads == 2:
+            failed.set()
+            raise error
+        return await read_from(*args)
+
+    async def held_transact(producer: kafka_producer.Producer, batches: Any, *, commit: bool = True) -> None:
+        if commit:
+            await failed.wait()
+        await transact(producer, batches, commit=commit)
+
+    monkeypatch.setattr(EventLog, "read_from", failing_read)
+    monkeypatch.setattr(kafka_producer.Producer, "transact", held_transact)
+    with pytest.raises(type(error), match=str(error)):
+        await relay.run_once()
+    assert not relay.active
+    assert len(await stage.visible()) == 50
+    assert counted("relay_published", topic=TOPICS[0]) - published == 30
+    await stage.drain(relay, database)
+    await relay.close()
+    await stage.assert_equal(database)
+
+
+async def test_prepared_rows_are_dropped_with_the_session(stage: Stage, database: Database) -> None:
+    """Rows that were prepared for the partitions of one opening go by what the next opening finds."""
+    await append(database, 150)
+    relay = stage.relay(database)
+    assert await relay.run_once() == 50
+    await grow(stage, 7)
+    await stage.kill(relay)
+    await stage.drain(relay, database)
+    await relay.close()
+    await stage.assert_equal(database, counts=lambda position: 4 if position <= 50 else 7)
 
 
 async def test_a_row_that_no_batch_takes_is_never_passed_over(stage: Stage, database: Database) -> None:
@@ -938,7 +1030,7 @@ async def test_partitions_added_under_a_live_relay_wait_for_its_next_opening(sta
     await stage.assert_equal(database, counts=lambda position: 4 if position <= 100 else 7)
 
 
-class CrashError(Exception):
+class CrashError(WhatsmsEventsError):
     """The relay ends here, as by a kill: nothing that comes after is done."""
 
 

@@ -3,15 +3,18 @@
 A Kafka transaction only fences older relays, and hides what they left half done. An event counts as published when a
 read_committed reader can see it. The log's database keeps a lower bound of what is published, and every opening looks
 at Kafka itself. After any error the relay closes hard and opens again; there is no other way to start.
+
+While a transaction is written, the next rows are read and sorted into batches. They belong to the session: where it
+ends, they are dropped, and the rows are read again.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import structlog
 
@@ -19,16 +22,17 @@ from whatsms_events import metrics
 from whatsms_events.domain.events import Checkpoint, LogEntry, to_micros
 from whatsms_events.domain.records import MARKER_HEADER, TOPICS, KafkaRecord, to_record
 from whatsms_events.domain.resume import Partition, Published, SeenPartition, resume
-from whatsms_events.errors import FencedError, IntegrityError, RecordTooLargeError, TransientError
+from whatsms_events.errors import FencedError, IntegrityError, RecordTooLargeError, TransientError, WhatsmsEventsError
 from whatsms_events.kafka.connection import KafkaReader, KafkaTarget
 from whatsms_events.kafka.producer import Batch, Producer
 from whatsms_events.kafka.topics import Topic, check_topics
 from whatsms_events.kafka.visible import STRAY_LIMIT, hanging, look
-from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.event_log import READ_LIMIT, EventLog
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.role_lock import RoleLock
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 TRANSACTION_BYTES: Final = 8 * 1024 * 1024
 SETTLE_S: Final = 2.0
@@ -48,6 +52,18 @@ class _Readers:
 
 
 @dataclass(slots=True)
+class _Transaction:
+    """The next rows of the log, sorted into a batch for each partition, and counts of the rows that are left out."""
+
+    batches: dict[Partition, Batch] = field(default_factory=dict)
+    sent: dict[Partition, int] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)  # by topic, and by reason of skipping
+    size: int = 0
+    through: Checkpoint | None = None  # the last row that was published or left out
+    full: bool = False  # it took as many rows as it may, so the log surely has more
+
+
+@dataclass(slots=True)
 class _Session:
     """What an opening makes: the connections, and how far the relay has got since."""
 
@@ -57,17 +73,7 @@ class _Session:
     checkpoint: Checkpoint | None  # all rows up to here are visible, or their commit was answered and may hang
     stack: AsyncExitStack
     sent: dict[Partition, int] = field(default_factory=dict)  # last position sent to each partition since `published`
-
-
-@dataclass(slots=True)
-class _Transaction:
-    """The next rows of the log, sorted into a batch for each partition, and counts of the rows that are left out."""
-
-    batches: dict[Partition, Batch] = field(default_factory=dict)
-    sent: dict[Partition, int] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)  # by topic, and by reason of skipping
-    size: int = 0
-    last: LogEntry | None = None  # the last row that was published or left out
+    prepared: _Transaction | None = None  # the rows after `checkpoint`, read while the last transaction was written
 
 
 class Relay:
@@ -272,29 +278,54 @@ class Relay:
             session.published, session.sent = published, {}
 
     async def _publish(self, session: _Session) -> int:
-        entries = await self._log.read_from(session.checkpoint, self._batch_limit)
-        if not entries:
+        transaction = session.prepared or await self._prepare(session, session.checkpoint)
+        session.prepared = None
+        if transaction is None:
             return 0
-        log_id = session.published.log_id
-        transaction = self._fill(session, entries)
-        last = transaction.last
-        if last is None:
-            raise IntegrityError(f"position {entries[0].position}: not even an empty batch takes its record")
-        if transaction.batches:
-            with metrics.RELAY_SECONDS.time():
-                await session.producer.transact(transaction.batches)
-        session.checkpoint = Checkpoint(log_id=log_id, position=last.position, event_id=last.event.id)
+        async with asyncio.TaskGroup() as tasks:
+            preparing = tasks.create_task(_held(self._prepare_more(session, transaction)))
+            written = await _held(self._write(session, transaction))
+        if written is not None:
+            raise written
+        session.checkpoint = transaction.through
         session.sent |= transaction.sent
         for name, count in transaction.counts.items():
             metric = metrics.RELAY_PUBLISHED if name in TOPICS else metrics.RELAY_SKIPPED
             metric.labels(name).inc(count)
+        following = preparing.result()
+        if isinstance(following, WhatsmsEventsError):
+            raise following
+        session.prepared = following
         return transaction.counts.total()
+
+    @staticmethod
+    async def _write(session: _Session, transaction: _Transaction) -> None:
+        if transaction.batches:
+            with metrics.RELAY_SECONDS.time():
+                await session.producer.transact(transaction.batches)
+
+    async def _prepare_more(self, session: _Session, transaction: _Transaction) -> _Transaction | None:
+        """Prepare the rows behind a full transaction. Behind any other one, later rows are still to be appended."""
+        return await self._prepare(session, transaction.through) if transaction.full else None
+
+    async def _prepare(self, session: _Session, after: Checkpoint | None) -> _Transaction | None:
+        """Read the rows after a checkpoint and sort them into batches; return None where the log has no more."""
+        limit = min(self._batch_limit, READ_LIMIT - 1)  # a read counts the checkpoint's own row too
+        entries = await self._log.read_from(after, limit)
+        if not entries:
+            return None
+        transaction = self._fill(session, entries)
+        if transaction.through is None:
+            raise IntegrityError(f"position {entries[0].position}: not even an empty batch takes its record")
+        transaction.full = len(entries) == limit or transaction.through.position < entries[-1].position
+        return transaction
 
     def _fill(self, session: _Session, entries: Sequence[LogEntry]) -> _Transaction:
         """Sort rows into batches until no row is left, or until a batch or the transaction is full."""
-        transaction, millis = _Transaction(), self._millis()
+        transaction, millis, last = _Transaction(), self._millis(), None
+        log_id = session.published.log_id
         for entry in entries:
-            record = to_record(entry, session.published.log_id)
+            record = to_record(entry, log_id)
             partition = session.published.target(entry.position, f"{self._prefix}.{record.topic}", record.key)
             if partition is None:
                 outcome = "visible"
@@ -306,7 +337,9 @@ class Relay:
             else:
                 break
             transaction.counts[outcome] += 1
-            transaction.last = entry
+            last = entry
+        if last is not None:
+            transaction.through = Checkpoint(log_id=log_id, position=last.position, event_id=last.event.id)
         return transaction
 
     @staticmethod
@@ -314,11 +347,22 @@ class Relay:
         if transaction.size and transaction.size + len(record.value) > TRANSACTION_BYTES:
             return False  # a large record goes alone: brokers take no more than 100 MiB in a request
         transaction.size += len(record.value)
-        return transaction.batches.setdefault(to, session.producer.batch()).append(record, timestamp_ms=millis)
+        batch = transaction.batches.get(to)
+        if batch is None:
+            batch = transaction.batches[to] = session.producer.batch()
+        return batch.append(record, timestamp_ms=millis)
 
     def _millis(self) -> int:
         """Return the relay's time for a record. The vendor's time (`ce_time`) could be refused, or expire at once."""
         return to_micros(self._now()) // 1000
+
+
+async def _held(work: Awaitable[T]) -> T | WhatsmsEventsError:
+    """Return what the work gives, or its error: an error that a TaskGroup sees cuts off what goes on beside it."""
+    try:
+        return await work
+    except WhatsmsEventsError as exc:
+        return exc
 
 
 def _stays_open(stable: Mapping[Partition, int]) -> IntegrityError:

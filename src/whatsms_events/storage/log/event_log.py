@@ -20,6 +20,8 @@ READ_LIMIT_BYTES: Final = 8 * 1024 * 1024
 
 _IDS_LIMIT: Final = 500
 
+_TYPES: Final = {event_type.value: event_type for event_type in EventType}  # looked up once per event
+
 _EVENT = (
     event_log.c.position,
     event_log.c.id,
@@ -126,10 +128,9 @@ def _last(place: ColumnElement[bool], limit: int, limit_bytes: int, own: int) ->
 
 def _entry(row: RowMapping) -> LogEntry:
     position, occurred_at, data = row["position"], row["occurred_at"], row["data"]
-    try:
-        event_type = EventType(row["type"])
-    except ValueError as exc:
-        raise IntegrityError(f"position {position} has a type that this release does not know: {row['type']}") from exc
+    event_type = _TYPES.get(row["type"])
+    if event_type is None:
+        raise IntegrityError(f"position {position} has a type that this release does not know: {row['type']}")
     event = Event(
         id=row["id"],
         type=event_type,

@@ -1,0 +1,74 @@
+"""The bench's command line: which rows, how many rounds, how long."""
+
+import argparse
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from bench import door
+from bench.load import Cores, Load, compiled
+from bench.report import Finding, write
+from bench.stage import SkippedError, Stage
+
+from servers.process import UnavailableError
+
+Row = Callable[[Stage], Awaitable[list[Finding]]]
+
+ROWS: Final[Mapping[str, Row]] = {
+    "ingest": door.ingest,
+}
+LONG: Final = frozenset[str]()
+"""Rows that take too long for the default set."""
+
+RESULTS: Final = Path(__file__).with_name("results")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    rows = "\n".join(f"  {name:9} {(row.__doc__ or '').splitlines()[0]}" for name, row in ROWS.items())
+    made = argparse.ArgumentParser(
+        prog="bench/run.py",
+        description=f"{__doc__}\n\nrows:\n{rows}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("rows", nargs="*", metavar="ROW", help="which rows; all but the long ones where none is named")
+    made.add_argument("--rounds", type=int, default=5, help="of each server, in turns")
+    made.add_argument("--seconds", type=float, default=2.0, help="of each round")
+    made.add_argument("--events", type=int, default=20_000, help="in the logs of relay, consumer, rebuild and memory")
+    made.add_argument("--python", default="", help="an interpreter that has fastapi, uvicorn, sqlalchemy, aiosqlite")
+    made.add_argument("--name", default="latest", help="of the two files with the results")
+    made.add_argument("--results", type=Path, default=RESULTS, help="their folder")
+    return made
+
+
+async def measure(stage: Stage, rows: Sequence[str]) -> tuple[list[Finding], list[str]]:
+    """Measure row after row; return the findings, and what was skipped and why."""
+    findings: list[Finding] = []
+    skipped: list[str] = []
+    for name in rows:
+        print(f"{name} ...", flush=True)
+        try:
+            found = await ROWS[name](stage)
+        except (SkippedError, UnavailableError) as exc:
+            skipped.append(f"{name}: {exc}")
+            continue
+        findings += found
+        for finding in found:
+            print(finding.line(), flush=True)
+    return findings, skipped
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for, and write the results."""
+    given = parser().parse_args(arguments)
+    rows = given.rows or [name for name in ROWS if name not in LONG]
+    if unknown := sorted(set(rows) - set(ROWS)):
+        parser().error(f"unknown rows: {', '.join(unknown)}")
+    with tempfile.TemporaryDirectory(prefix="whatsms-bench-") as folder:
+        load = Load(compiled(Path(folder)), Cores.found())
+        stage = Stage(Path(folder), load, given.rounds, given.seconds, given.python, given.events)
+        findings, skipped = asyncio.run(measure(stage, rows))
+    how: dict[str, object] = {"rounds": f"{given.rounds} of {given.seconds:g} s, in turns"}
+    print("\n" + write(findings, skipped, given.results, given.name, how))
