@@ -12,6 +12,7 @@ since) is not seen, nor is what somebody writes behind the first page.
 
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -51,6 +52,7 @@ class HeldFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._name = str(path)
         self._descriptor = _share(path)
         self._beside: tuple[Identity | None, ...] = ()
         self._mark: int | None = None
@@ -64,7 +66,10 @@ class HeldFile:
 
     def check(self) -> None:
         """Raise StorageReplacedError where the path does not lead to what is held; its message says what to do."""
-        problem = self._moved() or self._beside_moved() or self._cut() or self._overwritten()
+        problem = self._moved()
+        if problem is None:
+            beside = self._paths_beside()
+            problem = self._beside_moved(beside) or self._cut(beside[0]) or self._overwritten()
         if problem is not None:
             raise StorageReplacedError(problem)
 
@@ -76,7 +81,7 @@ class HeldFile:
             os.close(self._descriptor.number)
 
     def _moved(self) -> str | None:
-        found = _identity(self._path)
+        found = _identity(self._name)
         if found == self._descriptor.identity:
             return None
         what = "removed or moved" if found is None else "replaced by another file"
@@ -85,13 +90,13 @@ class HeldFile:
             f"itself. If it was deleted, save the only copy from /proc/{os.getpid()}/fd before you restart."
         )
 
-    def _paths_beside(self) -> list[Path]:
+    def _paths_beside(self) -> list[str]:
         """Return where SQLite would look for the files beside ours: beside the file that a link leads to."""
-        real = os.path.realpath(self._path)
-        return [Path(f"{real}{suffix}") for suffix in BESIDE]
+        real = os.path.realpath(self._name)
+        return [real + suffix for suffix in BESIDE]
 
-    def _beside_moved(self) -> str | None:
-        for path, identity in zip(self._paths_beside(), self._beside, strict=False):
+    def _beside_moved(self, beside: Sequence[str]) -> str | None:
+        for path, identity in zip(beside, self._beside, strict=False):
             if _identity(path) != identity:
                 return (
                     f"{path} was removed or replaced while in use. Move it back, or stop the service with SIGTERM "
@@ -99,16 +104,20 @@ class HeldFile:
                 )
         return None
 
-    def _cut(self) -> str | None:
+    def _cut(self, wal: str) -> str | None:
         """Tell whether somebody cut the WAL: SQLite goes on behind the hole, and reads nothing of it after a crash."""
         if not self._beside:
             return None
-        wal = self._paths_beside()[0]
         try:
-            with wal.open("rb", buffering=0) as file:  # SQLite locks no byte of this file, so it may be closed again
-                start = file.read(len(WAL_MAGIC[0]))
+            number = os.open(wal, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
+        try:
+            start = os.read(number, len(WAL_MAGIC[0]))
+        except OSError:
+            return None
+        finally:
+            os.close(number)  # SQLite locks no byte of this file, so this drops no lock of ours
         if not start or start in WAL_MAGIC:
             return None
         return (
@@ -131,16 +140,16 @@ class HeldFile:
         )
 
 
-def _identity(path: Path) -> Identity | None:
+def _identity(path: str) -> Identity | None:
     try:
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116 - with text: a Path takes as long again, and this runs at each commit
     except OSError:
         return None
     return found.st_dev, found.st_ino
 
 
 def _share(path: Path) -> _Descriptor:
-    identity = _identity(path)
+    identity = _identity(str(path))
     shared = _descriptors.get(identity) if identity is not None else None
     if shared is None:
         number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
