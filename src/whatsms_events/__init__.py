@@ -9,6 +9,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
     logs, lines     how log lines are written; every line by its name, with what it asks of the reader
     domain/         the rules: no await, no clock, no socket, no SQL
         events, signature, acks           the normalised event and its id; the HMAC; the ack lattice
+        mismatch                          why a signature does not fit
         resources                         which fields there are: one table per resource; values: how one is read
         normalize                         raw body -> event; beneath it bodies, many, fields, times, secrets
         documented                        the same for the documented shape alone, and faster
@@ -39,6 +40,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
     web/            HTTP in
         app, connection, framing          listeners, errors -> statuses; one connection; where requests begin and end
         receiver, answers, tally          the door; what it answers; counting in bulk
+        rejects                           the last deliveries with a wrong signature, for `verify`
         senders                           what was committed of one tenant -> alarms
         api, questions, views, health     the read API and its JSON; livez, readyz, metrics
     workers/        loop repeats a piece, backs off, halts
@@ -60,7 +62,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         roles, parts, upstream            what each role needs; settings -> parts; parts that speak to the vendor
         start, supervisor, standings      waiting for databases; repeating and stopping; which role stands still
     cli/            app: every command by its name; options, running
-        serve, config, db, topics, parked, twin
+        serve, config, db, topics, parked, verify, twin
         demo/                             commands, play, settings, truth, repair, view
         backfill/                         commands, foreground, view
 """

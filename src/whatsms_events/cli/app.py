@@ -39,6 +39,10 @@ COMMANDS: Final = {
         "twin:run_twin",
         "Run a WhatSMS that lives offline: signed webhooks and the REST API, with faults on demand.",
     ),
+    "verify": (
+        "verify:verify",
+        "Say why a saved delivery got 401: which secret, header or change of the body would have matched.",
+    ),
     "config check": (
         "config:check",
         "Say every mistake of the configuration, a line each, and end with status 2; or say that it can be used.",

@@ -125,6 +125,7 @@ class ReceiverSettings(_Section):
     batch_limit: int = Field(default=500, ge=1, le=2000)
     deadline_s: float = Field(default=3.0, ge=0.1, le=60)
     drain_s: float = Field(default=10.0, ge=0, le=600)
+    keep_rejects: int = Field(default=0, ge=0, le=100)
 
 
 class DatabaseSettings(_Section):

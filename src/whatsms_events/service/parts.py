@@ -33,6 +33,7 @@ from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.web.api import Api
 from whatsms_events.web.health import Check, Health
 from whatsms_events.web.receiver import Receiver, Tenant
+from whatsms_events.web.rejects import Rejects
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.observer import Observer
 from whatsms_events.workers.relay import Relay
@@ -149,7 +150,12 @@ def make_committer(settings: Settings, log: Database, on_commit: Callable[[int],
     )
 
 
-def make_receiver(settings: Settings, committer: Committer) -> Receiver:
+def make_rejects(settings: Settings) -> Rejects:
+    """Return the place for the last rejects of each tenant."""
+    return Rejects(settings.tenants, settings.receiver.keep_rejects, token=_token(settings), now=now)
+
+
+def make_receiver(settings: Settings, committer: Committer, rejects: Rejects) -> Receiver:
     """Return the receiver of the webhooks."""
     receiver = settings.receiver
     tenants = {
@@ -167,15 +173,19 @@ def make_receiver(settings: Settings, committer: Committer) -> Receiver:
         in_flight_limit_bytes=receiver.in_flight_limit_bytes,
         deadline_s=receiver.deadline_s,
         now=now,
+        rejects=rejects,
     )
 
 
 def make_api(settings: Settings, stores: Stores) -> Api:
     """Return the read API."""
     tenants = {slug: tenant.tenant_id for slug, tenant in settings.tenants.items()}
+    return Api(Queries(stores.log, stores.projection), tenants, _token(settings), Reports(stores.log))
+
+
+def _token(settings: Settings) -> str | None:
     token = settings.private.token
-    secret = token.get_secret_value() if token is not None else None
-    return Api(Queries(stores.log, stores.projection), tenants, secret, Reports(stores.log))
+    return token.get_secret_value() if token is not None else None
 
 
 def make_relay(

@@ -27,6 +27,7 @@ from whatsms_events.service.parts import (
     make_health,
     make_observer,
     make_receiver,
+    make_rejects,
     make_relay,
     make_standings,
     on_sqlite,
@@ -116,9 +117,10 @@ class Service:
         """Start the parts, wait, and stop them in order."""
         settings, supervisor = self._settings, self._supervisor
         committer = make_committer(settings, stores.log, supervisor.wake)
-        start, receiver = Start(committer.refuse), make_receiver(settings, committer)
+        rejects = make_rejects(settings)
+        start, receiver = Start(committer.refuse), make_receiver(settings, committer, rejects)
         public = Listener(receiver.handle, on_unparsable=receiver.count_unparsable)
-        private = Listener(private_app(make_api(settings, stores), self._health(stores, start, receiver)))
+        private = Listener(private_app(make_api(settings, stores), self._health(stores, start, receiver), rejects))
         observer, close_door = make_observer(settings, stores), partial(self._close_door, public)
         try:
             addresses = await self._listen(public, private, stack)

@@ -48,11 +48,11 @@ class Routes(Protocol):
         """Return the routes to mount."""
 
 
-def private_app(api: Routes, health: Routes) -> web.Application:
+def private_app(api: Routes, health: Routes, *more: Routes) -> web.Application:
     """Return what operators and probes reach."""
     app = web.Application(middlewares=[_errors_to_statuses])
     app.on_response_prepare.append(_sign_off)
-    for part in (health, api):
+    for part in (health, *more, api):
         app.add_routes(part.routes())
     return app
 

@@ -27,6 +27,7 @@ from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.room import Room
 from whatsms_events.web.answers import SERVER, Prepared
 from whatsms_events.web.connection import Unparsable
+from whatsms_events.web.rejects import Rejects
 from whatsms_events.web.senders import TenantSender
 from whatsms_events.web.tally import Tally, delivered
 
@@ -62,6 +63,7 @@ class Receiver:
         in_flight_limit_bytes: int,
         deadline_s: float,
         now: Callable[[], datetime],
+        rejects: Rejects | None = None,
         body_deadline_s: float | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -71,6 +73,7 @@ class Receiver:
         self._body_limit_bytes = body_limit_bytes
         self._deadline_s = deadline_s
         self._body_deadline_s = body_deadline_s or max(BODY_DEADLINE_S, body_limit_bytes / BODY_BYTES_PER_S)
+        self._rejects = rejects or Rejects((), 0, token=None, now=now)
         self._largest_refused_bytes = 0
         self._now = now
         self._monotonic = monotonic
@@ -144,11 +147,19 @@ class Receiver:
             with Hold(self._room, tenant.tenant_id) as hold:
                 body = await self._read(request, signatures, hold)
                 delivery = Delivery(tenant.slug, tenant.tenant_id, tenant.secrets, digest, body, encoding, self._now())
-                return await self._committer.deliver(delivery, deadline_s=self._deadline_s)
+                return await self._verified(delivery, request)
         except SignatureError:
             if encoding is None:
                 raise
             raise web.HTTPUnsupportedMediaType from None
+
+    async def _verified(self, delivery: Delivery, request: web.BaseRequest) -> Outcome:
+        """Return the outcome of a delivery; one with a wrong signature is kept for `verify`, where that is wished."""
+        try:
+            return await self._committer.deliver(delivery, deadline_s=self._deadline_s)
+        except SignatureError as exc:
+            self._rejects.keep(delivery.slug, request, delivery.body, exc.reason)
+            raise
 
     def _note(self, slug: str, outcome: Outcome) -> None:
         """Log a parked delivery, and let the tenant's sender know of what was committed."""

@@ -98,6 +98,20 @@ class EventLog:
             rows = await connection.execute(select(event_log.c.raw).where(event_log.c.position == position))
             return rows.scalar_one_or_none()
 
+    async def latest_raw(self, tenant: str, count: int) -> list[tuple[int, bytes]]:
+        """Return position and bytes of a tenant's last deliveries, the latest first; at most about 8 MiB of them."""
+        some = event_log.c.tenant == tenant, event_log.c.origin == "webhook", event_log.c.raw.is_not(None)
+        query = select(event_log.c.position, event_log.c.raw).where(*some)
+        found: list[tuple[int, bytes]] = []
+        size = 0
+        async with self._database.read() as connection:
+            for position, raw in await connection.execute(query.order_by(event_log.c.position.desc()).limit(count)):
+                size += len(raw)
+                if found and size > self._read_limit_bytes:
+                    break
+                found.append((position, raw))
+        return found
+
     async def _entries(self, place: ColumnElement[bool], limit: int, *, own: int = 0) -> list[LogEntry]:
         """Return events in order. The row at `own` comes without its data, and does not count towards the size limit.
 

@@ -1,0 +1,116 @@
+"""The last deliveries of each tenant with a wrong signature, for `whatsms-events verify`: kept where a setting says so.
+
+They are in memory alone, few, of bounded size, and gone after a day or a restart: nobody has proved who sent them, and
+they may hold what a person wrote.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from whatsms_events.errors import ConfigError
+from whatsms_events.web.questions import authenticate, json_answer, not_found, parameters
+
+KEPT_FOR: Final = timedelta(days=1)
+HEAD_LIMIT_BYTES: Final = 16 * 1024
+BODY_LIMIT_BYTES: Final = 256 * 1024
+"""A larger body is not kept: cut, it would explain nothing. Documented bodies are far smaller."""
+
+SECRET_HEADERS: Final = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
+"""What a proxy in front may add, and what no signature depends on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A delivery as it came: its request line, its headers and its body, in the form of HTTP/1.1."""
+
+    number: int
+    received_at: datetime
+    reason: str
+    request: bytes
+
+
+class Rejects:
+    """The rejects of all tenants, at most `limit` of each; 0 keeps none. `token` guards them, as it does the API."""
+
+    def __init__(self, slugs: Iterable[str], limit: int, *, token: str | None, now: Callable[[], datetime]) -> None:
+        if token is not None and not token.strip():
+            raise ConfigError("private.token is empty")
+        self._limit = limit
+        self._kept: Mapping[str, deque[Reject]] = {slug: deque(maxlen=limit) for slug in slugs}
+        self._count = 0
+        self._token = None if token is None else token.encode()
+        self._now = now
+        self._timer: asyncio.TimerHandle | None = None
+
+    def keep(self, slug: str, request: web.BaseRequest, body: bytes, reason: str) -> None:
+        """Keep a delivery of a tenant, in the place of the oldest one where there are as many as may be."""
+        if not self._limit or len(body) > BODY_LIMIT_BYTES:
+            return
+        head = [f"{request.method} {request.raw_path} HTTP/1.1".encode("utf-8", "surrogateescape")]
+        head += [name + b": " + value for name, value in _shown(request.raw_headers)]
+        whole = b"\r\n".join([*head, b"", body])
+        if len(whole) - len(body) > HEAD_LIMIT_BYTES:
+            return
+        self._count += 1
+        self._kept[slug].append(Reject(self._count, self._now(), reason, whole))
+        self._forget_later()
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        """Return the list of a tenant's rejects, and one of them as it came."""
+        return [
+            web.get("/api/v1/{slug}/rejects", self._list),
+            web.get("/api/v1/{slug}/rejects/{number:[0-9]{1,18}}", self._one),
+        ]
+
+    async def _list(self, request: web.Request) -> web.Response:
+        shown = [
+            {"number": one.number, "received_at": one.received_at, "reason": one.reason, "size_bytes": len(one.request)}
+            for one in self._of(request)
+        ]
+        return json_answer({"rejects": shown, "next": None})
+
+    async def _one(self, request: web.Request) -> web.Response:
+        for one in self._of(request):
+            if one.number == int(request.match_info["number"]):
+                return web.Response(
+                    body=one.request, content_type="application/octet-stream", headers={"Cache-Control": "no-store"}
+                )
+        raise not_found()
+
+    def _of(self, request: web.Request) -> Sequence[Reject]:
+        if self._token is not None:
+            authenticate(request, self._token)
+        parameters(request)
+        self._forget()
+        kept = self._kept.get(request.match_info["slug"])
+        if kept is None:
+            raise not_found()
+        return tuple(kept)
+
+    def _forget_later(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(KEPT_FOR.total_seconds(), self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        self._forget()
+        if any(self._kept.values()):
+            self._forget_later()
+
+    def _forget(self) -> None:
+        """Erase what is older than a day; also what a clock that was set back shows as coming from the future."""
+        now = self._now()
+        for kept in self._kept.values():
+            while kept and not kept[0].received_at <= now < kept[0].received_at + KEPT_FOR:
+                kept.popleft()
+
+
+def _shown(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[bytes, bytes]]:
+    encodings = {hdrs.TRANSFER_ENCODING.lower().encode()}  # the body is kept as it is without its chunks
+    return ((name, value) for name, value in headers if name.lower() not in SECRET_HEADERS | encodings)

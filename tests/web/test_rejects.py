@@ -1,0 +1,128 @@
+"""Deliveries with a wrong signature are kept for `verify`: where a setting says so, few of them, and for a day."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from web.test_receiver import NOON, Door, delivery, opened
+from whatsms_events.domain.signature import HEADER
+from whatsms_events.storage.database import DatabaseTarget, open_projection
+from whatsms_events.storage.reads import Queries
+from whatsms_events.storage.repair.reports import Reports
+from whatsms_events.web.api import Api
+from whatsms_events.web.app import private_app
+from whatsms_events.web.health import Health
+from whatsms_events.web.rejects import BODY_LIMIT_BYTES, KEPT_FOR, Rejects
+
+TOKEN = "token-of-the-tests"
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = NOON
+
+    def __call__(self) -> datetime:
+        """Return the time."""
+        return self.now
+
+
+class Kept:
+    """A door that keeps rejects, and a client that knows the token."""
+
+    def __init__(self, door: Door, client: TestClient[Any, Any], clock: Clock) -> None:
+        self.door = door
+        self.clock = clock
+        self._client = client
+
+    async def list(self, slug: str = "acme") -> list[dict[str, Any]]:
+        """Return what is kept of a tenant."""
+        async with self._client.get(f"/api/v1/{slug}/rejects", headers={"Authorization": f"Bearer {TOKEN}"}) as answer:
+            assert answer.status == 200, answer.status
+            return list((await answer.json())["rejects"])
+
+    async def get(self, path: str, token: str = TOKEN) -> tuple[int, bytes]:
+        """Ask for anything."""
+        async with self._client.get(path, headers={"Authorization": f"Bearer {token}"}) as answer:
+            return answer.status, await answer.read()
+
+
+@asynccontextmanager
+async def keeping(folder: Path, limit: int) -> AsyncIterator[Kept]:
+    """Run a door whose rejects are kept, and the private listener's application beside it."""
+    clock = Clock()
+    rejects = Rejects(["acme"], limit, token=TOKEN, now=clock)
+    health = Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool)
+    async with opened(f"sqlite:///{folder / 'log.db'}", rejects=rejects, body_limit_bytes=1 << 20) as door:
+        projection = await open_projection(DatabaseTarget(f"sqlite:///{folder / 'projection.db'}"), migrate=True)
+        api = Api(Queries(door.database, projection), {"acme": "tenant-1"}, TOKEN, Reports(door.database))
+        async with TestClient(TestServer(private_app(api, health, rejects))) as client:
+            yield Kept(door, client, clock)
+        await projection.close()
+
+
+async def test_a_reject_is_kept_as_it_came(tmp_path: Path) -> None:
+    """The list says when and why; the reject itself is the request with its headers and every byte of its body."""
+    body = delivery(1) + b"\r\n\xff"
+    async with keeping(tmp_path, 5) as kept:
+        await kept.door.post(body, secret=b"another")
+        await kept.door.post(delivery(2))
+        (one,) = await kept.list()
+        assert (one["reason"], one["received_at"]) == ("wrong", "2026-11-23T12:00:00Z")
+        status, raw = await kept.get(f"/api/v1/acme/rejects/{one['number']}")
+    assert status == 200
+    head, _, rest = raw.partition(b"\r\n\r\n")
+    assert rest == body
+    assert head.startswith(b"POST /webhooks/acme HTTP/1.1\r\n")
+    assert f"{HEADER}: sha256=".encode() in head
+
+
+async def test_nothing_is_kept_unless_a_setting_says_so(tmp_path: Path) -> None:
+    """The default keeps none: whoever sent it, it may hold what a person wrote."""
+    async with keeping(tmp_path, 0) as kept:
+        await kept.door.post(delivery(1), secret=b"another")
+        assert await kept.list() == []
+
+
+async def test_the_oldest_makes_room_and_large_ones_are_left_out(tmp_path: Path) -> None:
+    """A flood leaves the last few; a body over the limit is not kept, since a part of it would explain nothing."""
+    async with keeping(tmp_path, 2) as kept:
+        for number in range(4):
+            await kept.door.post(delivery(number), secret=b"another")
+        await kept.door.post(b"x" * (BODY_LIMIT_BYTES + 1), secret=b"another")
+        assert [one["number"] for one in await kept.list()] == [3, 4]
+
+
+@pytest.mark.parametrize("moved", [KEPT_FOR, -timedelta(seconds=1)])
+async def test_a_reject_is_gone_after_a_day(tmp_path: Path, moved: timedelta) -> None:
+    """After a day, and when the clock is set back behind it, nothing of it can be read."""
+    async with keeping(tmp_path, 2) as kept:
+        await kept.door.post(delivery(1), secret=b"another")
+        kept.clock.now = NOON + moved
+        assert await kept.list() == []
+        assert (await kept.get("/api/v1/acme/rejects/1"))[0] == 404
+
+
+async def test_rejects_need_the_token_and_a_tenant(tmp_path: Path) -> None:
+    """Without the token 401; a tenant that is not configured, or a number that is not kept, is 404."""
+    async with keeping(tmp_path, 2) as kept:
+        for path in ("/api/v1/acme/rejects", "/api/v1/acme/rejects/1"):
+            assert (await kept.get(path, token="another"))[0] == 401
+        for path in ("/api/v1/nobody/rejects", "/api/v1/acme/rejects/7"):
+            assert (await kept.get(path))[0] == 404
+        assert (await kept.get("/api/v1/acme/rejects?limit=1"))[0] == 400
+
+
+async def test_headers_that_a_proxy_adds_for_itself_are_not_kept(tmp_path: Path) -> None:
+    """Cookies and credentials have nothing to do with the signature."""
+    async with keeping(tmp_path, 2) as kept:
+        headers = {HEADER: f"sha256={'0' * 64}", "Cookie": "session=canary", "Authorization": "Basic canary"}
+        await kept.door.send("POST", "/webhooks/acme", delivery(1), headers)
+        _, raw = await kept.get("/api/v1/acme/rejects/1")
+    assert b"canary" not in raw.partition(b"\r\n\r\n")[0]
+    assert b"Content-Length" in raw
