@@ -7,7 +7,6 @@ whose value cannot be used, is kept in the struct's `extra` under the vendor's n
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
-import msgspec
 from msgspec import UNSET, UnsetType
 
 from whatsms_events.domain import resources, values
@@ -154,8 +153,8 @@ def unreadable(event: Event, payload: Payload) -> list[str]:
 
 def _extras(payload: Payload) -> Iterator[Mapping[str, Any]]:
     """Yield what is unknown of each resource in the payload."""
-    for field in msgspec.structs.fields(payload):
-        resource = getattr(payload, field.name)
+    for name in payload.__struct_fields__:
+        resource = getattr(payload, name)
         if isinstance(resource, Message | Ticket | Contact | Campaign):
             yield resource.extra
         if isinstance(resource, Ticket) and isinstance(resource.contact, Contact):
