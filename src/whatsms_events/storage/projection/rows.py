@@ -139,12 +139,17 @@ def _row(table: Table, tenant: str, record: Sequence[Any]) -> tuple[Key, Row]:
     return Key(table, tenant, id_), Row(known=mark, values=fields, versions=_versions.decode(versions))
 
 
+def _kept(version: Version) -> int:
+    """Return how many parts of a version are written: where the end is left out, it is read as its defaults."""
+    if version.aside is not None:
+        return 5
+    return 4 if version.doubtful else 3
+
+
 def _record(key: Key, row: Row) -> tuple[Any, ...]:
     """Return the columns in the order of the table."""
     values = [row.values[name] for name in _COLUMNS[key.table]]
-    # `aside` is nearly always None: if it is left out, it is read as None.
-    kept = {name: one if one.aside is not None else one[:4] for name, one in row.versions.items()}
-    versions = _json.encode(kept).decode()
+    versions = _json.encode({name: one[: _kept(one)] for name, one in row.versions.items()}).decode()
     if key.table == "message_revision":
         return (key.tenant, key.id, key.digest, *values, versions)
     doubtful = row.doubtful or in_doubt(row.values["gone"], row.versions)
