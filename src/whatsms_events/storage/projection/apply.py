@@ -22,6 +22,7 @@ from whatsms_events.domain.events import Checkpoint, EventType, LogEntry, decode
 from whatsms_events.domain.records import STRAY
 from whatsms_events.errors import FencedError, IntegrityError, InvalidEventError
 from whatsms_events.storage.database import Database, insert
+from whatsms_events.storage.projection.hot import HotRows
 from whatsms_events.storage.projection.rows import ClaimedEvent, Folding
 from whatsms_events.storage.tables import parked_event, projection, projection_offset
 
@@ -96,10 +97,16 @@ Poison = deque[bool]
 
 
 class Projection:
-    """The projection of one database. One instance per consumer: it remembers which of the last records were poison."""
+    """The projection of one database.
 
-    def __init__(self, database: Database, *, now: Callable[[], datetime] = clock.now) -> None:
+    One instance per consumer: it remembers which of the last records were poison, and holds the rows used last.
+    """
+
+    def __init__(
+        self, database: Database, *, now: Callable[[], datetime] = clock.now, hot: HotRows | None = None
+    ) -> None:
         self._database = database
+        self._hot = HotRows() if hot is None else hot
         self._now = now
         self._poison: Poison = deque(maxlen=POISON_WINDOW)
 
@@ -125,8 +132,19 @@ class Projection:
         FencedError where another consumer moved the generation, IntegrityError where too much is poison,
         StorageUnavailableError; after each of them nothing is saved.
         """
+        folding = Folding(self._hot.at(before.generation))
+        try:
+            applied = await self._transact(items, folding, before, after)
+        except BaseException:
+            self._hot.drop()
+            raise
+        self._hot.keep(folding.rows, applied.state.generation)
+        return applied
+
+    async def _transact(
+        self, items: Sequence[ReadItem], folding: Folding, before: ProjectionState, after: ProjectionState
+    ) -> Applied:
         readings, parked, strays = _take_apart(items)
-        folding = Folding()
         async with self._database.write() as connection:
             await _advance(connection, before.generation)
             refused = await folding.fold(connection, readings)

@@ -41,12 +41,21 @@ class ClaimedEvent(NamedTuple):
 
 
 class Folding:
-    """The rows of one transaction: as they were when loaded, and as they are."""
+    """The rows of one transaction: as they were when it began, and as they are.
 
-    def __init__(self) -> None:
+    `hot` are rows that need not be loaded, since they are just what the database holds.
+    """
+
+    def __init__(self, hot: Mapping[Key, Row]) -> None:
+        self._hot = hot
         self._before: dict[Key, Row] = {}
         self._current: dict[Key, Row] = {}
         self._changed: set[Key] = set()
+
+    @property
+    def rows(self) -> Mapping[Key, Row]:
+        """Each row that was looked at, as it is saved."""
+        return self._current
 
     def changes(self, table: Table) -> Iterator[tuple[Row | None, Row]]:
         """Return each changed row of a table, before (None for a new one) and after."""
@@ -71,15 +80,19 @@ class Folding:
 
     async def _fold(self, connection: AsyncConnection, readings: Sequence[ClaimedEvent]) -> None:
         unseen = {claim.key for one in readings for claim in one.claims} - self._current.keys()
-        loaded = await load(connection, unseen)
-        current = {**self._current, **loaded}
+        before = {key: row for key in unseen if (row := self._hot.get(key)) is not None}
+        missing = unseen - before.keys()
+        found = await load(connection, missing)
+        # The question may bring rows that nobody asked for: what is held must not be replaced by them.
+        before.update((key, row) for key, row in found.items() if key in missing)
+        current = {**self._current, **before}
         changed: dict[Key, Row] = {}
         for one in readings:
             after = merge_all(one.claims, one.entry.position, current)
             current.update(after)
             changed.update(after)
         await save(connection, changed)
-        self._before.update(loaded)
+        self._before.update(before)
         self._current = current
         self._changed |= changed.keys()
 
@@ -115,7 +128,7 @@ def _select(connection: AsyncConnection, table: Table, tenant: str, keys: list[K
     query = select(id_, mark, column.versions, *(column[name] for name in _COLUMNS[table]))
     query = query.where(column.tenant == tenant, among(connection, id_, sorted({key.id for key in keys})))
     if revision:
-        # Where two messages share a wording, this may bring rows that nobody asked for: they do no harm.
+        # Where two messages share a wording, this may bring rows that nobody asked for.
         query = query.where(among(connection, mark, sorted({key.digest for key in keys})))
     return query
 
