@@ -1,5 +1,6 @@
 """How the rows that a batch of events is about are loaded, folded and saved, many in one statement."""
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
@@ -26,6 +27,9 @@ _COLUMNS: Final = {
     name: tuple(one.name for one in table.c if one.name in COLUMNS[name]) for name, table in _TABLES.items()
 }
 """The columns of the fold, in the order of the table."""
+
+TURN: Final = 200
+"""After so many events (some milliseconds) the other tasks of the loop have their turn: a receiver must answer."""
 
 _versions = msgspec.json.Decoder(dict[str, Version])
 _json = msgspec.json.Encoder(order="deterministic")  # in one order, whatever the batches were
@@ -87,10 +91,12 @@ class Folding:
         before.update((key, row) for key, row in found.items() if key in missing)
         current = {**self._current, **before}
         changed: dict[Key, Row] = {}
-        for one in readings:
+        for number, one in enumerate(readings, 1):
             after = merge_all(one.claims, one.entry.position, current)
             current.update(after)
             changed.update(after)
+            if number % TURN == 0:
+                await asyncio.sleep(0)
         await save(connection, changed)
         self._before.update(before)
         self._current = current
