@@ -19,6 +19,7 @@ from whatsms_events.storage.database import Database, DatabaseTarget, open_proje
 from whatsms_events.storage.projection.apply import Projection, ProjectionState, ReadItem
 from whatsms_events.storage.projection.hot import HotRows
 from whatsms_events.storage.role_lock import RoleLock
+from whatsms_events.workers import consumer as consumers
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.sources import Reading
 
@@ -37,6 +38,7 @@ class Listed:
         self._failing = failing
         self._place: int | None = None
         self.readings = 0
+        self.limits: list[int] = []
 
     async def open(self, state: ProjectionState) -> None:
         """Read on behind the state."""
@@ -48,7 +50,7 @@ class Listed:
 
     async def read(self, state: ProjectionState, limit: int) -> Reading:
         """Return the next batch, whatever the limit."""
-        del limit
+        self.limits.append(limit)
         place = self._place
         assert place is not None, "it is not open"
         assert place == state.applied_through, "a reading was lost"
@@ -166,6 +168,30 @@ async def test_a_refused_event_leaves_the_role_active(database: Database) -> Non
         assert consumer.active
     assert await consumer.run_once() == 0
     assert consumer.active
+    await consumer.close()
+
+
+async def test_batches_grow_while_it_is_far_behind_and_are_small_near_the_end(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit doubles with each full batch up to the setting, and is the small one again after any other, or after
+    a failure.
+    """
+    monkeypatch.setattr(consumers, "NEAR_LIMIT", 2)
+    sizes = [2, 4, 1, 2, 1, 1]
+    batches: list[Sequence[ReadItem]] = []
+    for size in sizes:
+        batches.append([ticket(len(batches) * 10 + number, "open") for number in range(1, size + 1)])
+    source = Listed(batches)
+    consumer = consumer_of(database, source, limit=6)
+    assert [await consumer.run_once() for _ in range(3)] == sizes[:3]
+    assert source.limits == [2, 4, 6]
+    assert await consumer.run_once() == 2
+    assert source.limits == [2, 4, 6, 2, 4]
+    with failing(database, iter(["before"])), pytest.raises(StorageUnavailableError):
+        await consumer.run_once()
+    assert await consumer.run_once() == 1
+    assert source.limits[5:] == [2, 2]
     await consumer.close()
 
 

@@ -18,6 +18,11 @@ from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.workers.sources import EventSource, Reading
 
 LOOK_BATCHES: Final = 20
+
+NEAR_LIMIT: Final = 1000
+"""A batch near the end has so many events at most, so that each of them is soon visible. Far behind, the limit doubles
+with each full batch, up to the setting: the more events a batch has, the more of them share a row that is saved."""
+
 _UNREADABLE: Final = (
     "such an event is dated by its arrival, and fields that this leaves open are doubtful; report the format"
 )
@@ -35,6 +40,7 @@ class Consumer:
         self._source = source
         self._lock = lock
         self._batch_limit = batch_limit
+        self._limit = min(NEAR_LIMIT, batch_limit)  # of the next reading
         self._state: ProjectionState | None = None
         self._ahead: Reading | WhatsmsEventsError | None = None  # read behind `_state`, or why it could not be read
         self._told: set[str] = set()  # the partitions whose strays were logged
@@ -69,10 +75,10 @@ class Consumer:
         batch = await self._next(state)
         if not _moves(batch, state):
             return 0
-        if 2 * (len(batch.items) + batch.skipped) < self._batch_limit:  # near the end there is nothing to read yet
-            applied = await self._save(batch, state)
-        else:
-            applied = await self._save_and_read(batch, state)
+        read = len(batch.items) + batch.skipped
+        behind = 2 * read >= self._limit  # a reading has fewer than its limit also where its events are large
+        self._limit = min(self._batch_limit, 2 * self._limit if read >= self._limit else NEAR_LIMIT)
+        applied = await (self._save_and_read(batch, state) if behind else self._save(batch, state))
         self._state = applied.state
         metrics.CONSUMER_SKIPPED.inc(batch.skipped)
         for event_type, count in applied.types.items():
@@ -95,7 +101,7 @@ class Consumer:
         ahead, self._ahead = self._ahead, None
         match ahead:
             case None:
-                return await self._source.read(state, self._batch_limit)
+                return await self._source.read(state, self._limit)
             case Reading():
                 return ahead
             case _:
@@ -118,7 +124,7 @@ class Consumer:
 
     async def _read_ahead(self, state: ProjectionState) -> Reading | None:
         """Read and claim what follows a state that is being saved; return None where there is nothing yet."""
-        batch = await self._source.read(state, self._batch_limit)
+        batch = await self._source.read(state, self._limit)
         if not _moves(batch, state):
             return None
         await self._projection.prepare(batch.items)
@@ -147,6 +153,7 @@ class Consumer:
 
     async def _forget(self) -> None:
         self._state = self._ahead = None
+        self._limit = min(NEAR_LIMIT, self._batch_limit)  # the batch may have been too large for the database
         await self._source.close()
 
     async def close(self) -> None:
