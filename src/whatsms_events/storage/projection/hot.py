@@ -28,6 +28,7 @@ class HotRows:
         self._bytes_limit = size_bytes
         self._generation = -1
         self._rows: dict[Key, Row] = {}  # in the order of last use
+        self._sizes: dict[Key, int] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -52,27 +53,28 @@ class HotRows:
             held = self._rows.pop(key, None)
             self._rows[key] = row
             if held is not row:
-                self._bytes += _size(row) - (0 if held is None else _size(held))
+                size = _size(row)
+                self._bytes += size - self._sizes.get(key, 0)
+                self._sizes[key] = size
         self._shrink()
 
     def drop(self) -> None:
         """Forget all rows."""
         self._generation = -1
         self._rows = {}
+        self._sizes = {}
         self._bytes = 0
 
     def _shrink(self) -> None:
         over = len(self._rows) - self._rows_limit
-        left = []
-        size = self._bytes
-        for number, (key, row) in enumerate(self._rows.items()):
-            if number >= over and size <= self._bytes_limit:
+        leaving: list[Key] = []
+        for number, key in enumerate(self._rows):
+            if number >= over and self._bytes <= self._bytes_limit:
                 break
-            left.append(key)
-            size -= _size(row)
-        for key in left:
-            del self._rows[key]
-        self._bytes = size
+            leaving.append(key)
+            self._bytes -= self._sizes[key]
+        for key in leaving:
+            del self._rows[key], self._sizes[key]
 
 
 def _size(row: Row) -> int:
