@@ -166,6 +166,8 @@ IMPOSED = {
 SLEEPS = {
     "storage/log/committer.py": "the backoff before it connects again: it has no loop above it, it is one",
     "storage/database.py": "a file lock with a deadline: flock either waits for ever or not at all",
+    "storage/projection/apply.py": "one turn of the loop in a long batch, for a receiver beside it",
+    "storage/projection/rows.py": "the same",
     "kafka/visible.py": "no broker tells when a marker is written: the one place that polls for it",
     "kafka/connection.py": "one turn of the loop, for aiokafka's tasks to end",
     "kafka/topics.py": "no broker tells when a topic that was made is there",

@@ -29,7 +29,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         log/                              committer (the queue), room (tenants share it), commit (one group),
                                           appends (its statements);
                                           event_log (reading), arrivals (by tenant), parked, relay_row
-        projection/                       apply and rows: a batch in one transaction; holdings: what is held
+        projection/                       apply and rows: a batch in one transaction; hot (what stays in memory);
+                                          holdings: what is held
         repair/                           runs, looks, reports of every backfill run: how far it got, what it found
         reads, audit                      what the read API asks; what the demo compares
     kafka/          connection, producer, topics; visible: what a read_committed reader can see

@@ -11,12 +11,14 @@ import pytest
 from alembic import command
 from sqlalchemy import Connection, MetaData, Table, insert, inspect, select, text
 
+from whatsms_events.domain.doubt import Aside, Heard
 from whatsms_events.domain.rows import Claim, Key, Version, merge
 from whatsms_events.errors import ConfigError
 from whatsms_events.storage import schema, tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection, unopened, upgrade
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.holdings import Holdings
+from whatsms_events.storage.projection.rows import save
 from whatsms_events.storage.repair.looks import Doubt
 from whatsms_events.storage.repair.reports import Options
 from whatsms_events.storage.repair.runs import Checkpoints
@@ -41,7 +43,7 @@ LOG: Rows = (
     ),
     (tables.relay, {"prefix": "p", "published_through": 40, "partitions": "{}", "updated_at": 7}),
 )
-DOUBT = msgspec.json.encode({"status": Version(5, 1, 41, True)}).decode()
+DOUBT = msgspec.json.encode({"status": Version(5, 1, 41, True)[:4]}).decode()
 PROJECTION: Rows = (
     (tables.projection, {"one": 1, "generation": 9, "position": 0, "applied_through": 41, "applied": 41}),
     (tables.projection_offset, {"topic": "t", "partition": 3, "next_offset": 8, "last_position": 41}),
@@ -127,6 +129,38 @@ async def test_a_name_that_was_told_stays_its_agents(database_url: str) -> None:
     for claim in (older, nameless, nameless._replace(registers={"user": "6"}), nameless._replace(time=7)):
         held = merge(held, claim, 50 + claim.time)
     assert (held.values["user_id"], held.values["user_name"]) == ("5", 'Zoë "Z"\n')
+
+
+async def test_versions_of_earlier_releases_mean_the_same_and_are_written_as_now(database_url: str) -> None:
+    """Whatever a version remembers, it is read as before, and its text is what a rebuild writes."""
+    said = Heard(4, 9, None)
+    asides = (
+        *(None, Aside(False), Aside(True), Aside(False, (3, 1)), Aside(True, (3, 1), None, None)),
+        *(Aside(False, None, said), Aside(False, None, None, said), Aside(True, None, said, Heard(4, 9, 3))),
+    )
+    versions = {
+        f"register_{number}_{doubtful}": Version(5, 1, 41, doubtful, aside)
+        for number, aside in enumerate(asides)
+        for doubtful in (False, True)
+    }
+    wholly = msgspec.json.encode(versions, order="deterministic").decode()
+    earlier = {name: one if one.aside is not None else one[:4] for name, one in versions.items()}
+    without = msgspec.json.encode(earlier, order="deterministic").decode()
+    row = {"tenant": "t1", "known": True, "doubtful": True}
+    rows = ((tables.ticket, row | {"id": "a", "versions": wholly}), (tables.ticket, row | {"id": "b"}))
+    await make_first("projection", database_url, (rows[0], (rows[1][0], rows[1][1] | {"versions": without})))
+    projection = await open_projection(DatabaseTarget(database_url), migrate=True)
+    written = select(tables.ticket.c.versions).order_by(tables.ticket.c.id)
+    held = await Holdings(projection).rows({Key("ticket", "t1", "a"), Key("ticket", "t1", "b")})
+    async with projection.write() as connection:
+        texts = (await connection.execute(written)).scalars().all()
+        await save(connection, held)
+        again = (await connection.execute(written)).scalars().all()
+    await projection.close()
+    assert [one.versions for one in held.values()] == [versions, versions]
+    assert texts == again
+    assert "[5,1,41]" in texts[0]
+    assert "[5,1,41,true]" in texts[0]
 
 
 @pytest.mark.parametrize("part", ["log", "projection"])

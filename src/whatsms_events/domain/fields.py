@@ -7,7 +7,6 @@ whose value cannot be used, is kept in the struct's `extra` under the vendor's n
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
-import msgspec
 from msgspec import UNSET, UnsetType
 
 from whatsms_events.domain import resources, values
@@ -147,17 +146,19 @@ def unreadable(event: Event, payload: Payload) -> list[str]:
 
     What cannot be read stays where unknown fields are kept, under the vendor's name.
     """
-    found = [name for extra in _extras(payload) for name in sorted(TIMES & extra.keys())]
+    found = [name for extra in _extras(payload) if extra for name in sorted(TIMES & extra.keys())]
+    if event.occurred_at is not None:
+        return found
     # Where `data` has a field of that name too, the envelope's stands under a prefix.
     kept = ENVELOPE_TIME in payload.extra or f"envelope.{ENVELOPE_TIME}" in payload.extra
-    return [ENVELOPE_TIME, *found] if kept and event.occurred_at is None else found
+    return [ENVELOPE_TIME, *found] if kept else found
 
 
 def _extras(payload: Payload) -> Iterator[Mapping[str, Any]]:
     """Yield what is unknown of each resource in the payload."""
-    for field in msgspec.structs.fields(payload):
-        resource = getattr(payload, field.name)
-        if isinstance(resource, Message | Ticket | Contact | Campaign):
+    for name in payload.__struct_fields__:
+        resource = getattr(payload, name)
+        if isinstance(resource, (Message, Ticket, Contact, Campaign)):
             yield resource.extra
-        if isinstance(resource, Ticket) and isinstance(resource.contact, Contact):
-            yield resource.contact.extra
+            if isinstance(resource, Ticket) and isinstance(resource.contact, Contact):
+                yield resource.contact.extra

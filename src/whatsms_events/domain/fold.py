@@ -215,6 +215,10 @@ def _is_group(payload: MessagePayload, contact_id: str) -> bool:
 def _around(by: _Claimant, payload: MessagePayload) -> list[Claim]:
     """Claim the ticket and the contacts that are shown or named by a message."""
     tenant, event = by.event.tenant, by.event
+    if not isinstance(payload.ticket, Ticket) and not isinstance(payload.contact, Contact):
+        # Most acks are like this: they name a ticket and a contact, and show neither.
+        named: tuple[tuple[Entity, str | None], ...] = (("ticket", event.ticket_id), ("contact", event.contact_id))
+        return [Claim(Key(table, tenant, one), by.at, SNAPSHOT, {}) for table, one in named if one]
     ticket = payload.ticket if isinstance(payload.ticket, Ticket) else _NO_TICKET
     ticket_id = _first(ticket.id, event.ticket_id)
     beside = payload.contact if isinstance(payload.contact, Contact) else None
@@ -252,9 +256,9 @@ def _told_ticket(by: _Claimant, payload: TicketPayload, ticket_id: str) -> list[
 def _contacts(by: _Claimant, shown: Iterable[tuple[str | None, Contact]], named: Iterable[str | None]) -> list[Claim]:
     """Claim the contacts that are shown, and stubs for those that are only named."""
     claimed = [_contact(by, one, contact_id, known=False) for contact_id, one in shown if contact_id]
-    stubs = {one for one in named if one} - {claim.key.id for claim in claimed}
-    keys = (Key("contact", by.event.tenant, one) for one in sorted(stubs))
-    return claimed + [Claim(key, by.at, SNAPSHOT, {}) for key in keys]
+    told = {claim.key.id for claim in claimed}
+    stubs = sorted({one for one in named if one and one not in told})
+    return claimed + [Claim(Key("contact", by.event.tenant, one), by.at, SNAPSHOT, {}) for one in stubs]
 
 
 def _ticket_registers(ticket: Ticket) -> Registers:

@@ -114,19 +114,12 @@ _named = msgspec.json.Decoder(tuple[str | None, str | None])
 
 def merge(row: Row | None, claim: Claim, position: int) -> Row:
     """Return the row after the claim that stands at `position`; the very same object where nothing changes."""
-    held = _BLANK[claim.key.table] if row is None else row
     if row is not None and not (claim.registers or claim.known or claim.least or claim.most):
         return row  # the claim only names the thing, and its row is there
+    held = _BLANK[claim.key.table] if row is None else row
     before = held.values
     values: dict[str, Value] = dict(claim.fixed) if row is None else {}
-    versions: dict[str, Version] = {}
-    for name, value in claim.registers.items():
-        last, column = held.versions.get(name), _COLUMN.get(name, name)
-        present = before[column]
-        weigh = _weigh_url if name in UNCOMPARED else _weigh
-        version, winner = weigh(last, present, claim, value, position)
-        if version is not last and (version != last or winner != present):
-            versions[name], values[column] = version, winner
+    versions = _decide(held, claim, position, values)
     for name, low in claim.least.items():
         present = before[name]
         if not isinstance(present, int) or low < present:
@@ -145,16 +138,35 @@ def merge(row: Row | None, claim: Claim, position: int) -> Row:
     return Row(known=known, values=after, versions={**held.versions, **versions})
 
 
-def _weigh(held: Version | None, present: Value, claim: Claim, value: Value, position: int) -> tuple[Version, Value]:
-    """Return the register's version and value after this claim."""
-    time, rank = place = (claim.time, claim.rank)
+def _decide(held: Row, claim: Claim, position: int, values: dict[str, Value]) -> dict[str, Version]:
+    """Return the new version of each register that the claim changes, and put its value into `values`."""
+    versions: dict[str, Version] = {}
+    fresh = Version(claim.time, claim.rank, position)  # one object for all registers that need no other
+    for name, value in claim.registers.items():
+        last, column = held.versions.get(name), _COLUMN.get(name, name)
+        if last is None and not claim.arrived:
+            versions[name], values[column] = fresh, value
+            continue
+        present = held.values[column]
+        if name in UNCOMPARED:
+            version, winner = _weigh_url(last, present, fresh, value)
+        else:
+            version, winner = _weigh(last, present, claim, value, fresh)
+        if version is not last and (version != last or winner != present):
+            versions[name], values[column] = version, winner
+    return versions
+
+
+def _weigh(held: Version | None, present: Value, claim: Claim, value: Value, fresh: Version) -> tuple[Version, Value]:
+    """Return the register's version and value after this claim, whose own version is `fresh`."""
+    time, rank, position = fresh[:3]
     if held is None:
         aside = Aside(False, doubt.nothing_known(time)) if claim.arrived else None
-        return Version(time, rank, position, False, aside), value
-    same, before = present == value, held[:2]
+        return (fresh if aside is None else fresh._replace(aside=aside)), value
+    same, before, place = present == value, held[:2], fresh[:2]
     wins = before < place
     if wins and _leaves_no_more(held, claim, position, same=same):
-        return Version(time, rank, position, False, held.aside), value
+        return (fresh if held.aside is None else fresh._replace(aside=held.aside)), value
     if before > place and _says_nothing(held, claim):
         return held, present
     contested, known = _contest(held, claim, same=same)
@@ -162,7 +174,7 @@ def _weigh(held: Version | None, present: Value, claim: Claim, value: Value, pos
     stood = said if same else doubt.digest(present)
     own, loaded = _own(held, stood, claim, said, position), _loaded(held, stood, claim, said)
     if wins:
-        version, winner = Version(time, rank, position), value
+        version, winner = fresh, value
     elif before == place:
         # One event may show the same row twice: at the same position the later claim stands.
         version = Version(time, rank, max(held.position, position))
@@ -195,17 +207,14 @@ def _says_nothing(held: Version, claim: Claim) -> bool:
     return held.aside is None and claim.rank in (SNAPSHOT, LOADED) and not recent
 
 
-def _weigh_url(
-    held: Version | None, present: Value, claim: Claim, value: Value, position: int
-) -> tuple[Version, Value]:
+def _weigh_url(held: Version | None, present: Value, fresh: Version, value: Value) -> tuple[Version, Value]:
     """Choose among URLs, which are never in doubt: at one time and rank the greatest, since nothing marks a choice."""
-    place = (claim.time, claim.rank)
-    if held is None or held[:2] < place:
-        return Version(*place, position), value
-    if held[:2] > place:
+    if held is None or held[:2] < fresh[:2]:
+        return fresh, value
+    if held[:2] > fresh[:2]:
         return held, present
     winner = max(present, value, key=lambda url: (url is not None, url or ""))
-    return Version(*place, max(held.position, position)), winner
+    return fresh._replace(position=max(held.position, fresh.position)), winner
 
 
 def _contest(held: Version, claim: Claim, *, same: bool) -> tuple[bool, doubt.ClaimPlace | None]:

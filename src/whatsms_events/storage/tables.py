@@ -191,7 +191,7 @@ def _row(name: str, *columns: Column[object]) -> Table:
         Column("doubtful", Boolean, nullable=False),
         *columns,
         Column("gone", Boolean),  # true where the vendor no longer has it
-        Column("versions", Text, nullable=False),  # JSON: register -> [version time, rank, position, doubtful, aside?]
+        Column("versions", Text, nullable=False),  # JSON: register -> [version time, rank, position, doubtful?, aside?]
     )
 
 

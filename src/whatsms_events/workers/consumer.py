@@ -1,21 +1,35 @@
-"""The consumer applies events from the log or from Kafka to the projection, each batch with its checkpoint."""
+"""The consumer applies events from the log or from Kafka to the projection, each batch with its checkpoint.
 
-from collections.abc import Mapping
-from typing import Final
+While it is far behind, the next batch is read and claimed as the last one is saved. What was read ahead counts only
+once that save has succeeded: an error of the reading is kept until then, and a save that fails drops what was read.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from dataclasses import replace
+from typing import Final, TypeVar
 
 import structlog
 
 from whatsms_events import metrics
-from whatsms_events.storage.projection.apply import Projection, ProjectionState
+from whatsms_events.errors import WhatsmsEventsError
+from whatsms_events.storage.projection.apply import Applied, Projection, ProjectionState
 from whatsms_events.storage.role_lock import RoleLock
-from whatsms_events.workers.sources import EventSource
+from whatsms_events.workers.sources import EventSource, Reading
 
 LOOK_BATCHES: Final = 20
+
+NEAR_LIMIT: Final = 1000
+"""A batch near the end has so many events at most, so that each of them is soon visible. Far behind, the limit doubles
+with each full batch, up to the setting: the more events a batch has, the more of them share a row that is saved."""
+
 _UNREADABLE: Final = (
     "such an event is dated by its arrival, and fields that this leaves open are doubtful; report the format"
 )
 
 log = structlog.get_logger()
+
+_T = TypeVar("_T")
 
 
 class Consumer:
@@ -26,7 +40,9 @@ class Consumer:
         self._source = source
         self._lock = lock
         self._batch_limit = batch_limit
+        self._limit = min(NEAR_LIMIT, batch_limit)  # of the next reading
         self._state: ProjectionState | None = None
+        self._ahead: Reading | WhatsmsEventsError | None = None  # read behind `_state`, or why it could not be read
         self._told: set[str] = set()  # the partitions whose strays were logged
 
     @property
@@ -56,11 +72,13 @@ class Consumer:
             raise
 
     async def _apply(self, state: ProjectionState) -> int:
-        batch = await self._source.read(state, self._batch_limit)
-        if batch.after == state and not batch.items:
+        batch = await self._next(state)
+        if not _moves(batch, state):
             return 0
-        with metrics.APPLY_SECONDS.time():
-            applied = await self._projection.apply(batch.items, state, batch.after)
+        read = len(batch.items) + batch.skipped
+        behind = 2 * read >= self._limit  # a reading has fewer than its limit also where its events are large
+        self._limit = min(self._batch_limit, 2 * self._limit if read >= self._limit else NEAR_LIMIT)
+        applied = await (self._save_and_read(batch, state) if behind else self._save(batch, state))
         self._state = applied.state
         metrics.CONSUMER_SKIPPED.inc(batch.skipped)
         for event_type, count in applied.types.items():
@@ -77,6 +95,40 @@ class Consumer:
                 metrics.ACK_DELAY.labels(level).observe(delay_s)
         self._tell(applied.strays)
         return len(batch.items) or 1  # it moved, if only past skipped records: more may follow at once
+
+    async def _next(self, state: ProjectionState) -> Reading:
+        """Return what was read ahead, or raise what was raised then; else read."""
+        ahead, self._ahead = self._ahead, None
+        match ahead:
+            case None:
+                return await self._source.read(state, self._limit)
+            case Reading():
+                return ahead
+            case _:
+                raise ahead
+
+    async def _save(self, batch: Reading, state: ProjectionState) -> Applied:
+        with metrics.APPLY_SECONDS.time():
+            return await self._projection.apply(batch.items, state, batch.after)
+
+    async def _save_and_read(self, batch: Reading, state: ProjectionState) -> Applied:
+        """Save the batch, and meanwhile read what follows it."""
+        async with asyncio.TaskGroup() as tasks:
+            saving = tasks.create_task(_outcome(self._save(batch, state)))
+            reading = tasks.create_task(_outcome(self._read_ahead(batch.after)))
+        applied = saving.result()
+        if isinstance(applied, WhatsmsEventsError):
+            raise applied
+        self._ahead = reading.result()
+        return applied
+
+    async def _read_ahead(self, state: ProjectionState) -> Reading | None:
+        """Read and claim what follows a state that is being saved; return None where there is nothing yet."""
+        batch = await self._source.read(state, self._limit)
+        if not _moves(batch, state):
+            return None
+        await self._projection.prepare(batch.items)
+        return batch
 
     def _tell(self, strays: Mapping[str, int]) -> None:
         """Count the records that name no log, and log that once for each partition."""
@@ -100,10 +152,24 @@ class Consumer:
             await self._source.close()
 
     async def _forget(self) -> None:
-        self._state = None
+        self._state = self._ahead = None
+        self._limit = min(NEAR_LIMIT, self._batch_limit)  # the batch may have been too large for the database
         await self._source.close()
 
     async def close(self) -> None:
         """Give up the role."""
         await self._forget()
         await self._lock.release()
+
+
+def _moves(batch: Reading, state: ProjectionState) -> bool:
+    """Tell whether applying the batch changes anything; what the transaction itself counts does not matter."""
+    return bool(batch.items) or replace(batch.after, generation=state.generation, applied=state.applied) != state
+
+
+async def _outcome(awaited: Awaitable[_T]) -> _T | WhatsmsEventsError:
+    """Return what is awaited, or our error, so that neither of two tasks cuts the other one off."""
+    try:
+        return await awaited
+    except WhatsmsEventsError as error:
+        return error

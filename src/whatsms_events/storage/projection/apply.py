@@ -3,11 +3,12 @@
 Each transaction first moves the generation by compare-and-swap, so of two consumers one loses as a whole.
 """
 
+import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -22,7 +23,8 @@ from whatsms_events.domain.events import Checkpoint, EventType, LogEntry, decode
 from whatsms_events.domain.records import STRAY
 from whatsms_events.errors import FencedError, IntegrityError, InvalidEventError
 from whatsms_events.storage.database import Database, insert
-from whatsms_events.storage.projection.rows import ClaimedEvent, Folding
+from whatsms_events.storage.projection.hot import HotRows
+from whatsms_events.storage.projection.rows import TURN, ClaimedEvent, Folding
 from whatsms_events.storage.tables import parked_event, projection, projection_offset
 
 log = structlog.get_logger()
@@ -96,12 +98,19 @@ Poison = deque[bool]
 
 
 class Projection:
-    """The projection of one database. One instance per consumer: it remembers which of the last records were poison."""
+    """The projection of one database.
 
-    def __init__(self, database: Database, *, now: Callable[[], datetime] = clock.now) -> None:
+    One instance per consumer: it remembers which of the last records were poison, and holds the rows used last.
+    """
+
+    def __init__(
+        self, database: Database, *, now: Callable[[], datetime] = clock.now, hot: HotRows | None = None
+    ) -> None:
         self._database = database
+        self._hot = HotRows() if hot is None else hot
         self._now = now
         self._poison: Poison = deque(maxlen=POISON_WINDOW)
+        self._prepared: _Claimed | None = None
 
     async def state(self) -> ProjectionState:
         """Return how far the projection is; its row is made at first use. Raises StorageUnavailableError."""
@@ -117,6 +126,13 @@ class Projection:
         assert state is not None  # noqa: S101 - just written, in this transaction
         return state
 
+    async def prepare(self, items: Sequence[ReadItem]) -> None:
+        """Decode and claim what `apply` will be called with next: the very same sequence.
+
+        Nothing is read or written, so this may be done while the batch before is being saved.
+        """
+        self._prepared = await _claim(items)
+
     async def apply(self, items: Sequence[ReadItem], before: ProjectionState, after: ProjectionState) -> Applied:
         """Apply the items and move from `before` to `after`, in one transaction; `after` need not count.
 
@@ -125,12 +141,26 @@ class Projection:
         FencedError where another consumer moved the generation, IntegrityError where too much is poison,
         StorageUnavailableError; after each of them nothing is saved.
         """
-        readings, parked, strays = _take_apart(items)
-        folding = Folding()
+        prepared, self._prepared = self._prepared, None
+        claimed = prepared if prepared is not None and prepared.items is items else await _claim(items)
+        folding = Folding(self._hot.at(before.generation))
+        try:
+            applied = await self._transact(claimed, folding, before, after)
+        except BaseException:
+            self._hot.drop()
+            raise
+        self._hot.keep(folding.rows, applied.state.generation)
+        return applied
+
+    async def _transact(
+        self, claimed: "_Claimed", folding: Folding, before: ProjectionState, after: ProjectionState
+    ) -> Applied:
+        items, readings, strays = claimed.items, claimed.readings, claimed.strays
         async with self._database.write() as connection:
             await _advance(connection, before.generation)
             refused = await folding.fold(connection, readings)
-            parked += [(items[index], InvalidEventError("unstorable", why)) for index, why in refused.items()]
+            unstorable = [(items[index], InvalidEventError("unstorable", why)) for index, why in refused.items()]
+            parked = [*claimed.parked, *unstorable]
             done = [one for one in readings if one.number not in refused]
             poison = _judge(items, parked, self._poison)
             kept = await _with_room(connection, strays)
@@ -157,7 +187,7 @@ class Projection:
         Nothing is written. Raise IntegrityError where too much is poison; what the database would refuse is not
         counted.
         """
-        return _judge(items, _take_apart(items)[1], self._poison if window is None else window)
+        return _judge(items, _take_apart(items).parked, self._poison if window is None else window)
 
     async def _park(self, connection: AsyncConnection, parked: Sequence[tuple[ReadItem, InvalidEventError]]) -> None:
         if parked:
@@ -193,21 +223,41 @@ async def _advance(connection: AsyncConnection, generation: int) -> None:
         raise FencedError(f"the projection is no longer at generation {generation}: another consumer moved it")
 
 
-def _take_apart(items: Sequence[ReadItem]) -> tuple[list[ClaimedEvent], list[_Parked], list[_Parked]]:
-    """Return what each readable item claims, what cannot be read, and what is not ours."""
-    readings: list[ClaimedEvent] = []
-    parked: list[_Parked] = []
-    strays: list[_Parked] = []
-    for index, item in enumerate(items):
+class _Claimed(NamedTuple):
+    """What a batch claims, what cannot be read of it, and what is not ours."""
+
+    items: Sequence[ReadItem]
+    readings: list[ClaimedEvent]
+    parked: list[_Parked]
+    strays: list[_Parked]
+
+
+async def _claim(items: Sequence[ReadItem]) -> _Claimed:
+    """Take a batch apart, piece by piece, so that the other tasks of the loop have their turns."""
+    whole = _Claimed(items, [], [], [])
+    for start in range(0, len(items), TURN):
+        piece = _take_apart(items[start : start + TURN], start)
+        whole.readings.extend(piece.readings)
+        whole.parked.extend(piece.parked)
+        whole.strays.extend(piece.strays)
+        await asyncio.sleep(0)
+    return whole
+
+
+def _take_apart(items: Sequence[ReadItem], first: int = 0) -> _Claimed:
+    """Return what each readable item claims, and the others. `first` is the number of the first one in its batch."""
+    claimed = _Claimed(items, [], [], [])
+    for number, item in enumerate(items, first):
         read = item.read
         try:
             if isinstance(read, InvalidEventError):
                 raise read
             event, payload = read.event, decode(read.event)
-            readings.append(ClaimedEvent(index, read, fold.claims(event, payload), fields.unreadable(event, payload)))
+            claims = fold.claims(event, payload)
+            claimed.readings.append(ClaimedEvent(number, read, claims, fields.unreadable(event, payload)))
         except InvalidEventError as error:
-            (strays if _is_stray(error) else parked).append((item, error))
-    return readings, parked, strays
+            (claimed.strays if _is_stray(error) else claimed.parked).append((item, error))
+    return claimed
 
 
 def _is_stray(read: LogEntry | InvalidEventError) -> bool:

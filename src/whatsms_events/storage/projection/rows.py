@@ -1,8 +1,10 @@
 """How the rows that a batch of events is about are loaded, folded and saved, many in one statement."""
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -27,6 +29,12 @@ _COLUMNS: Final = {
 }
 """The columns of the fold, in the order of the table."""
 
+_values: Final = {name: itemgetter(*columns) for name, columns in _COLUMNS.items()}
+"""The values of a row in the order of the table."""
+
+TURN: Final = 200
+"""After so many events (some milliseconds) the other tasks of the loop have their turn: a receiver must answer."""
+
 _versions = msgspec.json.Decoder(dict[str, Version])
 _json = msgspec.json.Encoder(order="deterministic")  # in one order, whatever the batches were
 
@@ -41,12 +49,21 @@ class ClaimedEvent(NamedTuple):
 
 
 class Folding:
-    """The rows of one transaction: as they were when loaded, and as they are."""
+    """The rows of one transaction: as they were when it began, and as they are.
 
-    def __init__(self) -> None:
+    `hot` are rows that need not be loaded, since they are just what the database holds.
+    """
+
+    def __init__(self, hot: Mapping[Key, Row]) -> None:
+        self._hot = hot
         self._before: dict[Key, Row] = {}
         self._current: dict[Key, Row] = {}
         self._changed: set[Key] = set()
+
+    @property
+    def rows(self) -> Mapping[Key, Row]:
+        """Each row that was looked at, as it is saved."""
+        return self._current
 
     def changes(self, table: Table) -> Iterator[tuple[Row | None, Row]]:
         """Return each changed row of a table, before (None for a new one) and after."""
@@ -71,15 +88,21 @@ class Folding:
 
     async def _fold(self, connection: AsyncConnection, readings: Sequence[ClaimedEvent]) -> None:
         unseen = {claim.key for one in readings for claim in one.claims} - self._current.keys()
-        loaded = await load(connection, unseen)
-        current = {**self._current, **loaded}
+        before = {key: row for key in unseen if (row := self._hot.get(key)) is not None}
+        missing = unseen - before.keys()
+        found = await load(connection, missing)
+        # The question may bring rows that nobody asked for: what is held must not be replaced by them.
+        before.update((key, row) for key, row in found.items() if key in missing)
+        current = {**self._current, **before}
         changed: dict[Key, Row] = {}
-        for one in readings:
+        for number, one in enumerate(readings, 1):
             after = merge_all(one.claims, one.entry.position, current)
             current.update(after)
             changed.update(after)
+            if number % TURN == 0:
+                await asyncio.sleep(0)
         await save(connection, changed)
-        self._before.update(loaded)
+        self._before.update(before)
         self._current = current
         self._changed |= changed.keys()
 
@@ -115,7 +138,7 @@ def _select(connection: AsyncConnection, table: Table, tenant: str, keys: list[K
     query = select(id_, mark, column.versions, *(column[name] for name in _COLUMNS[table]))
     query = query.where(column.tenant == tenant, among(connection, id_, sorted({key.id for key in keys})))
     if revision:
-        # Where two messages share a wording, this may bring rows that nobody asked for: they do no harm.
+        # Where two messages share a wording, this may bring rows that nobody asked for.
         query = query.where(among(connection, mark, sorted({key.digest for key in keys})))
     return query
 
@@ -139,12 +162,17 @@ def _row(table: Table, tenant: str, record: Sequence[Any]) -> tuple[Key, Row]:
     return Key(table, tenant, id_), Row(known=mark, values=fields, versions=_versions.decode(versions))
 
 
+def _kept(version: Version) -> int:
+    """Return how many parts of a version are written: where the end is left out, it is read as its defaults."""
+    if version.aside is not None:
+        return 5
+    return 4 if version.doubtful else 3
+
+
 def _record(key: Key, row: Row) -> tuple[Any, ...]:
     """Return the columns in the order of the table."""
-    values = [row.values[name] for name in _COLUMNS[key.table]]
-    # `aside` is nearly always None: if it is left out, it is read as None.
-    kept = {name: one if one.aside is not None else one[:4] for name, one in row.versions.items()}
-    versions = _json.encode(kept).decode()
+    values = _values[key.table](row.values)
+    versions = _json.encode({name: one[: _kept(one)] for name, one in row.versions.items()}).decode()
     if key.table == "message_revision":
         return (key.tenant, key.id, key.digest, *values, versions)
     doubtful = row.doubtful or in_doubt(row.values["gone"], row.versions)
