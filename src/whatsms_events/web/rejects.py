@@ -65,7 +65,7 @@ class Rejects:
         """Return the list of a tenant's rejects, and one of them as it came."""
         return [
             web.get("/api/v1/{slug}/rejects", self._list),
-            web.get("/api/v1/{slug}/rejects/{number:[0-9]{1,18}}", self._one),
+            web.get("/api/v1/{slug}/rejects/{number:[0-9]+}", self._one),
         ]
 
     async def _list(self, request: web.Request) -> web.Response:
@@ -77,7 +77,7 @@ class Rejects:
 
     async def _one(self, request: web.Request) -> web.Response:
         for one in self._of(request):
-            if one.number == int(request.match_info["number"]):
+            if str(one.number) == request.match_info["number"]:
                 return web.Response(
                     body=one.request, content_type="application/octet-stream", headers={"Cache-Control": "no-store"}
                 )
