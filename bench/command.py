@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench import door
+from bench import door, start
 from bench.load import Cores, Load, compiled
 from bench.report import Finding, write
 from bench.stage import SkippedError, Stage
@@ -18,6 +18,11 @@ Row = Callable[[Stage], Awaitable[list[Finding]]]
 
 ROWS: Final[Mapping[str, Row]] = {
     "ingest": door.ingest,
+    "fastapi": door.fastapi,
+    "latency": door.latency,
+    "flood": door.flood,
+    "two": door.two,
+    "startup": start.startup,
 }
 LONG: Final = frozenset[str]()
 """Rows that take too long for the default set."""
