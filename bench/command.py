@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench import door, start
+from bench import behind, door, start
 from bench.load import Cores, Load, compiled
 from bench.report import Finding, write
 from bench.stage import SkippedError, Stage
@@ -22,6 +22,10 @@ ROWS: Final[Mapping[str, Row]] = {
     "latency": door.latency,
     "flood": door.flood,
     "two": door.two,
+    "all": behind.together,
+    "relay": behind.relay,
+    "consumer": behind.consumer,
+    "rebuild": behind.rebuild,
     "startup": start.startup,
 }
 LONG: Final = frozenset[str]()

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, TypeVar
@@ -67,13 +67,15 @@ async def running(server: T, cores: Collection[int]) -> AsyncIterator[T]:
         await server.stop()
 
 
-def service(folder: Path, *, roles: str = "receiver", database: str | None = None, **kafka: object) -> Service:
+def service(
+    folder: Path, *, roles: str = "receiver", database: str | None = None, kafka: Mapping[str, str] | None = None
+) -> Service:
     """Return the service with its default configuration, but for ports, database, Kafka and tenant."""
     settings: dict[str, dict[str, object]] = {}
     if database is not None:
         settings["database"] = {"url": database}
     if kafka:
-        settings["kafka"] = kafka
+        settings["kafka"] = dict(kafka)
     return Service(folder, roles=roles, settings=settings)
 
 
