@@ -73,6 +73,11 @@ async def counted(session: aiohttp.ClientSession, service: Service, *names: str)
     return list(sums.values())
 
 
+async def pause() -> None:
+    """Wait until the next look."""
+    await asyncio.sleep(LOOK_S)
+
+
 async def reach(service: Service, name: str, count: float) -> Paced:
     """Watch a running service until its counter has reached the count; exit where it stands still."""
     pid, points, moved_at = targets.pid_of(service), list[Point](), time.monotonic()
@@ -87,11 +92,11 @@ async def reach(service: Service, name: str, count: float) -> Paced:
                     f"{name} stands at {done:.0f} of {count:.0f}:\n" + "\n".join(map(str, service.lines()[-5:]))
                 )
             points.append(Point(now, done, cpu_s(pid), memory_bytes(pid)))
-            await asyncio.sleep(LOOK_S)
-    return Paced(_from_first_event(points, count))
+            await pause()
+    return Paced(from_first_event(points, count))
 
 
-def _from_first_event(points: list[Point], count: float) -> list[Point]:
+def from_first_event(points: list[Point], count: float) -> list[Point]:
     """Leave out the time before the work began. Work that is over at once is measured from the look before."""
     idle = [at for at, point in enumerate(points) if point.done == 0]
     first = idle[-1] + 1 if idle else 0
