@@ -16,6 +16,7 @@ from typing import Final
 from bench import progress, targets
 from bench.behind import appended
 from bench.door import CONNECTIONS
+from bench.load import FailedError
 from bench.progress import APPLIED
 from bench.report import Bar, Finding
 from bench.stage import Door, Stage, service_door
@@ -152,5 +153,5 @@ async def _applied(door: Door, service: Service) -> None:
 
 def _p99_ms(delays: Sequence[float]) -> float:
     if len(delays) < 2:
-        raise SystemExit("fresh: no event was seen")
+        raise FailedError("fresh: no event was seen")
     return quantiles(delays, n=100)[98] * 1000

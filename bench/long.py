@@ -9,6 +9,7 @@ import aiohttp
 from bench import progress, targets
 from bench.behind import WHOLE_S, Log, appended, kafka_log
 from bench.door import CONNECTIONS
+from bench.load import FailedError
 from bench.progress import APPLIED, PUBLISHED, Paced
 from bench.report import Bar, Finding
 from bench.stage import Door, Stage, service_door
@@ -107,7 +108,7 @@ async def _page_s(service: Service, name: str) -> float:
             async with session.get(f"{service.private_url}/api/v1/{SLUG}/{name}") as answer:
                 await answer.read()
                 if answer.status != 200:
-                    raise SystemExit(f"large: {name} is answered with {answer.status}")
+                    raise FailedError(f"large: {name} is answered with {answer.status}")
             took.append(time.perf_counter() - started)
     return median(took)
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import aiohttp
 from bench import targets
-from bench.load import cpu_s
+from bench.load import FailedError, cpu_s
 from bench.stage import Stage
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -79,7 +79,7 @@ async def pause() -> None:
 
 
 async def reach(service: Service, name: str, count: float) -> Paced:
-    """Watch a running service until its counter has reached the count; exit where it stands still."""
+    """Watch a running service until its counter has reached the count; raise FailedError where it stands still."""
     pid, points, moved_at = targets.pid_of(service), list[Point](), time.monotonic()
     async with aiohttp.ClientSession() as session:
         while not points or points[-1].done < count:
@@ -88,7 +88,7 @@ async def reach(service: Service, name: str, count: float) -> Paced:
             if not points or done > points[-1].done:
                 moved_at = now
             if now - moved_at > STALL_S:
-                raise SystemExit(
+                raise FailedError(
                     f"{name} stands at {done:.0f} of {count:.0f}:\n" + "\n".join(map(str, service.lines()[-5:]))
                 )
             points.append(Point(now, done, cpu_s(pid), memory_bytes(pid)))

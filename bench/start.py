@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from bench.load import on
+from bench.load import FailedError, on
 from bench.report import Bar, Finding, ratios
 from bench.stage import Stage
 
@@ -34,12 +34,12 @@ def _fastest(command: list[str]) -> float:
 
 
 def _started(command: list[str]) -> float:
-    """Return the seconds from start to end of a command; exit where it fails."""
+    """Return the seconds from start to end of a command; raise FailedError where it fails."""
     started = time.perf_counter()
     nothing = os.open(os.devnull, os.O_WRONLY)
     pid = os.posix_spawn(command[0], command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, nothing, 1)])
     _, status = os.waitpid(pid, 0)
     os.close(nothing)
     if status:
-        raise SystemExit(f"{command} ended with {status}")
+        raise FailedError(f"{command} ended with {status}")
     return time.perf_counter() - started

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
-from bench.load import Cores, on
+from bench.load import Cores, FailedError, on
 
 from servers.kafka import Broker, have_jars
 from servers.ports import HOST, free_port
@@ -50,9 +50,9 @@ def bare(folder: Path) -> Program:
 
 
 def pid_of(server: Server) -> int:
-    """Return the process id of a running server; exit where it has ended."""
+    """Return the process id of a running server; raise FailedError where it has ended."""
     if server.pid is None:
-        raise SystemExit(f"{server} has ended with {server.status}")
+        raise FailedError(f"{server} has ended with {server.status}")
     return server.pid
 
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,10 +12,10 @@ import pytest
 from bench import command, corpus, door
 from bench.corpus import Corpus, Requests
 from bench.fresh import Seen, Witness
-from bench.load import Cores, Load, compiled
+from bench.load import Cores, FailedError, Load, compiled
 from bench.progress import Paced, Point, from_first_event
 from bench.report import Bar, Finding, write
-from bench.stage import Door, Stage, service_door
+from bench.stage import Door, SkippedError, Stage, service_door
 from bench.targets import PATH, service
 
 from servers.service import SECRET, TENANT
@@ -82,6 +83,38 @@ def test_every_row_says_what_it_is() -> None:
     for name, row in command.ROWS.items():
         assert row.__doc__
         assert name in text
+
+
+async def test_a_row_that_fails_takes_no_other_row_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was measured is kept after each row; a row that this machine cannot measure is no fault, a failure is."""
+
+    async def works(_stage: Stage) -> list[Finding]:
+        return [Finding("works", "", "", [1.0])]
+
+    async def fails(_stage: Stage) -> list[Finding]:
+        raise FailedError("it stands still\nand says so")
+
+    async def lacks(_stage: Stage) -> list[Finding]:
+        raise SkippedError("no such thing")
+
+    monkeypatch.setattr(command, "ROWS", {"works": works, "fails": fails, "lacks": lacks})
+    stage = Stage(tmp_path, Load(tmp_path, Cores.found()), rounds=1, seconds=1, python="", events=1)
+    kept: list[tuple[int, list[str]]] = []
+
+    def keep(findings: Sequence[Finding], missing: Sequence[str]) -> None:
+        kept.append((len(findings), [*missing]))
+
+    assert await command.measure(stage, ["lacks", "works"], keep)
+    assert not await command.measure(stage, ["fails", "works"], keep)
+    assert kept == [
+        (0, ["lacks: no such thing"]),
+        (1, ["lacks: no such thing"]),
+        (0, ["fails: it stands still"]),
+        (1, ["fails: it stands still"]),
+    ]
+    assert "and says so" in capsys.readouterr().err
 
 
 @pytest.fixture
