@@ -168,6 +168,11 @@ class Requests:
         self._path = path
         self._secret = secret
 
+    def forget(self) -> None:
+        """Make room on the disk: the requests in the file were sent."""
+        self.file.write_bytes(b"")
+        self.next = self.total = 0
+
     def have(self, count: int) -> None:
         """See that so many unsent requests are there."""
         missing = self.next + count - self.total

@@ -16,6 +16,10 @@ SOURCE: Final = Path(__file__).with_name("load.c")
 COMPILER: Final = "cc"
 
 
+class FailedError(Exception):
+    """A row could not be measured to its end; the message says what went wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
     """What a server did in one round. `cpu_us` is its processor time for each answer, of all its threads."""
@@ -60,12 +64,12 @@ def on(cores: Collection[int]) -> Iterator[None]:
 
 
 def compiled(folder: Path) -> Path:
-    """Compile the generator and return the program; exit where there is no compiler."""
+    """Compile the generator and return the program; raise FailedError where there is no compiler."""
     program = folder / "load"
     try:
         subprocess.run([COMPILER, "-O2", "-o", program, SOURCE], check=True)
     except FileNotFoundError:
-        raise SystemExit(f"{COMPILER}: not found; the load generator is a C program") from None
+        raise FailedError(f"{COMPILER}: not found; the load generator is a C program") from None
     return program
 
 
@@ -93,7 +97,7 @@ class Load:
         again: bool = False,
         pids: tuple[int, ...] = (),
     ) -> Round:
-        """Send the next requests for so many seconds; exit where an answer could not be read.
+        """Send the next requests for so many seconds; raise FailedError where an answer could not be read.
 
         `rate` 0 is a closed loop. With `again` the file begins again at its end, else the round ends there.
         """
@@ -104,13 +108,13 @@ class Load:
         output, _ = await process.communicate()
         used_s = sum(cpu_s(pid) for pid in pids) - before
         if process.returncode:
-            raise SystemExit(f"the load generator ended with {process.returncode}")
+            raise FailedError(f"the load generator ended with {process.returncode}")
         return _round(json.loads(output), used_s)
 
 
 def _round(found: dict[str, Any], used_s: float) -> Round:
     if found["broken"] or not found["answered"]:
-        raise SystemExit(f"{found['broken']} answers of {found['sent']} could not be read or did not come")
+        raise FailedError(f"{found['broken']} answers of {found['sent']} could not be read or did not come")
     return Round(
         answered=found["answered"],
         accepted=sum(count for status, count in found["statuses"].items() if status.startswith("2")),

@@ -10,4 +10,4 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from bench.command import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

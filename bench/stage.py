@@ -50,9 +50,9 @@ class Stage:
         made.mkdir()
         return made
 
-    def deliveries(self, *, signed: bool = True) -> Requests:
-        """Return a new file of deliveries, the same ones each time."""
-        bodies = Corpus(TENANT, datetime.now(UTC)).bodies()
+    def deliveries(self, *, signed: bool = True, seed: int = 1) -> Requests:
+        """Return a new file of deliveries; the same seed gives the same tickets, contacts and messages."""
+        bodies = Corpus(TENANT, datetime.now(UTC), seed=seed).bodies()
         file = self.new_folder() / "requests"
         return Requests(file, bodies, targets.PATH, SECRET.encode() if signed else None)
 

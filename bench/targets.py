@@ -2,12 +2,12 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
-from bench.load import Cores, on
+from bench.load import Cores, FailedError, on
 
 from servers.kafka import Broker, have_jars
 from servers.ports import HOST, free_port
@@ -50,9 +50,9 @@ def bare(folder: Path) -> Program:
 
 
 def pid_of(server: Server) -> int:
-    """Return the process id of a running server; exit where it has ended."""
+    """Return the process id of a running server; raise FailedError where it has ended."""
     if server.pid is None:
-        raise SystemExit(f"{server} has ended with {server.status}")
+        raise FailedError(f"{server} has ended with {server.status}")
     return server.pid
 
 
@@ -67,13 +67,15 @@ async def running(server: T, cores: Collection[int]) -> AsyncIterator[T]:
         await server.stop()
 
 
-def service(folder: Path, *, roles: str = "receiver", database: str | None = None, **kafka: object) -> Service:
+def service(
+    folder: Path, *, roles: str = "receiver", database: str | None = None, kafka: Mapping[str, str] | None = None
+) -> Service:
     """Return the service with its default configuration, but for ports, database, Kafka and tenant."""
     settings: dict[str, dict[str, object]] = {}
     if database is not None:
         settings["database"] = {"url": database}
     if kafka:
-        settings["kafka"] = kafka
+        settings["kafka"] = dict(kafka)
     return Service(folder, roles=roles, settings=settings)
 
 

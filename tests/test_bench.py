@@ -4,15 +4,18 @@ import itertools
 import json
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from bench import command, corpus, door
 from bench.corpus import Corpus, Requests
-from bench.load import Cores, Load, compiled
+from bench.fresh import Seen, Witness
+from bench.load import Cores, FailedError, Load, compiled
+from bench.progress import Paced, Point, from_first_event
 from bench.report import Bar, Finding, write
-from bench.stage import Door, Stage, service_door
+from bench.stage import Door, SkippedError, Stage, service_door
 from bench.targets import PATH, service
 
 from servers.service import SECRET, TENANT
@@ -82,6 +85,38 @@ def test_every_row_says_what_it_is() -> None:
         assert name in text
 
 
+async def test_a_row_that_fails_takes_no_other_row_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was measured is kept after each row; a row that this machine cannot measure is no fault, a failure is."""
+
+    async def works(_stage: Stage) -> list[Finding]:
+        return [Finding("works", "", "", [1.0])]
+
+    async def fails(_stage: Stage) -> list[Finding]:
+        raise FailedError("it stands still\nand says so")
+
+    async def lacks(_stage: Stage) -> list[Finding]:
+        raise SkippedError("no such thing")
+
+    monkeypatch.setattr(command, "ROWS", {"works": works, "fails": fails, "lacks": lacks})
+    stage = Stage(tmp_path, Load(tmp_path, Cores.found()), rounds=1, seconds=1, python="", events=1)
+    kept: list[tuple[int, list[str]]] = []
+
+    def keep(findings: Sequence[Finding], missing: Sequence[str]) -> None:
+        kept.append((len(findings), [*missing]))
+
+    assert await command.measure(stage, ["lacks", "works"], keep)
+    assert not await command.measure(stage, ["fails", "works"], keep)
+    assert kept == [
+        (0, ["lacks: no such thing"]),
+        (1, ["lacks: no such thing"]),
+        (0, ["fails: it stands still"]),
+        (1, ["fails: it stands still"]),
+    ]
+    assert "and says so" in capsys.readouterr().err
+
+
 @pytest.fixture
 def stage(tmp_path: Path) -> Stage:
     """Give the circumstances of a tiny run."""
@@ -123,3 +158,26 @@ def test_requests_go_on_where_the_last_round_ended(tmp_path: Path) -> None:
     assert requests.file.stat().st_size == size
     requests.have(4)
     assert requests.total == 6
+    requests.forget()
+    requests.have(2)
+    assert (requests.next, requests.total) == (0, 2)
+    assert requests.file.stat().st_size < size
+
+
+def test_freshness_counts_from_the_delivery_to_the_first_look_that_saw_the_event(tmp_path: Path) -> None:
+    """An event is in the projection at the first look that finds its partition's place at or behind its position."""
+    witness, one, other = Witness("nowhere", tmp_path), ("t", 0), ("t", 1)
+    witness.looks += [(10.0, {one: 1}), (11.0, {one: 5, other: 2}), (12.0, {one: 9, other: 2})]
+    witness.seen += [Seen(one, 5, 9.0, 9.5), Seen(one, 6, 9.0, 9.5), Seen(other, 2, 8.0, 9.5), Seen(one, 1, 8.0, 9.5)]
+    assert witness.delays_in_projection() == [2.0, 3.0, 3.0], "the last one was there before anybody looked"
+    assert witness.delays_in_kafka() == [0.5, 0.5, 1.5, 1.5]
+
+
+def test_pace_counts_from_the_first_event_on() -> None:
+    """The time before a role begins is not in its rate, and neither is what it used until then."""
+    points = [Point(at, done, cpu, 1) for at, done, cpu in [(4.0, 10, 1.0), (5.0, 60, 1.5), (6.0, 110, 2.0)]]
+    idle = [Point(0.0, 0, 0.5, 1), Point(3.0, 0, 0.9, 1)]
+    paced = Paced(from_first_event([*idle, *points], 110))
+    assert paced.rate == 50
+    assert paced.cpu_us == pytest.approx(10_000)
+    assert from_first_event([*idle, Point(4.0, 110, 2.0, 1)], 110)[0] == idle[1], "over at once: since the look before"
