@@ -30,7 +30,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           appends (its statements);
                                           event_log (reading), arrivals (by tenant), parked, relay_row
         projection/                       apply and rows: a batch in one transaction; hot (what stays in memory);
-                                          holdings: what is held
+                                          holdings: what is held; parked: events that could not be applied
         repair/                           runs, looks, reports of every backfill run: how far it got, what it found
         reads, audit                      what the read API asks; what the demo compares
     kafka/          connection, producer, topics; visible: what a read_committed reader can see
@@ -47,6 +47,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
     workers/        loop repeats a piece, backs off, halts
         relay                             event log -> Kafka
         sources, consumer                 Kafka or event log -> projection
+        retry                             parked events -> projection, with today's code
         watchdog, observer                silence -> alarm; tables -> gauges
     backfill/       REST API -> event log
         worker, schedule                  begins a run that is due, and repeats its pieces

@@ -33,6 +33,7 @@ LINES: Final = {
     "detail.forbidden": "The key may not read this ticket, contact or list of messages. It was left out.",
     "detail.not_read": "One ticket or contact has no usable answer by id. It is left to the next run.",
     "event.parked": "An event could not be applied to the projection. The rest goes on.",
+    "events.retried": "Parked events were tried again at the start (`consumer.retry_parked`); `parked` are left.",
     "http.failed": "An answer failed outside every route. The class says what it was.",
     "http.refused": "A request was refused before it reached a route.",
     "library.logged": "A library logged something itself. `library` and `place` say where.",

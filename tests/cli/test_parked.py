@@ -10,15 +10,15 @@ from uuid import UUID, uuid4
 
 import aiohttp
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
 from cli.commands import Done, make_log, run, run_raw
 from servers.compare import until
 from servers.service import SECRET, SLUG, TENANT, Service
 from whatsms_events.domain.events import to_micros
 from whatsms_events.domain.signature import HEADER, sign
-from whatsms_events.storage.database import DatabaseTarget, open_log
-from whatsms_events.storage.tables import parked_delivery
+from whatsms_events.storage.database import DatabaseTarget, open_log, open_projection
+from whatsms_events.storage.tables import event_log, parked_delivery, parked_event
 
 pytestmark = pytest.mark.process
 
@@ -152,3 +152,62 @@ async def test_what_was_parked_for_a_wrong_tenant_id_is_appended_once_the_settin
     assert done.status == 1
     assert "other_tenant" in done.err[-1]
     assert len(run(tmp_path, "parked", "list").out) == 1
+
+
+async def park_event(folder: Path, reason: str = "data") -> dict[str, Any]:
+    """Leave the first event of a log parked at the fold, as a release would have that could not read it."""
+    log = await open_log(DatabaseTarget(url=f"sqlite:///{folder / 'log.db'}"), migrate=False)
+    async with log.read() as connection:
+        event = (await connection.execute(select(event_log))).mappings().first()
+    await log.close()
+    assert event is not None
+    row = {
+        "source": "log", "at": event["position"], "event_id": event["id"], "position": event["position"],
+        "tenant": TENANT, "type": event["type"], "reason": reason, "detail": "why",
+        "parked_at": to_micros(datetime(2026, 1, 15, 10, 30, tzinfo=UTC)), "raw": event["data"].encode(),
+        "headers": "[]",
+    }  # fmt: skip
+    projection = await open_projection(DatabaseTarget(url=f"sqlite:///{folder / 'projection.db'}"), migrate=False)
+    async with projection.write() as connection:
+        await connection.execute(insert(parked_event).values(row))
+    await projection.close()
+    return dict(event)
+
+
+async def test_parked_events_are_seen_to_like_parked_deliveries(tmp_path: Path) -> None:
+    """An event is listed by its place, shown to the byte, retried and discarded, alone or by its reason."""
+    url = make_log(tmp_path / "var")
+    assert run(tmp_path, "parked", "retry", str(await park(url, contact("Ana")))).status == 0
+    event = await park_event(tmp_path / "var")
+    (line,) = run(tmp_path, "parked", "list").out
+    size = len(event["data"].encode())
+    assert line == f"log@1  2026-01-15T10:30:00+00:00  {SLUG}  contact.updated  data why  {size} bytes"
+    assert run(tmp_path, "parked", "list", "--stage", "door").out == []
+    assert run(tmp_path, "parked", "list", "--reason", "another").out == []
+    assert run_raw(tmp_path, "parked", "show", "log@1").stdout == event["data"].encode()
+    assert run(tmp_path, "parked", "retry", "log@1") == Done(0, ["1 events applied"], [])
+    assert run(tmp_path, "parked", "retry", "log@1") == Done(1, [], ["NotFoundError: no parked event log@1"])
+    await park_event(tmp_path / "var")
+    assert run(tmp_path, "parked", "discard", "--reason", "data").out == ["1 discarded"]
+    await park_event(tmp_path / "var")
+    assert run(tmp_path, "parked", "discard", "log@1").out == ["discarded"]
+    assert run(tmp_path, "parked", "list").out == []
+
+
+async def test_a_reason_takes_all_that_was_parked_for_it(tmp_path: Path) -> None:
+    """`--reason` retries deliveries and events alike, each once; what is still not understood makes it status 1."""
+    url = make_log(tmp_path / "var")
+    for body in (contact("Ana"), contact("Beatriz"), UNKNOWN):
+        await park(url, body)
+    done = run(tmp_path, "parked", "retry", "--reason", "unknown_event")
+    assert (done.status, done.out) == (1, ["2 deliveries appended, 1 still parked", "0 events applied"])
+    assert run(tmp_path, "parked", "discard", "--reason", "unknown_event", "--stage", "fold").out == ["0 discarded"]
+    assert run(tmp_path, "parked", "discard", "--reason", "unknown_event").out == ["1 discarded"]
+
+
+@pytest.mark.parametrize("words", [[], ["log@1", "--reason", "data"], ["log"], ["log@-1"], ["@1"], [f"log@{'9' * 20}"]])
+def test_what_names_nothing_that_could_be_parked_is_status_2(tmp_path: Path, words: list[str]) -> None:
+    """Neither an id, nor a place, nor a reason, or two of them at once."""
+    make_log(tmp_path / "var")
+    done = run(tmp_path, "parked", "discard", *words)
+    assert (done.status, len(done.err)) == (2, 1)

@@ -25,7 +25,7 @@ GROUPS: Final = {
     "config": "Look at the configuration.",
     "db": "Look after the database.",
     "topics": "Look after the Kafka topics.",
-    "parked": "See to deliveries that were signed but could not be understood.",
+    "parked": "See to deliveries that could not be understood, and to events that could not be applied.",
     "backfill": "Find and repair what the webhook missed.",
 }
 
@@ -55,14 +55,17 @@ COMMANDS: Final = {
     ),
     "parked list": (
         "parked:list_",
-        "List parked deliveries, oldest first: id, when, tenant, reason, detail, how often, bytes.",
+        "List parked deliveries, oldest first, and then parked events: name, when, tenant, reason, detail, bytes.",
     ),
-    "parked show": ("parked:show_", "Write the bytes of one parked delivery to standard output, as they came."),
+    "parked show": (
+        "parked:show_",
+        "Write the bytes of one parked delivery or event to standard output, as they came.",
+    ),
     "parked retry": (
         "parked:retry_",
-        "Read one again with this release, and append it at the end of the log if it is understood now.",
+        "Read again with this release what was parked, and append it to the log, or apply it to the projection.",
     ),
-    "parked discard": ("parked:discard_", "Remove one parked delivery for ever."),
+    "parked discard": ("parked:discard_", "Remove one parked delivery or event for ever, or all with a reason."),
     "backfill run": (
         "backfill.commands:run_",
         "Compare everything with the vendor's REST API now, repair what differs, and say what it was.",

@@ -1,10 +1,15 @@
-"""`parked list`, `show`, `retry` and `discard`: what a person does about deliveries that were not understood."""
+"""`parked list`, `show`, `retry` and `discard`: what a person does about what could not be understood.
+
+Two kinds are parked: deliveries at the door, named by an id, and events that could not be applied to the projection,
+named by the place where they were read, as in `log@17` or `whatsms.messages/3@42`.
+"""
 
 import hashlib
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Literal
 from uuid import UUID
 
 from cyclopts import Parameter
@@ -16,32 +21,56 @@ from whatsms_events.config.settings import Settings
 from whatsms_events.domain.events import Event
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.verdicts import Append
-from whatsms_events.errors import InvalidEventError, NotFoundError
-from whatsms_events.service.parts import opened_log
+from whatsms_events.errors import ConfigError, InvalidEventError, NotFoundError
+from whatsms_events.service.parts import opened_stores
+from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.parked import PAGE_LIMIT, Parked, ParkedDelivery, Taken
+from whatsms_events.storage.projection.apply import Projection, Retried
+from whatsms_events.storage.projection.parked import ParkedEvent, ParkedEvents, ReadPlace
+from whatsms_events.workers.retry import Retry
 
 Limit = Annotated[int, Parameter(validator=Number(gte=1, lte=PAGE_LIMIT))]
+ParkedAt = Literal["door", "fold"]
 
 
-def list_(*, limit: Limit = 50, options: SettingsOptions = DEFAULTS) -> int:
-    """List parked deliveries, oldest first: id, when, tenant, reason, detail, how often, bytes.
+@dataclass(frozen=True, slots=True)
+class Both:
+    """What was parked at the door and at the fold, and what retries the latter."""
+
+    deliveries: Parked
+    events: ParkedEvents
+    retry: Retry
+
+
+def list_(
+    *, stage: ParkedAt | None = None, reason: str | None = None, limit: Limit = 50, options: SettingsOptions = DEFAULTS
+) -> int:
+    """List parked deliveries, oldest first, and then parked events: name, when, tenant, reason, detail, bytes.
 
     The tenant is its slug, or the tenant id where the configuration has no such tenant any more.
 
     Parameters
     ----------
+    stage
+        Only what was parked at the door (deliveries), or at the fold (events).
+    reason
+        Only what was parked for this reason.
     limit
-        How many at most, 500 or fewer.
+        How many of each at most, 500 or fewer.
     """
     settings = options.load()
 
-    async def listed() -> list[ParkedDelivery]:
+    async def listed() -> tuple[list[ParkedDelivery], list[ParkedEvent]]:
         async with _parked(settings) as parked:
-            return await parked.list(None, limit)
+            deliveries = [] if stage == "fold" else await parked.deliveries.list(None, limit, reason=reason)
+            return deliveries, [] if stage == "door" else await parked.events.page(None, limit, reason=reason)
 
     slugs = {tenant.tenant_id: slug for slug, tenant in settings.tenants.items()}
-    for one in run(listed()):
+    deliveries, events = run(listed())
+    for one in deliveries:
         print(_line(one, slugs.get(one.tenant, one.tenant)))
+    for event in events:
+        print(_event_line(event, slugs.get(event.tenant or "", event.tenant or "-")))
     return 0
 
 
@@ -50,41 +79,100 @@ def _line(one: ParkedDelivery, tenant: str) -> str:
     return f"{one.id}  {when}  {tenant}  {one.reason} {one.detail}  x{one.count}  {one.size_bytes} bytes".rstrip()
 
 
-def show_(parked_id: UUID, /, *, options: SettingsOptions = DEFAULTS) -> int:
-    """Write the bytes of one parked delivery to standard output, as they came.
+def _event_line(one: ParkedEvent, tenant: str) -> str:
+    when = one.parked_at.isoformat(timespec="seconds")
+    what = f"{one.reason} {one.detail}".strip()
+    return f"{one.place}  {when}  {tenant}  {one.type or '-'}  {what}  {one.size_bytes} bytes"
+
+
+def show_(name: str, /, *, options: SettingsOptions = DEFAULTS) -> int:
+    """Write the bytes of one parked delivery or event to standard output, as they came.
 
     Parameters
     ----------
-    parked_id
+    name
         As `parked list` shows it.
     """
-    settings = options.load()
+    settings, found = options.load(), _named(name)
 
     async def shown() -> bytes:
         async with _parked(settings) as parked:
-            return (await _found(parked, parked_id))[1]
+            if isinstance(found, UUID):
+                return (await _found(parked.deliveries, found))[1]
+            event = await parked.events.bytes_of(found)
+            if event is None:
+                raise _missing(found)
+            return event.raw
 
     sys.stdout.buffer.write(run(shown()))
     return 0
 
 
-def retry_(parked_id: UUID, /, *, options: SettingsOptions = DEFAULTS) -> int:
-    """Read one again with this release, and append it at the end of the log if it is understood now.
+def retry_(
+    name: str | None = None,
+    /,
+    *,
+    reason: str | None = None,
+    stage: ParkedAt | None = None,
+    options: SettingsOptions = DEFAULTS,
+) -> int:
+    """Read again with this release what was parked, and append it to the log, or apply it to the projection.
+
+    What is still not understood stays parked: status 1.
 
     Parameters
     ----------
-    parked_id
+    name
         As `parked list` shows it.
+    reason
+        Instead of one: everything that was parked for this reason.
+    stage
+        With a reason: only what was parked at the door, or at the fold.
     """
-    settings = options.load()
+    settings, found = options.load(), _one_or_reason(name, reason)
+    tenants = [tenant.tenant_id for tenant in settings.tenants.values()]
 
-    async def retried() -> Taken:
+    async def retried() -> bool:
         async with _parked(settings) as parked:
-            return await _retried(parked, parked_id, [tenant.tenant_id for tenant in settings.tenants.values()])
+            match found:
+                case UUID():
+                    return _tell_taken(await _retried(parked.deliveries, found, tenants))
+                case ReadPlace():
+                    done = await parked.retry.one(found)
+                    if done is None:
+                        raise _missing(found)
+                    return _tell_retried(done)
+                case str():
+                    done_all = stage == "fold" or await _retry_deliveries(parked.deliveries, found, tenants)
+                    return (stage == "door" or _tell_retried(await parked.retry.all(found))) and done_all
 
-    taken = run(retried())
+    return 0 if run(retried()) else 1
+
+
+def _tell_taken(taken: Taken) -> bool:
     print(f"{'was in the log already' if taken.duplicate else 'appended'} at position {taken.position}")
-    return 0
+    return True
+
+
+def _tell_retried(done: Retried) -> bool:
+    left = "".join(f", {count} still parked: {reason}" for reason, count in sorted(done.parked.items()))
+    print(f"{done.applied} events applied{left}")
+    return not done.parked
+
+
+async def _retry_deliveries(parked: Parked, reason: str, tenants: Sequence[str]) -> bool:
+    """Retry all deliveries with a reason, each once, and say what became of them; return whether none is left."""
+    appended, left, after = 0, 0, None
+    while page := await parked.list(after, PAGE_LIMIT, reason=reason):
+        for one in page:
+            try:
+                await _retried(parked, one.id, tenants)
+                appended += 1
+            except InvalidEventError:
+                left += 1
+        after = page[-1]
+    print(f"{appended} deliveries appended" + (f", {left} still parked" if left else ""))
+    return not left
 
 
 async def _retried(parked: Parked, parked_id: UUID, tenants: Sequence[str]) -> Taken:
@@ -116,30 +204,66 @@ def _read(one: ParkedDelivery, raw: bytes, tenants: Sequence[str]) -> Event:
         raise
 
 
-def discard_(parked_id: UUID, /, *, options: SettingsOptions = DEFAULTS) -> int:
-    """Remove one parked delivery for ever.
+def discard_(
+    name: str | None = None,
+    /,
+    *,
+    reason: str | None = None,
+    stage: ParkedAt | None = None,
+    options: SettingsOptions = DEFAULTS,
+) -> int:
+    """Remove one parked delivery or event for ever, or all with a reason.
 
     Parameters
     ----------
-    parked_id
+    name
         As `parked list` shows it.
+    reason
+        Instead of one: everything that was parked for this reason.
+    stage
+        With a reason: only what was parked at the door, or at the fold.
     """
-    settings = options.load()
+    settings, found = options.load(), _one_or_reason(name, reason)
 
-    async def discarded() -> bool:
+    async def discarded() -> int:
         async with _parked(settings) as parked:
-            return await parked.discard(parked_id)
+            match found:
+                case UUID():
+                    return int(await parked.deliveries.discard(found))
+                case ReadPlace():
+                    return int(await parked.events.discard(found))
+                case str():
+                    gone = 0 if stage == "fold" else await parked.deliveries.discard_all(found)
+                    return gone + (0 if stage == "door" else await parked.events.discard_all(found))
 
-    if not run(discarded()):
-        raise _missing(parked_id)
-    print("discarded")
+    gone = run(discarded())
+    if not gone and not isinstance(found, str):
+        raise _missing(found)
+    print("discarded" if not isinstance(found, str) else f"{gone} discarded")
     return 0
 
 
+def _one_or_reason(name: str | None, reason: str | None) -> UUID | ReadPlace | str:
+    if (name is None) == (reason is None):
+        raise ConfigError("name one of `parked list`, or give --reason for all of them: not both, and not neither")
+    return _named(name) if name is not None else str(reason)
+
+
+def _named(name: str) -> UUID | ReadPlace:
+    """Return the id of a delivery, or the place of an event."""
+    with suppress(ValueError):
+        return UUID(name)
+    source, at, digits = name.rpartition("@")
+    if at and source and digits.isascii() and digits.isdigit() and len(digits) < 20:
+        return ReadPlace(source, int(digits))
+    raise ConfigError(f"{name}: neither the id of a delivery nor the place of an event, as `parked list` shows them")
+
+
 @asynccontextmanager
-async def _parked(settings: Settings) -> AsyncIterator[Parked]:
-    async with opened_log(settings) as log:
-        yield Parked(log)
+async def _parked(settings: Settings) -> AsyncIterator[Both]:
+    async with opened_stores(settings) as stores:
+        events = ParkedEvents(stores.projection)
+        yield Both(Parked(stores.log), events, Retry(Projection(stores.projection), events, EventLog(stores.log)))
 
 
 async def _found(parked: Parked, parked_id: UUID) -> tuple[ParkedDelivery, bytes]:
@@ -150,5 +274,5 @@ async def _found(parked: Parked, parked_id: UUID) -> tuple[ParkedDelivery, bytes
     return found
 
 
-def _missing(parked_id: UUID) -> NotFoundError:
-    return NotFoundError(f"no parked delivery {parked_id}")
+def _missing(found: UUID | ReadPlace) -> NotFoundError:
+    return NotFoundError(f"no parked {'delivery' if isinstance(found, UUID) else 'event'} {found}")

@@ -174,6 +174,7 @@ class ConsumerSettings(_Section):
 
     batch_limit: int = Field(default=4000, ge=1, le=10_000)
     poll_interval_s: Interval = 0.1
+    retry_parked: bool = False
 
 
 class Whatsms(_Section):

@@ -27,6 +27,7 @@ from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.projection.apply import Projection
+from whatsms_events.storage.projection.parked import ParkedEvents
 from whatsms_events.storage.reads import Queries, write_problem
 from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.storage.role_lock import RoleLock
@@ -37,6 +38,7 @@ from whatsms_events.web.rejects import Rejects
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.observer import Observer
 from whatsms_events.workers.relay import Relay
+from whatsms_events.workers.retry import Retry
 from whatsms_events.workers.sources import EventSource, KafkaSource, LogSource
 
 CHECKS_MISSED: Final = 3
@@ -231,7 +233,9 @@ def make_consumer(
             monotonic=monotonic,
         )
     lock = lock or RoleLock(stores.log, "consumer")
-    return Consumer(Projection(stores.projection), source, lock, batch_limit=settings.consumer.batch_limit)
+    projection = Projection(stores.projection)
+    retry = Retry(projection, ParkedEvents(stores.projection), event_log) if settings.consumer.retry_parked else None
+    return Consumer(projection, source, lock, batch_limit=settings.consumer.batch_limit, retry=retry)
 
 
 def make_observer(settings: Settings, stores: Stores) -> Observer:

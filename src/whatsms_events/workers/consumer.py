@@ -15,6 +15,7 @@ from whatsms_events import metrics
 from whatsms_events.errors import WhatsmsEventsError
 from whatsms_events.storage.projection.apply import Applied, Projection, ProjectionState
 from whatsms_events.storage.role_lock import RoleLock
+from whatsms_events.workers.retry import Retry
 from whatsms_events.workers.sources import EventSource, Reading
 
 LOOK_BATCHES: Final = 20
@@ -35,8 +36,18 @@ _T = TypeVar("_T")
 class Consumer:
     """The one active reader of a projection. The lock is for liveness; the generation row makes it safe."""
 
-    def __init__(self, projection: Projection, source: EventSource, lock: RoleLock, *, batch_limit: int) -> None:
+    def __init__(
+        self,
+        projection: Projection,
+        source: EventSource,
+        lock: RoleLock,
+        *,
+        batch_limit: int,
+        retry: Retry | None = None,
+    ) -> None:
+        """Make the consumer; with `retry` it first applies what was parked and can be applied by now."""
         self._projection = projection
+        self._retry = retry
         self._source = source
         self._lock = lock
         self._batch_limit = batch_limit
@@ -62,6 +73,7 @@ class Consumer:
             return 0
         try:
             if self._state is None:
+                await self._retry_parked()
                 state = await self._projection.state()
                 await self._source.open(state)
                 self._state = state
@@ -70,6 +82,13 @@ class Consumer:
             await self._forget()
             await self._lock.release()  # a standby elsewhere may have more luck
             raise
+
+    async def _retry_parked(self) -> None:
+        """Retry parked events, once in the life of this process: only another release reads them otherwise."""
+        if self._retry is not None:
+            done = await self._retry.all()
+            self._retry = None
+            log.info("events.retried", applied=done.applied, parked=dict(done.parked))
 
     async def _apply(self, state: ProjectionState) -> int:
         batch = await self._next(state)

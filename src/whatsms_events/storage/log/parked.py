@@ -63,9 +63,16 @@ class Parked:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def list(self, after: ParkedDelivery | None, limit: int) -> list[ParkedDelivery]:
-        """Return a page without bodies, oldest first, after the given one (also where that is gone by now)."""
+    async def list(
+        self, after: ParkedDelivery | None, limit: int, *, reason: str | None = None
+    ) -> list[ParkedDelivery]:
+        """Return a page without bodies, oldest first, after the given one (also where that is gone by now).
+
+        Perhaps only those with one reason.
+        """
         query = _SHOWN.order_by(parked_delivery.c.received_at, parked_delivery.c.id).limit(min(limit, PAGE_LIMIT))
+        if reason is not None:
+            query = query.where(parked_delivery.c.reason == reason)
         if after is not None:
             received_at = literal(to_micros(after.received_at))
             query = query.where(tuple_(received_at, literal(after.id, parked_delivery.c.id.type)) < _PLACE)
@@ -103,6 +110,12 @@ class Parked:
         async with self._database.write() as connection:
             gone = await connection.execute(delete(parked_delivery).where(parked_delivery.c.id == parked_id))
             return gone.rowcount > 0
+
+    async def discard_all(self, reason: str) -> int:
+        """Remove all with a reason for ever; return how many there were."""
+        async with self._database.write() as connection:
+            mine = parked_delivery.c.reason == reason
+            return (await connection.execute(delete(parked_delivery).where(mine))).rowcount
 
 
 def _parked(row: RowMapping) -> ParkedDelivery:

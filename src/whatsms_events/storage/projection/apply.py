@@ -91,6 +91,14 @@ class Applied:
     unreadable: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """How many parked events were applied by a retry, and how many stay parked, by today's reason."""
+
+    applied: int
+    parked: Mapping[str, int]
+
+
 _Parked = tuple[ReadItem, InvalidEventError]
 
 Poison = deque[bool]
@@ -151,6 +159,29 @@ class Projection:
             raise
         self._hot.keep(folding.rows, applied.state.generation)
         return applied
+
+    async def retry(self, items: Sequence[ReadItem]) -> Retried:
+        """Apply parked events, in one transaction, and forget that they were parked.
+
+        Each counts at its own position, so the rows are the same as if it had been applied then. What cannot be
+        applied still stays parked, with today's reason. The generation moves: a consumer in another process begins
+        anew, since rows that it holds may have changed. Raise StorageUnavailableError; then nothing is saved.
+        """
+        claimed, folding = await _claim(items), Folding({})
+        self._hot.drop()
+        async with self._database.write() as connection:
+            # This takes the projection's row, as a consumer does: one of the two waits, and the consumer loses.
+            await connection.execute(update(projection).values(generation=projection.c.generation + 1))
+            for item in items:
+                mine = parked_event.c.source == item.source, parked_event.c.at == item.at
+                await connection.execute(delete(parked_event).where(*mine))
+            refused = await folding.fold(connection, claimed.readings)
+            unstorable = [(items[index], InvalidEventError("unstorable", why)) for index, why in refused.items()]
+            parked = [*claimed.parked, *claimed.strays, *unstorable]
+            await self._park(connection, parked)
+            done = len(items) - len(parked)
+            await connection.execute(update(projection).values(applied=projection.c.applied + done))
+        return Retried(done, Counter(error.reason for _, error in parked))
 
     async def _transact(
         self, claimed: "_Claimed", folding: Folding, before: ProjectionState, after: ProjectionState

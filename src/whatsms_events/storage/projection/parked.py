@@ -1,0 +1,137 @@
+"""This module lists, shows and discards parked events, which could not be applied. `Projection.retry` retries them.
+
+Records that name no log (reason `stray`) are parked too, but they are nobody's events: a retry leaves them out.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import Select, delete, func, literal, select, tuple_
+
+from whatsms_events.domain.events import from_micros
+from whatsms_events.domain.records import STRAY
+from whatsms_events.storage.database import Database
+from whatsms_events.storage.tables import parked_event
+
+PAGE_LIMIT: Final = 500
+
+_headers = msgspec.json.Decoder(tuple[tuple[str, bytes], ...])
+
+
+class ReadPlace(NamedTuple):
+    """Where an event was read: "log" and its position, or "topic/partition" and an offset. Written source@at."""
+
+    source: str
+    at: int
+
+    def __str__(self) -> str:
+        """Write it as commands take it."""
+        return f"{self.source}@{self.at}"
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedEvent:
+    """An event that could not be applied. What of it is None could not be read; `size_bytes` is that of its bytes."""
+
+    place: ReadPlace
+    event_id: UUID | None
+    position: int | None
+    tenant: str | None
+    type: str | None
+    reason: str
+    detail: str
+    parked_at: datetime
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedBytes:
+    """The bytes of a parked event as they were read: a record's value with its headers, or the data of a row."""
+
+    place: ReadPlace
+    event_id: UUID | None
+    raw: bytes
+    headers: tuple[tuple[str, bytes], ...]
+
+
+_SHOWN = select(
+    parked_event.c.source,
+    parked_event.c.at,
+    parked_event.c.event_id,
+    parked_event.c.position,
+    parked_event.c.tenant,
+    parked_event.c.type,
+    parked_event.c.reason,
+    parked_event.c.detail,
+    parked_event.c.parked_at,
+    func.length(parked_event.c.raw).label("size_bytes"),
+)
+_BYTES = select(
+    parked_event.c.source, parked_event.c.at, parked_event.c.event_id, parked_event.c.raw, parked_event.c.headers
+)
+
+
+class ParkedEvents:
+    """The parked events of a projection. All verbs raise StorageUnavailableError where its database is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(self, after: ReadPlace | None, limit: int, *, reason: str | None = None) -> list[ParkedEvent]:
+        """Return a page without bytes, by place; perhaps only those with one reason."""
+        query = _page(_SHOWN, after, limit, reason)
+        async with self._database.read() as connection:
+            return [_shown(row) for row in await connection.execute(query)]
+
+    async def bytes_of(self, place: ReadPlace) -> ParkedBytes | None:
+        """Return the bytes of one; None where it is not there."""
+        query = _BYTES.where(parked_event.c.source == place.source, parked_event.c.at == place.at)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else _bytes(row)
+
+    async def retriable(self, after: ReadPlace | None, limit: int, *, reason: str | None = None) -> list[ParkedBytes]:
+        """Return a page of those that may be retried, with their bytes: all but strays."""
+        query = _page(_BYTES, after, limit, reason).where(parked_event.c.reason != STRAY)
+        async with self._database.read() as connection:
+            return [_bytes(row) for row in await connection.execute(query)]
+
+    async def discard(self, place: ReadPlace) -> bool:
+        """Remove one for ever; return whether it was there."""
+        mine = parked_event.c.source == place.source, parked_event.c.at == place.at
+        async with self._database.write() as connection:
+            return (await connection.execute(delete(parked_event).where(*mine))).rowcount > 0
+
+    async def discard_all(self, reason: str) -> int:
+        """Remove all with a reason for ever; return how many there were."""
+        async with self._database.write() as connection:
+            return (await connection.execute(delete(parked_event).where(parked_event.c.reason == reason))).rowcount
+
+
+def _page(query: Select[Any], after: ReadPlace | None, limit: int, reason: str | None) -> Select[Any]:
+    query = query.order_by(parked_event.c.source, parked_event.c.at).limit(min(limit, PAGE_LIMIT))
+    if after is not None:
+        place = tuple_(parked_event.c.source, parked_event.c.at)
+        query = query.where(place > tuple_(literal(after.source), literal(after.at)))
+    return query if reason is None else query.where(parked_event.c.reason == reason)
+
+
+def _shown(row: Any) -> ParkedEvent:
+    return ParkedEvent(
+        place=ReadPlace(row.source, row.at),
+        event_id=row.event_id,
+        position=row.position,
+        tenant=row.tenant,
+        type=row.type,
+        reason=row.reason,
+        detail=row.detail,
+        parked_at=from_micros(row.parked_at),
+        size_bytes=row.size_bytes,
+    )
+
+
+def _bytes(row: Any) -> ParkedBytes:
+    return ParkedBytes(ReadPlace(row.source, row.at), row.event_id, row.raw, _headers.decode(row.headers))

@@ -1,0 +1,181 @@
+"""Parked events are applied later as if they had been applied when they came: on a real log, projection and broker."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete, func, select, text, update
+
+from servers.compare import assert_like_a_clean_rebuild
+from servers.kafka import Broker, RunningKafka
+from whatsms_events.errors import FencedError
+from whatsms_events.service.parts import Stores, make_consumer
+from whatsms_events.storage import tables
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.projection.apply import Projection, Retried
+from whatsms_events.storage.projection.parked import ParkedEvents, ReadPlace
+from whatsms_events.storage.role_lock import RoleLock
+from whatsms_events.workers.retry import Retry
+from workers.test_consumer import DEADLINE_S, Bench, connect, opened
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    """Give an empty log and projection on SQLite."""
+    async with opened(f"sqlite:///{tmp_path / 'log.db'}", f"sqlite:///{tmp_path / 'projection.db'}", tmp_path) as made:
+        yield made
+
+
+async def refuse_one_contact(one: Bench, after: int = 0) -> None:
+    """Let the database refuse a contact of the log behind a position, as a rule that should not be there would."""
+    seen = tables.event_log.c
+    behind = seen.contact_id.is_not(None), seen.position > after
+    async with one.log.read() as connection:
+        query = select(seen.contact_id).where(*behind).group_by(seen.contact_id).order_by(func.count())
+        contact = (await connection.execute(query)).scalars().first()
+    if one.projection.dialect == "sqlite":
+        rule = (
+            f"CREATE TRIGGER refuse BEFORE INSERT ON contact WHEN NEW.id = '{contact}' "
+            "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        )
+    else:
+        rule = f"ALTER TABLE contact ADD CONSTRAINT refuse CHECK (id <> '{contact}')"
+    async with one.projection.write() as connection:
+        await connection.execute(text(rule))
+
+
+async def refuse_no_more(one: Bench) -> None:
+    """Take the rule away, as a release would that mends what was wrong."""
+    rule = "DROP TRIGGER refuse" if one.projection.dialect == "sqlite" else "ALTER TABLE contact DROP CONSTRAINT refuse"
+    async with one.projection.write() as connection:
+        await connection.execute(text(rule))
+
+
+def retry_of(one: Bench) -> Retry:
+    """Return what a command would retry with: another process's view of the same databases."""
+    return Retry(Projection(one.projection), ParkedEvents(one.projection), EventLog(one.log))
+
+
+async def test_parked_events_that_are_retried_count_at_their_own_position(tmp_path: Path, database_url: str) -> None:
+    """Events are parked, others about the same rows follow, then they are retried: the tables are those of a clean run.
+
+    The count of what was applied is that of the log, and nothing stays parked.
+    """
+    projection = database_url.replace("log.db", "projection.db")
+    async with opened(f"sqlite:///{tmp_path / 'log.db'}", projection, tmp_path) as one:
+        await one.append(80)
+        await refuse_one_contact(one)
+        await one.apply_all(one.from_log())
+        parked = len(await one.parked())
+        assert 0 < parked < 20
+        await refuse_no_more(one)
+        end = await one.append(40)
+        await one.apply_all(one.from_log())
+        assert await retry_of(one).all() == Retried(parked, {})
+        assert (await one.applied(), await one.parked()) == (end, [])
+        await assert_like_a_clean_rebuild(one.log, one.projection, one.folder)
+
+
+async def test_a_running_consumer_begins_anew_after_a_retry_beside_it(bench: Bench) -> None:
+    """The rows that it holds may have changed, so its next batch is fenced; it reads its place again and goes on."""
+    await bench.append(60)
+    await refuse_one_contact(bench)
+    running = bench.from_log()
+    while await running.run_once():
+        pass
+    await refuse_no_more(bench)
+    assert (await retry_of(bench).all()).applied > 0
+    end = await bench.append(60)
+    with pytest.raises(FencedError):
+        await running.run_once()
+    await bench.apply_all(running)
+    assert await bench.applied() == end
+    await assert_like_a_clean_rebuild(bench.log, bench.projection, bench.folder)
+
+
+async def test_a_consumer_that_is_told_to_retries_by_itself_at_its_start(bench: Bench) -> None:
+    """`consumer.retry_parked`: a process with another release applies what the last one had to park."""
+    end = await bench.append(60)
+    await refuse_one_contact(bench)
+    await bench.apply_all(bench.from_log())
+    await refuse_no_more(bench)
+    settings = bench.settings()
+    told = settings.model_copy(update={"consumer": settings.consumer.model_copy(update={"retry_parked": True})})
+    lock = RoleLock(bench.projection, "consumer")
+    consumer = make_consumer(told, Stores(bench.log, bench.projection), lock=lock)
+    await consumer.run_once()
+    await consumer.close()
+    assert (await bench.applied(), await bench.parked()) == (end, [])
+    await assert_like_a_clean_rebuild(bench.log, bench.projection, bench.folder)
+
+
+async def test_what_still_cannot_be_applied_stays_parked(bench: Bench) -> None:
+    """With its bytes and its reason, and however often it is tried, once; one place can be retried alone."""
+    await bench.append(60)
+    await refuse_one_contact(bench)
+    await bench.apply_all(bench.from_log())
+    before, applied = await bench.parked(), await bench.applied()
+    for _ in range(2):
+        assert await retry_of(bench).all() == Retried(0, {"unstorable": len(before)})
+    assert [row["at"] for row in await bench.parked()] == [row["at"] for row in before]
+    assert await retry_of(bench).all("another reason") == Retried(0, {})
+    await refuse_no_more(bench)
+    first = ReadPlace("log", before[0]["at"])
+    assert await retry_of(bench).one(first) == Retried(1, {})
+    assert await retry_of(bench).one(first) is None
+    assert await bench.applied() == applied + 1
+
+
+async def test_an_event_of_another_log_is_not_taken_for_the_one_that_was_parked(bench: Bench) -> None:
+    """Where the log holds another event at that position, the parked one stays parked."""
+    await bench.append(60)
+    await refuse_one_contact(bench)
+    await bench.apply_all(bench.from_log())
+    parked = await bench.parked()
+    await refuse_no_more(bench)
+    other = tables.parked_event.c.at == parked[0]["at"]
+    async with bench.projection.write() as connection:
+        await connection.execute(update(tables.parked_event).where(other).values(event_id=parked[-1]["event_id"]))
+    assert (await retry_of(bench).all()).parked == ({"record": 1} if len(parked) > 1 else {})
+
+
+async def test_what_retention_blanked_in_the_log_is_retried_from_its_own_bytes(bench: Bench) -> None:
+    """The parked event kept its data, so it can be applied although the log has lost it."""
+    await bench.append(60)
+    await refuse_one_contact(bench)
+    await bench.apply_all(bench.from_log())
+    parked = await bench.parked()
+    await refuse_no_more(bench)
+    await bench.blank(*(row["at"] for row in parked))
+    assert await retry_of(bench).all() == Retried(len(parked), {})
+
+
+async def test_records_of_kafka_are_retried_and_strays_are_left(
+    bench: Bench, kafka: Broker | RunningKafka, topic_prefix: str
+) -> None:
+    """A parked record is read from its own headers; one that names no log is nobody's event, and stays."""
+    await connect(bench, kafka, topic_prefix)
+    before = await bench.append(40)
+    await bench.publish()
+    consumer = bench.from_kafka()
+    async with asyncio.timeout(DEADLINE_S):
+        while not (await Projection(bench.projection).state()).offsets:  # from then on Kafka is the source
+            await consumer.run_once()
+    await consumer.close()
+    end = await bench.append(60)
+    await refuse_one_contact(bench, before)
+    await bench.publish()
+    await bench.apply_all(bench.from_kafka())
+    parked = await bench.parked()
+    assert all(row["source"] != "log" for row in parked)
+    await refuse_no_more(bench)
+    stray = {**parked[0], "at": 10_000, "reason": "stray", "headers": "[]"}
+    async with bench.projection.write() as connection:
+        await connection.execute(tables.parked_event.insert().values(**stray))
+    assert await retry_of(bench).all() == Retried(len(parked), {})
+    assert [row["reason"] for row in await bench.parked()] == ["stray"]
+    async with bench.projection.write() as connection:
+        await connection.execute(delete(tables.parked_event))
+    assert await bench.applied() == end
+    await assert_like_a_clean_rebuild(bench.log, bench.projection, bench.folder)
