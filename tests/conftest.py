@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import settings
 
+from servers import warm
 from servers.kafka import Broker, RunningKafka, have_jars, is_ready, make_sasl_ssl
 from servers.postgres import Postgres, Standby, create_database, drop_database, given_url, programs
 from servers.process import UnavailableError, run_apart, running
@@ -60,6 +61,7 @@ def _no_leaked_servers() -> Iterator[None]:
     left = running()
     for server in left:
         server.kill_now()
+    warm.end()
     assert not left, f"still running at the end: {left}"
 
 

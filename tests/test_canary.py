@@ -23,6 +23,7 @@ from aiokafka import errors as kafka_errors
 from confluent_kafka import Producer
 from sqlalchemy import insert, select, text
 
+from servers import warm
 from servers.compare import opened, until
 from servers.kafka import Broker
 from servers.postgres import Postgres
@@ -238,10 +239,9 @@ def printed(service: Service, *words: str) -> str:
     return done.stdout + done.stderr
 
 
-def run(service: Service, *words: str) -> "subprocess.CompletedProcess[str]":
+def run(service: Service, *words: str, environ: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
     """Run a command with the service's configuration to its end."""
-    line = [sys.executable, "-m", "whatsms_events", *words, "--config", str(service.config)]
-    return subprocess.run(line, cwd=service.folder, capture_output=True, text=True, check=False, timeout=300)
+    return warm.run([*words, "--config", str(service.config)], service.folder, environ=environ)
 
 
 async def killed_in_flight(fleet: Fleet) -> None:
@@ -403,8 +403,7 @@ def test_a_wrong_configuration_shows_no_secret(service: Service) -> None:
     service.config.write_text(wrong)
     environ = os.environ | {"WHATSMS_EVENTS_PRIVATE__TOKN": TOKEN, "WHATSMS_EVENTS_PUBLIC__PORT": SECRET}
     for command in ("serve", "config check", "config show", "demo"):
-        line = [sys.executable, "-m", "whatsms_events", *command.split(), "--config", str(service.config)]
-        done = subprocess.run(line, cwd=service.folder, capture_output=True, text=True, check=False, env=environ)
+        done = run(service, *command.split(), environ=environ)
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) >= 4
         assert found_in(done.stdout + done.stderr) == []

@@ -16,6 +16,7 @@ from typing import Final
 import aiohttp
 import pytest
 
+from servers import warm
 from servers.compare import until
 from servers.service import SECRET, SLUG, TENANT, Service
 from test_docs import OPERATE, PAGES, ROOT, routes, rows, section
@@ -279,9 +280,8 @@ async def test_the_commands_that_need_no_server_run_as_they_stand(tmp_path: Path
 
 def run_ours(words: list[str], folder: Path, environment: dict[str, str]) -> tuple[int, str]:
     """Run a command of ours in a folder; return its status and what it complained of."""
-    line = [sys.executable, "-m", "whatsms_events", *words]
-    ran = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    return ran.returncode, ran.stderr
+    done = warm.run(words, folder, environ=environment)
+    return done.returncode, done.stderr
 
 
 RUNNABLE: Final = [

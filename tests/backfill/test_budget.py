@@ -226,7 +226,7 @@ async def greedy(url: str, per_minute: float, stop: asyncio.Event) -> None:
 
 def ids_of(rest: Rest) -> list[str]:
     """Return the ids of the account's tickets."""
-    return [str(one) for one in rest._account.tickets]
+    return [str(one) for one in rest.account.tickets]
 
 
 def assert_gives_way(sent: Sequence[float], refused: Sequence[float], seconds: float) -> None:

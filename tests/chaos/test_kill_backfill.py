@@ -4,7 +4,6 @@ import asyncio
 import json
 import signal
 import sqlite3
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -42,10 +41,9 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 class Run(Service):
     """`backfill run` as a process of its own, which may be killed."""
 
-    def command(self) -> Sequence[str]:
+    def words(self) -> Sequence[str]:
         """Say what to run."""
-        words = ["backfill", "run", "--tenant", SLUG, "--json"]
-        return [sys.executable, "-m", "whatsms_events", *words, "--config", str(self.config)]
+        return ["backfill", "run", "--tenant", SLUG, "--json", "--config", str(self.config)]
 
     async def serves(self) -> bool:
         """Tell whether it runs: it listens nowhere."""

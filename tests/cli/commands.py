@@ -3,12 +3,12 @@
 import asyncio
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from servers import warm
 from servers.service import SECRET, SLUG, TENANT
 from whatsms_events.storage import database
 from whatsms_events.storage.database import DatabaseTarget
@@ -62,10 +62,6 @@ def run_raw(
     if config is not None:
         (folder / "whatsms.toml").write_text(config)
         environment["WHATSMS_EVENTS_CONFIG"] = "whatsms.toml"
-    done = subprocess.run(
-        [sys.executable, "-m", "whatsms_events", *words],
-        cwd=folder, env=environment | {"COLUMNS": "200"} | dict(environ or {}), stdin=subprocess.DEVNULL,
-        capture_output=True, check=False, timeout=300,
-    )  # fmt: skip
+    done = warm.run_raw(words, folder, environ=environment | {"COLUMNS": "200"} | dict(environ or {}))
     assert b"Traceback" not in done.stderr
     return done

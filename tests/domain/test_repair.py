@@ -69,9 +69,9 @@ def means(error: UpstreamError, asked: AskedFor, tries: int = 0) -> Meaning:
 
 def test_the_table_has_an_answer_to_everything() -> None:
     """Each answer has a step for each thing that can be asked for, and each class of the client's errors is read."""
-    assert set(repair._ANSWERS) == set(get_args(Answered))
-    assert all(len(rules) == len(EVERY) for rules in repair._ANSWERS.values())
-    assert repair._COLUMNS == EVERY
+    assert set(repair.ANSWERS) == set(get_args(Answered))
+    assert all(len(rules) == len(EVERY) for rules in repair.ANSWERS.values())
+    assert repair.COLUMNS == EVERY
     refusals = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, UpstreamError)]
     for kind in refusals:
         for asked in EVERY:

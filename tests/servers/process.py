@@ -12,7 +12,9 @@ import sys
 import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import IO, Any, Final, TypeVar
+
+from servers.warm import Program
 
 START_DEADLINE_S: Final = 120.0
 STOP_DEADLINE_S: Final = 120.0
@@ -70,7 +72,7 @@ class Server:
     def __init__(self, folder: Path, *, user: str | None = None) -> None:
         self.folder = folder
         self.user = user
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: subprocess.Popen[bytes] | Program | None = None
 
     @property
     def pid(self) -> int | None:
@@ -147,13 +149,17 @@ class Server:
     def spawn(self) -> None:
         """Start it, and do not wait until it serves."""
         with (self.folder / "output.log").open("ab") as output:
-            self._child = subprocess.Popen(
-                self.command(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                start_new_session=True,  # Ctrl-C is for pytest, which then stops us
-                preexec_fn=_die_with_parent,  # noqa: PLW1509
-                **identity(self.user),
-            )  # fmt: skip
+            self._child = self.launch(output)
         _running.add(self)
+
+    def launch(self, output: IO[bytes]) -> subprocess.Popen[bytes] | Program:
+        """Make the process, which writes to `output`, is in a session of its own and dies with us."""
+        return subprocess.Popen(
+            self.command(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            start_new_session=True,  # Ctrl-C is for pytest, which then stops us
+            preexec_fn=_die_with_parent,  # noqa: PLW1509
+            **identity(self.user),
+        )  # fmt: skip
 
     async def gone(self, deadline_s: float) -> None:
         """Wait for its end, at most so long."""

@@ -2,16 +2,16 @@
 
 import asyncio
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import aiohttp
 
+from servers import warm
 from servers.ports import HOST, free_port
-from servers.process import Server
+from servers.process import START_DEADLINE_S, Server
 
 SLUG: Final = "acme"
 TENANT: Final = "5f0c9a52-7d0f-4f0e-9c1f-2d6a5b1b7a10"
@@ -53,9 +53,22 @@ class Service(Server):
         """The private listener."""
         return f"http://{HOST}:{self.private_port}"
 
+    def words(self) -> Sequence[str]:
+        """Say which command to run, with its arguments."""
+        return ["serve", "--config", str(self.config), "--roles", self.roles]
+
     def command(self) -> Sequence[str]:
-        """Say what to run."""
-        return [sys.executable, "-m", "whatsms_events", "serve", "--config", str(self.config), "--roles", self.roles]
+        """Say how an operator would start it."""
+        return [sys.executable, "-m", "whatsms_events", *self.words()]
+
+    async def start(self, *, deadline_s: float = START_DEADLINE_S) -> None:
+        """Start it like any server; what it is forked from may take seconds to start, while the test's loop goes on."""
+        await asyncio.to_thread(warm.parent)
+        await super().start(deadline_s=deadline_s)
+
+    def launch(self, output: IO[bytes]) -> warm.Program:
+        """Fork it from the warm parent: the import alone takes seconds."""
+        return warm.start(self.words(), self.folder, stdout=output, stderr=output)
 
     async def serves(self) -> bool:
         """Tell whether its door is open; without one, whether it has started, however its roles are."""
@@ -81,8 +94,9 @@ class Service(Server):
 
 def command(service: Service, *words: str) -> str:
     """Run another command of the same program with the service's configuration; return what it printed."""
-    line = [sys.executable, "-m", "whatsms_events", *words, "--config", str(service.config)]
-    return subprocess.run(line, cwd=service.folder, check=True, capture_output=True, text=True).stdout
+    done = warm.run([*words, "--config", str(service.config)], service.folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def _toml(sections: Mapping[str, Mapping[str, object]]) -> str:

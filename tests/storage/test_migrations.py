@@ -1,14 +1,18 @@
 """Databases that an earlier release made are taken over as they are, rows and all."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, Table, insert, inspect, select, text
 
 from whatsms_events.domain.doubt import Aside, Heard
@@ -193,6 +197,32 @@ async def test_every_migration_can_be_taken_back(database_url: str, part: schema
         await connection.run_sync(down, "base")
         assert await connection.run_sync(shape) == {}
     await database.close()
+
+
+@pytest.mark.parametrize("part", ["log", "projection"])
+def test_files_are_named_after_their_migrations(part: schema.Part) -> None:
+    """What a start reads from the names of the files is what alembic reads in them, in the same order."""
+    scripts = ScriptDirectory.from_config(schema.configuration(part)).walk_revisions()
+    assert schema.revisions(part) == tuple(script.revision for script in scripts)
+
+
+LOOK = """
+import asyncio, sys
+from whatsms_events.storage.database import DatabaseTarget, open_log
+
+async def main():
+    await (await open_log(DatabaseTarget(sys.argv[1]), migrate=True)).close()
+    print("alembic" in sys.modules)
+
+asyncio.run(main())
+"""
+
+
+def test_a_start_that_migrates_nothing_loads_no_alembic(tmp_path: Path) -> None:
+    """Alembic is a tenth of what a start takes: it is loaded to make a log, and not to open one that is at head."""
+    line = [sys.executable, "-c", LOOK, f"sqlite:///{tmp_path / 'log.db'}"]
+    said = [subprocess.run(line, check=True, capture_output=True, text=True, timeout=300).stdout for _ in range(2)]
+    assert said == ["True\n", "False\n"]
 
 
 async def test_a_migration_may_take_longer_than_a_statement(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,11 +146,11 @@ _ANEW_HALT, _ANEW_END, _ANEW_LEAVE = (Rule(then, 1, "anew") for then in ("halt",
 _TRY_END, _TRY_DOUBT = Rule("end", PAGE_TRIES), Rule("doubt", PAGE_TRIES)
 _TRY_ITEM, _TRY_LIST = Rule("leave", ROUNDS), Rule("leave", ROUNDS + 1)
 
-_COLUMNS: Final[tuple[AskedFor, ...]] = (
+COLUMNS: Final[tuple[AskedFor, ...]] = (
     *("first_page", "filtered_page", "second_page", "later_page"),
     *("messages", "more_messages", "item"),
 )
-_ANSWERS: Final[Mapping[Answered, tuple[Rule, ...]]] = {
+ANSWERS: Final[Mapping[Answered, tuple[Rule, ...]]] = {
     # lists: first, filtered, second, later; messages: first, later; one by id
     "unauthorized": (*(_HALT, _HALT, _HALT, _HALT), *(_HALT, _HALT), _HALT),
     "forbidden": (*(_HALT, _HALT, _HALT, _HALT), *(_LEAVE_OUT, _LEAVE_OUT), _LEAVE_OUT),
@@ -186,7 +186,7 @@ def classify(error: UpstreamError) -> Answered:
 
 def decide(asked: AskedFor, answered: Answered, tries: int = 0) -> Meaning:
     """Return what an answer means. `tries` counts how often this request failed before: this page, or this item."""
-    rule = _ANSWERS[answered][_COLUMNS.index(asked)]
+    rule = ANSWERS[answered][COLUMNS.index(asked)]
     return rule.first if tries < rule.tries else rule.then
 
 

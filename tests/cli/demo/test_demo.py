@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from servers import warm
 from servers.compare import until
 from servers.kafka import Broker, RunningKafka
 from whatsms_events.backfill.worker import Progress
@@ -43,8 +44,7 @@ KEYS = {
 
 def run(folder: Path, *words: str) -> tuple[int, dict[str, Any], str]:
     """Run `whatsms-events demo` in `folder`; return its status, its JSON and what it said on standard error."""
-    line = [sys.executable, "-m", "whatsms_events", "demo", "--seconds", "4", "--json", *words]
-    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    done = warm.run(["demo", "--seconds", "4", "--json", *words], folder)
     return done.returncode, json.loads(done.stdout), done.stderr
 
 
@@ -299,13 +299,13 @@ def test_two_demos_do_not_share_their_files(tmp_path: Path) -> None:
     mine = tmp_path / "var" / "demo"
     mine.mkdir(parents=True)
     (mine / "letters.txt").write_text("not the demo's")
-    line = [sys.executable, "-m", "whatsms_events", "demo", "--seconds", "1", "--json"]
-    refused = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    line = ["demo", "--seconds", "1", "--json"]
+    refused = warm.run(line, tmp_path)
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
     assert (mine / "letters.txt").read_text() == "not the demo's"
     (mine / "letters.txt").unlink()
     with (mine / "demo.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        refused = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+        refused = warm.run(line, tmp_path)
     assert refused.returncode == 2
     assert "another demo" in refused.stderr

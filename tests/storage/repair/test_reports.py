@@ -5,8 +5,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import event
 
+from servers.noted import noted
 from whatsms_events.domain.drift import Finding
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log
 from whatsms_events.storage.repair.reports import Kind, Options, Overview, Reports
@@ -123,11 +123,8 @@ async def test_the_overview_says_how_every_tenant_stands(database: Database) -> 
     await run(database, "busy", "repair", found=FOUND, left=7, start=100)
     await run(database, "first", "reconcile", found=FOUND, left=4)
     await run(database, "repaired", "repair", found=FOUND)
-    asked: list[str] = []
-    event.listen(
-        database._reader.sync_engine, "before_cursor_execute", lambda _c, _cu, statement, *_: asked.append(statement)
-    )
-    overview = await reports.overview()
+    with noted("before_cursor_execute") as asked:
+        overview = await reports.overview()
     assert [one.moved_at is not None for one in overview] == [True, True, False]
     assert [replace(one, moved_at=None) for one in overview] == [
         Overview("busy", running="repair", remaining=7, finished_at=at(90), drift={}, report=b'{"over":true}'),

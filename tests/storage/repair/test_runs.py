@@ -6,23 +6,23 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import event, func, select
-from sqlalchemy.engine import Connection
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from servers.noted import noted
 from whatsms_events.domain.drift import Finding
 from whatsms_events.domain.events import Entity
 from whatsms_events.domain.repair import State
 from whatsms_events.errors import FencedError, UnstorableError
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import CHUNK, Database, DatabaseTarget, open_log
-from whatsms_events.storage.repair import runs as checkpoints_module
 from whatsms_events.storage.repair.looks import KEPT, Doubt, Look, Subject, load
 from whatsms_events.storage.repair.reports import Options, Run
 from whatsms_events.storage.repair.runs import RUNS_KEPT, Checkpoints, Item
@@ -69,9 +69,9 @@ def item(number: int, *, entity: Entity = "ticket", state: State = "listed", due
     )
 
 
-async def looks(checkpoints: Checkpoints, tenant: str, subject: Subject, ids: Sequence[str]) -> dict[str, Look]:
+async def looks(database: Database, tenant: str, subject: Subject, ids: Sequence[str]) -> dict[str, Look]:
     """Return how those of the subjects were looked at that ever were."""
-    async with checkpoints._database.read() as connection:
+    async with database.read() as connection:
         return await load(connection, tenant, subject, ids)
 
 
@@ -219,14 +219,14 @@ async def test_processes_that_begin_at_once_share_one_run(database_url: str, dat
         await one.close()
 
 
-async def test_tenants_have_a_run_each(checkpoints: Checkpoints) -> None:
+async def test_tenants_have_a_run_each(database: Database, checkpoints: Checkpoints) -> None:
     """Two tenants' runs go on beside each other, with items and looks of their own."""
     mine, theirs = await begin(checkpoints), await begin(checkpoints, "t2")
     assert mine.number != theirs.number
     await checkpoints.save(mine, b"1", now=NOW, items=[item(1)], looks=[doubt(1)])
     assert await checkpoints.list_items(theirs, [item(1), item(2)], b"1", now=NOW) == 2
     assert await checkpoints.count(mine) == {("ticket", "listed"): 1}
-    assert await looks(checkpoints, "t2", "ticket", ["k00001"]) == {}
+    assert await looks(database, "t2", "ticket", ["k00001"]) == {}
     await checkpoints.finish(mine, b"{}", NOW)
     assert await checkpoints.count(theirs) == {("ticket", "listed"): 2}
 
@@ -310,13 +310,13 @@ async def test_what_was_shown_is_told_from_what_was_not(checkpoints: Checkpoints
     assert await checkpoints.shown(run, "campaign", []) == set()
 
 
-async def test_looks_at_the_same_position_are_counted(checkpoints: Checkpoints) -> None:
+async def test_looks_at_the_same_position_are_counted(database: Database, checkpoints: Checkpoints) -> None:
     """Looks are counted while the entity stands at one position, from one again at another; old ones are forgotten."""
     run = await begin(checkpoints)
     for second, position in ((0, 5), (10, 5), (20, 6)):
         await checkpoints.save(run, b"1", now=at(second), looks=[doubt(1, position), doubt(2)])
     await checkpoints.save(run, b"1", now=at(30), looks=[Doubt("contact", "k00001", 5)])
-    assert await looks(checkpoints, "t1", "ticket", ["k00001", "k00002", "k00003"]) == {
+    assert await looks(database, "t1", "ticket", ["k00001", "k00002", "k00003"]) == {
         "k00001": Look(position=6, first_at=at(20), last_at=at(20), looks=1),
         "k00002": Look(position=5, first_at=at(0), last_at=at(20), looks=3),
     }
@@ -326,8 +326,8 @@ async def test_looks_at_the_same_position_are_counted(checkpoints: Checkpoints) 
     assert await checkpoints.not_looked_at("t1", [doubt(2, 4)], 1) == [doubt(2, 4)]
     assert await checkpoints.not_looked_at("t2", [doubt(2)], 1) == [doubt(2)]
     await checkpoints.finish(run, b"{}", at(25) + KEPT)
-    assert await looks(checkpoints, "t1", "ticket", ["k00001", "k00002"]) == {}
-    assert (await looks(checkpoints, "t1", "contact", ["k00001"])).keys() == {"k00001"}
+    assert await looks(database, "t1", "ticket", ["k00001", "k00002"]) == {}
+    assert (await looks(database, "t1", "contact", ["k00001"])).keys() == {"k00001"}
 
 
 async def test_finishing_leaves_nothing_of_people(database: Database, checkpoints: Checkpoints) -> None:
@@ -362,18 +362,17 @@ async def test_old_runs_go_with_what_they_found(database: Database, checkpoints:
     assert len(await checkpoints.runs("t2", 100)) == 1
 
 
-async def test_each_verb_is_one_commit(database: Database, checkpoints: Checkpoints) -> None:
+async def test_each_verb_is_one_commit(checkpoints: Checkpoints) -> None:
     """However much a verb writes, the disk is asked once: on SQLite a commit of the log is an fsync."""
-    commits: list[Connection] = []
-    event.listen(database._writer.sync_engine, "commit", commits.append)
-    run = await begin(checkpoints)
     finding = Finding(entity="ticket", id="k1", kind="stale", fields=(), age_s=None)
     items = [item(number) for number in range(300)]
-    await checkpoints.list_items(run, items, b"1", now=NOW)
-    await checkpoints.save(
-        run, b"2", now=NOW, items=items, drift=[finding], looks=[doubt(number) for number in range(300)]
-    )
-    await checkpoints.finish(run, b"{}", NOW)
+    with noted("commit") as commits:
+        run = await begin(checkpoints)
+        await checkpoints.list_items(run, items, b"1", now=NOW)
+        await checkpoints.save(
+            run, b"2", now=NOW, items=items, drift=[finding], looks=[doubt(number) for number in range(300)]
+        )
+        await checkpoints.finish(run, b"{}", NOW)
     assert len(commits) == 4
 
 
@@ -430,9 +429,17 @@ async def test_a_sweep_spares_a_run_that_begins_meanwhile(postgres_url: str) -> 
                 await checkpoints.save(begun[-1], b"1", now=NOW, items=[item(1)])
             return result
 
-    async with log.read() as connection:
-        slow: Any = Slow(connection)
-        assert await checkpoints_module._over(slow) == []
+    class Watched:
+        """The log on such connections."""
+
+        @asynccontextmanager
+        async def read(self) -> AsyncIterator[Slow]:
+            """Open one transaction."""
+            async with log.read() as connection:
+                yield Slow(connection)
+
+    watched: Any = Watched()
+    assert await Checkpoints(watched).sweep() == 0
     assert len(begun) > 1
     await checkpoints.finish(old, b"{}", NOW)
     assert await checkpoints.count(begun[0]) == {("ticket", "listed"): 1}

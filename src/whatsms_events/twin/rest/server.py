@@ -86,7 +86,7 @@ class Rest:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.statuses: Counter[int] = Counter()
         self.on_request: Callable[[], None] = lambda: None
-        self._account = account
+        self.account = account
         self._windows = Windows(limits)
         self._mishaps = Mishaps(self.faults.seed)
         self._closing = asyncio.Event()
@@ -122,7 +122,7 @@ class Rest:
         """Return an application that serves the API under /api/v2."""
         self._closing.clear()
         app = web.Application(client_max_size=BODY_LIMIT_BYTES)
-        for endpoint in _endpoints(Reads(self._account), Writes(self._account)):
+        for endpoint in _endpoints(Reads(self.account), Writes(self.account)):
             path = PREFIX + endpoint.template
             app.router.add_route(endpoint.method, path, partial(self._serve, endpoint))
         app.router.add_route("*", PREFIX + "/{tail:.*}", partial(self._serve, None))
@@ -147,7 +147,7 @@ class Rest:
         if RestFault.SLOW in faults:
             await within(self._closing, self.faults.slow_s)
         response.headers[hdrs.SERVER] = "whatsms-twin"
-        now = format_datetime(self._account.now.astimezone(UTC), usegmt=True)
+        now = format_datetime(self.account.now.astimezone(UTC), usegmt=True)
         response.headers[hdrs.DATE] = "ontem" if RestFault.BAD_DATE in faults else now
         if RestFault.CUT in faults:
             return await _cut(request, response)
@@ -163,9 +163,9 @@ class Rest:
             return refused(404)
         asked, own = request.match_info.get("id", ""), RestFault.OTHER_IDS in faults
         if not faults.isdisjoint(MERGED):
-            return merged(self._account, self.faults, faults, request)
+            return merged(self.account, self.faults, faults, request)
         if own:
-            asked = inner_id(self._account, asked)
+            asked = inner_id(self.account, asked)
         try:
             body = {} if endpoint.method == "GET" else read_body(await request.read())
             ask = Ask(asked, request.query, body, faults, self.page_limit, partial(is_merged, self.faults))
@@ -191,7 +191,7 @@ class Rest:
             case "seconds":
                 response.headers[hdrs.RETRY_AFTER] = str(wait_s)
             case "date":
-                until = (self._account.now + timedelta(seconds=wait_s)).astimezone(UTC)
+                until = (self.account.now + timedelta(seconds=wait_s)).astimezone(UTC)
                 response.headers[hdrs.RETRY_AFTER] = format_datetime(until, usegmt=True)
             case "absurd":
                 response.headers[hdrs.RETRY_AFTER] = self._mishaps.absurd()
