@@ -25,6 +25,7 @@ GROUPS: Final = {
     "config": "Look at the configuration.",
     "db": "Look after the database.",
     "topics": "Look after the Kafka topics.",
+    "events": "Look at the event log.",
     "parked": "See to deliveries that could not be understood, and to events that could not be applied.",
     "backfill": "Find and repair what the webhook missed.",
 }
@@ -53,6 +54,12 @@ COMMANDS: Final = {
         "topics:create",
         "Create the three topics; those that exist are compared with the settings and never changed.",
     ),
+    "events list": (
+        "events:list_",
+        "List events of the log in their order: position, when, tenant, type, what it is about.",
+    ),
+    "events show": ("events:show_", "Print one event of the log as JSON, or the bytes it came as."),
+    "events tail": ("events:tail_", "Print events as they are appended, until SIGINT or SIGTERM."),
     "parked list": (
         "parked:list_",
         "List parked deliveries, oldest first, and then parked events: name, when, tenant, reason, detail, bytes.",
