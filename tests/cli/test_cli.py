@@ -33,10 +33,14 @@ OWN_OPTIONS = {
     "config show": set(),
     "db upgrade": set(),
     "topics create": set(),
-    "parked list": {"--limit"},
-    "parked show": {"PARKED_ID"},
-    "parked retry": {"PARKED_ID"},
-    "parked discard": {"PARKED_ID"},
+    "events list": {"--after", "--limit", "--tenant", "--type", "--json"},
+    "events show": {"POSITION", "--raw"},
+    "events tail": {"--after", "--tenant", "--type", "--json"},
+    "parked list": {"--stage", "--reason", "--limit"},
+    "parked show": {"NAME"},
+    "parked retry": {"NAME", "--reason", "--stage"},
+    "parked discard": {"NAME", "--reason", "--stage"},
+    "verify": {"SAVED", "--header", "--tenant", "--log", "--json"},
     "backfill run": {"--tenant", "--wait", "--details", "--messages", "--allow-gone", "--json"},
     "backfill status": {"--tenant", "--json"},
     "twin": {
@@ -235,8 +239,9 @@ def test_topics_create_without_kafka_is_refused(tmp_path: Path) -> None:
         (["demo", "--seconds", "0"], "--seconds. Must be > 0"),
         (["demo", "--rate", "-3"], "--rate. Must be > 0"),
         (["parked", "list", "--limit", "0"], "--limit. Must be >= 1"),
-        (["parked", "show", "17"], 'unable to convert "17" into UUID'),
-        (["parked", "discard"], "PARKED_ID requires an argument"),
+        (["parked", "show", "17"], "17: neither the id of a delivery nor the place of an event"),
+        (["parked", "discard"], "name one of `parked list`, or give --reason"),
+        (["parked", "show"], "NAME requires an argument"),
         (["config", "show", "--set", "public.port"], "--set public.port: write it as NAME=VALUE"),
         (["config", "show", "--config", "nowhere.toml"], "nowhere.toml: cannot be read"),
     ],
@@ -391,10 +396,10 @@ def test_help_says_what_a_command_does_and_takes(command: str, own: set[str], tm
 def test_help_of_the_groups_lists_every_command_with_its_sentence(tmp_path: Path) -> None:
     """`whatsms-events`, and each group, shows its commands; each says what it does."""
     listed = set()
-    for group in ("", "config", "db", "topics", "parked", "backfill"):
+    for group in ("", "config", "db", "topics", "events", "parked", "backfill"):
         done = run(tmp_path, *group.split(), config=None)
         assert done.status == 0
         rows = [re.match(r"│ ([a-z]+) {2,}[A-Z].*\.\s*│$", line) for line in done.out]
         listed |= {f"{group} {row[1]}".strip() for row in rows if row}
-    assert listed == set(OWN_OPTIONS) | {"config", "db", "topics", "parked", "backfill"}
+    assert listed == set(OWN_OPTIONS) | {"config", "db", "topics", "events", "parked", "backfill"}
     assert run(tmp_path, "--version", config=None).out == [__version__]
