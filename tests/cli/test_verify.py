@@ -73,7 +73,9 @@ def test_a_delivery_without_a_tenant_asks_for_one(tmp_path: Path) -> None:
     )
     assert run(tmp_path, "verify", "body", "--tenant", "nobody", config=TWO).status == 2
     assert run(tmp_path, "verify", "body", "--header", "no colon").status == 2
-    assert run(tmp_path, "verify", "missing").status == 1
+    assert run(tmp_path, "verify", "missing").err == ["missing: No such file or directory"]
+    written = saved(tmp_path, BODY, sign(BODY, SECRET.encode()), f"/webhooks/%{ord(SLUG[0]):x}{SLUG[1:]}/?x=1")
+    assert run(tmp_path, "verify", written, config=TWO).status == 0
 
 
 async def test_the_signature_of_another_delivery_is_found_in_the_log(tmp_path: Path) -> None:

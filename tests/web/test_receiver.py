@@ -1,6 +1,7 @@
 """The table "what bad input gets", over real HTTP and raw sockets, with a real log behind it."""
 
 import asyncio
+import gc
 import gzip
 import hashlib
 import json
@@ -15,6 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -511,6 +513,25 @@ async def test_client_that_goes_away_in_its_body_leaves_nothing(door: Door, coun
     await until(lambda: counts("broken") == 1)
     assert in_flight() == 0
     assert await door.log_rows() == []
+
+
+async def test_a_body_that_breaks_off_is_freed_at_once(door: Door, counts: Callable[[str], float]) -> None:
+    """Nothing keeps what came of it until the collector runs, which is seldom, and no limit counts it any more."""
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)  # what the collector finds is kept, to be looked at
+    try:
+        for _ in range(3):
+            await door.raw(f"{SEEMS_SIGNED}Content-Length: 9000\r\n\r\nhalf".encode(), close=True)
+        await until(lambda: counts("broken") == 3)
+        await asyncio.sleep(0.05)
+        gc.collect()
+        kept = {one.f_code.co_name for one in gc.garbage if isinstance(one, FrameType)}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not kept & {"_read", "_read_on", "_deliver", "readany"}
 
 
 async def test_client_that_goes_away_before_its_answer_is_in_the_log(

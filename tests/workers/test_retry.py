@@ -1,6 +1,7 @@
 """Parked events are applied later as if they had been applied when they came: on a real log, projection and broker."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,14 +10,14 @@ from sqlalchemy import delete, func, select, text, update
 
 from servers.compare import assert_like_a_clean_rebuild
 from servers.kafka import Broker, RunningKafka
-from whatsms_events.errors import FencedError
+from whatsms_events.errors import FencedError, IntegrityError
 from whatsms_events.service.parts import Stores, make_consumer
 from whatsms_events.storage import tables
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.apply import Projection, Retried
-from whatsms_events.storage.projection.parked import ParkedEvents, ReadPlace
+from whatsms_events.storage.projection.parked import ParkedBytes, ParkedEvents, ReadPlace
 from whatsms_events.storage.role_lock import RoleLock
-from whatsms_events.workers.retry import Retry
+from whatsms_events.workers.retry import ELSEWHERE, Retry
 from workers.test_consumer import DEADLINE_S, Bench, connect, opened
 
 
@@ -57,6 +58,12 @@ def retry_of(one: Bench) -> Retry:
     return Retry(Projection(one.projection), ParkedEvents(one.projection), EventLog(one.log))
 
 
+def counts(done: Retried | None) -> tuple[int, dict[str, int]]:
+    """Return how many were applied, and how many were not, by reason."""
+    assert done is not None
+    return done.applied, dict(done.parked)
+
+
 async def test_parked_events_that_are_retried_count_at_their_own_position(tmp_path: Path, database_url: str) -> None:
     """Events are parked, others about the same rows follow, then they are retried: the tables are those of a clean run.
 
@@ -72,7 +79,7 @@ async def test_parked_events_that_are_retried_count_at_their_own_position(tmp_pa
         await refuse_no_more(one)
         end = await one.append(40)
         await one.apply_all(one.from_log())
-        assert await retry_of(one).all() == Retried(parked, {})
+        assert counts(await retry_of(one).all()) == (parked, {})
         assert (await one.applied(), await one.parked()) == (end, [])
         await assert_like_a_clean_rebuild(one.log, one.projection, one.folder)
 
@@ -117,27 +124,81 @@ async def test_what_still_cannot_be_applied_stays_parked(bench: Bench) -> None:
     await bench.apply_all(bench.from_log())
     before, applied = await bench.parked(), await bench.applied()
     for _ in range(2):
-        assert await retry_of(bench).all() == Retried(0, {"unstorable": len(before)})
+        assert counts(await retry_of(bench).all()) == (0, {"unstorable": len(before)})
     assert [row["at"] for row in await bench.parked()] == [row["at"] for row in before]
-    assert await retry_of(bench).all("another reason") == Retried(0, {})
+    assert counts(await retry_of(bench).all("another reason")) == (0, {})
     await refuse_no_more(bench)
     first = ReadPlace("log", before[0]["at"])
-    assert await retry_of(bench).one(first) == Retried(1, {})
+    assert counts(await retry_of(bench).one(first)) == (1, {})
     assert await retry_of(bench).one(first) is None
     assert await bench.applied() == applied + 1
 
 
-async def test_an_event_of_another_log_is_not_taken_for_the_one_that_was_parked(bench: Bench) -> None:
-    """Where the log holds another event at that position, the parked one stays parked."""
+async def test_a_retry_against_another_log_changes_nothing(bench: Bench) -> None:
+    """Where the log does not hold the parked events, they stay as they are, and the right log can retry them."""
     await bench.append(60)
     await refuse_one_contact(bench)
     await bench.apply_all(bench.from_log())
     parked = await bench.parked()
     await refuse_no_more(bench)
-    other = tables.parked_event.c.at == parked[0]["at"]
-    async with bench.projection.write() as connection:
-        await connection.execute(update(tables.parked_event).where(other).values(event_id=parked[-1]["event_id"]))
-    assert (await retry_of(bench).all()).parked == ({"record": 1} if len(parked) > 1 else {})
+    async with opened(
+        f"sqlite:///{bench.folder / 'other.db'}", f"sqlite:///{bench.folder / 'unused.db'}", bench.folder
+    ) as other:
+        list(itertools.islice(other.stream, 100))  # events that the right log does not hold
+        await other.append(3)
+        elsewhere = Retry(Projection(bench.projection), ParkedEvents(bench.projection), EventLog(other.log))
+        assert counts(await elsewhere.all()) == (0, {ELSEWHERE: len(parked)})
+        settings = bench.settings()
+        told = settings.model_copy(update={"consumer": settings.consumer.model_copy(update={"retry_parked": True})})
+        lock = RoleLock(bench.projection, "consumer")
+        consumer = make_consumer(told, Stores(other.log, bench.projection), lock=lock)
+        with pytest.raises(IntegrityError, match="was made from log"):
+            await consumer.run_once()
+        await consumer.close()
+    assert await bench.parked() == parked
+    assert counts(await retry_of(bench).all()) == (len(parked), {})
+
+
+async def test_what_is_not_parked_any_more_is_left_out(bench: Bench) -> None:
+    """Two retries at once count each event once, and what was discarded meanwhile is not parked again."""
+    end = await bench.append(60)
+    await refuse_one_contact(bench)
+    await bench.apply_all(bench.from_log())
+    events = ParkedEvents(bench.projection)
+    page = await events.retriable(None, 500)
+    assert await events.discard(page[0].place)
+
+    class Stale(ParkedEvents):
+        """Sees what was parked before."""
+
+        async def retriable(
+            self, after: ReadPlace | None, limit: int, *, reason: str | None = None
+        ) -> list[ParkedBytes]:
+            del limit, reason
+            return [] if after is not None else page
+
+    stale = Retry(Projection(bench.projection), Stale(bench.projection), EventLog(bench.log))
+    assert counts(await stale.all()) == (0, {"unstorable": len(page) - 1})
+    assert [row["at"] for row in await bench.parked()] == [one.place.at for one in page[1:]]
+    await refuse_no_more(bench)
+    both = [counts(await stale.all()) for _ in range(2)]
+    assert both == [(len(page) - 1, {}), (0, {})]
+    assert await bench.applied() == end - 1
+
+
+async def test_a_page_of_a_retry_is_bounded_by_bytes(bench: Bench) -> None:
+    """Large events come few at a time, one at least, and all of them come."""
+    await bench.append(60)
+    await refuse_one_contact(bench)
+    await bench.apply_all(bench.from_log())
+    events = ParkedEvents(bench.projection, page_bytes=1)
+    places: list[ReadPlace] = []
+    after = None
+    while page := await events.retriable(after, 500):
+        assert len(page) == 1
+        after = page[-1].place
+        places.append(after)
+    assert [place.at for place in places] == [row["at"] for row in await bench.parked()]
 
 
 async def test_what_retention_blanked_in_the_log_is_retried_from_its_own_bytes(bench: Bench) -> None:
@@ -148,7 +209,7 @@ async def test_what_retention_blanked_in_the_log_is_retried_from_its_own_bytes(b
     parked = await bench.parked()
     await refuse_no_more(bench)
     await bench.blank(*(row["at"] for row in parked))
-    assert await retry_of(bench).all() == Retried(len(parked), {})
+    assert counts(await retry_of(bench).all()) == (len(parked), {})
 
 
 async def test_records_of_kafka_are_retried_and_strays_are_left(
@@ -183,7 +244,7 @@ async def test_records_of_kafka_are_retried_and_strays_are_left(
         first = tables.parked_event.c.at == parked[0]["at"]
         await connection.execute(update(tables.parked_event).where(first).values(**unread))
         await connection.execute(tables.parked_event.insert().values(**stray))
-    assert await retry_of(bench).all() == Retried(len(parked), {})
+    assert counts(await retry_of(bench).all()) == (len(parked), {})
     assert [row["reason"] for row in await bench.parked()] == ["stray"]
     async with bench.projection.write() as connection:
         await connection.execute(delete(tables.parked_event))

@@ -24,7 +24,7 @@ LOOK_S: Final = 0.5
 """How often `tail` looks for what was appended meanwhile."""
 
 ListLength = Annotated[int, Parameter(validator=Number(gte=1, lte=PAGE_LIMIT))]
-After = Annotated[int | None, Parameter(validator=Number(gte=0))]
+After = Annotated[int | None, Parameter(validator=Number(gte=0, lt=2**63))]
 LogPosition = Annotated[int, Parameter(validator=Number(gte=1, lt=2**63))]
 
 
@@ -157,10 +157,10 @@ async def _last(queries: Queries, end: int, limit: int, tenant: str | None, even
         found: list[RowView] = []
         after = max(0, end - width)
         while after < end and (rows := await _behind(queries, after, PAGE_LIMIT, tenant, event_type)):
-            found += rows
+            found = (found + rows)[-limit:]
             after = int(str(rows[-1]["position"]))
         if len(found) >= limit or width >= end:
-            return found[-limit:]
+            return found
         width *= 8
 
 

@@ -6,10 +6,9 @@ named by the place where they were read, as in `log@17` or `whatsms.messages/3@4
 
 import hashlib
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from cyclopts import Parameter
@@ -22,7 +21,7 @@ from whatsms_events.domain.events import Event
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.verdicts import Append
 from whatsms_events.errors import ConfigError, InvalidEventError, NotFoundError
-from whatsms_events.service.parts import opened_stores
+from whatsms_events.service.parts import opened_log, opened_stores
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.parked import PAGE_LIMIT, Parked, ParkedDelivery, Taken
 from whatsms_events.storage.projection.apply import Projection, Retried
@@ -32,14 +31,8 @@ from whatsms_events.workers.retry import Retry
 Limit = Annotated[int, Parameter(validator=Number(gte=1, lte=PAGE_LIMIT))]
 ParkedAt = Literal["door", "fold"]
 
-
-@dataclass(frozen=True, slots=True)
-class Both:
-    """What was parked at the door and at the fold, and what retries the latter."""
-
-    deliveries: Parked
-    events: ParkedEvents
-    retry: Retry
+Work = Callable[[], Coroutine[Any, Any, int]]
+"""A command's work at one of the two places."""
 
 
 def list_(
@@ -60,16 +53,18 @@ def list_(
     """
     settings = options.load()
 
-    async def listed() -> tuple[list[ParkedDelivery], list[ParkedEvent]]:
-        async with _parked(settings) as parked:
-            deliveries = [] if stage == "fold" else await parked.deliveries.list(None, limit, reason=reason)
-            return deliveries, [] if stage == "door" else await parked.events.page(None, limit, reason=reason)
+    async def at_door() -> list[ParkedDelivery]:
+        async with _deliveries(settings) as parked:
+            return await parked.list(None, limit, reason=reason)
+
+    async def at_fold() -> list[ParkedEvent]:
+        async with _events(settings) as (parked, _):
+            return await parked.page(None, limit, reason=reason)
 
     slugs = {tenant.tenant_id: slug for slug, tenant in settings.tenants.items()}
-    deliveries, events = run(listed())
-    for one in deliveries:
+    for one in [] if stage == "fold" else run(at_door()):
         print(_line(one, slugs.get(one.tenant, one.tenant)))
-    for event in events:
+    for event in [] if stage == "door" else run(at_fold()):
         print(_event_line(event, slugs.get(event.tenant or "", event.tenant or "-")))
     return 0
 
@@ -96,10 +91,11 @@ def show_(name: str, /, *, options: SettingsOptions = DEFAULTS) -> int:
     settings, found = options.load(), _named(name)
 
     async def shown() -> bytes:
-        async with _parked(settings) as parked:
-            if isinstance(found, UUID):
-                return (await _found(parked.deliveries, found))[1]
-            event = await parked.events.bytes_of(found)
+        if isinstance(found, UUID):
+            async with _deliveries(settings) as parked:
+                return (await _found(parked, found))[1]
+        async with _events(settings) as (events, _):
+            event = await events.bytes_of(found)
             if event is None:
                 raise _missing(found)
             return event.raw
@@ -132,21 +128,22 @@ def retry_(
     settings, found = options.load(), _one_or_reason(name, reason)
     tenants = [tenant.tenant_id for tenant in settings.tenants.values()]
 
-    async def retried() -> bool:
-        async with _parked(settings) as parked:
-            match found:
-                case UUID():
-                    return _tell_taken(await _retried(parked.deliveries, found, tenants))
-                case ReadPlace():
-                    done = await parked.retry.one(found)
-                    if done is None:
-                        raise _missing(found)
-                    return _tell_retried(done)
-                case str():
-                    done_all = stage == "fold" or await _retry_deliveries(parked.deliveries, found, tenants)
-                    return (stage == "door" or _tell_retried(await parked.retry.all(found))) and done_all
+    async def at_door() -> bool:
+        async with _deliveries(settings) as parked:
+            if isinstance(found, UUID):
+                return _tell_taken(await _retried(parked, found, tenants))
+            return await _retry_deliveries(parked, str(found), tenants)
 
-    return 0 if run(retried()) else 1
+    async def at_fold() -> bool:
+        async with _events(settings) as (_, retry):
+            if not isinstance(found, ReadPlace):
+                return _tell_retried(await retry.all(str(found)))
+            done = await retry.one(found)
+            if done is None:
+                raise _missing(found)
+            return _tell_retried(done)
+
+    return max(1 - run(work()) for work in _stages(found, stage, at_door, at_fold))
 
 
 def _tell_taken(taken: Taken) -> bool:
@@ -225,18 +222,17 @@ def discard_(
     """
     settings, found = options.load(), _one_or_reason(name, reason)
 
-    async def discarded() -> int:
-        async with _parked(settings) as parked:
-            match found:
-                case UUID():
-                    return int(await parked.deliveries.discard(found))
-                case ReadPlace():
-                    return int(await parked.events.discard(found))
-                case str():
-                    gone = 0 if stage == "fold" else await parked.deliveries.discard_all(found)
-                    return gone + (0 if stage == "door" else await parked.events.discard_all(found))
+    async def at_door() -> int:
+        async with _deliveries(settings) as parked:
+            return int(await parked.discard(found)) if isinstance(found, UUID) else await parked.discard_all(str(found))
 
-    gone = run(discarded())
+    async def at_fold() -> int:
+        async with _events(settings) as (events, _):
+            if isinstance(found, ReadPlace):
+                return int(await events.discard(found))
+            return await events.discard_all(str(found))
+
+    gone = sum(run(work()) for work in _stages(found, stage, at_door, at_fold))
     if not gone and not isinstance(found, str):
         raise _missing(found)
     print("discarded" if not isinstance(found, str) else f"{gone} discarded")
@@ -254,16 +250,33 @@ def _named(name: str) -> UUID | ReadPlace:
     with suppress(ValueError):
         return UUID(name)
     source, at, digits = name.rpartition("@")
-    if at and source and digits.isascii() and digits.isdigit() and len(digits) < 20:
+    if at and source and digits.isascii() and digits.isdigit() and len(digits) < 19:
         return ReadPlace(source, int(digits))
     raise ConfigError(f"{name}: neither the id of a delivery nor the place of an event, as `parked list` shows them")
 
 
+def _stages(found: UUID | ReadPlace | str, stage: ParkedAt | None, at_door: Work, at_fold: Work) -> list[Work]:
+    """Return what is to be done for a name, or for a reason: at the door, at the fold, or both."""
+    match found:
+        case UUID():
+            return [at_door]
+        case ReadPlace():
+            return [at_fold]
+        case _:
+            return [work for name, work in (("door", at_door), ("fold", at_fold)) if stage in (None, name)]
+
+
 @asynccontextmanager
-async def _parked(settings: Settings) -> AsyncIterator[Both]:
+async def _deliveries(settings: Settings) -> AsyncIterator[Parked]:
+    async with opened_log(settings) as log:
+        yield Parked(log)
+
+
+@asynccontextmanager
+async def _events(settings: Settings) -> AsyncIterator[tuple[ParkedEvents, Retry]]:
     async with opened_stores(settings) as stores:
         events = ParkedEvents(stores.projection)
-        yield Both(Parked(stores.log), events, Retry(Projection(stores.projection), events, EventLog(stores.log)))
+        yield events, Retry(Projection(stores.projection), events, EventLog(stores.log))
 
 
 async def _found(parked: Parked, parked_id: UUID) -> tuple[ParkedDelivery, bytes]:

@@ -25,8 +25,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 def spare_the_collector() -> None:
     """Let the collector leave alone what lives as long as the process, and look for cycles less often.
 
-    Our own code leaves no cycles behind on the way of a delivery; `tests/storage/log/test_delivering.py` has the one
-    that an error could make.
+    A delivery leaves no cycles that hold its body, however it ends; tests hold those that an error could make.
     """
     gc.collect()
     gc.freeze()

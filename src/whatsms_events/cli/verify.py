@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from cyclopts import Parameter
@@ -71,7 +72,10 @@ def verify(
 
 
 def _read(saved: str) -> Saved:
-    raw = sys.stdin.buffer.read() if saved == "-" else Path(saved).read_bytes()
+    try:
+        raw = sys.stdin.buffer.read() if saved == "-" else Path(saved).read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"{saved}: {exc.strerror or type(exc).__name__}") from exc
     line, _, rest = raw.partition(b"\n")
     request = _REQUEST_LINE.fullmatch(line.rstrip(b"\r"))
     if request is None:
@@ -87,7 +91,8 @@ def _read(saved: str) -> Saved:
             return Saved(None, [], raw)  # a body that only looks like a request
         headers.append((field[1].decode(), field[2].decode("latin-1")))
     path = _PATH.fullmatch(request[1])
-    return Saved(None if path is None else path[1].decode("utf-8", "replace"), headers, rest)
+    slug = None if path is None else unquote_to_bytes(path[1]).decode("utf-8", "replace")  # as the door reads it
+    return Saved(slug, headers, rest)
 
 
 def _with_headers(saved: Saved, given: Sequence[str]) -> Saved:

@@ -122,6 +122,8 @@ class Connection(web.RequestHandler):
         for `Content-Length`. They get no answer, since the sender would take it for the answer to its next request.
         Raise ConnectionError for them, which makes aiohttp close.
         """
+        if exc is not None:
+            exc.with_traceback(None)  # it and its frames hold each other, and with them what was read
         if isinstance(exc, ConnectionError):
             raise exc  # raised below: aiohttp asks for an answer to each error
         if request.writer.output_size > 0:

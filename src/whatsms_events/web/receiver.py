@@ -187,7 +187,8 @@ class Receiver:
         except TimeoutError as exc:
             raise web.HTTPRequestTimeout from exc
         except (OSError, web.RequestPayloadError) as exc:  # the client has gone, or its chunks are no chunks
-            raise web.HTTPBadRequest from exc
+            # aiohttp keeps this error with the request: by its traceback it would keep what came of the body too.
+            raise web.HTTPBadRequest from exc.with_traceback(None)
 
     async def _read_on(self, content: StreamReader, headers: Sequence[str], hold: "Hold") -> bytes:
         # Room is taken as bytes come. If announced bytes counted, a few silent strangers could shut the door.

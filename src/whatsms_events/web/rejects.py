@@ -95,7 +95,9 @@ class Rejects:
 
     def _forget_later(self) -> None:
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(KEPT_FOR.total_seconds(), self._on_time)
+            oldest = min(kept[0].received_at for kept in self._kept.values() if kept)
+            delay_s = max(1.0, (oldest + KEPT_FOR - self._now()).total_seconds())
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_time)
 
     def _on_time(self) -> None:
         self._timer = None

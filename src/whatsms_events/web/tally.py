@@ -36,12 +36,11 @@ class Tally:
         self._committed[slug].append(outcome)
 
     def _tell(self) -> None:
-        for (slug, outcome), count in self._outcomes.items():
+        counted, took, committed = self._outcomes, self._seconds, self._committed
+        self._outcomes, self._seconds, self._committed = Counter(), [], defaultdict(list)
+        for (slug, outcome), count in counted.items():
             delivered(slug, outcome).inc(count)
-        for seconds in self._seconds:
+        for seconds in took:
             metrics.DELIVERY_SECONDS.observe(seconds)
-        for slug, outcomes in self._committed.items():
+        for slug, outcomes in committed.items():
             self._senders[slug].committed(outcomes, self._now())
-        self._outcomes.clear()
-        self._seconds.clear()
-        self._committed.clear()

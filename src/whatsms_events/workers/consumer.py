@@ -13,6 +13,7 @@ import structlog
 
 from whatsms_events import metrics
 from whatsms_events.errors import WhatsmsEventsError
+from whatsms_events.storage.log.event_log import READ_LIMIT, READ_LIMIT_BYTES
 from whatsms_events.storage.projection.apply import Applied, Projection, ProjectionState
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.workers.retry import Retry
@@ -73,9 +74,10 @@ class Consumer:
             return 0
         try:
             if self._state is None:
-                await self._retry_parked()
                 state = await self._projection.state()
                 await self._source.open(state)
+                if await self._retry_parked():
+                    state = await self._projection.state()
                 self._state = state
             return await self._apply(self._state)
         except BaseException:
@@ -83,20 +85,30 @@ class Consumer:
             await self._lock.release()  # a standby elsewhere may have more luck
             raise
 
-    async def _retry_parked(self) -> None:
-        """Retry parked events, once in the life of this process: only another release reads them otherwise."""
-        if self._retry is not None:
-            done = await self._retry.all()
-            self._retry = None
-            log.info("events.retried", applied=done.applied, parked=dict(done.parked))
+    async def _retry_parked(self) -> bool:
+        """Retry parked events, once in the life of this process, and return whether that was now.
+
+        Only another release reads them otherwise, and a release is another process.
+        """
+        if self._retry is None:
+            return False
+        done = await self._retry.all()
+        self._retry = None
+        for event_type, count in done.types.items():
+            metrics.APPLIED.labels(event_type).inc(count)
+        log.info("events.retried", applied=done.applied, parked=dict(done.parked))
+        return True
 
     async def _apply(self, state: ProjectionState) -> int:
         batch = await self._next(state)
         if not _moves(batch, state):
             return 0
         read = len(batch.items) + batch.skipped
-        behind = 2 * read >= self._limit  # a reading has fewer than its limit also where its events are large
-        self._limit = min(self._batch_limit, 2 * self._limit if read >= self._limit else NEAR_LIMIT)
+        # A reading of large events ends before its limit: at about 8 MiB, of which the data is the greater part.
+        large = sum(len(item.raw) for item in batch.items) >= READ_LIMIT_BYTES // 2
+        full = large or read >= min(self._limit, READ_LIMIT - 1)
+        behind = full or 2 * read >= self._limit
+        self._limit = min(self._batch_limit, 2 * self._limit if full else NEAR_LIMIT)
         applied = await (self._save_and_read(batch, state) if behind else self._save(batch, state))
         self._state = applied.state
         metrics.CONSUMER_SKIPPED.inc(batch.skipped)
@@ -172,6 +184,7 @@ class Consumer:
 
     async def _forget(self) -> None:
         self._state = self._ahead = None
+        self._projection.forget()
         self._limit = min(NEAR_LIMIT, self._batch_limit)  # the batch may have been too large for the database
         await self._source.close()
 

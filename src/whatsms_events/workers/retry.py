@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from whatsms_events.domain.events import LogEntry
+from whatsms_events.domain.events import EventType, LogEntry
 from whatsms_events.domain.records import from_record
 from whatsms_events.errors import InvalidEventError
 from whatsms_events.storage.log.event_log import EventLog
@@ -17,6 +17,9 @@ PIECE: Final = 200
 """So many in one transaction: the consumer waits meanwhile."""
 
 LOG: Final = "log"
+
+ELSEWHERE: Final = "not_in_this_log"
+"""Counted for parked events that this log does not hold; they are left alone."""
 
 
 class Retry:
@@ -34,30 +37,44 @@ class Retry:
 
     async def all(self, reason: str | None = None) -> Retried:
         """Retry all but strays, or those with one reason, piece by piece; each is tried once."""
-        applied, parked, after = 0, Counter[str](), None
+        types, parked, after = Counter[EventType](), Counter[str](), None
         while page := await self._parked.retriable(after, PIECE, reason=reason):
             done = await self._retry(page)
-            applied += done.applied
+            types += Counter(done.types)
             parked += Counter(done.parked)
             after = page[-1].place
-        return Retried(applied, parked)
+        return Retried(types, parked)
 
     async def _retry(self, found: Sequence[ParkedBytes]) -> Retried:
-        return await self._projection.retry([await self._read(one) for one in found])
+        items: list[ReadItem] = []
+        elsewhere = 0
+        for one in found:
+            item = await self._read(one)
+            if item is None:
+                elsewhere += 1
+            else:
+                items.append(item)
+        done = await self._projection.retry(items)
+        return Retried(done.types, Counter(done.parked) + Counter({ELSEWHERE: elsewhere}))
 
-    async def _read(self, one: ParkedBytes) -> ReadItem:
-        """Read the event as its source would give it today."""
-        read: LogEntry | InvalidEventError
+    async def _read(self, one: ParkedBytes) -> ReadItem | None:
+        """Read the event as its source would give it today; None where this log does not hold it.
+
+        Then the log is another one or a restored one, and the event is left as it is parked.
+        """
+        read: LogEntry | InvalidEventError | None
         try:
             read = await self._from_log(one) if one.place.source == LOG else from_record(one.headers, one.raw)[1]
         except InvalidEventError as exc:
             read = exc
+        if read is None:
+            return None
         return ReadItem(one.place.source, one.place.at, one.raw, one.headers, read)
 
-    async def _from_log(self, one: ParkedBytes) -> LogEntry:
+    async def _from_log(self, one: ParkedBytes) -> LogEntry | None:
         """Return the row of the log; its data is what was parked, since retention may have blanked it there."""
         entries = await self._log.read(one.place.at - 1, 1)
-        entry = entries[0] if entries else None
-        if entry is None or (entry.position, entry.event.id) != (one.place.at, one.event_id):
-            raise InvalidEventError("record", "the log does not hold this event at this position")
-        return LogEntry(position=entry.position, event=msgspec.structs.replace(entry.event, data=one.raw))
+        if not entries or (entries[0].position, entries[0].event.id) != (one.place.at, one.event_id):
+            return None
+        event = msgspec.structs.replace(entries[0].event, data=one.raw)
+        return LogEntry(position=one.place.at, event=event)

@@ -117,7 +117,7 @@ class Committer:
         """
         loop = asyncio.get_running_loop()
         waiting = waiting_for(item, loop.create_future(), loop.time() + deadline_s)
-        self._judge()  # what arrived before the item stands before it
+        self._judge()  # what arrived before the item stands before it, unless that is more than one piece
         self._enter(waiting)
         self._queue.append(waiting)
         try:
@@ -174,7 +174,7 @@ class Committer:
                     error = StorageUnavailableError if self._away else OverloadedError
                     give(one.answer, error("not committed within the deadline"))
             self._judge()
-            self._forget_answered()
+            self._forget(lambda one: one.deadline <= now)
         finally:
             if self._places.used:
                 self._look_soon()
@@ -251,9 +251,15 @@ class Committer:
                 self._arrived.clear()
                 await self._arrived.wait()
             self._judge()
+        while self._arrivals and self._has_room_in_batch():
+            await asyncio.sleep(0)
+            self._judge()
         return take_fairly(
             self._queue, count=self._batch_limit, size=BATCH_LIMIT_BYTES, tenant_of=_tenant, size_of=_size
         )
+
+    def _has_room_in_batch(self) -> bool:
+        return len(self._queue) < self._batch_limit and sum(map(_size, self._queue)) < BATCH_LIMIT_BYTES
 
     async def _commit(self, statements: Appends, batch: list[Waiting]) -> None:
         started = time.perf_counter()
@@ -274,10 +280,13 @@ class Committer:
             commit.report()
 
     def _forget_answered(self) -> None:
-        """Make room: deliveries that were answered, most of them at their deadline, leave the queue."""
-        self._release(one for one in chain(self._queue, self._arrivals) if one.answer.done())
-        self._queue = deque(one for one in self._queue if not one.answer.done())
-        self._arrivals = deque(one for one in self._arrivals if not one.answer.done())
+        """Make room while the database is away: deliveries for which nobody waits any more leave the queue."""
+        self._forget(lambda one: one.answer.done())
+
+    def _forget(self, gone: Callable[[Arriving | Waiting], bool]) -> None:
+        self._release(one for one in chain(self._queue, self._arrivals) if gone(one))
+        self._queue = deque(one for one in self._queue if not gone(one))
+        self._arrivals = deque(one for one in self._arrivals if not gone(one))
 
     def _release(self, done: Iterable[Arriving | Waiting]) -> None:
         for one in done:

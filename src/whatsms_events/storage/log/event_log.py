@@ -3,6 +3,8 @@
 All appends go through the committer, but for a parked delivery that is tried again: `parked` appends that.
 """
 
+import bisect
+import itertools
 from collections.abc import Collection
 from typing import Final
 from uuid import UUID
@@ -101,16 +103,14 @@ class EventLog:
     async def latest_raw(self, tenant: str, count: int) -> list[tuple[int, bytes]]:
         """Return position and bytes of a tenant's last deliveries, the latest first; at most about 8 MiB of them."""
         some = event_log.c.tenant == tenant, event_log.c.origin == "webhook", event_log.c.raw.is_not(None)
-        query = select(event_log.c.position, event_log.c.raw).where(*some)
-        found: list[tuple[int, bytes]] = []
-        size = 0
+        latest = event_log.c.position.desc()
+        sizes = select(func.length(event_log.c.raw)).where(*some).order_by(latest).limit(count)
         async with self._database.read() as connection:
-            for position, raw in await connection.execute(query.order_by(event_log.c.position.desc()).limit(count)):
-                size += len(raw)
-                if found and size > self._read_limit_bytes:
-                    break
-                found.append((position, raw))
-        return found
+            totals = list(itertools.accumulate((await connection.execute(sizes)).scalars()))
+            fitting = max(1, bisect.bisect_right(totals, self._read_limit_bytes))
+            query = select(event_log.c.position, event_log.c.raw).where(*some).order_by(latest)
+            rows = await connection.execute(query.limit(min(count, fitting)))
+            return [(int(position), raw) for position, raw in rows]
 
     async def _entries(self, place: ColumnElement[bool], limit: int, *, own: int = 0) -> list[LogEntry]:
         """Return events in order. The row at `own` comes without its data, and does not count towards the size limit.

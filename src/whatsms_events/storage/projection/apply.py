@@ -93,10 +93,15 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """How many parked events were applied by a retry, and how many stay parked, by today's reason."""
+    """What a retry did: how many parked events it applied, by type, and how many stay parked, by today's reason."""
 
-    applied: int
+    types: Mapping[EventType, int]
     parked: Mapping[str, int]
+
+    @property
+    def applied(self) -> int:
+        """Return how many were applied."""
+        return sum(self.types.values())
 
 
 _Parked = tuple[ReadItem, InvalidEventError]
@@ -164,24 +169,31 @@ class Projection:
         """Apply parked events, in one transaction, and forget that they were parked.
 
         Each counts at its own position, so the rows are the same as if it had been applied then. What cannot be
-        applied still stays parked, with today's reason. The generation moves: a consumer in another process begins
-        anew, since rows that it holds may have changed. Raise StorageUnavailableError; then nothing is saved.
+        applied still stays parked, with today's reason. What is not parked any more, since somebody else retried or
+        discarded it, is left out. The generation moves: a consumer in another process begins anew, since rows that it
+        holds may have changed. Raise StorageUnavailableError; then nothing is saved.
         """
-        claimed, folding = await _claim(items), Folding({})
-        self._hot.drop()
+        folding = Folding({})
+        self.forget()
         async with self._database.write() as connection:
             # This takes the projection's row, as a consumer does: one of the two waits, and the consumer loses.
             await connection.execute(update(projection).values(generation=projection.c.generation + 1))
-            for item in items:
-                mine = parked_event.c.source == item.source, parked_event.c.at == item.at
-                await connection.execute(delete(parked_event).where(*mine))
+            claimed = await _claim([item for item in items if await _taken(connection, item)])
             refused = await folding.fold(connection, claimed.readings)
-            unstorable = [(items[index], InvalidEventError("unstorable", why)) for index, why in refused.items()]
+            unstorable = [
+                (claimed.items[index], InvalidEventError("unstorable", why)) for index, why in refused.items()
+            ]
             parked = [*claimed.parked, *claimed.strays, *unstorable]
             await self._park(connection, parked)
-            done = len(items) - len(parked)
-            await connection.execute(update(projection).values(applied=projection.c.applied + done))
-        return Retried(done, Counter(error.reason for _, error in parked))
+            done = [one for one in claimed.readings if one.number not in refused]
+            await connection.execute(update(projection).values(applied=projection.c.applied + len(done)))
+        types = Counter(one.entry.event.type for one in done)
+        return Retried(types, Counter(error.reason for _, error in parked))
+
+    def forget(self) -> None:
+        """Give back the memory of what was prepared and of the rows used last: another process has the role now."""
+        self._prepared = None
+        self._hot.drop()
 
     async def _transact(
         self, claimed: "_Claimed", folding: Folding, before: ProjectionState, after: ProjectionState
@@ -252,6 +264,12 @@ async def _advance(connection: AsyncConnection, generation: int) -> None:
     moved = await connection.execute(update(projection).where(mine).values(generation=generation + 1))
     if moved.rowcount != 1:
         raise FencedError(f"the projection is no longer at generation {generation}: another consumer moved it")
+
+
+async def _taken(connection: AsyncConnection, item: ReadItem) -> bool:
+    """Remove an event from the parked ones; return whether it was there."""
+    mine = parked_event.c.source == item.source, parked_event.c.at == item.at
+    return (await connection.execute(delete(parked_event).where(*mine))).rowcount > 0
 
 
 class _Claimed(NamedTuple):

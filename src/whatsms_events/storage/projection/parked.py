@@ -3,6 +3,8 @@
 Records that name no log (reason `stray`) are parked too, but they are nobody's events: a retry leaves them out.
 """
 
+import bisect
+import itertools
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -17,6 +19,7 @@ from whatsms_events.storage.database import Database
 from whatsms_events.storage.tables import parked_event
 
 PAGE_LIMIT: Final = 500
+PAGE_BYTES: Final = 8 * 1024 * 1024
 
 _headers = msgspec.json.Decoder(tuple[tuple[str, bytes], ...])
 
@@ -77,8 +80,9 @@ _BYTES = select(
 class ParkedEvents:
     """The parked events of a projection. All verbs raise StorageUnavailableError where its database is away."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, page_bytes: int = PAGE_BYTES) -> None:
         self._database = database
+        self._page_bytes = page_bytes
 
     async def page(self, after: ReadPlace | None, limit: int, *, reason: str | None = None) -> list[ParkedEvent]:
         """Return a page without bytes, by place; perhaps only those with one reason."""
@@ -94,9 +98,13 @@ class ParkedEvents:
         return None if row is None else _bytes(row)
 
     async def retriable(self, after: ReadPlace | None, limit: int, *, reason: str | None = None) -> list[ParkedBytes]:
-        """Return a page of those that may be retried, with their bytes: all but strays."""
-        query = _page(_BYTES, after, limit, reason).where(parked_event.c.reason != STRAY)
+        """Return a page of those that may be retried, with their bytes, about 8 MiB of them: all but strays."""
+        sizes = _page(select(func.length(parked_event.c.raw)), after, limit, reason)
         async with self._database.read() as connection:
+            found = (await connection.execute(sizes.where(parked_event.c.reason != STRAY))).scalars().all()
+            totals = list(itertools.accumulate(found))
+            fitting = max(1, bisect.bisect_right(totals, self._page_bytes))
+            query = _page(_BYTES, after, min(limit, fitting), reason).where(parked_event.c.reason != STRAY)
             return [_bytes(row) for row in await connection.execute(query)]
 
     async def discard(self, place: ReadPlace) -> bool:
