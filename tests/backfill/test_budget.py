@@ -178,6 +178,7 @@ async def test_it_gives_way_to_others_who_use_the_key(tmp_path: Path, monkeypatc
         assert not differences(await here.held("ticket"), truth(here.world)["ticket"])
 
 
+@pytest.mark.slow
 @virtual
 async def test_for_hours_no_minute_holds_more_than_the_budget() -> None:
     """Ninety minutes of pages and details, with every failure there is: no 60 s hold more than the budget."""

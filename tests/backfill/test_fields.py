@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from servers.each_dialect import EACH_DIALECT
 from servers.reconciling import ALL, KEY, MAY, TENANT, House, half_an_hour, house
 from whatsms_events.backfill.run import Report
 from whatsms_events.domain.events import EventType, to_micros
@@ -123,13 +124,12 @@ def disturb(account: Account, draw: random.Random) -> None:
         account.add_message(ticket.contact, ticket, "Segue\na fatura", from_me=draw.random() < 0.5, media=media)
 
 
-@pytest.mark.parametrize(("dialect", "seed"), [(name, seed) for seed, name in enumerate(sorted(DIALECTS), 1)])
-async def test_with_every_third_webhook_lost_two_reconciles_bring_every_field(
-    tmp_path: Path, dialect: str, seed: int
-) -> None:
+@EACH_DIALECT
+async def test_with_every_third_webhook_lost_two_reconciles_bring_every_field(tmp_path: Path, dialect: str) -> None:
     """Whatever 30 % is lost, in whichever dialect: after two reconciles each field that a list or a detail shows is
     held as it is shown, and a third one appends nothing.
     """
+    seed = 1 + sorted(DIALECTS).index(dialect)
     draw = random.Random(seed)
     world = World(seed, start=MAY, tenant_id=TENANT, pace=0.2, dialect=DIALECTS[dialect])
     async with house(f"sqlite:///{tmp_path}/log.db", f"sqlite:///{tmp_path}/projection.db", world) as here:

@@ -22,9 +22,8 @@ from whatsms_events.storage import tables
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.reads import Queries
-from whatsms_events.storage.repair import runs as checkpoints
 from whatsms_events.storage.repair.reports import Options
-from whatsms_events.storage.repair.runs import Checkpoints
+from whatsms_events.storage.repair.runs import SWEEP, Checkpoints, Item
 from whatsms_events.twin.dialects import Json
 from whatsms_events.twin.entities import Ticket
 from whatsms_events.twin.rest import reads as rest_reads
@@ -490,9 +489,9 @@ async def test_a_page_that_comes_again_for_what_moved_is_no_paging_error(tmp_pat
     assert report.looked_at["ticket"] == len(account.tickets)
 
 
-async def test_the_items_of_a_large_run_are_swept_bit_by_bit(here: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_items_of_a_large_run_are_swept_bit_by_bit(here: House) -> None:
     """A run that closes with more items than one transaction removes has none left a few pieces later."""
-    monkeypatch.setattr(checkpoints, "SWEEP", 5)
+    runs = Checkpoints(here.log)
 
     async def items() -> int:
         async with here.log.read() as connection:
@@ -500,10 +499,15 @@ async def test_the_items_of_a_large_run_are_swept_bit_by_bit(here: House, monkey
 
     await live(here, 0.5)
     async with process(here, ALL) as backfill:
+        await here.until(backfill, detail_reading(here))
+        begun = await runs.last(here.tenant)
+        assert begun is not None
+        many = [Item("contact", f"many-{number}", "done", here.now(), None, 0) for number in range(2 * SWEEP)]
+        await runs.save(begun.run, begun.run.progress, now=here.now(), items=many)
         report = await here.drive(backfill)
         left = [await items()]
-        assert left[0] == sum(report.looked_at.values()) - 5 > 5
+        assert left[0] == sum(report.looked_at.values()) - SWEEP > SWEEP
         while left[-1]:
             assert not await backfill.run_once()
             left.append(await items())
-            assert left[-1] == max(0, left[-2] - 5)
+            assert left[-1] == max(0, left[-2] - SWEEP)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from servers.each_dialect import EACH_DIALECT
 from servers.reconciling import ALL, KEY, PLAN, House, differences, house, true_messages, truth
 from whatsms_events.domain.events import EventType
 from whatsms_events.errors import (
@@ -369,7 +370,7 @@ async def test_a_halted_backfill_looks_at_what_was_refused(here: House, refused:
     await backfill.close()
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(one, marks=pytest.mark.slow) for one in (2, 3))])
 async def test_a_restart_goes_on_from_the_checkpoint(tmp_path: Path, seed: int) -> None:
     """A process that ends after any piece costs no request but the one that was under way."""
     counts = []
@@ -455,7 +456,7 @@ async def test_one_run_at_a_time_and_who_lost_it_saves_nothing(here: House) -> N
     await other.close()
 
 
-@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+@EACH_DIALECT
 async def test_every_dialect_is_repaired(tmp_path: Path, dialect: str) -> None:
     """Whatever the vendor's page leaves open: what was missed is found, and the next run is calm."""
     world = World(11, start=START, tenant_id=TENANT, pace=0.2, dialect=DIALECTS[dialect])

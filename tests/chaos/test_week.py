@@ -55,7 +55,12 @@ MOVED_S = 60.0
 """How far the world moves at each request, where it moves."""
 
 OTHERS = sorted(DIALECTS.keys() - {"documented"})
-RUNS = [("documented", 1), *((dialect, 10 + n) for n, dialect in enumerate(OTHERS))]
+HARD = ("no-updated-at", "send-time")
+"""Nothing says which version is newer; a webhook that comes again is another event. The rest only looks different, and
+`tests/backfill/test_fields.py` repairs an account in each of them.
+"""
+
+RUNS = [("documented", 1), *((dialect, 10 + n) for n, dialect in enumerate(OTHERS) if LONG or dialect in HARD)]
 if LONG:
     RUNS += [("documented", 2), ("documented", 3), *((dialect, 30 + n) for n, dialect in enumerate(OTHERS))]
 

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from aiohttp import web
 
 from cli.commands import run
+from servers import warm
 from whatsms_events.domain import signature
 from whatsms_events.errors import SignatureError
 from whatsms_events.twin.rest.faults import RestFault
@@ -62,9 +62,7 @@ class Receiver:
 class Running:
     """The command, running: what it said on its first lines, and a session with its key."""
 
-    def __init__(
-        self, program: asyncio.subprocess.Process, said: dict[str, str], session: aiohttp.ClientSession
-    ) -> None:
+    def __init__(self, program: warm.Spoken, said: dict[str, str], session: aiohttp.ClientSession) -> None:
         self.program = program
         self.said = said
         self.session = session
@@ -88,38 +86,28 @@ class Running:
         """Press Ctrl-C; return the status and what it said since its introduction."""
         self.program.send_signal(signal.SIGINT)
         async with asyncio.timeout(DEADLINE_S):
-            out, err = await self.program.communicate()
+            status, out, err = await self.program.ended()
         assert err == b""
-        assert self.program.returncode is not None
-        return self.program.returncode, out.decode()
+        return status, out.decode()
 
 
 @asynccontextmanager
 async def twin(folder: Path, *words: str, environ: dict[str, str] | None = None) -> AsyncIterator[Running]:
     """Run the command on a free port until the block ends."""
-    line = [sys.executable, "-m", "whatsms_events", "twin", "--port", "0", *words]
-    program = await asyncio.create_subprocess_exec(
-        *line,
-        cwd=folder,
-        env=os.environ | {"COLUMNS": "40"} | (environ or {}),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert program.stdout is not None
+    words = ("twin", "--port", "0", *words)
+    program = await warm.spawn(words, folder, environ=os.environ | {"COLUMNS": "40"} | (environ or {}))
     said: dict[str, str] = {}
     try:
         async with asyncio.timeout(DEADLINE_S), aiohttp.ClientSession() as session:
             while "control" not in said:
                 text = (await program.stdout.readline()).decode()
-                assert text, (await program.communicate())[1].decode()
+                assert text, (await program.ended())[2].decode()
                 if found := re.fullmatch(r"(\S+(?: key)?) {2,}(.*)\n", text):
                     said[found[1]] = found[2]
             yield Running(program, said, session)
     finally:
-        if program.returncode is None:
-            program.kill()
-            await program.communicate()
+        program.send_signal(signal.SIGKILL)
+        await program.ended()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -201,8 +189,8 @@ async def test_without_a_target_it_counts_and_a_past_is_there_to_be_read(tmp_pat
         assert shown["count"] > 20
         assert isinstance(shown["tickets"][0]["id"], int)
         async with asyncio.timeout(DEADLINE_S):
-            out, err = await one.program.communicate()
-    assert (one.program.returncode, err) == (0, b"")
+            status, out, err = await one.program.ended()
+    assert (status, err) == (0, b"")
     assert re.search(r"webhooks +unsent \d+", out.decode())
 
 

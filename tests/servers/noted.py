@@ -2,19 +2,26 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 
 @contextmanager
-def noted(name: Literal["commit", "before_cursor_execute"]) -> Iterator[list[str]]:
-    """Give the statements, or the commits, of every database that is open in this process."""
-    found: list[str] = []
+def noted(name: Literal["commit", "before_cursor_execute"]) -> Iterator[list[tuple[str, Any]]]:
+    """Give the statements with their parameters, or the commits, of every database that is open in this process."""
+    found: list[tuple[str, Any]] = []
 
-    def note(_connection: object, _cursor: object = None, statement: str = "COMMIT", *_more: object) -> None:
-        found.append(statement)
+    def note(
+        _connection: object,
+        _cursor: object = None,
+        statement: str = "COMMIT",
+        parameters: object = (),
+        _context: object = None,
+        _many: bool = False,
+    ) -> None:
+        found.append((statement, parameters))
 
     event.listen(Engine, name, note)
     try:

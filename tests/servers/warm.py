@@ -10,6 +10,7 @@ answers the pid, and the exit status when the process has ended. The control soc
 they end; then the parent ends, and Linux kills what it forked. Nothing is forked where a thread or a loop runs.
 """
 
+import asyncio
 import contextlib
 import ctypes
 import gc
@@ -163,6 +164,37 @@ def run(
     """Run a command like `run_raw`; what it wrote is text."""
     done = run_raw(words, folder, environ=environ)
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+class Spoken:
+    """A program whose outputs are read while it runs: the part of `asyncio.subprocess.Process` that tests use."""
+
+    def __init__(self, program: Program, stdout: asyncio.StreamReader, stderr: asyncio.StreamReader) -> None:
+        self.stdout, self.stderr = stdout, stderr
+        self.send_signal = program.send_signal
+        self._program = program
+
+    async def ended(self) -> tuple[int, bytes, bytes]:
+        """Wait for the end; return the status and what was not read yet of the two outputs."""
+        out, err = await asyncio.gather(self.stdout.read(), self.stderr.read())
+        return await asyncio.to_thread(self._program.wait), out, err
+
+
+async def spawn(words: Sequence[str], folder: Path, *, environ: Mapping[str, str] | None = None) -> Spoken:
+    """Start `python -m whatsms_events` with these words; its outputs are pipes."""
+    await asyncio.to_thread(parent)
+    out, their_out = await _pipe()
+    err, their_err = await _pipe()
+    with their_out, their_err:
+        return Spoken(start(words, folder, stdout=their_out, stderr=their_err, environ=environ), out, err)
+
+
+async def _pipe() -> tuple[asyncio.StreamReader, IO[bytes]]:
+    ours, theirs = os.pipe()
+    reader = asyncio.StreamReader()
+    pipe = os.fdopen(ours, "rb", 0)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    return reader, os.fdopen(theirs, "wb", 0)
 
 
 # The other side.

@@ -7,9 +7,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from servers.compare import until
+from servers.virtual_time import virtual
 from whatsms_events.domain.standing import RoleState
 from whatsms_events.errors import FencedError, IntegrityError, StorageUnavailableError, UpstreamUnauthorizedError
-from whatsms_events.workers import loop
 from whatsms_events.workers.loop import Bell, Looks, backoff, run, run_within
 
 
@@ -51,13 +51,7 @@ class Steps:
         self.closed = True
 
 
-@pytest.fixture(autouse=True)
-def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "BACKOFF_FIRST_S", 0.001)
-    monkeypatch.setattr(loop, "BACKOFF_LIMIT_S", 0.002)
-    monkeypatch.setattr(loop, "STANDBY_S", 0.001)
-
-
+@virtual
 async def test_transient_errors_are_tried_again_and_fencing_stands_by() -> None:
     """After trouble or a takeover the same worker goes on; it is closed once, at the end."""
     bell = Bell()
@@ -71,6 +65,7 @@ async def test_transient_errors_are_tried_again_and_fencing_stands_by() -> None:
     assert states[-1] == ("standby", "stopped")
 
 
+@virtual
 async def test_a_halted_role_looks_again_and_goes_on_where_the_cause_is_gone() -> None:
     """It does nothing while a look finds something, or fails; it says what halts it once, and that it goes on."""
     bell = Bell()
@@ -91,13 +86,13 @@ async def test_a_halted_role_looks_again_and_goes_on_where_the_cause_is_gone() -
     assert [(line["log_level"], line["reason"]) for line in halted] == [("error", str(disagree)), ("error", "401")]
 
 
-async def test_a_halted_role_does_nothing_until_it_is_time_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+@virtual
+async def test_a_halted_role_does_nothing_until_it_is_time_to_look() -> None:
     """However often the bell rings: a look comes when its time is over, or when somebody asks for it."""
     bell = Bell()
     refused = UpstreamUnauthorizedError("GET /tickets: 401", status=401)
     steps = Steps(bell, refused, 1, looks=[refused])
     states: list[tuple[RoleState, str]] = []
-    monkeypatch.setattr(loop, "STANDBY_S", 600)
     async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         tasks.create_task(
             run("backfill.acme", steps, bell, idle_s=600, on_state=lambda state, why: states.append((state, why)))
@@ -114,6 +109,7 @@ async def test_a_halted_role_does_nothing_until_it_is_time_to_look(monkeypatch: 
     assert states[-1] == ("standby", "stopped")
 
 
+@virtual
 async def test_a_stop_ends_a_halted_role() -> None:
     """It waits for no look."""
     bell = Bell()
@@ -161,6 +157,7 @@ class Paused:
         self.closed = True
 
 
+@virtual
 async def test_a_stop_does_not_wait_for_a_piece_that_waits() -> None:
     """With a grace a piece that goes on after the stop is cut off, and the worker is closed."""
     bell, worker = Bell(), Paused()
@@ -171,6 +168,7 @@ async def test_a_stop_does_not_wait_for_a_piece_that_waits() -> None:
     assert worker.closed
 
 
+@virtual
 async def test_within_the_grace_a_piece_is_finished() -> None:
     """A worker that ends by itself, well or with a bug, is not cut off, and a bug is no less one."""
     bell = Bell()
@@ -183,6 +181,7 @@ async def test_within_the_grace_a_piece_is_finished() -> None:
     assert caught.group_contains(ZeroDivisionError)
 
 
+@virtual
 async def test_a_bug_ends_the_process_and_still_closes_the_worker() -> None:
     """What is not ours is not caught: the task fails, and with it the process."""
     bell = Bell()
@@ -192,6 +191,7 @@ async def test_a_bug_ends_the_process_and_still_closes_the_worker() -> None:
     assert steps.closed
 
 
+@virtual
 async def test_the_bell_wakes_an_idle_loop() -> None:
     """With nothing to do the loop waits for the bell, not for its idle time."""
     bell = Bell()
@@ -205,6 +205,7 @@ async def test_the_bell_wakes_an_idle_loop() -> None:
     assert steps.done == 5
 
 
+@virtual
 async def test_a_ring_before_the_wait_is_not_lost() -> None:
     """Work that came in while a piece was done is seen at once; a stopped bell never waits."""
     bell = Bell()
@@ -216,10 +217,8 @@ async def test_a_ring_before_the_wait_is_not_lost() -> None:
         await bell.wait(600)
 
 
-def test_backoff_grows_and_is_capped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backoff_grows_and_is_capped() -> None:
     """Pauses double up to the limit and never exceed it, for any number of failures."""
-    monkeypatch.setattr(loop, "BACKOFF_FIRST_S", 0.2)
-    monkeypatch.setattr(loop, "BACKOFF_LIMIT_S", 10.0)
     assert 0.1 <= backoff(1) <= 0.2
     assert 0.4 <= backoff(3) <= 0.8
     assert all(5.0 <= backoff(failures) <= 10.0 for failures in (7, 50, 10_000))

@@ -5,7 +5,6 @@ import json
 import re
 import signal
 import sqlite3
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from cli.commands import Done, make_log, run
+from servers import warm
 from servers.compare import until
 from servers.ports import HOST, free_port
 from servers.reconciling import differences, truth
@@ -155,16 +155,13 @@ async def test_ctrl_c_stops_politely_and_the_next_run_goes_on(there: Account, tm
     """SIGINT in the middle: status 1, a line that says how it goes on, `status` shows how far it is, and the next run
     does the rest and not all of it again.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "whatsms_events", *RUN,
-        "--config", "slow.toml", "--set", "backfill.requests_per_minute=1200", cwd=_folder(tmp_path, there.config),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    slowly = ("--config", "slow.toml", "--set", "backfill.requests_per_minute=1200")
+    process = await warm.spawn((*RUN, *slowly), _folder(tmp_path, there.config))
     template = ("GET", "/tickets/{id}")
     await until(lambda: there.rest.counts[template] + there.rest.counts["GET", "/contacts/{id}"] > 20, 30, "details")
     process.send_signal(signal.SIGINT)
-    out, err = await process.communicate()
-    assert (process.returncode, out) == (1, b"")
+    status, out, err = await process.ended()
+    assert (status, out) == (1, b"")
     says = err.decode().splitlines()
     assert says[-2] == "stopped"
     assert says[-1].endswith(f"`whatsms-events backfill run --tenant {SLUG}` goes on from there")
