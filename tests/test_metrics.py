@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import shutil
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -100,6 +101,7 @@ ON_SQLITE: Mapping[Sample, float] = {
     sample("silent", tenant=SLUG): 0,
     sample("parked_in_a_row", tenant=SLUG): 1,
     sample("largest_refused_bytes"): 0,
+    sample("undelivered_messages", tenant=SLUG): 0,
 }
 
 
@@ -185,8 +187,9 @@ TIMES = {
     "backfill_last_success_timestamp_seconds",
     "last_accepted_timestamp_seconds",
     "clock_offset_seconds",
+    "free_bytes",
 }
-"""Times and durations of real processes: the test knows bounds only."""
+"""Times, durations and the disk of real processes: the test knows bounds only."""
 
 
 async def scrape(session: aiohttp.ClientSession, service: Service) -> dict[Sample, float]:
@@ -278,6 +281,7 @@ async def test_the_metrics_of_one_process_on_sqlite(tmp_path: Path) -> None:
     await service.stop()
     assert found[sample("log_end_position")] == events["end"]
     assert found[sample("apply_duration_seconds_count")] >= 1
+    assert 0 < found[sample("free_bytes")] <= shutil.disk_usage(tmp_path).total
     assert 0 < found[sample("commit_duration_seconds_sum")] <= found[sample("delivery_duration_seconds_sum")] < 30
     log, projection = await opened(
         f"sqlite:///{service.folder / 'log.db'}", f"sqlite:///{service.folder / 'projection.db'}"

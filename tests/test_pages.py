@@ -10,11 +10,13 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import aiohttp
 import pytest
+from sqlalchemy import insert
 
 from servers import warm
 from servers.compare import until
@@ -25,11 +27,12 @@ from whatsms_events.cli.app import app
 from whatsms_events.config.load import load
 from whatsms_events.config.render import describe
 from whatsms_events.config.settings import Settings
-from whatsms_events.domain.events import EventType
+from whatsms_events.domain.events import EventType, to_micros
 from whatsms_events.domain.records import TOPICS
 from whatsms_events.errors import ConfigError
 from whatsms_events.lines import LINES
 from whatsms_events.storage import tables
+from whatsms_events.storage.database import Database, DatabaseTarget, open_projection
 
 CLIENT: Final = "src/whatsms_events/whatsms/README.md"
 KAFKA: Final = "deploy/kafka/README.md"
@@ -363,6 +366,42 @@ async def test_the_log_is_copied_while_the_service_runs(tmp_path: Path) -> None:
         assert file.execute("SELECT count(*) FROM event_log").fetchone() == (5,)
         assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     file.close()
+
+
+async def fill_stuck(projection: Database) -> None:
+    """Leave two stuck messages in a ticket with a channel, one in a ticket that nobody told, and two that are not."""
+    day = to_micros(datetime.now(UTC) - timedelta(days=1, hours=1))
+    ticket = {"tenant": "t1", "id": "k1", "channel": "whatsapp", "known": True, "doubtful": False, "versions": "{}"}
+    plain = {"tenant": "t1", "known": True, "doubtful": False, "versions": "{}", "from_me": True, "created_at": day}
+    messages = [
+        plain | {"id": "a", "ticket_id": "k1", "ack": 1},
+        plain | {"id": "b", "ticket_id": "k1", "ack": 2},
+        plain | {"id": "c", "ticket_id": "k2", "ack": 2},
+        plain | {"id": "d", "ticket_id": "k1", "ack": 3},
+        plain | {"id": "e", "ticket_id": "k1", "ack": 2, "created_at": to_micros(datetime.now(UTC))},
+    ]
+    async with projection.write() as connection:
+        await connection.execute(insert(tables.ticket), [ticket])
+        for one in messages:
+            await connection.execute(insert(tables.message), [one])
+
+
+async def test_the_stuck_messages_are_listed_as_the_runbook_says(postgres_url: str, tmp_path: Path) -> None:
+    """Both commands list channel, ticket and count of what the gauge counts, the most first."""
+    (on_sqlite,) = re.findall(r"^python3 -c .*FROM message.*$", OPERATE, re.MULTILINE)
+    (on_postgres,) = re.findall(r'^psql "\$DATABASE_URL" -c "(SELECT .*)"$', OPERATE, re.MULTILINE)
+    (tmp_path / "var").mkdir()
+    projection = await open_projection(DatabaseTarget(f"sqlite:///{tmp_path / 'var' / 'projection.db'}"), migrate=True)
+    await fill_stuck(projection)
+    await projection.close()
+    listed = shell(f"cd {tmp_path} && {on_sqlite.replace('python3', sys.executable)}")
+    assert listed.splitlines() == ["whatsapp k1 2", "None k2 1"]
+    projection = await open_projection(DatabaseTarget(postgres_url), migrate=True)
+    await fill_stuck(projection)
+    async with projection.read() as connection:
+        found = [tuple(row) for row in await connection.exec_driver_sql(on_postgres)]
+    await projection.close()
+    assert found == [("whatsapp", "k1", 2), (None, "k2", 1)]
 
 
 def shell(block: str) -> str:

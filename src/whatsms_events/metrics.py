@@ -83,6 +83,11 @@ LOG_END = Gauge(
     "whatsms_events_log_end_position",
     "Highest position of the log, whoever appended it. Flat: nothing new was accepted anywhere.",
 )
+FREE_BYTES = Gauge(
+    "whatsms_events_free_bytes",
+    "Free bytes of the disk that the log's SQLite file is on; NaN with PostgreSQL, whose disk this process does not "
+    "see. Falling towards zero: at zero deliveries get 503.",
+)
 PARKED = Counter(
     "whatsms_events_parked_total",
     "Deliveries parked at the door and events parked at the fold. Any rise: read `parked`.",
@@ -177,6 +182,12 @@ ACK_DELAY = Histogram(
     "rising: the channel or the contact's phone.",
     ["level"],
     buckets=_DELAYS,
+)
+UNDELIVERED = Gauge(
+    "whatsms_events_undelivered_messages",
+    "Messages of ours that are one to eight days old and were neither delivered nor deleted, and of which no failure "
+    "was told; at most 10,000. A few are phones that are off. Many more than usual: the channel is disconnected.",
+    ["tenant"],
 )
 
 # The vendor's REST API and the backfill.

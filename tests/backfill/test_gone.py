@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from servers.reconciling import ALL, PLAN, SLUG, House, differences, half_an_hour, truth, with_plan
 from whatsms_events.backfill.run import HeldBack, Report
+from whatsms_events.clock import now
 from whatsms_events.storage import tables
 from whatsms_events.storage.repair.reports import Options
 from whatsms_events.storage.repair.runs import Checkpoints, Item
@@ -60,7 +61,7 @@ async def gone(here: House) -> set[str]:
 
 async def held_back_shown(here: House, entity: str = "contact") -> float | None:
     """Return what the gauge shows once somebody looked."""
-    observer = Observer(here.log, here.projection, prefix=None, slugs={here.tenant: SLUG})
+    observer = Observer(here.log, here.projection, prefix=None, slugs={here.tenant: SLUG}, keyed=[here.tenant], now=now)
     await observer.look_at_backfills(())
     return REGISTRY.get_sample_value("whatsms_events_backfill_gone_held_back", {"tenant": SLUG, "entity": entity})
 

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from servers.reconciling import ALL, HASTY, PLAN, SLUG, House, differences, half_an_hour, true_messages, with_plan
 from whatsms_events.backfill.worker import Backfill
+from whatsms_events.clock import now
 from whatsms_events.errors import StorageUnavailableError, TransientError
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.repair.reports import Options
@@ -61,7 +62,7 @@ async def status_held(here: House, ticket: Ticket) -> object:
 
 async def unsettled_shown(here: House) -> float | None:
     """Return what the gauge shows once somebody looked."""
-    observer = Observer(here.log, here.projection, prefix=None, slugs={here.tenant: SLUG})
+    observer = Observer(here.log, here.projection, prefix=None, slugs={here.tenant: SLUG}, keyed=[here.tenant], now=now)
     await observer.look_at_backfills(())
     return REGISTRY.get_sample_value("whatsms_events_backfill_unsettled", {"tenant": SLUG})
 

@@ -23,6 +23,7 @@ from servers.reconciling import (
     with_plan,
 )
 from whatsms_events.backfill.run import NAMES, Report
+from whatsms_events.clock import now
 from whatsms_events.domain.repair import PAGE_TRIES
 from whatsms_events.errors import TransientError, UpstreamForbiddenError, UpstreamNotFoundError
 from whatsms_events.storage.repair.reports import Options
@@ -75,7 +76,7 @@ async def gone(here: House) -> list[str]:
 
 async def shown(here: House, name: str) -> float | None:
     """Return what a gauge of the tenant shows once somebody looked."""
-    observer = Observer(here.log, here.projection, prefix=None, slugs={here.tenant: SLUG})
+    observer = Observer(here.log, here.projection, prefix=None, slugs={here.tenant: SLUG}, keyed=[here.tenant], now=now)
     await observer.look_at_backfills(())
     return REGISTRY.get_sample_value(f"whatsms_events_backfill_{name}", {"tenant": SLUG})
 

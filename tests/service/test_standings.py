@@ -1,19 +1,26 @@
 """What the databases show against what each role of a process says: who stands still, and who is told."""
 
+import math
+import shutil
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
+from sqlalchemy import insert
 from structlog.testing import capture_logs
 
 from whatsms_events import metrics
+from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings, TenantSettings
+from whatsms_events.domain.events import to_micros
 from whatsms_events.domain.standing import STILL_S, RoleState
 from whatsms_events.service.parts import Stores, log_target, make_observer, projection_target
 from whatsms_events.service.standings import Standings, States, Watch
-from whatsms_events.storage.database import open_log, open_projection
+from whatsms_events.storage.database import DatabaseTarget, open_log, open_projection
+from whatsms_events.storage.tables import message
 from whatsms_events.workers.observer import DatabaseView
 
 NO_LIMITS: Mapping[str, float] = {}
@@ -118,3 +125,31 @@ async def test_a_role_is_not_taken_for_the_backfill_of_a_tenant_with_its_name(tm
         states["backfill.relay"] = ("halted", "the key is refused")
         await Watch(observer, Standings([], None, kafka=False, limits={}), states).look()
         assert REGISTRY.get_sample_value("whatsms_events_backfill_state", {"tenant": "relay"}) == 2
+
+
+async def test_the_observer_counts_stuck_messages_and_free_bytes(tmp_path: Path) -> None:
+    """A tenant without a key has the gauge of stuck messages too; free bytes are those of the disk of the log."""
+    told = {"tenant_id": "t1", "webhook_secrets": {"current": "s" * 32}}
+    settings = Settings(data_dir=tmp_path, tenants={"shop": TenantSettings.model_validate(told)})
+    yesterday = to_micros(now() - timedelta(days=2))
+    row = {"tenant": "t1", "known": True, "doubtful": False, "versions": "{}", "from_me": True, "created_at": yesterday}
+    async with AsyncExitStack() as stack:
+        log = await open_log(log_target(settings), migrate=True)
+        stack.push_async_callback(log.close)
+        projection = await open_projection(projection_target(settings), migrate=True)
+        stack.push_async_callback(projection.close)
+        async with projection.write() as connection:
+            await connection.execute(insert(message), [row | {"id": str(ack), "ack": ack} for ack in (1, 2, 3)])
+        observer = make_observer(settings, Stores(log, projection))
+        assert math.isnan(REGISTRY.get_sample_value("whatsms_events_free_bytes") or 0)
+        await Watch(observer, Standings([], None, kafka=False, limits={}), {}).look()
+        assert REGISTRY.get_sample_value("whatsms_events_undelivered_messages", {"tenant": "shop"}) == 2
+        free = REGISTRY.get_sample_value("whatsms_events_free_bytes") or 0
+        assert 0 < free <= shutil.disk_usage(tmp_path).total
+
+
+async def test_free_bytes_are_not_shown_where_a_server_has_the_log(postgres_url: str) -> None:
+    """This process does not see the server's disk."""
+    log = await open_log(DatabaseTarget(postgres_url), migrate=True)
+    assert log.free_bytes() is None
+    await log.close()

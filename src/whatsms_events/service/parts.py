@@ -244,7 +244,9 @@ def make_observer(settings: Settings, stores: Stores) -> Observer:
         stores.log,
         stores.projection,
         prefix=None if settings.kafka.bootstrap_servers is None else settings.kafka.topic_prefix,
-        slugs={tenant.tenant_id: slug for slug, tenant in keyed(settings).items()},
+        slugs={tenant.tenant_id: slug for slug, tenant in settings.tenants.items()},
+        keyed=[tenant.tenant_id for tenant in keyed(settings).values()],
+        now=now,
     )
 
 

@@ -18,6 +18,9 @@ LOOK_S: Final = 1.0
 BACKFILLS_EACH: Final = 5
 """Looks at the backfills cost more than the others: every fifth look has one."""
 
+MESSAGES_EACH: Final = 60
+"""What is counted over days need not be counted each second."""
+
 States = Mapping[str, tuple[RoleState, str]]
 
 
@@ -47,7 +50,10 @@ class Watch:
         """Look once; a database that is away is no error here."""
         await self._observer.look()
         self._standings.look(asyncio.get_running_loop().time(), self._states, self._observer.seen)
-        if next(self._looks) % BACKFILLS_EACH == 0:
+        number = next(self._looks)
+        if number % MESSAGES_EACH == 0:
+            await self._observer.look_at_messages()
+        if number % BACKFILLS_EACH == 0:
             halted = [role for role, (state, _) in self._states.items() if state == "halted"]
             # A tenant may be called "relay": its backfill is "backfill.relay".
             backfills = {role.removeprefix("backfill.") for role in halted if role.startswith("backfill.")}

@@ -132,6 +132,16 @@ class Database:
         if self._held is not None:
             self._held.check()
 
+    def free_bytes(self) -> int | None:
+        """Return how many bytes its disk has for us; None for a server, and where the file is not there."""
+        if self.path is None:
+            return None
+        try:
+            disk = os.statvfs(self.path)
+        except OSError:  # `check` says what is wrong with the file
+            return None
+        return disk.f_bavail * disk.f_frsize
+
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """Open one transaction that may write; it commits at the end of the block and rolls back on an error."""

@@ -94,6 +94,7 @@ relay = Table(
 UNFINISHED = text("finished_at IS NULL")
 WANTED = text("messages = 'wanted'")
 UNSURE = text("(doubtful OR NOT known)")
+UNDELIVERED = text("(from_me AND ack < 3 AND failed_at IS NULL)")  # sent by us, not at the contact: see `domain.acks`
 
 backfill_run = Table(
     "backfill_run",
@@ -240,6 +241,13 @@ message = _row(
     Column("failed_at", BigInteger),  # the earliest ack of 0 or less; whether it counts is decided when read
 )
 Index("message_by_ticket", message.c.tenant, message.c.ticket_id, message.c.created_at, message.c.id)
+Index(
+    "message_undelivered",
+    message.c.tenant,
+    message.c.created_at,
+    postgresql_where=UNDELIVERED,
+    sqlite_where=UNDELIVERED,
+)
 
 message_revision = Table(
     "message_revision",

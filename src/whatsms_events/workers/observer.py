@@ -3,9 +3,10 @@
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Final, get_args
 
 import msgspec
@@ -18,9 +19,13 @@ from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.projection.apply import Projection
+from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.repair.reports import Overview, Reports
 
 LOOK_LIMIT_S: Final = 2.0
+UNDELIVERED_AFTER: Final = timedelta(days=1)
+UNDELIVERED_UNTIL: Final = timedelta(days=8)
+"""A message that did not arrive within a week never will: it must not be counted for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +40,43 @@ class DatabaseView:
 
 
 class Observer:
-    """Looks at what the databases say. `prefix` is None without Kafka; `slugs` maps ids of tenants to their slugs."""
+    """Looks at what the databases say. `prefix` is None without Kafka.
 
-    def __init__(self, log: Database, projection: Database, *, prefix: str | None, slugs: Mapping[str, str]) -> None:
+    `slugs` maps the ids of all tenants to their slugs, `keyed` has the ids of those that a backfill can read.
+    """
+
+    def __init__(
+        self,
+        log: Database,
+        projection: Database,
+        *,
+        prefix: str | None,
+        slugs: Mapping[str, str],
+        keyed: Collection[str],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._log = log
         self._event_log = EventLog(log)
         self._relay_rows = RelayRows(log)
         self._reports = Reports(log)
         self._projection = Projection(projection)
+        self._holdings = Holdings(projection)
         self._prefix = prefix
         self._slugs = slugs
+        self._keyed = {tenant: slugs[tenant] for tenant in keyed}
+        self._now = now
         self.seen = DatabaseView()
         for gauge in (
             metrics.LOG_END, metrics.APPLIED_THROUGH, metrics.RELAY_THROUGH, metrics.RELAY_LAG, metrics.RELAY_OLDEST,
+            metrics.FREE_BYTES,
         ):  # fmt: skip
             gauge.set(math.nan)  # a start may wait for its databases, and a zero would look as if it were measured
 
     async def look(self) -> None:
         """Set the gauges of log, relay and projection. Readiness and the workers report a database that is away."""
         seen = DatabaseView(runs=self.seen.runs)
+        free = self._log.free_bytes()
+        metrics.FREE_BYTES.set(math.nan if free is None else free)
         try:
             async with asyncio.timeout(LOOK_LIMIT_S):
                 seen = replace(seen, end=await self._event_log.end())
@@ -85,13 +109,22 @@ class Observer:
             async with asyncio.timeout(LOOK_LIMIT_S):
                 overviews = {one.tenant: one for one in await self._reports.overview()}
                 runs: dict[str, int] = {}
-                for tenant, slug in self._slugs.items():
+                for tenant, slug in self._keyed.items():
                     overview = overviews.get(tenant)
                     _show(slug, overview, stopped=slug in stopped)
                     if overview is not None and overview.moved_at is not None:
                         runs[slug] = to_micros(overview.moved_at)
                 self.seen = replace(self.seen, runs=runs)
-                _show_drift([one for tenant, one in overviews.items() if tenant in self._slugs])
+                _show_drift([one for tenant, one in overviews.items() if tenant in self._keyed])
+
+    async def look_at_messages(self) -> None:
+        """Set the gauge of messages that are stuck: it moves within hours, and each look costs an index a few pages."""
+        now = self._now()
+        with suppress(WhatsmsEventsError, TimeoutError):
+            async with asyncio.timeout(LOOK_LIMIT_S):
+                for tenant, slug in self._slugs.items():
+                    stuck = await self._holdings.undelivered(tenant, now - UNDELIVERED_UNTIL, now - UNDELIVERED_AFTER)
+                    metrics.UNDELIVERED.labels(slug).set(stuck)
 
 
 class _HeldBack(msgspec.Struct):

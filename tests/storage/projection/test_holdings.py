@@ -1,4 +1,4 @@
-"""What a backfill asks of the projection, on both databases."""
+"""What backfill and observer ask of the projection, on both databases."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -327,3 +327,57 @@ async def test_a_tickets_messages_by_id(database: Database) -> None:
     holdings = Holdings(database)
     assert await holdings.message_ids("t1", "k1", "", 2) == ["m1", "m3"]
     assert await holdings.message_ids("t1", "k1", "m3", 9) == ["m4", "m6"]
+
+
+def stuck(
+    position: int, message_id: str, created: float, ack: int, *, deleted: bool = False, tenant: str = "t1"
+) -> ReadItem:
+    """Return an event about a message of ours with an ack."""
+    shown = Message(id=message_id, ticket_id="k1", created_at=at(created), from_me=True, ack=ack, deleted=deleted)
+    return happened(position, EventType.MESSAGE_SENT, MessagePayload(message=shown), tenant=tenant)
+
+
+async def test_only_our_messages_that_did_not_arrive_are_undelivered(database: Database) -> None:
+    """Those pending or sent within the time count, of the tenant alone: not what was delivered, failed, deleted or
+    written by a contact, and no message whose time nobody told.
+    """
+    failed = MessagePayload(message=Message(id="failed", ack=0))
+    theirs = Message(id="theirs", ticket_id="k1", created_at=at(0), from_me=False, ack=1)
+    untimed = Message(id="untimed", ticket_id="k1", from_me=True, ack=1)
+    await apply(
+        database,
+        stuck(1, "pending", 0, 1),
+        stuck(2, "sent", 9, 2),
+        stuck(3, "delivered", 0, 3),
+        stuck(4, "too-old", -1, 2),
+        stuck(5, "too-young", 10, 2),
+        stuck(6, "deleted", 0, 2, deleted=True),
+        stuck(7, "failed", 0, 1),
+        happened(8, EventType.MESSAGE_ACK, failed),
+        happened(9, EventType.MESSAGE_RECEIVED, MessagePayload(message=theirs)),
+        happened(10, EventType.MESSAGE_SENT, MessagePayload(message=untimed)),
+        stuck(11, "other", 0, 2, tenant="t2"),
+    )
+    holdings = Holdings(database)
+    assert await holdings.undelivered("t1", at(0), at(10)) == 2
+    assert await holdings.undelivered("t2", at(0), at(10)) == 1
+    assert await holdings.undelivered("t1", at(20), at(30)) == 0
+
+
+async def test_the_undelivered_are_found_by_index(database: Database) -> None:
+    """In a large table too: a look costs what is stuck, not what is there."""
+    plain = {"tenant": "t1", "known": True, "doubtful": False, "versions": "{}", "from_me": True}
+    rows = [plain | {"id": f"m{number:06}", "ack": 3, "created_at": micros(number)} for number in range(5000)]
+    rows += [plain | {"id": f"n{number:06}", "ack": 2, "created_at": micros(number)} for number in range(20)]
+    async with database.write() as connection:
+        await connection.execute(insert(tables.message), rows)
+    if database.dialect == "postgresql":
+        async with database.write() as connection:
+            await connection.execute(text("ANALYZE message"))
+    explain = "EXPLAIN" if database.dialect == "postgresql" else "EXPLAIN QUERY PLAN"
+    asked = f"SELECT 1 FROM message WHERE tenant = 't1' AND {tables.UNDELIVERED} AND deleted IS NOT TRUE"
+    between = f"created_at >= {micros(0)} AND created_at < {micros(10)}"
+    async with database.read() as connection:
+        plan = " ".join(str(tuple(row)) for row in await connection.exec_driver_sql(f"{explain} {asked} AND {between}"))
+    assert "message_undelivered" in plan, plan
+    assert await Holdings(database).undelivered("t1", at(0), at(10)) == 10

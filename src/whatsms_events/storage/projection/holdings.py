@@ -1,13 +1,14 @@
-"""What a backfill asks the projection: rows to compare, ids that should be there, and what is in doubt."""
+"""What backfill and observer ask the projection: rows to compare, ids that should be there, what is in doubt."""
 
 from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime
 from typing import Any, Final, Literal
 
 import msgspec
 from sqlalchemy import Boolean, ColumnElement, Select, Table, func, literal_column, select, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from whatsms_events.domain.events import Entity
+from whatsms_events.domain.events import Entity, to_micros
 from whatsms_events.domain.last_message import BODY_LIMIT, Told, is_veiled, plain
 from whatsms_events.domain.rows import OWN, Key, Row, Version
 from whatsms_events.storage import tables
@@ -16,6 +17,9 @@ from whatsms_events.storage.projection.rows import load
 from whatsms_events.storage.repair.looks import Doubt
 
 PAGE_LIMIT: Final = 1000
+UNDELIVERED_LIMIT: Final = 10_000
+"""So many stuck messages are counted at most: more say nothing new, and each look must be short."""
+
 _TICKETS_LIMIT: Final = 50  # each is two terms of one statement, and SQLite takes 500
 _UNSURE: Final[tuple[Literal["campaign", "contact", "ticket"], ...]] = ("campaign", "contact", "ticket")
 
@@ -120,6 +124,18 @@ class Holdings:
         query = query.where(table.id > after).order_by(table.id).limit(min(limit, PAGE_LIMIT))
         async with self._database.read() as connection:
             return list((await connection.execute(query)).scalars())
+
+    async def undelivered(self, tenant: str, since: datetime, until: datetime) -> int:
+        """Count our messages of that time that were not delivered, deleted or failed, up to UNDELIVERED_LIMIT.
+
+        A message whose creation time nobody told is left out.
+        """
+        table = tables.message.c
+        query = select(table.tenant).where(table.tenant == tenant, tables.UNDELIVERED, table.deleted.is_not(True))
+        query = query.where(table.created_at >= to_micros(since), table.created_at < to_micros(until))
+        stuck = query.limit(UNDELIVERED_LIMIT).subquery()
+        async with self._database.read() as connection:
+            return int((await connection.execute(select(func.count()).select_from(stuck))).scalar_one())
 
 
 _GONE: Final = {
