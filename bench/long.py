@@ -15,6 +15,7 @@ from bench.report import Bar, Finding
 from bench.stage import Door, Stage, service_door
 
 from servers.service import SLUG, Service
+from whatsms_events import clock
 from whatsms_events.storage.database import DatabaseTarget, open_log, open_projection
 from whatsms_events.workers.observer import Observer
 
@@ -132,7 +133,8 @@ async def _look_s(log: Log) -> float:
     found = await open_log(DatabaseTarget(f"sqlite:///{log.folder / 'log.db'}"), migrate=False)
     projection = await open_projection(DatabaseTarget(f"sqlite:///{log.folder / 'projection.db'}"), migrate=False)
     try:
-        observer, took = Observer(found, projection, prefix=log.kafka["topic_prefix"], slugs={}), []
+        prefix = log.kafka["topic_prefix"]
+        observer, took = Observer(found, projection, prefix=prefix, slugs={}, keyed=(), now=clock.now), []
         for _ in range(ASKED):
             started = time.perf_counter()
             await observer.look()
