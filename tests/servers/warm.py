@@ -63,7 +63,8 @@ class Program:
     def send_signal(self, number: int) -> None:
         """Send it a signal, if it runs."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended, and its status is on the way
+                os.kill(self.pid, number)
 
     def _ended(self, timeout: float | None) -> int | None:
         if self.returncode is None:
