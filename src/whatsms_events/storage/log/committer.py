@@ -46,7 +46,7 @@ JUDGE_LIMIT_BYTES: Final = 1024 * 1024
 """So much is judged before other tasks have their turn: about ten milliseconds."""
 
 LOOK_S: Final = 0.05
-"""How late a deadline may be noticed, and a signature be refused while a commit takes long."""
+"""While a commit takes long, deadlines are noticed and wrong signatures are refused at most so late."""
 
 _tenant, _size = attrgetter("tenant"), attrgetter("size")
 
@@ -117,7 +117,8 @@ class Committer:
         """
         loop = asyncio.get_running_loop()
         waiting = waiting_for(item, loop.create_future(), loop.time() + deadline_s)
-        self._judge()  # what arrived before the item stands before it, unless that is more than one piece
+        # Deliveries that arrived before the item stand before it in the log: the first JUDGE_LIMIT of them.
+        self._judge()
         self._enter(waiting)
         self._queue.append(waiting)
         try:

@@ -191,7 +191,10 @@ class Projection:
         return Retried(types, Counter(error.reason for _, error in parked))
 
     def forget(self) -> None:
-        """Give back the memory of what was prepared and of the rows used last: another process has the role now."""
+        """Give back the memory of the batch that was prepared and of the rows that were used last.
+
+        Both are of no use once another process, or a retry, may have changed the rows.
+        """
         self._prepared = None
         self._hot.drop()
 
