@@ -64,7 +64,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         roles, parts, upstream            what each role needs; settings -> parts; parts that speak to the vendor
         start, supervisor, standings      waiting for databases; repeating and stopping; which role stands still
     cli/            app: every command by its name; options, running
-        serve, config, db, topics, events, parked, verify, twin
+        serve, config, db, topics, events, parked, verify, twin, completion
         demo/                             commands, play, settings, truth, repair, view
         backfill/                         commands, foreground, view
 """

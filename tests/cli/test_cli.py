@@ -29,6 +29,7 @@ pytestmark = pytest.mark.process
 OWN_OPTIONS = {
     "serve": {"--roles"},
     "demo": {"--seconds", "--json", "--rate", "--seed"},
+    "completion": {"SHELL"},
     "config check": set(),
     "config show": set(),
     "db upgrade": set(),
@@ -49,7 +50,7 @@ OWN_OPTIONS = {
         *("--api-fault", "--requests-per-minute"),
     },
 }
-UNCONFIGURED = {"twin"}
+UNCONFIGURED = {"twin", "completion"}
 """Commands that have nothing of the service's configuration."""
 
 NO_KEY = "tenants: none has an api_key, so nothing that the webhook misses is found"

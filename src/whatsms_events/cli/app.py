@@ -44,6 +44,7 @@ COMMANDS: Final = {
         "verify:verify",
         "Say why a saved delivery got 401: which secret, header or change of the body would have matched.",
     ),
+    "completion": ("completion:completion", "Print the script with which bash, zsh or fish completes the commands."),
     "config check": (
         "config:check",
         "Say every mistake of the configuration, a line each, and end with status 2; or say that it can be used.",
