@@ -44,6 +44,7 @@ from whatsms_events.storage.repair.runs import Checkpoints
 from whatsms_events.web import api, app, receiver
 from whatsms_events.web.health import Health
 from whatsms_events.web.rejects import Rejects
+from whatsms_events.web.running import RunningSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -187,6 +188,7 @@ def routes() -> set[str]:
     parts = (
         api.Api(nothing, {}, None, nothing),
         Rejects((), 0, token=None, now=clock.now),
+        RunningSettings(lambda _salt: {}, None),
         Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool),
     )
     found = {getattr(route, "path", "") for part in parts for route in part.routes()}
@@ -199,8 +201,8 @@ Client = TestClient[web.Request, web.Application]
 
 SHARED = "What every ticket, message, contact and campaign has"
 OF_ENTITIES = {"Tickets", "Messages", "Contacts", "Campaigns"}
-OPAQUE = {"data", "extra_info"}
-"""Fields that hold what the vendor's users made."""
+OPAQUE = {"data", "extra_info", "settings"}
+"""Fields that hold what the vendor's users made, and the settings, which have a page of their own."""
 
 SAMPLES: dict[str, object] = {
     "tenant": "tenant-1",
@@ -262,9 +264,10 @@ async def filled_api(tmp_path: Path, aiohttp_client: AiohttpClient) -> AsyncIter
     await fill(log, projection)
     health = Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool)
     reading = api.Api(Queries(log, projection), {"shop": "tenant-1"}, None, Reports(log))
+    running = RunningSettings(lambda _salt: {"public.port": 8080}, None)
     rejects = Rejects(["shop"], 1, token=None, now=clock.now)
     rejects.keep("shop", make_mocked_request("POST", "/webhooks/shop"), b"{}", "wrong")
-    yield await aiohttp_client(app.private_app(reading, health, rejects))
+    yield await aiohttp_client(app.private_app(reading, health, rejects, running))
     await projection.close()
     await log.close()
 

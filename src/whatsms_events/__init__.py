@@ -42,6 +42,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         app, connection, framing          listeners, errors -> statuses; one connection; where requests begin and end
         receiver, answers, tally          the door; what it answers; counting in bulk
         rejects                           the last deliveries with a wrong signature, for `verify`
+        running                           the settings that the process works with, for `config diff`
         senders                           what was committed of one tenant -> alarms
         api, questions, views, health     the read API and its JSON; livez, readyz, metrics
     workers/        loop repeats a piece, backs off, halts
@@ -64,7 +65,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         roles, parts, upstream            what each role needs; settings -> parts; parts that speak to the vendor
         start, supervisor, standings      waiting for databases; repeating and stopping; which role stands still
     cli/            app: every command by its name; options, running
-        serve, config, db, topics, events, parked, verify, twin, completion
+        serve, config, difference, db, topics, events, parked, verify, twin, completion
         demo/                             commands, play, settings, truth, repair, view
         backfill/                         commands, foreground, view
 """

@@ -32,6 +32,7 @@ OWN_OPTIONS = {
     "completion": {"SHELL"},
     "config check": set(),
     "config show": set(),
+    "config diff": {"--url", "--json"},
     "db upgrade": set(),
     "topics create": set(),
     "events list": {"--after", "--limit", "--tenant", "--type", "--json"},

@@ -50,6 +50,10 @@ COMMANDS: Final = {
         "Say every mistake of the configuration, a line each, and end with status 2; or say that it can be used.",
     ),
     "config show": ("config:show", "Print every setting and where it comes from; secrets are not shown."),
+    "config diff": (
+        "difference:diff",
+        "Compare the settings of a running process with the configuration as it is now, a line for each difference.",
+    ),
     "db upgrade": ("db:upgrade", "Migrate log and projection to what this release needs."),
     "topics create": (
         "topics:create",

@@ -1,13 +1,19 @@
-"""This module shows the settings as TOML, each with the place that it comes from. Secrets are not shown."""
+"""This module shows the settings, but no secret: as TOML with the place that each comes from, or to be compared."""
 
+import hashlib
+import hmac
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 from pydantic import SecretStr
 
 from whatsms_events.config.settings import Settings
-from whatsms_events.config.sources import Name, flat
+from whatsms_events.config.sources import Name, dotted, flat
+
+MARK_BYTES: Final = 4
+"""So much of a secret's digest tells whether two secrets are the same, and leaves a guesser millions of candidates."""
 
 
 def describe(settings: Settings) -> Iterator[tuple[Name, object, str]]:
@@ -16,6 +22,22 @@ def describe(settings: Settings) -> Iterator[tuple[Name, object, str]]:
     for name, value in flat(dumped):
         shown = "********" if isinstance(value, SecretStr) else value
         yield name, shown, settings._origins.get(name, "default")  # noqa: SLF001 - our own class
+
+
+def comparable(settings: Settings, salt: bytes) -> Mapping[str, object]:
+    """Return each setting's value by its dotted name, in plain JSON: a path as text, a setting that is not set as None.
+
+    A secret is `{"mark": ...}`: the beginning of its digest with `salt`. Marks with the same salt can be compared, and
+    tell nothing else; a new salt for each comparison keeps two of them from being compared with each other.
+    """
+    shown: dict[str, object] = {}
+    for name, value in flat(settings.model_dump()):
+        if isinstance(value, SecretStr):
+            digest = hmac.digest(salt, value.get_secret_value().encode(), hashlib.sha256)
+            shown[dotted(name)] = {"mark": digest[:MARK_BYTES].hex()}
+        else:
+            shown[dotted(name)] = str(value) if isinstance(value, Path) else value
+    return shown
 
 
 def render(settings: Settings) -> str:

@@ -4,10 +4,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from whatsms_events.clock import now
+from whatsms_events.config.render import comparable
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.normalize import record_limit_bytes
 from whatsms_events.kafka.connection import MAX_MESSAGE_BYTES, KafkaTarget
@@ -35,6 +37,7 @@ from whatsms_events.web.api import Api
 from whatsms_events.web.health import Check, Health
 from whatsms_events.web.receiver import Receiver, Tenant
 from whatsms_events.web.rejects import Rejects
+from whatsms_events.web.running import RunningSettings
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.observer import Observer
 from whatsms_events.workers.relay import Relay
@@ -183,6 +186,11 @@ def make_api(settings: Settings, stores: Stores) -> Api:
     """Return the read API."""
     tenants = {slug: tenant.tenant_id for slug, tenant in settings.tenants.items()}
     return Api(Queries(stores.log, stores.projection), tenants, _token(settings), Reports(stores.log))
+
+
+def make_running(settings: Settings) -> RunningSettings:
+    """Return what tells `config diff` which settings this process works with."""
+    return RunningSettings(partial(comparable, settings), _token(settings))
 
 
 def _token(settings: Settings) -> str | None:

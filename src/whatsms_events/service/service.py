@@ -29,6 +29,7 @@ from whatsms_events.service.parts import (
     make_receiver,
     make_rejects,
     make_relay,
+    make_running,
     make_standings,
     on_sqlite,
     projection_target,
@@ -120,7 +121,8 @@ class Service:
         rejects = make_rejects(settings)
         start, receiver = Start(committer.refuse), make_receiver(settings, committer, rejects)
         public = Listener(receiver.handle, on_unparsable=receiver.count_unparsable)
-        private = Listener(private_app(make_api(settings, stores), self._health(stores, start, receiver), rejects))
+        health, running = self._health(stores, start, receiver), make_running(settings)
+        private = Listener(private_app(make_api(settings, stores), health, rejects, running))
         observer, close_door = make_observer(settings, stores), partial(self._close_door, public)
         try:
             addresses = await self._listen(public, private, stack)
