@@ -28,7 +28,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         role_lock, lock_session           one active process per role
         log/                              committer (the queue), room (tenants share it), commit (one group),
                                           appends (its statements);
-                                          event_log (reading), arrivals (by tenant), parked, relay_row
+                                          event_log (reading), arrivals (by tenant), parked, relay_row;
+                                          secret_uses (which secret fitted, and when)
         projection/                       apply and rows: a batch in one transaction; hot (what stays in memory);
                                           holdings: what is held; parked: events that could not be applied
         repair/                           runs, looks, reports of every backfill run: how far it got, what it found

@@ -65,6 +65,9 @@ LINES: Final = {
     "role.stalled": "A role fails, or nobody moves on although there is more to do. The reason says which.",
     "role.standby": "The role waits in this process: another one has it, or something is away.",
     "role.unlooked": "A halted role could not look, since what it looks at is away.",
+    "secrets.uncounted": (
+        "The process stopped and could not save its last seconds of which secrets fitted. `secrets status` lacks them."
+    ),
     "service.looking": "SIGHUP came: halted roles look at once.",
     "service.ready": "The process serves. The addresses of its listeners are beside it.",
     "service.stopped": "The process has stopped in good order.",

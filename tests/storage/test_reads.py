@@ -347,7 +347,7 @@ async def test_an_event_shows_its_bytes_only_when_asked(ask: Queries, log: Datab
     assert found is not None
     assert "raw" not in found
     assert msgspec.json.decode(msgspec.json.encode(found)) == {
-        **dict.fromkeys(("subject", "ticket_id", "contact_id", "message_id")),
+        **dict.fromkeys(("subject", "ticket_id", "contact_id", "message_id", "signed_by")),
         "position": 5,
         "id": str(row["id"]),
         "type": "message.received",

@@ -179,7 +179,7 @@ async def _retried(parked: Parked, parked_id: UUID, tenants: Sequence[str]) -> T
         event = _read(one, raw, tenants)
     except InvalidEventError as exc:
         raise InvalidEventError(exc.reason, f"{exc.detail} (it stays parked)".strip()) from exc
-    taken = await parked.take(parked_id, Append(event=event, raw=raw, sha256=hashlib.sha256(raw).digest()))
+    taken = await parked.take(parked_id, Append(event, raw, hashlib.sha256(raw).digest(), one.signed_by))
     if taken is None:
         raise _missing(parked_id)
     return taken

@@ -34,16 +34,23 @@ class Delivery(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """An event for the log, with the bytes it came as and their SHA-256."""
+    """An event for the log, with the bytes it came as and their SHA-256.
+
+    `signed_by` is the name of the secret that verified it; None for what came over no signed door.
+    """
 
     event: Event
     raw: bytes
     sha256: bytes
+    signed_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """A delivery that cannot become an event, kept with its bytes. `id` is made from them as an event's id is."""
+    """A delivery that cannot become an event, kept with its bytes. `id` is made from them as an event's id is.
+
+    `signed_by` is the name of the secret that verified it.
+    """
 
     id: UUID
     tenant: str
@@ -53,6 +60,7 @@ class Park:
     raw: bytes
     sha256: bytes
     content_encoding: str | None
+    signed_by: str | None = None
 
 
 class Verified(NamedTuple):
@@ -88,8 +96,8 @@ def _judged(delivery: Delivery) -> Verified | SignatureError:
     try:
         if delivery.encoding is not None:
             raise InvalidEventError("encoding", "Content-Encoding")
-        return Verified(secret, Append(normalize(body, tenant=tenant, received_at=received_at), body, sha256))
+        return Verified(secret, Append(normalize(body, tenant=tenant, received_at=received_at), body, sha256, secret))
     except InvalidEventError as exc:
         parked_id = identify(body, tenant=tenant)
-        park = Park(parked_id, tenant, exc.reason, exc.detail, received_at, body, sha256, delivery.encoding)
+        park = Park(parked_id, tenant, exc.reason, exc.detail, received_at, body, sha256, delivery.encoding, secret)
         return Verified(secret, park)

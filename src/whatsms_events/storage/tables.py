@@ -55,6 +55,7 @@ event_log = Table(
     Column("sha256", LargeBinary, nullable=False),  # of `raw` alone: comparable with any sha256sum
     Column("data", Text),  # null where retention blanked it
     Column("raw", LargeBinary),
+    Column("signed_by", Text),  # name of the secret that verified it; null: no signature, or an earlier release
     sqlite_autoincrement=True,
 )
 
@@ -78,7 +79,18 @@ parked_delivery = Table(
     Column("sha256", LargeBinary, nullable=False),
     Column("raw", LargeBinary, nullable=False),
     Column("count", Integer, nullable=False),  # how often it came
+    Column("signed_by", Text),  # as in `event_log`
     Index("parked_delivery_by_time", "received_at", "id"),
+)
+
+secret_use = Table(
+    "secret_use",
+    log_metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),  # never the secret itself
+    Column("first_at", BigInteger, nullable=False),  # when a delivery that it signed came
+    Column("last_at", BigInteger, nullable=False),
+    Column("count", BigInteger, nullable=False),
 )
 
 relay = Table(

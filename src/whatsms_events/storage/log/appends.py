@@ -19,7 +19,20 @@ from whatsms_events.errors import StorageUnavailableError
 from whatsms_events.storage.database import Database
 
 EventRow = tuple[
-    UUID, str, str, int | None, int, str, str | None, str | None, str | None, str | None, bytes, str, bytes
+    UUID,
+    str,
+    str,
+    int | None,
+    int,
+    str,
+    str | None,
+    str | None,
+    str | None,
+    str | None,
+    bytes,
+    str,
+    bytes,
+    str | None,
 ]
 """The values of EVENT_COLUMNS, in their order."""
 
@@ -37,13 +50,14 @@ EVENT_COLUMNS: Final = (
     "sha256",
     "data",
     "raw",
+    "signed_by",
 )
 
 CountRow = tuple[UUID, int, int]
 """id, how often, last received_at."""
 
-ParkRow = tuple[UUID, str, str, str, int, str | None, bytes, bytes, int]
-"""id, tenant, reason, detail, received_at, content_encoding, sha256, raw, count."""
+ParkRow = tuple[UUID, str, str, str, int, str | None, bytes, bytes, str | None, int]
+"""id, tenant, reason, detail, received_at, content_encoding, sha256, raw, signed_by, count."""
 
 TEXT_LIMIT: Final = 1024
 
@@ -68,6 +82,7 @@ def event_row(item: Append) -> EventRow:
         item.sha256,
         event.data.decode("utf-8"),
         item.raw,
+        item.signed_by,
     )
 
 
@@ -82,6 +97,7 @@ def park_row(item: Park, count: int) -> ParkRow:
         None if item.content_encoding is None else _cut(item.content_encoding),
         item.sha256,
         item.raw,
+        item.signed_by,
         count,
     )
 
@@ -127,7 +143,7 @@ def appends(database: Database, connection: Any) -> Appends:
 
 
 _EVENT: Final = ", ".join(EVENT_COLUMNS)
-_PARKED: Final = "id, tenant, reason, detail, received_at, content_encoding, sha256, raw, count"
+_PARKED: Final = "id, tenant, reason, detail, received_at, content_encoding, sha256, raw, signed_by, count"
 _ADD_COUNT: Final = (
     "ON CONFLICT (id) DO UPDATE SET count = redelivery.count + excluded.count,"
     " last_received_at = excluded.last_received_at"
@@ -154,7 +170,7 @@ class SqliteAppends:
 
     async def insert(self, rows: Sequence[EventRow]) -> dict[UUID, int]:
         """Append in this order; return the positions of the rows that are new."""
-        sql = f"INSERT INTO event_log ({_EVENT}) VALUES {_values(len(rows), 13)} ON CONFLICT (id) DO NOTHING RETURNING id, position"  # noqa: E501, S608 - names and question marks only
+        sql = f"INSERT INTO event_log ({_EVENT}) VALUES {_values(len(rows), 14)} ON CONFLICT (id) DO NOTHING RETURNING id, position"  # noqa: E501, S608 - names and question marks only
         keys = {row[0].hex: row[0] for row in rows}  # a UUID takes longer to make than to look up
         return {keys[key]: position for key, position in await self._fetch(sql, rows)}
 
@@ -176,7 +192,7 @@ class SqliteAppends:
 
     async def park(self, rows: Sequence[ParkRow]) -> dict[UUID, int]:
         """Park, or count one that is parked already; return how often each came so far."""
-        sql = f"INSERT INTO parked_delivery ({_PARKED}) VALUES {_values(len(rows), 9)} {_ADD_PARKED}"  # noqa: S608 - names and question marks only
+        sql = f"INSERT INTO parked_delivery ({_PARKED}) VALUES {_values(len(rows), 10)} {_ADD_PARKED}"  # noqa: S608 - names and question marks only
         return {UUID(key): count for key, count in await self._fetch(sql, rows)}
 
     async def _fetch(self, sql: str, rows: Sequence[tuple[UUID, *tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
@@ -195,7 +211,7 @@ _PG_INSERT: Final = f"""
 INSERT INTO event_log ({_EVENT})
 SELECT {_EVENT}
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::text[],
-            $9::text[], $10::text[], $11::bytea[], $12::text[], $13::bytea[])
+            $9::text[], $10::text[], $11::bytea[], $12::text[], $13::bytea[], $14::text[])
      WITH ORDINALITY AS arrived ({_EVENT}, place)
 ORDER BY place
 ON CONFLICT (id) DO NOTHING
@@ -212,7 +228,7 @@ SELECT * FROM unnest($1::uuid[], $2::integer[], $3::bigint[]) {_ADD_COUNT}
 _PG_PARK: Final = f"""
 INSERT INTO parked_delivery ({_PARKED})
 SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bytea[],
-                     $8::bytea[], $9::integer[]) {_ADD_PARKED}
+                     $8::bytea[], $9::text[], $10::integer[]) {_ADD_PARKED}
 """  # noqa: S608 - names only
 
 

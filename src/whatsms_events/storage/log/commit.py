@@ -248,5 +248,6 @@ def _refuse(waiting: Sequence[Waiting], cause: Exception) -> None:
 
 def _parked_instead(one: Appending, reason: str, detail: str) -> Parking:
     event = one.item.event
-    item = Park(event.id, event.tenant, reason, detail, event.received_at, one.item.raw, one.item.sha256, None)
+    raw, sha256, signed_by = one.item.raw, one.item.sha256, one.item.signed_by
+    item = Park(event.id, event.tenant, reason, detail, event.received_at, raw, sha256, None, signed_by)
     return Parking(item, one.answer, one.deadline)

@@ -36,8 +36,9 @@ from whatsms_events.storage.log.commit import (
     waiting_for,
 )
 from whatsms_events.storage.log.room import Room, take_fairly
+from whatsms_events.storage.log.secret_uses import SecretUses
 
-BATCH_LIMIT: Final = 2000  # SQLite binds at most 32,766 values in a statement, and a row has 13
+BATCH_LIMIT: Final = 2000  # SQLite binds at most 32,766 values in a statement, and a row has 14
 BATCH_LIMIT_BYTES: Final = 16 * 1024 * 1024
 BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -80,6 +81,7 @@ class Committer:
         self._arrived = asyncio.Event()
         self._look_timer: asyncio.TimerHandle | None = None
         self._closing = False
+        self._uses = SecretUses(database)
         self._away = ""  # why the database is away, while it is
         self._refusing = ""  # why nothing is taken in, while that is so
         metrics.QUEUED_DELIVERIES.set_function(lambda: self._places.used)
@@ -159,7 +161,7 @@ class Committer:
                 give(one.answer, verdict)
                 refused.append(one)
         self._release(refused)
-        _count([(one.delivery, verdict) for one, verdict in zip(waiting, verdicts, strict=True)])
+        self._count([(one.delivery, verdict) for one, verdict in zip(waiting, verdicts, strict=True)])
 
     def _look_soon(self) -> None:
         if self._look_timer is None:
@@ -184,9 +186,12 @@ class Committer:
         """Commit what arrives until `stop`, then what is queued; return when nobody waits any more."""
         try:
             async with asyncio.TaskGroup() as group:
+                ended = asyncio.Event()
                 watch = group.create_task(self._close_at(stop))
+                group.create_task(self._uses.run(ended))
                 await self._commit_and_reconnect()
                 watch.cancel()
+                ended.set()
         finally:
             self._closing = True
             for one in chain(self._queue, self._arrivals):
@@ -289,6 +294,23 @@ class Committer:
         self._queue = deque(one for one in self._queue if not gone(one))
         self._arrivals = deque(one for one in self._arrivals if not gone(one))
 
+    def _count(self, judged: Sequence[tuple[Delivery, Verified | Exception]]) -> None:
+        """Count those that are verified, together: by tenant and secret, by size, and by how late they came."""
+        signed = Counter[tuple[str, str]]()
+        last: dict[tuple[str, str], Delivery] = {}
+        for delivery, verdict in judged:
+            if not isinstance(verdict, Verified):
+                continue
+            labels = delivery.slug, verdict.secret
+            signed[labels] += 1
+            last[labels] = delivery
+            metrics.DELIVERY_BYTES.observe(len(delivery.body))
+            if isinstance(verdict.item, Append) and (occurred_at := verdict.item.event.occurred_at) is not None:
+                metrics.DELIVERY_DELAY.observe(max(0.0, (delivery.received_at - occurred_at).total_seconds()))
+        for labels, count in signed.items():
+            metrics.SIGNED_BY.labels(*labels).inc(count)
+            self._uses.add(last[labels].tenant, labels[1], count, last[labels].received_at)
+
     def _release(self, done: Iterable[Arriving | Waiting]) -> None:
         for one in done:
             self._places.give_back(one.tenant, 1)
@@ -303,17 +325,3 @@ def _told(answer: Outcome | Exception) -> Outcome:
         finally:
             del answer  # or the error's traceback would hold this frame, and the frame the error
     return answer
-
-
-def _count(judged: Sequence[tuple[Delivery, Verified | Exception]]) -> None:
-    """Count those that are verified, together: by tenant and secret, by size, and by how late they came."""
-    signed = Counter[tuple[str, str]]()
-    for delivery, verdict in judged:
-        if not isinstance(verdict, Verified):
-            continue
-        signed[delivery.slug, verdict.secret] += 1
-        metrics.DELIVERY_BYTES.observe(len(delivery.body))
-        if isinstance(verdict.item, Append) and (occurred_at := verdict.item.event.occurred_at) is not None:
-            metrics.DELIVERY_DELAY.observe(max(0.0, (delivery.received_at - occurred_at).total_seconds()))
-    for labels, count in signed.items():
-        metrics.SIGNED_BY.labels(*labels).inc(count)

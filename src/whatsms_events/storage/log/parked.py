@@ -22,7 +22,10 @@ PAGE_LIMIT: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class ParkedDelivery:
-    """A delivery that could not become an event; `count` is how often it came, `size_bytes` that of its body."""
+    """A delivery that could not become an event; `count` is how often it came, `size_bytes` that of its body.
+
+    `signed_by` is the name of the secret that verified it; None where an earlier release parked it.
+    """
 
     id: UUID
     tenant: str
@@ -31,6 +34,7 @@ class ParkedDelivery:
     received_at: datetime
     content_encoding: str | None
     sha256: bytes
+    signed_by: str | None
     count: int
     size_bytes: int
 
@@ -51,6 +55,7 @@ _SHOWN = select(
     parked_delivery.c.received_at,
     parked_delivery.c.content_encoding,
     parked_delivery.c.sha256,
+    parked_delivery.c.signed_by,
     parked_delivery.c.count,
     func.length(parked_delivery.c.raw).label("size_bytes"),
 )
@@ -127,6 +132,7 @@ def _parked(row: RowMapping) -> ParkedDelivery:
         received_at=from_micros(row["received_at"]),
         content_encoding=row["content_encoding"],
         sha256=row["sha256"],
+        signed_by=row["signed_by"],
         count=row["count"],
         size_bytes=row["size_bytes"],
     )
