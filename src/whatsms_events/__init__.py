@@ -18,6 +18,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         records, resume                   event <-> Kafka record; what a partition still needs after a restart
         drift                             what REST shows against what we hold; beneath it differences, last_message
         gone                              the one rule for what is gone
+        replay, findings                  what a replay takes, how it is read again; how tables differ
         repair, walk, sighting            decisions of every backfill run: phases, items, answers; passes; clocks
         tenant, door                      two spellings of one id; what deliveries say of their sender
         silence, standing                 when silence is a fault; whether a role stands still
@@ -29,9 +30,11 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         log/                              committer (the queue), room (tenants share it), commit (one group),
                                           appends (its statements);
                                           event_log (reading), arrivals (by tenant), parked, relay_row;
-                                          secret_uses (which secret fitted, and when)
+                                          secret_uses (which secret fitted, and when);
+                                          selected, replays: what a replay takes of the log, and which there were
         projection/                       apply and rows: a batch in one transaction; hot (what stays in memory);
-                                          holdings: what is held; parked: events that could not be applied
+                                          holdings: what is held; parked: events that could not be applied;
+                                          shadow, swap: a second projection beside it, and how it takes its place
         repair/                           runs, looks, reports of every backfill run: how far it got, what it found
         reads, audit                      what the read API asks; what the demo compares
     kafka/          connection, producer, topics; visible: what a read_committed reader can see
@@ -50,6 +53,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         relay                             event log -> Kafka
         sources, consumer                 Kafka or event log -> projection
         retry                             parked events -> projection, with today's code
+        rereading, replay                 the log once more, with today's code -> shadow tables, or shadow topics
         watchdog, observer                silence -> alarm; tables -> gauges
     backfill/       REST API -> event log
         worker, schedule                  begins a run that is due, and repeats its pieces

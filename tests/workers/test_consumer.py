@@ -361,7 +361,7 @@ async def _until_stopped(consumer: Consumer) -> None:
             await consumer.run_once()
 
 
-async def test_an_offset_out_of_range_stops_the_consumer_and_names_the_rebuild(with_kafka: Bench) -> None:
+async def test_an_offset_out_of_range_stops_the_consumer_and_names_the_replay(with_kafka: Bench) -> None:
     """Saved offsets that Kafka does not have (topics recreated) are never replaced by a guess."""
     bench = with_kafka
     await bench.begin_with_kafka()
@@ -371,7 +371,7 @@ async def test_an_offset_out_of_range_stops_the_consumer_and_names_the_rebuild(w
     async with bench.projection.write() as connection:
         await connection.execute(text("UPDATE projection_offset SET next_offset = next_offset + 1000000"))
     consumer = bench.from_kafka()
-    with pytest.raises(IntegrityError, match="rebuilt"):
+    with pytest.raises(IntegrityError, match="replay projection"):
         await _until_stopped(consumer)
     await consumer.close()
 

@@ -96,7 +96,7 @@ async def test_a_first_fill_misses_nothing_that_retention_removes_meanwhile(with
 
 
 async def test_an_added_partition_that_retention_emptied_stops_the_consumer(with_kafka: Bench) -> None:
-    """Partitions added and emptied while the consumer was down: it stops and names the rebuild, and skips nothing."""
+    """Partitions added and emptied while the consumer was down: it stops and names the replay, and skips nothing."""
     bench = with_kafka
     consumer = bench.from_kafka()
     await consumer.run_once()
@@ -109,7 +109,7 @@ async def test_an_added_partition_that_retention_emptied_stops_the_consumer(with
     await bench.publish()
     await retention_empties(bench, added)
     consumer = bench.from_kafka()
-    with pytest.raises(OffsetGoneError, match="rebuilt"):
+    with pytest.raises(OffsetGoneError, match="replay projection"):
         await follow(bench, consumer, end)
     await consumer.close()
 

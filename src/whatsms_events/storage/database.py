@@ -46,7 +46,8 @@ log = structlog.get_logger()
 class DatabaseTarget:
     """Where a database is. `url` is `sqlite:////absolute/path` or `postgresql://user@host:port/name`, no password.
 
-    Of several hosts with commas between them the one that takes writes is used. The timeouts are for PostgreSQL.
+    Of several hosts with commas between them the one that takes writes is used. The timeouts are for PostgreSQL, and
+    so is `schema`: where the tables are, None for where the server looks by itself.
     """
 
     url: str
@@ -55,6 +56,7 @@ class DatabaseTarget:
     tls_ca_file: Path | None = None
     connect_timeout_s: float = CONNECT_TIMEOUT_S
     statement_timeout_s: float = engines.STATEMENT_TIMEOUT_S
+    schema: str | None = None
 
     @property
     def timeout_s(self) -> float:
@@ -430,6 +432,7 @@ def unopened(part: schema.Part, target: DatabaseTarget) -> Database:
         tls,
         connect_timeout_s=target.connect_timeout_s,
         statement_timeout_s=target.statement_timeout_s,
+        schema=target.schema,
     )
     pool = engines.postgresql(servers)
     return Database(part, pool, pool, servers.lend, locks=LockSession(servers.connect))

@@ -63,7 +63,9 @@ class Servers:
         *,
         connect_timeout_s: float,
         statement_timeout_s: float,
+        schema: str | None = None,
     ) -> None:
+        self._schema = schema
         self._hosts = url.hosts
         self._arguments: dict[str, Any] = {
             "user": url.user,
@@ -101,6 +103,8 @@ class Servers:
             connection = await asyncpg.connect(host=host, port=port, **self._arguments)
             try:
                 writable = await connection.fetchval(_SET_UP, timeout=ANSWER_S)
+                if self._schema is not None:
+                    await connection.execute(f'SET search_path TO "{self._schema}"', timeout=ANSWER_S)
             except BaseException:
                 connection.terminate()
                 raise

@@ -169,6 +169,21 @@ backfill_look = Table(
     Column("looks", Integer, nullable=False),
 )
 
+replay = Table(
+    "replay",
+    log_metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("target", Text, nullable=False),  # projection or kafka
+    Column("prefix", Text, nullable=False),  # of the shadow topics; empty for the projection
+    Column("selection", Text, nullable=False),  # JSON
+    Column("release", Text, nullable=False),  # that began it: another one would read events in another way
+    Column("started_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    Column("outcome", Text),
+    # One for each place that is written to.
+    Index("replay_unfinished", "target", "prefix", unique=True, postgresql_where=UNFINISHED, sqlite_where=UNFINISHED),
+)
+
 projection_metadata = MetaData()
 
 projection = Table(

@@ -24,7 +24,7 @@ from whatsms_events.storage.projection.apply import Offset, ProjectionState, Rea
 
 LAG_INTERVAL_S: Final = 1.0
 
-REBUILD: Final = "Empty the projection (its tables or its file) and start again: it is rebuilt from the log."
+REPLAY: Final = "`whatsms-events replay projection --go --swap` makes the tables from the log again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,16 @@ class LogSource:
         if state.log_id not in (None, log_id):
             raise IntegrityError(
                 f"the projection was made from log {state.log_id}, this is log {log_id}: connect the right database, "
-                f"or rebuild. {REBUILD}"
+                f"or replay. {REPLAY}"
             )
 
     async def read(self, state: ProjectionState, limit: int) -> Reading:
         """Return the next rows. Offsets from the time when Kafka was on are dropped, since they would go stale."""
         log_id = await self._log.log_id()
-        entries = await self._log.read_from(state.checkpoint, limit)
+        try:
+            entries = await self._log.read_from(state.checkpoint, limit)
+        except IntegrityError as exc:
+            raise IntegrityError(f"{exc}. {REPLAY}") from exc
         after = replace(state, log_id=log_id, offsets={})
         if entries:
             last = entries[-1]
@@ -142,7 +145,7 @@ class KafkaSource:
         try:
             fetched = await self._reader.read(limit=limit, timeout_s=self._poll_s)
         except OffsetGoneError as exc:
-            raise OffsetGoneError(f"{exc}. {REBUILD}") from exc
+            raise OffsetGoneError(f"{exc}. {REPLAY}") from exc
         log_id = await self._log.log_id()
         items, last = _items(fetched, state, log_id)
         offsets = {
@@ -193,7 +196,7 @@ class KafkaSource:
     async def _seek(self, reader: KafkaReader, state: ProjectionState) -> None:
         gone = sorted(set(state.offsets) - set(self._partitions))
         if gone:
-            raise IntegrityError(f"partition {gone[0]} was read before and is gone: topics were recreated. {REBUILD}")
+            raise IntegrityError(f"partition {gone[0]} was read before and is gone: topics were recreated. {REPLAY}")
         # An added partition is read from offset 0, not from where it begins by now: a record that retention removed
         # would be missed in silence.
         added = {key: 0 for key in self._partitions if key not in state.offsets}
@@ -255,9 +258,9 @@ def _items(
 
 
 def _last(state: ProjectionState, key: Partition) -> int:
-    """Return the last position that this partition gave; 0 for one that was added since."""
+    """Return the last position that this partition gave; of one that was added since, all that is applied anyway."""
     offset = state.offsets.get(key)
-    return offset.last_position if offset else 0
+    return offset.last_position if offset else state.applied_through
 
 
 def _read(record: Fetched, log_id: UUID) -> LogEntry | InvalidEventError:

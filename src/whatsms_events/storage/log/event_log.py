@@ -5,15 +5,17 @@ All appends go through the committer, but for a parked delivery that is tried ag
 
 import bisect
 import itertools
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Collection, Sequence
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, RowMapping, Select, case, func, null, select
 
 from whatsms_events.domain.events import Checkpoint, Event, EventType, LogEntry, from_micros
+from whatsms_events.domain.replay import WHOLE, Selection
 from whatsms_events.errors import IntegrityError
 from whatsms_events.storage.database import Database
+from whatsms_events.storage.log.selected import matches
 from whatsms_events.storage.tables import event_log, log
 
 READ_LIMIT: Final = 5000
@@ -39,6 +41,14 @@ _EVENT = (
 )
 
 
+class StoredEvent(NamedTuple):
+    """An event with the bytes that it came as: None where retention blanked them, or where it is not `wanted`."""
+
+    entry: LogEntry
+    raw: bytes | None
+    wanted: bool
+
+
 class EventLog:
     """The log as its readers see it. All verbs raise StorageUnavailableError where the database is away."""
 
@@ -62,7 +72,7 @@ class EventLog:
 
     async def read(self, after: int, limit: int) -> list[LogEntry]:
         """Return the events after a position, in order: at most `limit`, and about 8 MiB."""
-        return await self._entries(event_log.c.position > after, limit)
+        return [_entry(row) for row in await self._rows(event_log.c.position > after, limit, WHOLE)]
 
     async def read_from(self, checkpoint: Checkpoint | None, limit: int) -> list[LogEntry]:
         """Return the events after a checkpoint, from the beginning where it is None.
@@ -70,18 +80,33 @@ class EventLog:
         The checkpoint's own row is read too: raise IntegrityError where it holds another event, or the log is another
         one. So a log that was restored from an older copy never goes unnoticed.
         """
+        return [_entry(row) for row in await self._rows_from(checkpoint, limit)]
+
+    async def read_stored_from(
+        self, checkpoint: Checkpoint | None, limit: int, selection: Selection = WHOLE
+    ) -> list[StoredEvent]:
+        """Return what `read_from` returns, each with its bytes, up to the last position of the selection.
+
+        What the selection leaves out comes too, as not wanted, without data and bytes: so a reader can move past it.
+        """
+        rows = await self._rows_from(checkpoint, limit, selection, with_raw=True)
+        return [StoredEvent(_entry(row), row["raw"], bool(row["wanted"])) for row in rows]
+
+    async def _rows_from(
+        self, checkpoint: Checkpoint | None, limit: int, selection: Selection = WHOLE, *, with_raw: bool = False
+    ) -> Sequence[RowMapping]:
         if checkpoint is None:
-            return await self.read(0, limit)
+            return await self._rows(event_log.c.position >= selection.first, limit, selection, with_raw=with_raw)
         if checkpoint.log_id != await self.log_id():
             raise IntegrityError(f"the checkpoint is of log {checkpoint.log_id}, this is log {await self.log_id()}")
-        entries = await self._entries(event_log.c.position >= checkpoint.position, limit + 1, own=checkpoint.position)
-        own = entries[0] if entries else None
-        if own is None or (own.position, own.event.id) != (checkpoint.position, checkpoint.event_id):
+        place, own = event_log.c.position >= checkpoint.position, checkpoint.position
+        rows = await self._rows(place, limit + 1, selection, own=own, with_raw=with_raw)
+        if not rows or (rows[0]["position"], rows[0]["id"]) != (own, checkpoint.event_id):
             raise IntegrityError(
                 f"the log does not hold event {checkpoint.event_id} at position {checkpoint.position}: "
                 "it was restored from an older copy, or it is another log"
             )
-        return entries[1:]
+        return rows[1:]
 
     async def ids_at(self, positions: Collection[int]) -> dict[int, UUID]:
         """Return the ids of the events at these positions; positions that are empty are left out."""
@@ -112,22 +137,28 @@ class EventLog:
             rows = await connection.execute(query.limit(min(count, fitting)))
             return [(int(position), raw) for position, raw in rows]
 
-    async def _entries(self, place: ColumnElement[bool], limit: int, *, own: int = 0) -> list[LogEntry]:
+    async def _rows(
+        self, place: ColumnElement[bool], limit: int, selection: Selection, *, own: int = 0, with_raw: bool = False
+    ) -> Sequence[RowMapping]:
         """Return events in order. The row at `own` comes without its data, and does not count towards the size limit.
 
         Otherwise a reader whose checkpoint is at a row over the limit would get that row alone, again and again.
         """
-        data = case((event_log.c.position == own, null()), else_=event_log.c.data).label("data")
-        last = _last(place, min(limit, READ_LIMIT), self._read_limit_bytes, own).scalar_subquery()
-        query = select(*_EVENT, data).where(place, event_log.c.position <= last)
+        if selection.last is not None:
+            place = place & (event_log.c.position <= max(selection.last, own))
+        shown = (event_log.c.position != own) & matches(selection)
+        columns = [*_EVENT, case((shown, event_log.c.data), else_=null()).label("data")]
+        if with_raw:
+            columns += [case((shown, event_log.c.raw), else_=null()).label("raw"), shown.label("wanted")]
+        last = _last(place, min(limit, READ_LIMIT), self._read_limit_bytes, shown).scalar_subquery()
+        query = select(*columns).where(place, event_log.c.position <= last)
         async with self._database.read() as connection:
-            rows = (await connection.execute(query.order_by(event_log.c.position))).mappings().all()
-        return [_entry(row) for row in rows]
+            return (await connection.execute(query.order_by(event_log.c.position))).mappings().all()
 
 
-def _last(place: ColumnElement[bool], limit: int, limit_bytes: int, own: int) -> Select[tuple[int]]:
+def _last(place: ColumnElement[bool], limit: int, limit_bytes: int, shown: ColumnElement[bool]) -> Select[tuple[int]]:
     """Return the position to stop at. The sizes are those of `raw`: both databases know them without reading it."""
-    size = case((event_log.c.position == own, 0), else_=func.coalesce(func.length(event_log.c.raw), 0))
+    size = case((shown, func.coalesce(func.length(event_log.c.raw), 0)), else_=0)
     some = (
         select(event_log.c.position, size.label("size"))
         .where(place)

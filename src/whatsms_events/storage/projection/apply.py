@@ -63,13 +63,17 @@ class ProjectionState:
 
 @dataclass(frozen=True, slots=True)
 class ReadItem:
-    """One thing the consumer read: from `source` ("log" or "topic/partition") `at` (position or offset)."""
+    """One thing the consumer read: from `source` ("log" or "topic/partition") `at` (position or offset).
+
+    `of`: the event as the log holds it, where a replay could not read it again.
+    """
 
     source: str
     at: int
     raw: bytes
     headers: tuple[tuple[str, bytes], ...]
     read: LogEntry | InvalidEventError
+    of: LogEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +132,14 @@ class Projection:
     async def state(self) -> ProjectionState:
         """Return how far the projection is; its row is made at first use. Raises StorageUnavailableError."""
         async with self._database.read() as connection:
-            state = await _load_state(connection)
+            state = await load_state(connection)
         if state is not None:
             return state
         async with self._database.write() as connection:
             first = {"one": 1, "generation": 0, "position": 0, "applied_through": 0, "applied": 0}
             # Two processes may both come here first: one row is made, and both read it.
             await connection.execute(insert(connection, projection).on_conflict_do_nothing(), first)
-            state = await _load_state(connection)
+            state = await load_state(connection)
         assert state is not None  # noqa: S101 - just written, in this transaction
         return state
 
@@ -212,7 +216,7 @@ class Projection:
             kept = await _with_room(connection, strays)
             await self._park(connection, [*parked, *kept])
             state = replace(after, generation=before.generation + 1, applied=before.applied + len(done))
-            await _save_state(connection, before, state)
+            await save_state(connection, before, state)
         self._poison = poison
         for item, error in parked:
             log.warning("event.parked", source=item.source, at=item.at, reason=error.reason, detail=error.detail)
@@ -325,7 +329,7 @@ async def _with_room(connection: AsyncConnection, strays: Sequence[_Parked]) -> 
 
 
 def _parked_record(item: ReadItem, error: InvalidEventError, parked_at: int) -> dict[str, object]:
-    entry = item.read if isinstance(item.read, LogEntry) else None
+    entry = item.read if isinstance(item.read, LogEntry) else item.of
     raw, headers = item.raw, item.headers
     if _is_stray(error):
         raw = raw[:STRAY_BYTES]
@@ -352,7 +356,8 @@ def encode_headers(headers: Sequence[tuple[str, bytes]]) -> str:
     return msgspec.json.encode(headers).decode()
 
 
-async def _load_state(connection: AsyncConnection) -> ProjectionState | None:
+async def load_state(connection: AsyncConnection) -> ProjectionState | None:
+    """Return how far the projection is; None before its first use."""
     row = (await connection.execute(select(projection))).one_or_none()
     if row is None:
         return None
@@ -371,7 +376,8 @@ async def _load_state(connection: AsyncConnection) -> ProjectionState | None:
     )
 
 
-async def _save_state(connection: AsyncConnection, before: ProjectionState, after: ProjectionState) -> None:
+async def save_state(connection: AsyncConnection, before: ProjectionState, after: ProjectionState) -> None:
+    """Save how far the projection is, but for its generation."""
     checkpoint = after.checkpoint
     await connection.execute(
         update(projection).values(

@@ -1,0 +1,146 @@
+"""A replay to the projection: the log is read again into a shadow, which is compared with the live tables and swapped.
+
+The shadow is filled by an ordinary consumer with a projection of its own, so it has a checkpoint, and a replay that
+was stopped or killed goes on from there. The live consumer works on meanwhile.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from whatsms_events.domain.replay import Selection
+from whatsms_events.errors import FencedError, IntegrityError
+from whatsms_events.storage.database import Database
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.selected import Selected
+from whatsms_events.storage.projection.apply import Offset, Projection, ProjectionState
+from whatsms_events.storage.projection.swap import SwapOutcome, Terms, carried, compare
+from whatsms_events.storage.role_lock import RoleLock
+from whatsms_events.workers.consumer import Consumer
+from whatsms_events.workers.rereading import RereadSource
+
+ROLE: Final = "replay"
+
+NEAR: Final = 1000
+"""Where the shadow is so close to the live tables, the rest is read while the live consumer waits."""
+
+Offsets = Mapping[tuple[str, int], Offset]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayAim:
+    """How far the shadow is, and how far it shall come before the two are compared."""
+
+    position: int
+    through: int
+
+    @property
+    def near(self) -> bool:
+        """Tell whether the rest can be read while the live consumer waits."""
+        return self.through - self.position <= NEAR
+
+
+class ProjectionReplay:
+    """A replay into the shadow of one projection. Whoever runs it has the role lock."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        selected: Selected,
+        live: Database,
+        shadow: Database,
+        lock: RoleLock,
+        *,
+        batch_limit: int,
+    ) -> None:
+        self._log = event_log
+        self._selected = selected
+        self._live, self._shadow = live, shadow
+        self._lock = lock
+        self._source = RereadSource(event_log)
+        self._consumer = Consumer(Projection(shadow), self._source, lock, batch_limit=batch_limit)
+
+    async def aim(self) -> ReplayAim:
+        """Look how far both sides are: the shadow goes to where the live tables are.
+
+        It goes to the log's end where these were made from another log, or from a later copy of this one.
+        """
+        live = await Projection(self._live).state()
+        through = reached(live) if await self._belongs(live) else await self._log.end()
+        return ReplayAim((await Projection(self._shadow).state()).applied_through, through)
+
+    async def run_once(self, aim: ReplayAim) -> int:
+        """Read one batch into the shadow, and return how many events it had; 0 where the shadow is near enough."""
+        return 0 if aim.near else await self._step(aim.through)
+
+    async def finish(
+        self,
+        *,
+        swap: bool,
+        examples: int,
+        personal: bool = False,
+        stand: Callable[[Offsets], Awaitable[bool]] | None = None,
+    ) -> SwapOutcome:
+        """Compare the shadow with the live tables at one position, and perhaps swap, while the live consumer waits.
+
+        `stand` tells whether saved offsets can still be read from; where they cannot, they are forgotten. Raise
+        IntegrityError where there must be no swap: retention blanked what would be read.
+        """
+
+        async def reach(before: ProjectionState) -> ProjectionState:
+            belongs = await self._belongs(before)
+            return await self._reach(reached(before) if belongs else await self._log.end())
+
+        async def settle(before: ProjectionState) -> ProjectionState:
+            end = await self._log.end()
+            await self.expect_bytes(end)
+            replayed = await self._reach(end)
+            keeps = await self._belongs(before) and (stand is None or await stand(before.offsets))
+            return carried(before, replayed) if keeps else replayed
+
+        await Projection(self._live).state()  # makes its row where there is none yet
+        terms = Terms(reach=reach, settle=settle if swap else None, examples=examples, personal=personal)
+        return await compare(self._live, self._shadow, terms)
+
+    async def expect_bytes(self, through: int) -> None:
+        """Raise IntegrityError where retention blanked a row up to this position."""
+        blanked = await self._selected.blanked(Selection(last=through))
+        if blanked.count:
+            raise IntegrityError(
+                f"retention blanked {blanked.count} events, the first one at position {blanked.first}: their bytes "
+                "cannot be read again, so the tables would lose what these events told. The tables are not swapped"
+            )
+
+    async def close(self) -> None:
+        """Give up the role."""
+        await self._consumer.close()
+
+    async def _step(self, through: int) -> int:
+        self._source.through = through
+        done = await self._consumer.run_once()
+        if not done and not await self._lock.take():
+            raise FencedError("another process took the replay over")
+        return done
+
+    async def _reach(self, through: int) -> ProjectionState:
+        while (state := await Projection(self._shadow).state()).applied_through < through:
+            if not await self._step(through):
+                break
+        return state
+
+    async def _belongs(self, live: ProjectionState) -> bool:
+        """Tell whether the live tables were made from this very log."""
+        if live.log_id is None or live.log_id != await self._log.log_id():
+            return live.log_id is None
+        if reached(live) > await self._log.end():
+            return False
+        try:
+            await self._log.read_from(live.checkpoint, 1)
+        except IntegrityError:
+            return False
+        return True
+
+
+def reached(state: ProjectionState) -> int:
+    """Return the highest position that was applied; while Kafka is the source, some below it may still be missing."""
+    return max((state.applied_through, *(one.last_position for one in state.offsets.values())))

@@ -1,0 +1,95 @@
+"""The log as a replay reads it: each event once more from its bytes, with today's code, for tables and for topics."""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from whatsms_events.domain.events import Checkpoint, LogEntry
+from whatsms_events.domain.replay import WHOLE, Selection, read_again
+from whatsms_events.errors import IntegrityError, InvalidEventError
+from whatsms_events.storage.log.event_log import EventLog, StoredEvent
+from whatsms_events.storage.projection.apply import ProjectionState, ReadItem
+from whatsms_events.workers.sources import Reading
+
+DISCARD: Final = "`whatsms-events replay discard` removes it; then begin anew."
+
+
+class RereadSource:
+    """What a shadow is filled from, up to the position `through`: this is a source for the consumer."""
+
+    def __init__(self, event_log: EventLog) -> None:
+        self._log = event_log
+        self.through = 0
+
+    async def open(self, state: ProjectionState) -> None:
+        """Check that the shadow was made from this log."""
+        log_id = await self._log.log_id()
+        if state.log_id not in (None, log_id):
+            raise IntegrityError(f"the shadow was made from log {state.log_id}, this is log {log_id}. {DISCARD}")
+
+    async def read(self, state: ProjectionState, limit: int) -> Reading:
+        """Return the next rows. What today's code refuses is parked; what retention blanked is left out."""
+        log_id = await self._log.log_id()
+        try:
+            found = await self._log.read_stored_from(state.checkpoint, limit, Selection(last=self.through))
+        except IntegrityError as exc:
+            raise IntegrityError(f"the shadow does not fit: {exc}. {DISCARD}") from exc
+        after = replace(state, log_id=log_id)
+        if found:
+            last = found[-1].entry
+            checkpoint = Checkpoint(log_id=log_id, position=last.position, event_id=last.event.id)
+            after = replace(after, checkpoint=checkpoint, applied_through=last.position)
+        items = [_item(one.entry, one.raw) for one in found if one.raw is not None]
+        return Reading(items, after, skipped=len(found) - len(items))
+
+    async def close(self) -> None:
+        """Do nothing: this source has no connection of its own."""
+
+
+def _item(entry: LogEntry, raw: bytes) -> ReadItem:
+    event, at = entry.event, entry.position
+    try:
+        again = read_again(event, raw, at)
+    except InvalidEventError as exc:
+        return ReadItem(source="log", at=at, raw=event.data, headers=(), read=exc, of=entry)
+    return ReadItem("log", at, again.data, (), LogEntry(position=at, event=again))
+
+
+class RereadLog:
+    """What shadow topics are filled from: this is a log for the relay, cut to a selection.
+
+    What the selection leaves out comes without data, so the relay moves past it. What today's code refuses comes as it
+    was published, and is counted in `refused` by reason.
+    """
+
+    def __init__(self, event_log: EventLog, selection: Selection = WHOLE) -> None:
+        self._log = event_log
+        self._selection = selection
+        self.refused = Counter[str]()
+
+    async def log_id(self) -> UUID:
+        """Return the log's identity."""
+        return await self._log.log_id()
+
+    async def read_from(self, checkpoint: Checkpoint | None, limit: int) -> list[LogEntry]:
+        """Return the next events of the selection, and the others without their data."""
+        found = await self._log.read_stored_from(checkpoint, limit, self._selection)
+        return [self._entry(one) for one in found]
+
+    async def ids_at(self, positions: Collection[int]) -> dict[int, UUID]:
+        """Return the ids of the events at these positions."""
+        return await self._log.ids_at(positions)
+
+    def _entry(self, one: StoredEvent) -> LogEntry:
+        entry = one.entry
+        if one.raw is None:
+            return LogEntry(position=entry.position, event=msgspec.structs.replace(entry.event, data=b""))
+        try:
+            return LogEntry(position=entry.position, event=read_again(entry.event, one.raw, entry.position))
+        except InvalidEventError as exc:
+            self.refused[exc.reason] += 1
+            return entry
