@@ -54,6 +54,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         sources, consumer                 Kafka or event log -> projection
         retry                             parked events -> projection, with today's code
         rereading, replay                 the log once more, with today's code -> shadow tables, or shadow topics
+        preview                           what a part of the log would change in the tables today
         watchdog, observer                silence -> alarm; tables -> gauges
     backfill/       REST API -> event log
         worker, schedule                  begins a run that is due, and repeats its pieces
@@ -73,6 +74,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         serve, config, difference, db, topics, events, parked, verify, twin, completion
         demo/                             commands, play, settings, truth, repair, view
         backfill/                         commands, foreground, view
+        replay/                           commands, options, stage; projection, topics: its two targets; view
 """
 
 __version__ = "0.1.0"

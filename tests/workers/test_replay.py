@@ -3,12 +3,14 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text, update
 
 from servers.compare import rows_of
+from whatsms_events.domain.events import EventType
 from whatsms_events.domain.replay import WHOLE, Selection
 from whatsms_events.errors import FencedError, IntegrityError, UnstorableError
 from whatsms_events.storage import tables
@@ -16,10 +18,12 @@ from whatsms_events.storage.database import Database, DatabaseTarget
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.selected import Blanked, Selected
 from whatsms_events.storage.projection.apply import Projection
+from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.projection.parked import ParkedEvents
 from whatsms_events.storage.projection.shadow import has_shadow, open_shadow, remove_shadow, shadow_of
 from whatsms_events.storage.projection.swap import SwapOutcome
 from whatsms_events.storage.role_lock import RoleLock
+from whatsms_events.workers.preview import Preview
 from whatsms_events.workers.replay import ProjectionReplay, ReplayAim
 from whatsms_events.workers.retry import Retry
 from workers.test_consumer import Bench, opened
@@ -293,3 +297,52 @@ async def test_two_replays_of_one_projection_do_not_work_at_once(on_files: Stage
     with pytest.raises(FencedError):
         await second.run_once(FAR)
     await first.close()
+
+
+async def test_a_part_of_the_log_is_compared_by_what_it_would_change(on_files: Stage) -> None:
+    """Events that are read as before change nothing. One that is read otherwise today shows the rows and fields that it
+    would change, with texts hidden; a tenant, a type, times and positions cut the rest off. Nothing is written.
+    """
+    bench = on_files.bench
+    end = await bench.append(150)
+    await bench.apply_all(bench.from_log())
+    log, holdings = bench.event_log, Holdings(bench.projection)
+    entries = await log.read(0, 500)
+    told = next(entry for entry in entries if entry.event.type == EventType.MESSAGE_RECEIVED)
+
+    async def previewed(selection: Selection, through: int = end) -> Preview:
+        preview = Preview(log, holdings, selection, through=through)
+        while await preview.run_once(40):
+            pass
+        return preview
+
+    same = await previewed(Selection(first=20, last=90))
+    assert (same.events, same.position) == (71, 90)
+    assert not [one for one in same.findings(examples=1, personal=False) if one.differs]
+
+    message = tables.message.c
+    lost = (
+        update(tables.message).where(message.id == told.event.message_id).values(body=None, from_me=True, versions="{}")
+    )
+    async with bench.projection.write() as connection:
+        await connection.execute(lost)
+    kept = await rows_of(bench.projection)
+    (found,) = [
+        one
+        for one in (await previewed(Selection(type=told.event.type))).findings(examples=9, personal=False)
+        if one.differs
+    ]
+    assert (found.table, found.new, found.changed) == ("message", 0, 1)
+    assert {"body", "from_me"} <= set(found.fields)
+    assert found.examples[0].fields["body"] is None
+    assert found.examples[0].fields["from_me"] == (True, False)
+    received = [entry.event.received_at for entry in entries]
+    for nothing in (
+        Selection(tenant="somebody else"),
+        Selection(since=max(received) + timedelta(seconds=1)),
+        Selection(until=min(received)),
+        Selection(first=end + 1),
+    ):
+        assert (await previewed(nothing)).events == 0
+    assert (await previewed(Selection(), through=10)).events == 10
+    assert await rows_of(bench.projection) == kept

@@ -28,6 +28,7 @@ GROUPS: Final = {
     "events": "Look at the event log.",
     "parked": "See to deliveries that could not be understood, and to events that could not be applied.",
     "backfill": "Find and repair what the webhook missed.",
+    "replay": "Read the log again with this release: new tables, or topics of their own.",
 }
 
 COMMANDS: Final = {
@@ -85,6 +86,22 @@ COMMANDS: Final = {
     "backfill status": (
         "backfill.commands:status_",
         "Say how the last backfills went and how far the one is that has not finished; asks the database alone.",
+    ),
+    "replay projection": (
+        "replay.commands:projection_",
+        "Compare the tables with what this release makes of the log, and swap them.",
+    ),
+    "replay kafka": (
+        "replay.commands:kafka_",
+        "Publish events of the log once more, into shadow topics under a prefix of their own.",
+    ),
+    "replay status": (
+        "replay.commands:status_",
+        "Say which replays there were, the last one first, and how far one is that has not finished.",
+    ),
+    "replay discard": (
+        "replay.commands:discard_",
+        "Give up the replay that is not finished, and remove its shadow; shadow topics are left to you.",
     ),
 }
 """Where each command is, and the first line of its help."""

@@ -107,6 +107,16 @@ def to_record(entry: LogEntry, log_id: UUID) -> KafkaRecord:
     return KafkaRecord(_TOPICS[event.type], key, event.data, tuple(headers))
 
 
+def replayed(record: KafkaRecord, replay: UUID, begun_at: datetime, first: int) -> KafkaRecord:
+    """Return the record with the marks of a replay: which one, when it was begun, and its first position."""
+    marks = (
+        ("ce_replayid", _value(replay)),
+        ("ce_replaytime", _value(begun_at)),
+        ("ce_replayfrom", b"%019d" % first),
+    )
+    return KafkaRecord(record.topic, record.key, record.value, (*record.headers, *marks))
+
+
 def from_record(headers: Headers, value: bytes | None) -> tuple[UUID, LogEntry]:
     """Return the log id and the entry a record was made of.
 

@@ -10,11 +10,12 @@ ends, they are dropped, and the rows are read again.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, Protocol, TypeVar
+from uuid import UUID
 
 import structlog
 
@@ -27,7 +28,7 @@ from whatsms_events.kafka.connection import KafkaReader, KafkaTarget
 from whatsms_events.kafka.producer import Batch, Producer
 from whatsms_events.kafka.topics import Topic, check_topics
 from whatsms_events.kafka.visible import STRAY_LIMIT, hanging, look
-from whatsms_events.storage.log.event_log import READ_LIMIT, EventLog
+from whatsms_events.storage.log.event_log import READ_LIMIT
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.role_lock import RoleLock
 
@@ -76,12 +77,25 @@ class _Session:
     prepared: _Transaction | None = None  # the rows after `checkpoint`, read while the last transaction was written
 
 
+class RelayLog(Protocol):
+    """The log as a relay reads it: the event log itself, or what a replay makes of it."""
+
+    async def log_id(self) -> UUID:
+        """Return the log's identity."""
+
+    async def read_from(self, checkpoint: Checkpoint | None, limit: int) -> list[LogEntry]:
+        """Return the events after a checkpoint; one without data is passed over."""
+
+    async def ids_at(self, positions: Collection[int]) -> dict[int, UUID]:
+        """Return the ids of the events at these positions."""
+
+
 class Relay:
     """The one active writer of the three topics under a prefix."""
 
     def __init__(
         self,
-        event_log: EventLog,
+        event_log: RelayLog,
         rows: RelayRows,
         target: KafkaTarget,
         prefix: str,
@@ -94,7 +108,9 @@ class Relay:
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
         stray_limit: int = STRAY_LIMIT,
+        record: Callable[[LogEntry, UUID], KafkaRecord] = to_record,
     ) -> None:
+        self._record = record
         self._log = event_log
         self._rows = rows
         self._target = target
@@ -325,7 +341,7 @@ class Relay:
         transaction, millis, last = _Transaction(), self._millis(), None
         log_id = session.published.log_id
         for entry in entries:
-            record = to_record(entry, log_id)
+            record = self._record(entry, log_id)
             partition = session.published.target(entry.position, f"{self._prefix}.{record.topic}", record.key)
             if partition is None:
                 outcome = "visible"

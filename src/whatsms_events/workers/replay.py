@@ -14,6 +14,7 @@ from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.selected import Selected
 from whatsms_events.storage.projection.apply import Offset, Projection, ProjectionState
+from whatsms_events.storage.projection.shadow import analyse
 from whatsms_events.storage.projection.swap import SwapOutcome, Terms, carried, compare
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.workers.consumer import Consumer
@@ -65,8 +66,7 @@ class ProjectionReplay:
 
         It goes to the log's end where these were made from another log, or from a later copy of this one.
         """
-        live = await Projection(self._live).state()
-        through = reached(live) if await self._belongs(live) else await self._log.end()
+        through = await self._through(await Projection(self._live).state())
         return ReplayAim((await Projection(self._shadow).state()).applied_through, through)
 
     async def run_once(self, aim: ReplayAim) -> int:
@@ -88,17 +88,17 @@ class ProjectionReplay:
         """
 
         async def reach(before: ProjectionState) -> ProjectionState:
-            belongs = await self._belongs(before)
-            return await self._reach(reached(before) if belongs else await self._log.end())
+            return await self._reach(await self._through(before))
 
         async def settle(before: ProjectionState) -> ProjectionState:
             end = await self._log.end()
             await self.expect_bytes(end)
             replayed = await self._reach(end)
-            keeps = await self._belongs(before) and (stand is None or await stand(before.offsets))
+            keeps = await belongs(before, self._log) and (stand is None or await stand(before.offsets))
             return carried(before, replayed) if keeps else replayed
 
         await Projection(self._live).state()  # makes its row where there is none yet
+        await analyse(self._shadow)
         terms = Terms(reach=reach, settle=settle if swap else None, examples=examples, personal=personal)
         return await compare(self._live, self._shadow, terms)
 
@@ -128,17 +128,21 @@ class ProjectionReplay:
                 break
         return state
 
-    async def _belongs(self, live: ProjectionState) -> bool:
-        """Tell whether the live tables were made from this very log."""
-        if live.log_id is None or live.log_id != await self._log.log_id():
-            return live.log_id is None
-        if reached(live) > await self._log.end():
-            return False
-        try:
-            await self._log.read_from(live.checkpoint, 1)
-        except IntegrityError:
-            return False
-        return True
+    async def _through(self, live: ProjectionState) -> int:
+        return reached(live) if await belongs(live, self._log) else await self._log.end()
+
+
+async def belongs(live: ProjectionState, event_log: EventLog) -> bool:
+    """Tell whether the live tables were made from this very log."""
+    if live.log_id is None or live.log_id != await event_log.log_id():
+        return live.log_id is None
+    if reached(live) > await event_log.end():
+        return False
+    try:
+        await event_log.read_from(live.checkpoint, 1)
+    except IntegrityError:
+        return False
+    return True
 
 
 def reached(state: ProjectionState) -> int:

@@ -70,6 +70,7 @@ class RereadLog:
         self._log = event_log
         self._selection = selection
         self.refused = Counter[str]()
+        self.position = selection.first - 1  # how far it was read
 
     async def log_id(self) -> UUID:
         """Return the log's identity."""
@@ -78,6 +79,8 @@ class RereadLog:
     async def read_from(self, checkpoint: Checkpoint | None, limit: int) -> list[LogEntry]:
         """Return the next events of the selection, and the others without their data."""
         found = await self._log.read_stored_from(checkpoint, limit, self._selection)
+        if found:
+            self.position = found[-1].entry.position
         return [self._entry(one) for one in found]
 
     async def ids_at(self, positions: Collection[int]) -> dict[int, UUID]:

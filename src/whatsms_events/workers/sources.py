@@ -230,6 +230,19 @@ class KafkaSource:
             self._aim = (checkpoint, ends)
 
 
+async def offsets_stand(target: KafkaTarget, prefix: str, offsets: Mapping[tuple[str, int], Offset]) -> bool:
+    """Tell whether every saved offset can still be read from: its partition is there, and has not moved past it."""
+    counts = await count_partitions(target, prefix)
+    if any(number >= counts.get(topic, 0) for topic, number in offsets):
+        return False
+    reader = await KafkaReader.open(target)
+    try:
+        beginnings, ends = await reader.beginnings(offsets), await reader.ends(offsets)
+    finally:
+        await reader.close()
+    return all(beginnings[at] <= one.next_offset <= ends[at] for at, one in offsets.items())
+
+
 def _passed(state: ProjectionState, key: Partition, end: int) -> bool:
     offset = state.offsets.get(key)
     return offset is not None and offset.next_offset >= end

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.events import to_micros
@@ -84,6 +84,11 @@ class RelayRows:
             if found is None or found.generation != published.generation:
                 raise FencedError(f"another relay opened topic prefix {prefix}")
             await _write(connection, prefix, published, now)
+
+    async def forget(self, prefix: str) -> None:
+        """Remove the row of a prefix to which nothing will be published any more."""
+        async with self._database.write() as connection:
+            await connection.execute(delete(relay).where(relay.c.prefix == prefix))
 
 
 def _own(found: Published, prefix: str, log_id: UUID) -> Published:

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from whatsms_events.errors import ConfigError, StorageUnavailableError
 from whatsms_events.storage import engines
 from whatsms_events.storage.database import Database, DatabaseTarget, is_there, open_projection
+from whatsms_events.storage.tables import projection_metadata
 from whatsms_events.storage.trouble import state_of
 
 SCHEMA: Final = "whatsms_shadow"
@@ -21,9 +22,14 @@ _MAY_NOT: Final = "42501"
 _LEFT: Final = ("", "-wal", "-shm", "-journal", ".migrate.lock")
 
 
+def patient(target: DatabaseTarget) -> DatabaseTarget:
+    """Return the same database for a replay, whose questions read whole tables."""
+    return replace(target, statement_timeout_s=engines.MIGRATION_TIMEOUT_S)
+
+
 def shadow_of(live: DatabaseTarget) -> DatabaseTarget:
-    """Return where the shadow of a projection is; its statements may take long."""
-    target = replace(live, statement_timeout_s=engines.MIGRATION_TIMEOUT_S)
+    """Return where the shadow of a projection is."""
+    target = patient(live)
     if not live.is_sqlite:
         return replace(target, schema=SCHEMA)
     path = Path(live.url.removeprefix("sqlite:///"))
@@ -53,6 +59,14 @@ async def open_shadow(projection: Database, target: DatabaseTarget) -> Database:
                 "database, GRANT CREATE ON DATABASE ... TO that user"
             ) from error
     return await open_projection(target, migrate=True)
+
+
+async def analyse(shadow: Database) -> None:
+    """Let PostgreSQL count what the shadow holds, so that it joins it with the live tables in a good way."""
+    if shadow.path is None:
+        names = ", ".join(name for name in projection_metadata.tables)
+        async with shadow.write() as connection:
+            await connection.execute(text(f"ANALYZE {names}"))
 
 
 async def remove_shadow(projection: Database, target: DatabaseTarget) -> None:

@@ -166,9 +166,9 @@ async def _compare(connection: AsyncConnection, side: _Side, terms: Terms) -> Ta
             keys = select(*table.primary_key).select_from(joined if kind == "new" else live).where(where)
             found = await connection.execute(keys.order_by(*table.primary_key).limit(terms.examples))
             examples += [Example(kind=kind, key=tuple(map(str, row)), fields={}) for row in found]
-    fields = {name: count for name, count in zip(side.compared, by_field, strict=True) if count}
+    fields = {str(name): count for name, count in zip(side.compared, by_field, strict=True) if count}
     return TableFinding(
-        table=live.name, rows=rows, new=new, lost=lost, changed=changed, fields=fields, examples=tuple(examples)
+        table=str(live.name), rows=rows, new=new, lost=lost, changed=changed, fields=fields, examples=tuple(examples)
     )
 
 
