@@ -41,6 +41,8 @@ NOT_SHOWN: Final = {
     "whatsms_events_build_info": "the version answers none of the questions; it fills the variables job and instance",
     "whatsms_events_role_stalled_seconds": "for an alert; a panel shows the state of each role",
     "whatsms_events_parked_in_a_row": "for an alert; a panel shows what is parked at the door by reason",
+    "whatsms_events_sealed_through_position": "for whoever proves the log; it answers none of the questions",
+    "whatsms_events_seal_lag_events": "the same",
     "whatsms_events_free_bytes": "for an alert: whoever runs a machine has its disks on a board",
     "whatsms_events_undelivered_messages": "for an alert; what became of messages at the contacts is the next two",
     "whatsms_events_message_acks_total": "what became of messages at the contacts: not whether this service works",

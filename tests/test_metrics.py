@@ -95,6 +95,9 @@ ON_SQLITE: Mapping[Sample, float] = {
     **APPENDED,
     **APPLIED,
     sample("log_end_position"): 6,
+    sample("sealed_through_position"): 0,  # sealed once it has waited for sealer.interval_s
+    sample("seal_lag_events"): 6,
+    sample("role_state", role="sealer"): 1,
     sample("applied_through_position"): 6,
     sample("consumer_skipped_total"): 0,
     sample("role_state", role=f"watchdog.{SLUG}"): 1,

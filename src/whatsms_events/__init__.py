@@ -20,6 +20,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         gone                              the one rule for what is gone
         replay, findings                  what a replay takes, how it is read again; how tables differ
         repair, walk, sighting            decisions of every backfill run: phases, items, answers; passes; clocks
+        seals                             hashes over closed ranges of the log, chained; the first flaw of one
         tenant, door                      two spellings of one id; what deliveries say of their sender
         silence, standing                 when silence is a fault; whether a role stands still
     storage/        all SQL
@@ -32,6 +33,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           event_log (reading), arrivals (by tenant), parked, relay_row;
                                           secret_uses (which secret fitted, and when);
                                           selected, replays: what a replay takes of the log, and which there were
+                                          seals (closed ranges), verify (from the bytes up)
         projection/                       apply and rows: a batch in one transaction; hot (what stays in memory);
                                           holdings: what is held; parked: events that could not be applied;
                                           shadow, swap: a second projection beside it, and how it takes its place
@@ -52,6 +54,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
     workers/        loop repeats a piece, backs off, halts
         relay                             event log -> Kafka
         sources, consumer                 Kafka or event log -> projection
+        sealer                            closed ranges of the log -> seals
         retry                             parked events -> projection, with today's code
         rereading, replay                 the log once more, with today's code -> shadow tables, or shadow topics
         preview                           what a part of the log would change in the tables today
@@ -71,7 +74,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         roles, parts, upstream            what each role needs; settings -> parts; parts that speak to the vendor
         start, supervisor, standings      waiting for databases; repeating and stopping; which role stands still
     cli/            app: every command by its name; options, running
-        serve, config, difference, db, topics, events, parked, verify, twin, completion
+        serve, config, difference, db, topics, events, log, parked, verify, twin, completion
+        progress                          how far a long command is
         demo/                             commands, play, settings, truth, repair, view
         backfill/                         commands, foreground, view
         replay/                           commands, options, stage; projection, topics: its two targets; view

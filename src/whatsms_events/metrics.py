@@ -83,6 +83,15 @@ LOG_END = Gauge(
     "whatsms_events_log_end_position",
     "Highest position of the log, whoever appended it. Flat: nothing new was accepted anywhere.",
 )
+SEALED_THROUGH = Gauge(
+    "whatsms_events_sealed_through_position",
+    "The log is sealed up to this position, so that `log verify` can tell which row was changed. Flat while the log "
+    "grows: no process with the role consumer runs, or the sealer is off or halted.",
+)
+SEAL_LAG = Gauge(
+    "whatsms_events_seal_lag_events",
+    "How many positions of the log are not sealed. Growing for more than sealer.interval_s: the same.",
+)
 FREE_BYTES = Gauge(
     "whatsms_events_free_bytes",
     "Free bytes of the disk that the log's SQLite file is on; NaN with PostgreSQL, whose disk this process does not "

@@ -38,6 +38,7 @@ OWN_OPTIONS = {
     "events list": {"--after", "--limit", "--tenant", "--type", "--json"},
     "events show": {"POSITION", "--raw"},
     "events tail": {"--after", "--tenant", "--type", "--json"},
+    "log verify": {"--after", "--through", "--head", "--json"},
     "parked list": {"--stage", "--reason", "--limit"},
     "parked show": {"NAME"},
     "parked retry": {"NAME", "--reason", "--stage"},
@@ -408,10 +409,10 @@ def test_help_says_what_a_command_does_and_takes(command: str, own: set[str], tm
 def test_help_of_the_groups_lists_every_command_with_its_sentence(tmp_path: Path) -> None:
     """`whatsms-events`, and each group, shows its commands; each says what it does."""
     listed = set()
-    for group in ("", "config", "db", "topics", "events", "parked", "backfill", "replay"):
+    for group in ("", "config", "db", "topics", "events", "log", "parked", "backfill", "replay"):
         done = run(tmp_path, *group.split(), config=None)
         assert done.status == 0
         rows = [re.match(r"│ ([a-z]+) {2,}[A-Z].*\.\s*│$", line) for line in done.out]
         listed |= {f"{group} {row[1]}".strip() for row in rows if row}
-    assert listed == set(OWN_OPTIONS) | {"config", "db", "topics", "events", "parked", "backfill", "replay"}
+    assert listed == set(OWN_OPTIONS) | {"config", "db", "topics", "events", "log", "parked", "backfill", "replay"}
     assert run(tmp_path, "--version", config=None).out == [__version__]

@@ -26,6 +26,7 @@ GROUPS: Final = {
     "db": "Look after the database.",
     "topics": "Look after the Kafka topics.",
     "events": "Look at the event log.",
+    "log": "Prove that the log is what was received.",
     "parked": "See to deliveries that could not be understood, and to events that could not be applied.",
     "backfill": "Find and repair what the webhook missed.",
     "replay": "Read the log again with this release: new tables, or topics of their own.",
@@ -66,6 +67,10 @@ COMMANDS: Final = {
     ),
     "events show": ("events:show_", "Print one event of the log as JSON, or the bytes it came as."),
     "events tail": ("events:tail_", "Print events as they are appended, until SIGINT or SIGTERM."),
+    "log verify": (
+        "log:verify_",
+        "Check the log from its bytes up (bytes, stored hash, seal, chain), and name the first position that is bad.",
+    ),
     "parked list": (
         "parked:list_",
         "List parked deliveries, oldest first, and then parked events: name, when, tenant, reason, detail, bytes.",

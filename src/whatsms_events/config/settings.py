@@ -177,6 +177,13 @@ class ConsumerSettings(_Section):
     retry_parked: bool = False
 
 
+class SealerSettings(_Section):
+    """How closed parts of the log are sealed, so that `log verify` can tell what was changed in them."""
+
+    enabled: bool = True
+    interval_s: float = Field(default=60.0, ge=0.1, le=86_400)
+
+
 class Whatsms(_Section):
     """How the vendor's REST API is spoken to, where a tenant has a key for it."""
 
@@ -243,6 +250,7 @@ class Settings(BaseSettings):
     kafka: Kafka = Kafka()
     relay: RelaySettings = RelaySettings()
     consumer: ConsumerSettings = ConsumerSettings()
+    sealer: SealerSettings = SealerSettings()
     whatsms: Whatsms = Whatsms()
     backfill: BackfillSettings = BackfillSettings()
     watchdog: WatchdogSettings = WatchdogSettings()

@@ -28,6 +28,7 @@ from whatsms_events.storage.database import (
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.relay_row import RelayRows
+from whatsms_events.storage.log.seals import Seals
 from whatsms_events.storage.projection.apply import Projection
 from whatsms_events.storage.projection.parked import ParkedEvents
 from whatsms_events.storage.reads import Queries, write_problem
@@ -42,6 +43,7 @@ from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.observer import Observer
 from whatsms_events.workers.relay import Relay
 from whatsms_events.workers.retry import Retry
+from whatsms_events.workers.sealer import Sealer
 from whatsms_events.workers.sources import EventSource, KafkaSource, LogSource
 
 CHECKS_MISSED: Final = 3
@@ -244,6 +246,12 @@ def make_consumer(
     projection = Projection(stores.projection)
     retry = Retry(projection, ParkedEvents(stores.projection), event_log) if settings.consumer.retry_parked else None
     return Consumer(projection, source, lock, batch_limit=settings.consumer.batch_limit, retry=retry)
+
+
+def make_sealer(settings: Settings, log: Database, *, monotonic: Callable[[], float] = time.monotonic) -> Sealer:
+    """Return the worker that seals closed parts of the log."""
+    lock = RoleLock(log, "sealer")
+    return Sealer(Seals(log), lock, interval_s=settings.sealer.interval_s, now=now, monotonic=monotonic)
 
 
 def make_observer(settings: Settings, stores: Stores) -> Observer:

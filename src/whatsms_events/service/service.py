@@ -30,6 +30,7 @@ from whatsms_events.service.parts import (
     make_rejects,
     make_relay,
     make_running,
+    make_sealer,
     make_standings,
     on_sqlite,
     projection_target,
@@ -168,12 +169,14 @@ class Service:
         return Jobs(await self._writers(stores, committer, receiver, stack), self._readers(stores))
 
     def _readers(self, stores: Stores) -> list[Job]:
-        """Return the relay and the consumer, each where this process has the role."""
+        """Return the relay and the consumer, each where this process has the role; the sealer is beside the latter."""
         settings, kafka, jobs = self._settings, kafka_target(self._settings), []
         if kafka is not None and "relay" in self.roles:
             jobs.append(Job("relay", make_relay(settings, kafka, stores.log), settings.relay.poll_interval_s))
         if "consumer" in self.roles:
             jobs.append(Job("consumer", make_consumer(settings, stores), settings.consumer.poll_interval_s))
+            if settings.sealer.enabled:
+                jobs.append(Job("sealer", make_sealer(settings, stores.log), settings.sealer.interval_s))
         return jobs
 
     async def _writers(

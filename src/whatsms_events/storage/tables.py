@@ -93,6 +93,27 @@ secret_use = Table(
     Column("count", BigInteger, nullable=False),
 )
 
+seal = Table(
+    "seal",
+    log_metadata,
+    # Two that begin at one position cannot be: two who seal at a time make one chain.
+    Column("first", BigInteger, primary_key=True, autoincrement=False),
+    Column("last", BigInteger, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("hash", LargeBinary, nullable=False),  # chained to the seal before: see `domain.seals`
+    Column("marks", LargeBinary, nullable=False),  # tell which row differs
+    Column("sealed_at", BigInteger, nullable=False),
+)
+
+log_move = Table(
+    "log_move",
+    log_metadata,
+    Column("one", SmallInteger, primary_key=True),
+    Column("state", Text, nullable=False),  # "coming": this copy is not whole yet; "gone": the log lives elsewhere
+    Column("place", Text, nullable=False),  # where the other one is, without a password
+    Column("at", BigInteger, nullable=False),
+)
+
 relay = Table(
     "relay",
     log_metadata,

@@ -18,6 +18,7 @@ from whatsms_events.errors import WhatsmsEventsError
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.relay_row import RelayRows
+from whatsms_events.storage.log.seals import Seals
 from whatsms_events.storage.projection.apply import Projection
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.repair.reports import Overview, Reports
@@ -57,6 +58,7 @@ class Observer:
     ) -> None:
         self._log = log
         self._event_log = EventLog(log)
+        self._seals = Seals(log)
         self._relay_rows = RelayRows(log)
         self._reports = Reports(log)
         self._projection = Projection(projection)
@@ -68,7 +70,7 @@ class Observer:
         self.seen = DatabaseView()
         for gauge in (
             metrics.LOG_END, metrics.APPLIED_THROUGH, metrics.RELAY_THROUGH, metrics.RELAY_LAG, metrics.RELAY_OLDEST,
-            metrics.FREE_BYTES,
+            metrics.SEALED_THROUGH, metrics.SEAL_LAG, metrics.FREE_BYTES,
         ):  # fmt: skip
             gauge.set(math.nan)  # a start may wait for its databases, and a zero would look as if it were measured
 
@@ -81,6 +83,9 @@ class Observer:
             async with asyncio.timeout(LOOK_LIMIT_S):
                 seen = replace(seen, end=await self._event_log.end())
                 metrics.LOG_END.set(seen.end or 0)
+                sealed = await self._seals.sealed_through()
+                metrics.SEALED_THROUGH.set(sealed)
+                metrics.SEAL_LAG.set(max(0, (seen.end or 0) - sealed))
                 if self._prefix is not None:
                     seen = replace(seen, published=await self._see_published(self._prefix))
         except (WhatsmsEventsError, TimeoutError) as exc:
