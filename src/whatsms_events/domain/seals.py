@@ -13,6 +13,8 @@ from datetime import datetime
 from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
+import msgspec
+
 SEAL_ROWS: Final = 1000
 """Rows in one seal at most, so that a check holds no more in memory."""
 
@@ -82,26 +84,17 @@ class Flaw:
     fault: FlawKind
 
 
-def _joined(*parts: object) -> bytes:
-    """Return the parts as bytes that no other parts give: each with its length before it, and None unlike all."""
-    found = bytearray()
-    for part in parts:
-        if part is None:
-            found += b"\xff"
-            continue
-        encoded = part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
-        found += b"\x00" + len(encoded).to_bytes(8) + encoded
-    return bytes(found)
+_encode: Final = msgspec.msgpack.Encoder().encode
+"""MessagePack: values of other kinds or lengths never give the same bytes, and the form of each is the shortest."""
 
 
 def _row_digest(row: SealedRow) -> bytes:
     stays = (row.position, row.id.bytes, row.type, row.tenant, row.occurred_at, row.received_at, row.origin, row.sha256)
-    return hashlib.sha256(_joined(*stays)).digest()
+    return hashlib.sha256(_encode(stays)).digest()
 
 
 def _content_digest(row: SealedRow) -> bytes:
-    read = (row.subject, row.ticket_id, row.contact_id, row.message_id, row.data)
-    return hashlib.sha256(_joined(*read)).digest()
+    return hashlib.sha256(_encode((row.subject, row.ticket_id, row.contact_id, row.message_id, row.data))).digest()
 
 
 def _pack(first: int, marks: Sequence[Mark]) -> bytes:

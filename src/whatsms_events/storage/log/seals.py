@@ -20,7 +20,7 @@ from whatsms_events.storage.tables import event_log, log, seal
 RANGE_BYTES: Final = 8 * 1024 * 1024
 """Raw bytes in one seal; a range ends with the row that exceeds it. A check reads one range at a time."""
 
-_WITHOUT_RAW: Final = tuple(event_log.c[name] for name in SealedRow._fields if name != "raw")
+_WITHOUT_RAW: Final = tuple(event_log.c[name] for name in SealedRow._fields if name != "raw")  # the last of them
 
 
 class Seals:
@@ -29,12 +29,14 @@ class Seals:
     def __init__(self, database: Database, *, range_bytes: int = RANGE_BYTES) -> None:
         self._database = database
         self._range_bytes = range_bytes
+        self._log_id: UUID | None = None
 
     async def log_id(self) -> UUID:
         """Return the log's identity, which each seal is bound to."""
-        async with self._database.read() as connection:
-            found: UUID = (await connection.execute(select(log.c.log_id))).scalar_one()
-        return found
+        if self._log_id is None:
+            async with self._database.read() as connection:
+                self._log_id = (await connection.execute(select(log.c.log_id))).scalar_one()
+        return self._log_id
 
     async def last(self) -> Seal | None:
         """Return the last seal; None where nothing is sealed yet."""
@@ -67,7 +69,7 @@ class Seals:
         place = (event_log.c.position >= first, event_log.c.position <= last)
         query = select(*_WITHOUT_RAW, event_log.c.raw).where(*place).order_by(event_log.c.position)
         async with self._database.read() as connection:
-            return [SealedRow(**row) for row in (await connection.execute(query.limit(SEAL_ROWS + 1))).mappings()]
+            return [SealedRow._make(row) for row in await connection.execute(query.limit(SEAL_ROWS + 1))]
 
     async def unsealed(self, after: int) -> tuple[int, int, bool]:
         """Look at the next range behind a position: how many rows it has, where it ends, and whether it is full."""
@@ -90,7 +92,7 @@ class Seals:
         query = query.where(event_log.c.position > (0 if before is None else before.last))
         log_id = await self.log_id()
         async with self._database.read() as connection:
-            rows = [SealedRow(**row) for row in (await connection.execute(query.limit(SEAL_ROWS))).mappings()]
+            rows = [SealedRow._make([*row, None]) for row in await connection.execute(query.limit(SEAL_ROWS))]
         if not rows:
             raise IntegrityError(f"no row is left up to position {last}, where there were some a moment ago")
         made = make_seal(log_id, before, rows, now)
