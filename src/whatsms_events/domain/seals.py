@@ -1,8 +1,8 @@
 """Seals: hashes over closed ranges of the log, each chained to the one before, and what a check of one finds.
 
-A seal covers what stays for ever: position, id, type, tenant, times, origin and the stored hash of the bytes. The bytes
-themselves are covered by their stored hash, and what the release of that day read of them by a mark of its own. So a
-row that retention has blanked can still be checked: everything but what was blanked.
+A seal covers what stays for ever: position, id, type, tenant, times, origin, the secret's name and the stored hash of
+the bytes. The bytes themselves are covered by their stored hash, and what the release of that day read of them by a
+mark of its own. So a row that retention has blanked can still be checked: everything but what was blanked.
 """
 
 import hashlib
@@ -53,6 +53,7 @@ class SealedRow(NamedTuple):
     contact_id: str | None
     message_id: str | None
     data: str | None
+    signed_by: str | None = None
     raw: bytes | None = None
 
 
@@ -89,8 +90,9 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 def _row_digest(row: SealedRow) -> bytes:
-    stays = (row.position, row.id.bytes, row.type, row.tenant, row.occurred_at, row.received_at, row.origin, row.sha256)
-    return hashlib.sha256(_encode(stays)).digest()
+    what = row.position, row.id.bytes, row.type, row.tenant
+    whence = row.occurred_at, row.received_at, row.origin, row.signed_by, row.sha256
+    return hashlib.sha256(_encode((*what, *whence))).digest()
 
 
 def _content_digest(row: SealedRow) -> bytes:
