@@ -26,6 +26,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
     storage/        all SQL
         database, engines, schema, tables, migrations/    open, check, migrate
         held_file, postgres_url, servers  is it still our file, our server
+        move_mark                         has the log moved, or is it a copy that is not whole
         trouble                           what databases raise -> our errors, with what to do
         role_lock, lock_session           one active process per role
         log/                              committer (the queue), room (tenants share it), commit (one group),
@@ -34,6 +35,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           secret_uses (which secret fitted, and when);
                                           selected, replays: what a replay takes of the log, and which there were
                                           seals (closed ranges), verify (from the bytes up)
+                                          seals (closed ranges), verify (from the bytes up);
+                                          copying (into another database), moving (one place at a time)
         projection/                       apply and rows: a batch in one transaction; hot (what stays in memory);
                                           holdings: what is held; parked: events that could not be applied;
                                           shadow, swap: a second projection beside it, and how it takes its place

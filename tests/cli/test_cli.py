@@ -39,6 +39,7 @@ OWN_OPTIONS = {
     "events show": {"POSITION", "--raw"},
     "events tail": {"--after", "--tenant", "--type", "--json"},
     "log verify": {"--after", "--through", "--head", "--json"},
+    "log copy": {"--to", "--finish", "--take-back", "--password-file", "--tls", "--tls-ca-file"},
     "parked list": {"--stage", "--reason", "--limit"},
     "parked show": {"NAME"},
     "parked retry": {"NAME", "--reason", "--stage"},

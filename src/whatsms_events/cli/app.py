@@ -26,7 +26,7 @@ GROUPS: Final = {
     "db": "Look after the database.",
     "topics": "Look after the Kafka topics.",
     "events": "Look at the event log.",
-    "log": "Prove that the log is what was received.",
+    "log": "Prove that the log is what was received, and move it to another database.",
     "parked": "See to deliveries that could not be understood, and to events that could not be applied.",
     "backfill": "Find and repair what the webhook missed.",
     "replay": "Read the log again with this release: new tables, or topics of their own.",
@@ -70,6 +70,10 @@ COMMANDS: Final = {
     "log verify": (
         "log:verify_",
         "Check the log from its bytes up (bytes, stored hash, seal, chain), and name the first position that is bad.",
+    ),
+    "log copy": (
+        "log:copy_",
+        "Copy the log to another database, row by row with its positions and ids, and with --finish move it there.",
     ),
     "parked list": (
         "parked:list_",

@@ -1,6 +1,9 @@
-"""`log verify`: prove that the log is what was received."""
+"""`log verify` and `log copy`: prove that the log is what was received, and move it to another database."""
 
-from typing import Annotated, Any
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import msgspec
 from cyclopts import Parameter
@@ -9,14 +12,23 @@ from cyclopts.validators import Number
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.progress import Steps
 from whatsms_events.cli.running import run
+from whatsms_events.clock import now
+from whatsms_events.config.checks import url_problem
+from whatsms_events.config.settings import Settings
 from whatsms_events.domain.seals import SAYS
-from whatsms_events.errors import ConfigError
-from whatsms_events.service.parts import opened_log
+from whatsms_events.errors import ConfigError, IntegrityError
+from whatsms_events.service.parts import log_target, opened_log
+from whatsms_events.storage.database import Database, DatabaseTarget, open_log, place_of, upgrade
+from whatsms_events.storage.log.copying import Copied, LogCopy
 from whatsms_events.storage.log.seals import Seals
 from whatsms_events.storage.log.verify import CheckedLog, verify
+from whatsms_events.storage.role_lock import RoleLock
 
 Behind = Annotated[int, Parameter(validator=Number(gte=0, lt=2**63))]
 Through = Annotated[int | None, Parameter(validator=Number(gte=1, lt=2**63))]
+
+WORKING: Final = ("relay", "consumer", "sealer")
+"""Roles that show whether a service still works on a log: each holds its lock while it does."""
 
 
 def verify_(
@@ -49,7 +61,7 @@ def verify_(
     steps = Steps("log verify")
 
     async def checked() -> tuple[CheckedLog, bool]:
-        async with opened_log(settings) as log:
+        async with opened_log(settings, even_moved=True) as log:
             seen = await verify(
                 log, after=after, through=through, on_progress=lambda one: steps.at(one.through, one.end)
             )
@@ -104,3 +116,111 @@ def _plain(seen: CheckedLog, *, has_head: bool) -> dict[str, Any]:
         "head_found": has_head,
         "wrong": wrong,
     }
+
+
+def copy_(
+    *,
+    to: str,
+    finish: bool = False,
+    take_back: bool = False,
+    password_file: Path | None = None,
+    tls: bool = False,
+    tls_ca_file: Path | None = None,
+    options: SettingsOptions = DEFAULTS,
+) -> int:
+    """Copy the log to another database, row by row with the same positions and ids, and with --finish move it there.
+
+    Without --finish the service may run. Whatever stops the command, run it again: it goes on where the target ends.
+
+    Parameters
+    ----------
+    to
+        Where to: postgresql://user@host:5432/name, or sqlite:////absolute/path/log.db. It must be empty.
+    finish
+        Shut the log here for good, copy what is left, and give the copy free. Stop every process of the service first.
+    take_back
+        Give up a move that was begun with --finish and did not end: the log here takes in again.
+    password_file
+        A file that holds the password of the PostgreSQL user in --to.
+    tls
+        Connect to the PostgreSQL server in --to by TLS.
+    tls_ca_file
+        Whom to trust with TLS, in PEM form; without it the system's authorities.
+    """
+    settings = options.load()
+    if finish and take_back:
+        raise ConfigError("--finish and --take-back: give one of them")
+    target = _copy_target(to, password_file, tls=tls, tls_ca_file=tls_ca_file)
+    return run(_copied(settings, target, finish=finish, take_back=take_back))
+
+
+def _copy_target(to: str, password_file: Path | None, *, tls: bool, tls_ca_file: Path | None) -> DatabaseTarget:
+    if (problem := url_problem(to)) is not None:
+        raise ConfigError(f"--to: {problem.replace('; set database.password instead', '; give --password-file')}")
+    password = None
+    if password_file is not None:
+        try:
+            password = password_file.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeError) as exc:
+            raise ConfigError(f"--password-file: {password_file} cannot be read") from exc
+    return DatabaseTarget(url=to, password=password, tls=tls, tls_ca_file=tls_ca_file)
+
+
+async def _copied(settings: Settings, target: DatabaseTarget, *, finish: bool, take_back: bool) -> int:
+    steps = Steps("log copy")
+    async with _both(settings, target) as (source, copy):
+        making = LogCopy(source, copy, from_place=place_of(log_target(settings)), to_place=place_of(target))
+        if take_back:
+            await making.take_back()
+            print("the log here takes in again; the copy is not used, and may be removed")
+            return 0
+        begun = await making.begin(now())
+        if begun.through:
+            steps.say(f"goes on behind position {begun.through}")
+        if not finish:
+            through = await making.grow(steps.at)
+            print(f"log {begun.log_id}: copied up to position {through}, and compared row by row")
+            print("the log here still takes in: stop every process of the service, and run this again with --finish")
+            return 0
+        await making.grow(steps.at)  # what the last step does while nothing is taken in should be little
+        async with _alone_on(source):
+            moved = await making.finish(now(), steps.at)
+        _say_moved(moved, place_of(target))
+        return 0
+
+
+def _say_moved(moved: Copied, place: str) -> None:
+    print(f"log {moved.log_id} has moved to {place}, with all positions up to {moved.end}")
+    print("the log here is shut for good; nothing in it was removed")
+    print(
+        "set database.url to the new place, run `db upgrade` and then `serve`: the tables are made from the log again"
+    )
+
+
+@asynccontextmanager
+async def _both(settings: Settings, target: DatabaseTarget) -> AsyncIterator[tuple[Database, Database]]:
+    """Open both logs whatever they are marked as, with the target's schema made; no other copy works on the target."""
+    if place_of(target) == place_of(log_target(settings)):
+        raise ConfigError("--to: names the log itself")
+    async with AsyncExitStack() as stack:
+        source = await stack.enter_async_context(opened_log(settings, even_moved=True))
+        await upgrade("log", target)
+        copy = await open_log(target, migrate=False, even_moved=True)
+        stack.push_async_callback(copy.close)
+        lock = RoleLock(copy, "copy")
+        stack.push_async_callback(lock.release)
+        if not await lock.take():
+            raise IntegrityError("another `log copy` works on this target")
+        yield source, copy
+
+
+@asynccontextmanager
+async def _alone_on(source: Database) -> AsyncIterator[None]:
+    """Hold the locks of every role; raise IntegrityError where a process of the service works."""
+    async with AsyncExitStack() as stack:
+        for role in WORKING:
+            lock = RoleLock(source, role)
+            stack.push_async_callback(lock.release)
+            if not await lock.take():
+                raise IntegrityError(f"a process still has the role {role}: stop every process of the service first")
+        yield

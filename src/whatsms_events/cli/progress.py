@@ -16,10 +16,14 @@ class Steps:
         self._monotonic = monotonic
         self._line_at = monotonic() + LINE_S
 
+    def say(self, what: str) -> None:
+        """Say something once."""
+        print(f"{self._doing}: {what}", file=sys.stderr, flush=True)
+
     def at(self, place: int, end: int) -> None:
         """Say that the work is at a place on its way to the end, if the last line is old enough."""
         if self._monotonic() < self._line_at:
             return
         self._line_at = self._monotonic() + LINE_S
         share = f" ({100 * place // end} %)" if end else ""
-        print(f"{self._doing}: position {place} of {end}{share}", file=sys.stderr, flush=True)
+        self.say(f"position {place} of {end}{share}")

@@ -100,12 +100,13 @@ def _room(settings: Settings) -> Iterator[Fault]:
 
 
 def _database_url(settings: Settings) -> Iterator[Fault]:
-    problem = _url_problem(settings.database.url) if settings.database.url is not None else None
+    problem = url_problem(settings.database.url) if settings.database.url is not None else None
     if problem is not None:
         yield ("database", "url"), problem
 
 
-def _url_problem(url: str) -> str | None:
+def url_problem(url: str) -> str | None:
+    """Return what is wrong with the URL of a database, None where nothing is."""
     try:
         parts = urlsplit(url)
         if "," not in parts.netloc:  # one host

@@ -100,9 +100,9 @@ async def unopened_stores(settings: Settings) -> AsyncIterator[Stores]:
 
 
 @asynccontextmanager
-async def opened_log(settings: Settings, *, migrate: bool = False) -> AsyncIterator[Database]:
+async def opened_log(settings: Settings, *, migrate: bool = False, even_moved: bool = False) -> AsyncIterator[Database]:
     """Give the log, checked and perhaps migrated; raise StorageUnavailableError where it is away."""
-    log = await open_log(log_target(settings), migrate=migrate)
+    log = await open_log(log_target(settings), migrate=migrate, even_moved=even_moved)
     try:
         yield log
     finally:

@@ -27,6 +27,7 @@ from whatsms_events.errors import ConfigError, NotFoundError, StorageUnavailable
 from whatsms_events.storage import engines, postgres_url, schema
 from whatsms_events.storage.held_file import HeldFile
 from whatsms_events.storage.lock_session import LockSession
+from whatsms_events.storage.move_mark import moved_problem
 from whatsms_events.storage.servers import CONNECT_TIMEOUT_S, Servers
 from whatsms_events.storage.trouble import POOLER_SAYS, state_of, translated
 
@@ -232,6 +233,12 @@ def is_there(target: DatabaseTarget) -> bool:
         return False
 
 
+def place_of(target: DatabaseTarget) -> str:
+    """Return what people call the place of a database: the path of its file, or server and name."""
+    parts = None if target.is_sqlite else postgres_url.parse(target.url)
+    return str(make_url(target.url).database) if parts is None else parts.place
+
+
 def expect_log(target: DatabaseTarget) -> None:
     """Raise NotFoundError where there is no log: a command that reads or mends a log must not make an empty one."""
     if not is_there(target):
@@ -241,14 +248,14 @@ def expect_log(target: DatabaseTarget) -> None:
         )
 
 
-async def open_log(target: DatabaseTarget, *, migrate: bool) -> Database:
+async def open_log(target: DatabaseTarget, *, migrate: bool, even_moved: bool = False) -> Database:
     """Open the event log. Without `migrate` no log is made: raise NotFoundError where there is none.
 
-    Raise ConfigError where it is not durable or not at head, StorageUnavailableError if away.
+    Raise ConfigError where it is not durable or not at head, or has moved, StorageUnavailableError if away.
     """
     if not migrate:
         expect_log(target)
-    return await _open("log", target, migrate=migrate)
+    return await _open("log", target, migrate=migrate, even_moved=even_moved)
 
 
 async def open_projection(target: DatabaseTarget, *, migrate: bool) -> Database:
@@ -333,23 +340,24 @@ def _flocked(file: int) -> bool:
     return True
 
 
-async def _open(part: schema.Part, target: DatabaseTarget, *, migrate: bool) -> Database:
+async def _open(part: schema.Part, target: DatabaseTarget, *, migrate: bool, even_moved: bool = False) -> Database:
     if not migrate and not is_there(target):
         raise ConfigError(f"{make_url(target.url).database} is not there: run `whatsms-events db upgrade`")
     database = unopened(part, target)
     try:
-        await make_ready(database, target, migrate=migrate)
+        await make_ready(database, target, migrate=migrate, even_moved=even_moved)
     except BaseException:
         await database.close()
         raise
     return database
 
 
-async def make_ready(database: Database, target: DatabaseTarget, *, migrate: bool) -> None:
+async def make_ready(database: Database, target: DatabaseTarget, *, migrate: bool, even_moved: bool = False) -> None:
     """Connect, migrate if wanted, and check; may be repeated until it succeeds.
 
     Raise ConfigError where waiting mends nothing: not durable, not at head, no such user, password or database, no
-    database at all. Raise StorageUnavailableError where the database is away, starting, locked or full.
+    database at all, a log that has moved or is a copy that is not whole (but for `even_moved`). Raise
+    StorageUnavailableError where the database is away, starting, locked or full.
     """
     with _named(database.part, target):
         await _check_server(database, target)
@@ -360,6 +368,8 @@ async def make_ready(database: Database, target: DatabaseTarget, *, migrate: boo
             if problem is None and database.part == "log":
                 async with database.write() as connection:
                     problem = await connection.run_sync(durability_problem)
+                    if problem is None and not even_moved:
+                        problem = await connection.run_sync(moved_problem)
             if problem is None:
                 await database.hold()
     if problem is not None:
@@ -369,14 +379,12 @@ async def make_ready(database: Database, target: DatabaseTarget, *, migrate: boo
 @contextmanager
 def _named(part: schema.Part, target: DatabaseTarget) -> Iterator[None]:
     """Say in the error which database it was."""
-    parts = None if target.is_sqlite else postgres_url.parse(target.url)
-    place = make_url(target.url).database if parts is None else parts.place
     try:
         yield
     except (StorageUnavailableError, TimeoutError) as error:
         reason = str(error) or "no answer in time"
         kind = ConfigError if _is_wrong(error) else StorageUnavailableError
-        raise kind(f"the {part} database at {place} cannot be used: {reason}") from error
+        raise kind(f"the {part} database at {place_of(target)} cannot be used: {reason}") from error
 
 
 def _is_wrong(error: BaseException | None) -> bool:

@@ -78,6 +78,8 @@ def _translate(error: BaseException) -> StorageUnavailableError | UnstorableErro
     # SQLAlchemy says "Error" for most of PostgreSQL's.
     said = error.__cause__ if isinstance(error.__cause__, asyncpg.PostgresError) else error
     summary = f"{type(said).__name__} {state}".strip()
+    if state == "SQLITE_CONSTRAINT_TRIGGER":  # the triggers of a log that has moved, with our own words
+        return StorageUnavailableError(f"{summary}: {_text(said)}")
     if state.startswith(_REFUSED) or names & {"IntegrityError", "DataError"}:
         return UnstorableError(summary)
     words = [_text(said)] if state.startswith(_SHOWN) else []

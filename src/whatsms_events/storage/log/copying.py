@@ -1,0 +1,232 @@
+"""This module copies a log into another database, row by row with its positions and ids, and compares what it wrote.
+
+Theory of operation. What only grows (events, seals) is copied while the source lives; the target itself says how far.
+What changes (redeliveries, parked deliveries, the relay's row, backfills) is copied in the last step, after the source
+was shut in its own database. The target bears a mark from its first row on, and cannot be opened until the mark is
+taken away. A crash at any point leaves one log that can be used at most:
+
+    source lives, target marked     copying; it may be stopped, and goes on behind the target's last position
+    source shut, target marked      the last step; it is begun again, and begins what changes anew
+    source shut, target whole       moved
+"""
+
+import hashlib
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import ColumnElement, LargeBinary, Table, Text, func, insert, literal, select, text, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from whatsms_events.errors import IntegrityError
+from whatsms_events.storage.database import Database
+from whatsms_events.storage.log.moving import SHUT, Moving
+from whatsms_events.storage.tables import backfill_run, event_log, log, seal
+
+BATCH_ROWS: Final = 1000
+BATCH_BYTES: Final = 8 * 1024 * 1024
+"""Of one batch, in the text and bytes of its rows; one row at least."""
+
+GROWING: Final = (event_log, seal)
+CHANGING: Final = tuple(table for table in SHUT if table not in (log, *GROWING))
+NUMBERED: Final = ((event_log, event_log.c.position), (backfill_run, backfill_run.c.run))
+"""Tables whose numbers the database gives out, and never twice."""
+
+_SUM_LIMIT: Final = 1 << 256
+
+CopiedRow = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """How far a copy is: the last position in the target, and the last one of the source when it was looked at."""
+
+    log_id: UUID
+    through: int
+    end: int
+
+
+class LogCopy:
+    """A copy from one open database to another. `from_place` and `to_place` are what each calls the other one."""
+
+    def __init__(self, source: Database, target: Database, *, from_place: str, to_place: str) -> None:
+        self._source = source
+        self._target = target
+        self._from_place = from_place
+        self._to_place = to_place
+        self._mark = Moving(target)
+        self._source_mark = Moving(source)
+
+    async def begin(self, now: datetime) -> Copied:
+        """Make the target ready, and return how far it is; raise IntegrityError where it is something else."""
+        mark = await self._source_mark.mark()
+        if mark is not None and (mark.state, mark.place) != ("gone", self._to_place):
+            raise IntegrityError(f"the source: {mark.problem}")
+        async with self._source.read() as connection:
+            own = (await connection.execute(select(log.c.log_id, log.c.created_at))).one()
+        await self._mark.begin(own.log_id, own.created_at, self._from_place, now)
+        found = Copied(own.log_id, await _last(self._target, event_log), await _last(self._source, event_log))
+        if found.through > found.end:
+            raise IntegrityError(f"the target holds position {found.through}, and the source ends at {found.end}")
+        return found
+
+    async def grow(self, on_progress: Callable[[int, int], None]) -> int:
+        """Copy events and seals up to where the source ends now, and return the last position that was copied."""
+        for table in GROWING:
+            end = await _last(self._source, table)
+            after = await _last(self._target, table)
+            while after < end and (rows := await _batch(self._source, table, (after,) if after else None)):
+                await self._write(table, rows)
+                after = rows[-1][0]
+                if table is event_log:
+                    on_progress(after, end)
+        return await _last(self._target, event_log)
+
+    async def _write(self, table: Table, rows: Sequence[CopiedRow]) -> None:
+        """Write a batch in one transaction, then read it back and compare."""
+        names = [column.name for column in table.c]
+        async with self._target.write() as connection:
+            await connection.execute(insert(table), [dict(zip(names, row, strict=True)) for row in rows])
+        key = table.c[names[0]]
+        query = select(table).where(key >= rows[0][0], key <= rows[-1][0]).order_by(key)
+        async with self._target.read() as connection:
+            found = [tuple(row) for row in await connection.execute(query)]
+        for wanted, there in itertools.zip_longest(rows, found):
+            if wanted != there:
+                at = (wanted or there)[0]
+                raise IntegrityError(f"{table.name} {at} is another row in the target than in the source")
+        if table is event_log:
+            _check_bytes(names, rows)
+
+    async def finish(self, now: datetime, on_progress: Callable[[int, int], None]) -> Copied:
+        """Shut the source, copy the rest, compare, and give the target free. The source is not opened again.
+
+        Raise IntegrityError where source and target differ; then the target stays marked.
+        """
+        end = await self._source_mark.shut(self._to_place, now)
+        through = await self.grow(on_progress)
+        if through != end:
+            raise IntegrityError(f"the target ends at position {through}, and the source at {end}")
+        for table in CHANGING:
+            await self._replace(table)
+        for table, number in NUMBERED:
+            await _give_out_behind(self._target, table, number, await _given_out(self._source, table, number))
+        await self._mark.whole()
+        return Copied(await self._mark.log_id(), through, end)
+
+    async def _replace(self, table: Table) -> None:
+        """Copy a table that changes, from its first row on, and compare both as sets."""
+        async with self._target.write() as connection:
+            await connection.execute(table.delete())
+        names = [column.name for column in table.c]
+        async for rows in _batches(self._source, table):
+            async with self._target.write() as connection:
+                await connection.execute(insert(table), [dict(zip(names, row, strict=True)) for row in rows])
+        # As sets: the two databases may sort texts otherwise.
+        if await _sum(self._source, table) != await _sum(self._target, table):
+            raise IntegrityError(f"{table.name} is not the same in the target as in the source")
+
+    async def take_back(self) -> None:
+        """Open the source again, where the target is not whole: then nobody can have written there.
+
+        Raise IntegrityError where the target may be in use.
+        """
+        source, mark = await self._source_mark.mark(), await self._mark.mark()
+        if source is None or source.state != "gone":
+            raise IntegrityError("the source is not shut: there is nothing to take back")
+        same = await self._mark.log_id() == await self._source_mark.log_id()
+        if source.place != self._to_place or mark is None or mark.state != "coming" or not same:
+            raise IntegrityError(f"the log has moved to {source.place}, and is or may be in use there")
+        await self._source_mark.open_again()
+
+
+def _check_bytes(names: Sequence[str], rows: Sequence[CopiedRow]) -> None:
+    position, raw, digest = (names.index(name) for name in ("position", "raw", "sha256"))
+    for row in rows:
+        if row[raw] is not None and hashlib.sha256(row[raw]).digest() != row[digest]:
+            raise IntegrityError(
+                f"the bytes at position {row[position]} are not those of their hash, in the source too: see "
+                "`whatsms-events log verify`"
+            )
+
+
+async def _last(database: Database, table: Table) -> int:
+    async with database.read() as connection:
+        found = await connection.scalar(select(func.max(next(iter(table.primary_key)))))
+    return int(found or 0)
+
+
+async def _batch(database: Database, table: Table, after: CopiedRow | None) -> list[CopiedRow]:
+    """Return the next rows behind a key, in the order of keys: BATCH_ROWS and BATCH_BYTES at most, but one at least."""
+    key = list(table.primary_key)
+    past: list[ColumnElement[bool]] = []
+    if after is not None:
+        values = (literal(value, column.type) for value, column in zip(after, key, strict=True))
+        past = [tuple_(*key) > tuple_(*values)]
+    sized = [column for column in table.c if isinstance(column.type, Text | LargeBinary)]
+    size = sum((func.coalesce(func.length(column), 0) for column in sized), literal(0))
+    async with database.read() as connection:
+        sizes = await connection.execute(select(size).select_from(table).where(*past).order_by(*key).limit(BATCH_ROWS))
+        totals = itertools.accumulate(int(one) for one in sizes.scalars())
+        fitting = max(1, sum(total <= BATCH_BYTES for total in totals))
+        rows = await connection.execute(select(table).where(*past).order_by(*key).limit(fitting))
+        return [tuple(row) for row in rows]
+
+
+async def _batches(database: Database, table: Table) -> AsyncIterator[list[CopiedRow]]:
+    places = [list(table.c).index(column) for column in table.primary_key]
+    after: CopiedRow | None = None
+    while rows := await _batch(database, table, after):
+        yield rows
+        after = tuple(rows[-1][place] for place in places)
+
+
+async def _sum(database: Database, table: Table) -> tuple[int, int]:
+    """Return the number of rows, and a sum of their hashes that does not depend on their order."""
+    count = total = 0
+    async for rows in _batches(database, table):
+        count += len(rows)
+        for row in rows:
+            total += int.from_bytes(hashlib.sha256(msgspec.msgpack.encode(row)).digest())
+    return count, total % _SUM_LIMIT
+
+
+async def _given_out(database: Database, table: Table, number: ColumnElement[int]) -> int:
+    """Return the highest number that the table's counter gave out, also to rows that are gone."""
+    async with database.read() as connection:
+        highest = int(await connection.scalar(select(func.max(number))) or 0)
+        if database.dialect == "sqlite":
+            counted = await connection.scalar(text("SELECT seq FROM sqlite_sequence WHERE name = :name"), _named(table))
+            return max(highest, int(counted or 0))
+        counter = await _counter(connection, table, number)
+        row = (await connection.execute(text(f"SELECT last_value, is_called FROM {counter}"))).one()  # noqa: S608 - PostgreSQL's own name
+        return max(highest, int(row.last_value) if row.is_called else 0)
+
+
+async def _give_out_behind(database: Database, table: Table, number: ColumnElement[int], last: int) -> None:
+    """Let the table's counter go on behind a number, so that the target gives out none that the source gave out."""
+    if not last:
+        return
+    async with database.write() as connection:
+        if database.dialect == "sqlite":
+            await connection.execute(text("DELETE FROM sqlite_sequence WHERE name = :name"), _named(table))
+            values = _named(table) | {"last": last}
+            await connection.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :last)"), values)
+            return
+        counter = await _counter(connection, table, number)
+        await connection.execute(
+            text("SELECT setval(CAST(:counter AS regclass), :last)"), {"counter": counter, "last": last}
+        )
+
+
+async def _counter(connection: AsyncConnection, table: Table, number: ColumnElement[int]) -> str:
+    names = {"table": table.name, "number": number.key}
+    return str(await connection.scalar(text("SELECT pg_get_serial_sequence(:table, :number)"), names))
+
+
+def _named(table: Table) -> dict[str, Any]:
+    return {"name": table.name}
