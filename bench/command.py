@@ -57,8 +57,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-async def measure(stage: Stage, rows: Sequence[str], keep: Keep) -> bool:
-    """Measure row after row, and keep the results after each. Return whether all went well.
+async def measure(stage: Stage, rows: Sequence[str], keep: Keep, table: Mapping[str, Row] = ROWS) -> bool:
+    """Measure row after row of the table, and keep the results after each. Return whether all went well.
 
     A row that this machine cannot measure is left out; a row that failed is a fault.
     """
@@ -68,7 +68,7 @@ async def measure(stage: Stage, rows: Sequence[str], keep: Keep) -> bool:
     for name in rows:
         print(f"{name} ...", flush=True)
         try:
-            found = await ROWS[name](stage)
+            found = await table[name](stage)
         except (SkippedError, UnavailableError, FailedError, StartError) as exc:
             print(f"{name}: {exc}", file=sys.stderr)
             missing.append(f"{name}: {str(exc).partition(chr(10))[0]}")

@@ -85,9 +85,7 @@ def test_every_row_says_what_it_is() -> None:
         assert name in text
 
 
-async def test_a_row_that_fails_takes_no_other_row_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_row_that_fails_takes_no_other_row_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What was measured is kept after each row; a row that this machine cannot measure is no fault, a failure is."""
 
     async def works(_stage: Stage) -> list[Finding]:
@@ -99,15 +97,15 @@ async def test_a_row_that_fails_takes_no_other_row_with_it(
     async def lacks(_stage: Stage) -> list[Finding]:
         raise SkippedError("no such thing")
 
-    monkeypatch.setattr(command, "ROWS", {"works": works, "fails": fails, "lacks": lacks})
+    table = {"works": works, "fails": fails, "lacks": lacks}
     stage = Stage(tmp_path, Load(tmp_path, Cores.found()), rounds=1, seconds=1, python="", events=1)
     kept: list[tuple[int, list[str]]] = []
 
     def keep(findings: Sequence[Finding], missing: Sequence[str]) -> None:
         kept.append((len(findings), [*missing]))
 
-    assert await command.measure(stage, ["lacks", "works"], keep)
-    assert not await command.measure(stage, ["fails", "works"], keep)
+    assert await command.measure(stage, ["lacks", "works"], keep, table)
+    assert not await command.measure(stage, ["fails", "works"], keep, table)
     assert kept == [
         (0, ["lacks: no such thing"]),
         (1, ["lacks: no such thing"]),

@@ -10,6 +10,7 @@ import pytest
 import whatsms_events
 
 ROOT = Path(whatsms_events.__file__).parent
+TESTS = Path(__file__).parent
 
 BELOW = {
     "errors": set(),
@@ -294,3 +295,14 @@ def _grouped(function: ast.AST) -> Iterator[int]:
         for inner in ast.walk(node):
             if isinstance(inner, ast.Call) and ast.unparse(inner.func) in {f"{name}.create_task" for name in groups}:
                 yield inner.lineno
+
+
+def test_no_test_sets_a_constant() -> None:
+    """What a test must change is an argument: a constant that is set anew is one that nobody else can set."""
+    found = [
+        f"{path.relative_to(TESTS)}:{number}"
+        for path in sorted(TESTS.rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(r"""setattr\([^"']*["']([\w.]+\.)?[A-Z][A-Z0-9_]+["'],""", line)
+    ]
+    assert found == []

@@ -27,7 +27,7 @@ from whatsms_events.storage.repair.runs import SWEEP, Checkpoints, Item
 from whatsms_events.twin.dialects import Json
 from whatsms_events.twin.entities import Ticket
 from whatsms_events.twin.rest import reads as rest_reads
-from whatsms_events.twin.rest.answers import Ask
+from whatsms_events.twin.rest.answers import Ask, refuse
 from whatsms_events.twin.rest.reads import Reads
 from whatsms_events.twin.rest.server import Rest
 from whatsms_events.twin.world import World
@@ -172,15 +172,26 @@ async def test_a_listed_ticket_whose_detail_is_404_is_not_gone(here: House, odd:
     assert not (await here.held("ticket"))[str(ticket.id)]["gone"]
 
 
-async def test_a_filter_that_the_vendor_refuses_is_reported_and_stops_nothing(
-    here: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def _no_pending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the vendor refuse to list the tickets that are pending; to be named before `here`."""
+    usual = Reads.list_tickets
+
+    def list_tickets(reads: Reads, ask: Ask) -> Json:
+        if ask.query.get("status") == "pending":
+            refuse(400)
+        return usual(reads, ask)
+
+    monkeypatch.setattr(Reads, "list_tickets", list_tickets)
+
+
+@pytest.mark.usefixtures("_no_pending")
+async def test_a_filter_that_the_vendor_refuses_is_reported_and_stops_nothing(here: House) -> None:
     """A 400 for a status that the vendor does not know costs that walk alone, and the report names it."""
     await live(here, 0.5)
     ticket = here.open_ticket()
     miss(here, ticket, "closed")
     await here.tick(60)
-    monkeypatch.setattr(rest_reads, "STATUSES", ("open", "closed"))
     report = await here.reconcile()
     assert here.rest.statuses[400]
     assert report.unstable == ("tickets:pending",)

@@ -19,8 +19,7 @@ from whatsms_events.storage.database import Database, DatabaseTarget, open_proje
 from whatsms_events.storage.projection.apply import Projection, ProjectionState, ReadItem
 from whatsms_events.storage.projection.hot import HotRows
 from whatsms_events.storage.role_lock import RoleLock
-from whatsms_events.workers import consumer as consumers
-from whatsms_events.workers.consumer import Consumer
+from whatsms_events.workers.consumer import NEAR_LIMIT, Consumer
 from whatsms_events.workers.sources import Reading
 
 Batches = Sequence[Sequence[ReadItem]]
@@ -87,10 +86,12 @@ AHEAD, PLAIN = 1, 1_000_000
 """Limits of a batch with which a consumer always reads ahead, and never."""
 
 
-def consumer_of(database: Database, source: Listed, limit: int = AHEAD, rows: int = 1000) -> Consumer:
+def consumer_of(
+    database: Database, source: Listed, limit: int = AHEAD, rows: int = 1000, near: int = NEAR_LIMIT
+) -> Consumer:
     """Return a consumer of the listed batches."""
     projection = Projection(database, hot=HotRows(rows=rows))
-    return Consumer(projection, source, RoleLock(database, "consumer"), batch_limit=limit)
+    return Consumer(projection, source, RoleLock(database, "consumer"), batch_limit=limit, near_limit=near)
 
 
 @pytest.fixture
@@ -171,19 +172,16 @@ async def test_a_refused_event_leaves_the_role_active(database: Database) -> Non
     await consumer.close()
 
 
-async def test_batches_grow_while_it_is_far_behind_and_are_small_near_the_end(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_batches_grow_while_it_is_far_behind_and_are_small_near_the_end(database: Database) -> None:
     """The limit doubles with each full batch up to the setting, and is the small one again after any other, or after
     a failure.
     """
-    monkeypatch.setattr(consumers, "NEAR_LIMIT", 2)
     sizes = [2, 4, 1, 2, 1, 1]
     batches: list[Sequence[ReadItem]] = []
     for size in sizes:
         batches.append([ticket(len(batches) * 10 + number, "open") for number in range(1, size + 1)])
     source = Listed(batches)
-    consumer = consumer_of(database, source, limit=6)
+    consumer = consumer_of(database, source, limit=6, near=2)
     assert [await consumer.run_once() for _ in range(3)] == sizes[:3]
     assert source.limits == [2, 4, 6]
     assert await consumer.run_once() == 2

@@ -64,7 +64,7 @@ from whatsms_events.kafka import visible
 from whatsms_events.kafka.connection import KafkaTarget
 from whatsms_events.kafka.topics import check_topics, count_partitions, create_topics
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log
-from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.event_log import READ_LIMIT, EventLog
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.storage.tables import event_log
@@ -178,11 +178,12 @@ class Stage:
         lock: RoleLock | None = None,
         body_limit_bytes: int = BODY_LIMIT,
         stray_limit: int = visible.STRAY_LIMIT,
+        read_limit: int = READ_LIMIT,
     ) -> Relay:
         """Make a relay; another role than the usual one makes a relay that no lock holds back."""
         clock = Clock()
         made = Relay(
-            EventLog(database),
+            EventLog(database, read_limit=read_limit),
             RelayRows(database),
             self.target,
             self.prefix,
@@ -343,8 +344,7 @@ async def test_the_next_rows_are_prepared_while_a_transaction_is_written(
 
     A batch is also full where it took all that one read of the log gives.
     """
-    if batch_limit > 50:
-        monkeypatch.setattr(relay_module, "READ_LIMIT", 51)
+    read_limit = 51 if batch_limit > 50 else READ_LIMIT
     await append(database, 120)
     reads, read_from, transact = 0, EventLog.read_from, kafka_producer.Producer.transact
 
@@ -365,7 +365,7 @@ async def test_the_next_rows_are_prepared_while_a_transaction_is_written(
 
     monkeypatch.setattr(EventLog, "read_from", counted_read)
     monkeypatch.setattr(kafka_producer.Producer, "transact", held_transact)
-    relay = stage.relay(database, batch_limit=batch_limit)
+    relay = stage.relay(database, batch_limit=batch_limit, read_limit=read_limit)
     assert [await relay.run_once() for _ in range(3)] == [50, 50, 20]
     assert reads == 3, "the rows behind the 20 are not there yet, and nobody looks for them in the meantime"
     await relay.close()

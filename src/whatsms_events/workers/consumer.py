@@ -44,15 +44,20 @@ class Consumer:
         lock: RoleLock,
         *,
         batch_limit: int,
+        near_limit: int = NEAR_LIMIT,
         retry: Retry | None = None,
     ) -> None:
-        """Make the consumer; with `retry` it first applies what was parked and can be applied by now."""
+        """Make the consumer; with `retry` it first applies what was parked and can be applied by now.
+
+        A batch has `near_limit` events at most near the log's end, and grows up to `batch_limit` far behind it.
+        """
         self._projection = projection
         self._retry = retry
         self._source = source
         self._lock = lock
         self._batch_limit = batch_limit
-        self._limit = min(NEAR_LIMIT, batch_limit)  # of the next reading
+        self._near_limit = min(near_limit, batch_limit)
+        self._limit = self._near_limit  # of the next reading
         self._state: ProjectionState | None = None
         self._ahead: Reading | WhatsmsEventsError | None = None  # read behind `_state`, or why it could not be read
         self._told: set[str] = set()  # the partitions whose strays were logged
@@ -108,7 +113,7 @@ class Consumer:
         large = sum(len(item.raw) for item in batch.items) >= READ_LIMIT_BYTES // 2
         full = large or read >= min(self._limit, READ_LIMIT - 1)
         behind = full or 2 * read >= self._limit
-        self._limit = min(self._batch_limit, 2 * self._limit if full else NEAR_LIMIT)
+        self._limit = min(self._batch_limit, 2 * self._limit if full else self._near_limit)
         applied = await (self._save_and_read(batch, state) if behind else self._save(batch, state))
         self._state = applied.state
         metrics.CONSUMER_SKIPPED.inc(batch.skipped)
@@ -185,7 +190,7 @@ class Consumer:
     async def _forget(self) -> None:
         self._state = self._ahead = None
         self._projection.forget()
-        self._limit = min(NEAR_LIMIT, self._batch_limit)  # the batch may have been too large for the database
+        self._limit = self._near_limit  # the batch may have been too large for the database
         await self._source.close()
 
     async def close(self) -> None:

@@ -28,7 +28,6 @@ from whatsms_events.kafka.connection import KafkaReader, KafkaTarget
 from whatsms_events.kafka.producer import Batch, Producer
 from whatsms_events.kafka.topics import Topic, check_topics
 from whatsms_events.kafka.visible import STRAY_LIMIT, hanging, look
-from whatsms_events.storage.log.event_log import READ_LIMIT
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.role_lock import RoleLock
 
@@ -78,7 +77,12 @@ class _Session:
 
 
 class RelayLog(Protocol):
-    """The log as a relay reads it: the event log itself, or what a replay makes of it."""
+    """The log as a relay reads it: the event log itself, or what a replay makes of it.
+
+    One read gives `read_limit` events at most.
+    """
+
+    read_limit: int
 
     async def log_id(self) -> UUID:
         """Return the log's identity."""
@@ -326,7 +330,7 @@ class Relay:
 
     async def _prepare(self, session: _Session, after: Checkpoint | None) -> _Transaction | None:
         """Read the rows after a checkpoint and sort them into batches; return None where the log has no more."""
-        limit = min(self._batch_limit, READ_LIMIT - 1)  # a read counts the checkpoint's own row too
+        limit = min(self._batch_limit, self._log.read_limit - 1)  # a read counts the checkpoint's own row too
         entries = await self._log.read_from(after, limit)
         if not entries:
             return None

@@ -67,6 +67,7 @@ class RereadLog:
     """
 
     def __init__(self, event_log: EventLog, selection: Selection = WHOLE) -> None:
+        self.read_limit = event_log.read_limit
         self._log = event_log
         self._selection = selection
         self.refused = Counter[str]()

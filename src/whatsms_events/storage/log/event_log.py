@@ -50,9 +50,15 @@ class StoredEvent(NamedTuple):
 
 
 class EventLog:
-    """The log as its readers see it. All verbs raise StorageUnavailableError where the database is away."""
+    """The log as its readers see it. All verbs raise StorageUnavailableError where the database is away.
 
-    def __init__(self, database: Database, *, read_limit_bytes: int = READ_LIMIT_BYTES) -> None:
+    A read gives `read_limit` rows at most, and about `read_limit_bytes`.
+    """
+
+    def __init__(
+        self, database: Database, *, read_limit: int = READ_LIMIT, read_limit_bytes: int = READ_LIMIT_BYTES
+    ) -> None:
+        self.read_limit = read_limit
         self._database = database
         self._read_limit_bytes = read_limit_bytes
         self._log_id: UUID | None = None
@@ -150,7 +156,7 @@ class EventLog:
         columns = [*_EVENT, case((shown, event_log.c.data), else_=null()).label("data")]
         if with_raw:
             columns += [case((shown, event_log.c.raw), else_=null()).label("raw"), shown.label("wanted")]
-        last = _last(place, min(limit, READ_LIMIT), self._read_limit_bytes, shown).scalar_subquery()
+        last = _last(place, min(limit, self.read_limit), self._read_limit_bytes, shown).scalar_subquery()
         query = select(*columns).where(place, event_log.c.position <= last)
         async with self._database.read() as connection:
             return (await connection.execute(query.order_by(event_log.c.position))).mappings().all()
