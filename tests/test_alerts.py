@@ -4,7 +4,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import aiohttp
 import promql_parser
@@ -18,12 +18,11 @@ from servers.metric import labels_of
 from servers.process import UnavailableError
 from servers.prometheus import DEPLOY, Prometheus, program
 from servers.service import SLUG, Service
-from test_dashboards import KNOWN, METRICS, QUERIES, Query, matchers
+from test_dashboards import KNOWN, METRICS, OF_PROMETHEUS, Query, matchers
 from test_docs import OPERATE, ROOT, rows, section
 from test_journey import delivery
 from test_pages import slug
 from whatsms_events.domain import fields
-from whatsms_events.domain.drift import DriftKind
 from whatsms_events.domain.records import STRAY
 from whatsms_events.domain.signature import HEADER, sign
 
@@ -39,19 +38,8 @@ CASES: Final[list[dict[str, Any]]] = [
     for case in test["alert_rule_test"]
 ]
 
-OF_PROMETHEUS: Final = {"up", "process_start_time_seconds"}
-"""What every scrape of a Python process gives."""
-
-NOT_USED: Final = {
-    "whatsms_events_build_info": "the version is nothing to alert on; it fills the variables of the board",
-    "whatsms_events_message_acks_total": "for questions about an account: what became of its messages",
-    "whatsms_events_message_ack_delay_seconds": "the same",
-}
-"""Metrics that neither a panel nor a rule uses, with the reason."""
-
 VALUES: Final = KNOWN | {
     "role": {*KNOWN["role"], "backfill.acme", "watchdog.acme"},
-    "kind": set(get_args(DriftKind)),
     "field": {fields.ENVELOPE_TIME, "updatedAt"},
     "reason": {STRAY},
     "tenant": {""},
@@ -178,15 +166,6 @@ def test_increases_are_of_counters_and_nothing_else_is_of_counters(rule: dict[st
         appears = f"{selector.name} unless {selector.name} offset" in query.text
         assert counts or str(selector) not in increasing, str(selector)
         assert not counts or str(selector) in increasing or appears, str(selector)
-
-
-def test_each_metric_is_used_or_has_a_reason() -> None:
-    """No metric is forgotten: a new one gets a panel, a rule, or a line above."""
-    queries = [*QUERIES.values(), *(expression(rule) for rule in RULES)]
-    used = {METRICS[one.name] for query in queries for one in query.selectors if one.name in METRICS}
-    unused = {METRICS.get(name) or METRICS[f"{name}_count"] for name in NOT_USED}
-    assert not used & unused
-    assert used | unused == set(METRICS.values())
 
 
 # The alerts and who is woken by them.
