@@ -47,7 +47,14 @@ LANGUAGES: Final = {"sh", "text", "toml", "python"}
 OTHERS: Final = {
     *(
         ".",
+        "caddy",
         "curl",
+        "docker",
+        "install",
+        "kubectl",
+        "sh",
+        "systemctl",
+        "systemd-sysusers",
         "openssl",
         "pip",
         "printf",
@@ -57,7 +64,7 @@ OTHERS: Final = {
         "python3 -c",
         "kafka-console-consumer.sh",
     ),
-    *("BODY", "SIGNATURE"),
+    *("BODY", "SIGNATURE", "WHATSMS_SITE"),
 }
 """How a line begins that calls a program of others, or sets a variable of the shell."""
 

@@ -122,7 +122,7 @@ PIPELINE: Final = Board(
                   "Always at receiver.batch_limit: the log is the bottleneck.",
                   "The database is in trouble"),
             graph("Not sealed yet", "short", latest(m.SEAL_LAG).named("events"),
-                  "Positions of the log that no seal covers, so that `log verify` cannot tell what was changed in them. "
+                  "Positions of the log that no seal covers: `log verify` cannot tell which of them was changed. "
                   "Growing for more than sealer.interval_s: no consumer runs, or the sealer is off or halted.",
                   SEALED),
             graph("Sealed up to", "none", latest(m.SEALED_THROUGH).named("position"),

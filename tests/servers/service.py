@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,7 +67,7 @@ class Service(Server):
         await asyncio.to_thread(warm.parent)
         await super().start(deadline_s=deadline_s)
 
-    def launch(self, output: IO[bytes]) -> warm.Program:
+    def launch(self, output: IO[bytes]) -> subprocess.Popen[bytes] | warm.Program:
         """Fork it from the warm parent: the import alone takes seconds."""
         return warm.start(self.words(), self.folder, stdout=output, stderr=output)
 
