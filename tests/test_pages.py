@@ -410,7 +410,7 @@ async def fill_stuck(projection: Database) -> None:
 async def test_the_stuck_messages_are_listed_as_the_runbook_says(postgres_url: str, tmp_path: Path) -> None:
     """Both commands list channel, ticket and count of what the gauge counts, the most first."""
     (on_sqlite,) = re.findall(r"^python3 -c .*FROM message.*$", OPERATE, re.MULTILINE)
-    (on_postgres,) = re.findall(r'^psql "\$DATABASE_URL" -c "(SELECT .*)"$', OPERATE, re.MULTILINE)
+    (on_postgres,) = re.findall(r'^psql "\$DATABASE_URL" -c "(SELECT .*FROM message .*)"$', OPERATE, re.MULTILINE)
     (tmp_path / "var").mkdir()
     projection = await open_projection(DatabaseTarget(f"sqlite:///{tmp_path / 'var' / 'projection.db'}"), migrate=True)
     await fill_stuck(projection)

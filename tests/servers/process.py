@@ -55,7 +55,7 @@ def kill_all() -> None:
         server.kill_now()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux, in the new process, for a SIGKILL when the thread that started it ends."""
     if _libc is not None:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -157,7 +157,7 @@ class Server:
         return subprocess.Popen(
             self.command(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             start_new_session=True,  # Ctrl-C is for pytest, which then stops us
-            preexec_fn=_die_with_parent,  # noqa: PLW1509
+            preexec_fn=die_with_parent,  # noqa: PLW1509
             **identity(self.user),
         )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,18 +23,24 @@ def program(name: str) -> str:
 
 
 class Prometheus(Server):
-    """One Prometheus that scrapes `target` and evaluates the rules each second, with `durations` replaced in them."""
+    """One Prometheus that scrapes `target` and evaluates the rules each second.
 
-    def __init__(self, folder: Path, target: str, durations: Mapping[str, str]) -> None:
+    `durations` are replaced in the rules, or it is a function that writes them with others.
+    """
+
+    def __init__(self, folder: Path, target: str, durations: Mapping[str, str] | Callable[[str], str]) -> None:
         """Raise UnavailableError where Prometheus is not installed."""
         self._program = program("prometheus")
         super().__init__(folder)
         folder.mkdir(parents=True)
         self.port = free_port()
         rules = (DEPLOY / "rules.yml").read_text(encoding="utf-8")
-        for long, short in durations.items():
-            assert long in rules, long
-            rules = rules.replace(long, short)
+        if callable(durations):
+            rules = durations(rules)
+        else:
+            for long, short in durations.items():
+                assert long in rules, long
+                rules = rules.replace(long, short)
         (folder / "rules.yml").write_text(rules, encoding="utf-8")
         config = (DEPLOY / "prometheus.yml").read_text(encoding="utf-8")
         config = re.sub(r"(_interval|_timeout): \d+s", r"\1: 1s", config).replace("127.0.0.1:8081", target)
