@@ -190,6 +190,7 @@ TIMES = {
     "backfill_last_success_timestamp_seconds",
     "last_accepted_timestamp_seconds",
     "clock_offset_seconds",
+    "secret_last_match_timestamp_seconds",
     "free_bytes",
 }
 """Times, durations and the disk of real processes: the test knows bounds only."""

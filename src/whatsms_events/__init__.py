@@ -23,6 +23,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         seals                             hashes over closed ranges of the log, chained; the first flaw of one
         tenant, door                      two spellings of one id; what deliveries say of their sender
         silence, standing                 when silence is a fault; whether a role stands still
+        rotation                          when a webhook secret may be taken out of the configuration
     storage/        all SQL
         database, engines, schema, tables, migrations/    open, check, migrate
         held_file, postgres_url, servers  is it still our file, our server
@@ -77,7 +78,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         roles, parts, upstream            what each role needs; settings -> parts; parts that speak to the vendor
         start, supervisor, standings      waiting for databases; repeating and stopping; which role stands still
     cli/            app: every command by its name; options, running
-        serve, config, difference, db, topics, events, log, parked, verify, twin, completion
+        serve, config, difference, db, topics, events, log, parked, verify, twin, completion, secrets
         progress                          how far a long command is
         demo/                             commands, play, settings, truth, repair, view
         backfill/                         commands, foreground, view

@@ -25,6 +25,12 @@ SIGNED_BY = Counter(
     "Verified deliveries by the name of the secret that fitted. An old secret at zero can be removed.",
     ["tenant", "secret"],
 )
+SECRET_LAST_MATCH = Gauge(
+    "whatsms_events_secret_last_match_timestamp_seconds",
+    "When a delivery last fitted this secret, whichever process took it in; 0 for never. `time() - x` growing for an "
+    "old secret is what a rotation waits for: `secrets status` says when it is safe to retire.",
+    ["tenant", "secret"],
+)
 DELIVERY_SECONDS = Histogram(
     "whatsms_events_delivery_duration_seconds",
     "From the end of the headers to the answer. Over 3 s the vendor may have given up.",

@@ -30,6 +30,7 @@ GROUPS: Final = {
     "parked": "See to deliveries that could not be understood, and to events that could not be applied.",
     "backfill": "Find and repair what the webhook missed.",
     "replay": "Read the log again with this release: new tables, or topics of their own.",
+    "secrets": "Rotate webhook secrets.",
 }
 
 COMMANDS: Final = {
@@ -111,6 +112,10 @@ COMMANDS: Final = {
     "replay discard": (
         "replay.commands:discard_",
         "Give up the replay that is not finished, and remove its shadow; shadow topics are left to you.",
+    ),
+    "secrets status": (
+        "secrets:status_",
+        "Say of each webhook secret when it last fitted a delivery, how many it fitted, and whether it may go.",
     ),
 }
 """Where each command is, and the first line of its help."""

@@ -262,6 +262,7 @@ def make_observer(settings: Settings, stores: Stores) -> Observer:
         prefix=None if settings.kafka.bootstrap_servers is None else settings.kafka.topic_prefix,
         slugs={tenant.tenant_id: slug for slug, tenant in settings.tenants.items()},
         keyed=[tenant.tenant_id for tenant in keyed(settings).values()],
+        secrets={tenant.tenant_id: tenant.webhook_secrets.keys() for tenant in settings.tenants.values()},
         now=now,
     )
 

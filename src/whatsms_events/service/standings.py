@@ -58,6 +58,7 @@ class Watch:
             # A tenant may be called "relay": its backfill is "backfill.relay".
             backfills = {role.removeprefix("backfill.") for role in halted if role.startswith("backfill.")}
             await self._observer.look_at_backfills(backfills)
+            await self._observer.look_at_secrets()
 
     def problems(self) -> Mapping[str, str | None]:
         """Return each role with the reason why it does not do its work, None where it does."""

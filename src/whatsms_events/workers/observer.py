@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Final, get_args
 
 import msgspec
@@ -19,6 +20,7 @@ from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.log.seals import Seals
+from whatsms_events.storage.log.secret_uses import SecretUses
 from whatsms_events.storage.projection.apply import Projection
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.repair.reports import Overview, Reports
@@ -43,7 +45,8 @@ class DatabaseView:
 class Observer:
     """Looks at what the databases say. `prefix` is None without Kafka.
 
-    `slugs` maps the ids of all tenants to their slugs, `keyed` has the ids of those that a backfill can read.
+    `slugs` maps the ids of all tenants to their slugs, `keyed` has the ids of those that a backfill can read, `secrets`
+    the id of each tenant with the names of its webhook secrets.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Observer:
         prefix: str | None,
         slugs: Mapping[str, str],
         keyed: Collection[str],
+        secrets: Mapping[str, Collection[str]] = MappingProxyType({}),
         now: Callable[[], datetime],
     ) -> None:
         self._log = log
@@ -66,6 +70,8 @@ class Observer:
         self._prefix = prefix
         self._slugs = slugs
         self._keyed = {tenant: slugs[tenant] for tenant in keyed}
+        self._secrets = secrets
+        self._uses = SecretUses(log)
         self._now = now
         self.seen = DatabaseView()
         for gauge in (
@@ -121,6 +127,15 @@ class Observer:
                         runs[slug] = to_micros(overview.moved_at)
                 self.seen = replace(self.seen, runs=runs)
                 _show_drift([one for tenant, one in overviews.items() if tenant in self._keyed])
+
+    async def look_at_secrets(self) -> None:
+        """Set the gauge of when each configured secret last fitted, whichever process took the delivery in."""
+        with suppress(WhatsmsEventsError, TimeoutError):
+            async with asyncio.timeout(LOOK_LIMIT_S):
+                last = {(use.tenant, use.name): use.last_at.timestamp() for use in await self._uses.all()}
+                for tenant, names in self._secrets.items():
+                    for name in names:
+                        metrics.SECRET_LAST_MATCH.labels(self._slugs[tenant], name).set(last.get((tenant, name), 0))
 
     async def look_at_messages(self) -> None:
         """Set the gauge of messages that are stuck: it moves within hours, and each look costs an index a few pages."""

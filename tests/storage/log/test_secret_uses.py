@@ -6,17 +6,20 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import delete, insert, select
 from structlog.testing import capture_logs
 
 from whatsms_events.domain.normalize import normalize
+from whatsms_events.domain.rotation import SecretUse
 from whatsms_events.domain.signature import given, sign
 from whatsms_events.domain.verdicts import Append, Delivery
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.parked import Parked
-from whatsms_events.storage.log.secret_uses import SecretUse, SecretUses
+from whatsms_events.storage.log.secret_uses import SecretUses
 from whatsms_events.storage.tables import event_log, secret_use
+from whatsms_events.workers.observer import Observer
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SECRETS = {"current": b"new-secret", "previous": b"old-secret"}
@@ -120,3 +123,22 @@ async def test_uses_that_cannot_be_saved_are_kept_and_saved_later(database: Data
     uses.add("acme", "current", 1, NOON + timedelta(seconds=1))
     await uses.save()
     assert (await uses.all())[0] == SecretUse("acme", "current", NOON, NOON + timedelta(seconds=1), 3)
+
+
+async def test_a_gauge_shows_when_each_configured_secret_last_fitted(database: Database) -> None:
+    """It is the table's time, so every process shows it, and zero for a secret that never fitted."""
+    uses = SecretUses(database)
+    uses.add("acme", "previous", 1, NOON)
+    await uses.save()
+    names = {"acme": ["current", "previous"]}
+    observer = Observer(
+        database, database, prefix=None, slugs={"acme": "shop"}, keyed=[], secrets=names, now=lambda: NOON
+    )
+    await observer.look_at_secrets()
+    found = [
+        REGISTRY.get_sample_value(
+            "whatsms_events_secret_last_match_timestamp_seconds", {"tenant": "shop", "secret": name}
+        )
+        for name in names["acme"]
+    ]
+    assert found == [0, NOON.timestamp()]

@@ -7,7 +7,6 @@ the same rows. What a process that is killed has not added yet is lost: seconds 
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -17,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.clock import within
 from whatsms_events.domain.events import from_micros, to_micros
+from whatsms_events.domain.rotation import SecretUse
 from whatsms_events.errors import StorageUnavailableError, UnstorableError
 from whatsms_events.storage.database import Database, insert
 from whatsms_events.storage.tables import secret_use
@@ -26,25 +26,6 @@ LAST_SAVE_S: Final = 2.0
 """A process that stops waits no longer for a database that is away."""
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class SecretUse:
-    """How one secret was used, whichever process received. `tenant` is the tenant's id, `name` the secret's name.
-
-    The time is that at which a delivery came; a redelivery counts too, and so does a delivery that was parked.
-    """
-
-    tenant: str
-    name: str
-    first_at: datetime
-    last_at: datetime
-    count: int
-
-    def and_later(self, later: "SecretUse") -> "SecretUse":
-        """Return both together, of the same secret."""
-        first_at, last_at = min(self.first_at, later.first_at), max(self.last_at, later.last_at)
-        return replace(self, first_at=first_at, last_at=last_at, count=self.count + later.count)
 
 
 class SecretUses:
@@ -83,7 +64,7 @@ class SecretUses:
                 self._unsaved[key] = use.and_later(self._unsaved[key]) if key in self._unsaved else use
             raise
 
-    async def all(self) -> Sequence[SecretUse]:
+    async def all(self) -> list[SecretUse]:
         """Return how every secret was used that ever was, as far as it is in the table."""
         async with self._database.read() as connection:
             rows = (await connection.execute(select(secret_use).order_by(secret_use.c.tenant, secret_use.c.name))).all()
