@@ -63,6 +63,7 @@ OTHERS: Final = {
         "python3 -m venv",
         "python3 -c",
         "kafka-console-consumer.sh",
+        "systemd-socket-activate",
     ),
     *("BODY", "SIGNATURE", "WHATSMS_SITE"),
 }

@@ -50,6 +50,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         answers, resources, pages         reply -> value or error; JSON -> structs; guards of lists
     web/            HTTP in
         app, connection, framing          listeners, errors -> statuses; one connection; where requests begin and end
+        sockets                           bound by us, or held by systemd
         receiver, answers, tally          the door; what it answers; counting in bulk
         rejects                           the last deliveries with a wrong signature, for `verify`
         running                           the settings that the process works with, for `config diff`
@@ -76,6 +77,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
     config/         settings, sources, checks, load, render
     service/        service: one process, its parts and their order
         roles, parts, upstream            what each role needs; settings -> parts; parts that speak to the vendor
+        doors, handover                   the listeners and their sockets; taking over those of the process before
         start, supervisor, standings      waiting for databases; repeating and stopping; which role stands still
     cli/            app: every command by its name; options, running
         serve, config, difference, db, topics, events, log, parked, verify, twin, completion, secrets

@@ -68,10 +68,13 @@ LINES: Final = {
     "secrets.uncounted": (
         "The process stopped and could not save its last seconds of which secrets fitted. `secrets status` lacks them."
     ),
+    "service.handed_over": "Another process has the listening sockets now (`handover.socket`). This one stops.",
     "service.looking": "SIGHUP came: halted roles look at once.",
+    "service.not_taken": "A process that was taking over ended before it was ready. This one goes on.",
     "service.ready": "The process serves. The addresses of its listeners are beside it.",
     "service.stopped": "The process has stopped in good order.",
     "service.stopping": "The process stops: what has begun is finished.",
+    "service.took_over": "The process before this one is told to stop (`handover.socket`).",
     "service.waiting": "The process waits for a database that is away. Deliveries get 503 until then.",
     "thread.crashed": "A thread ended on an error that nobody expected. Report it.",
     "time.unreadable": (

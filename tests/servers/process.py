@@ -86,6 +86,10 @@ class Server:
         """The exit status once it has ended, or None."""
         return None if self._child is None else self._child.poll()
 
+    def forget(self) -> None:
+        """Know of no process any more: for a copy, which is to be another one."""
+        self._child = None
+
     def command(self) -> Sequence[str]:
         """Say what to run."""
         raise NotImplementedError

@@ -1,12 +1,14 @@
 """whatsms-events itself as a process of its own, as an operator runs it: `serve` with a TOML file; it may be killed."""
 
 import asyncio
+import copy
 import json
 import subprocess
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, Self
 
 import aiohttp
 
@@ -32,6 +34,7 @@ class Service(Server):
         super().__init__(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.roles = roles
+        self.sockets: Sequence[socket.socket] = ()  # listening ones that it is given, as systemd would
         self.public_port, self.private_port = free_port(), free_port()
         self.config = folder / "whatsms.toml"
         sections: dict[str, dict[str, object]] = {
@@ -54,6 +57,12 @@ class Service(Server):
         """The private listener."""
         return f"http://{HOST}:{self.private_port}"
 
+    def successor(self) -> Self:
+        """Return another process with the same configuration, folder and ports, which is not started yet."""
+        other = copy.copy(self)
+        other.forget()
+        return other
+
     def words(self) -> Sequence[str]:
         """Say which command to run, with its arguments."""
         return ["serve", "--config", str(self.config), "--roles", self.roles]
@@ -69,7 +78,7 @@ class Service(Server):
 
     def launch(self, output: IO[bytes]) -> subprocess.Popen[bytes] | warm.Program:
         """Fork it from the warm parent: the import alone takes seconds."""
-        return warm.start(self.words(), self.folder, stdout=output, stderr=output)
+        return warm.start(self.words(), self.folder, stdout=output, stderr=output, sockets=self.sockets)
 
     async def serves(self) -> bool:
         """Tell whether its door is open; without one, whether it has started, however its roles are."""

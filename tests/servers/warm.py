@@ -13,6 +13,7 @@ they end; then the parent ends, and Linux kills what it forked. Nothing is forke
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import gc
 import importlib
 import json
@@ -35,6 +36,7 @@ PACKAGE: Final = "whatsms_events"
 NOT_IMPORTED: Final = (f"{PACKAGE}.__main__", f"{PACKAGE}.storage.migrations")
 PR_SET_PDEATHSIG: Final = 1
 NO_FILE: Final = -1
+SOCKETS_LIMIT: Final = 4
 
 
 class Program:
@@ -96,12 +98,21 @@ class Parent:
         self.pid = self._process.pid
 
     def fork(
-        self, words: Sequence[str], folder: Path, environ: Mapping[str, str], files: Sequence[IO[bytes]]
+        self,
+        words: Sequence[str],
+        folder: Path,
+        environ: Mapping[str, str],
+        files: Sequence[IO[bytes]],
+        sockets: Sequence[socket.socket] = (),
     ) -> Program:
-        """Start a command in a folder; `files` are its standard input, output and error."""
+        """Start a command in a folder; `files` are its standard input, output and error.
+
+        The sockets are passed as systemd does.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(self._control, [b"."], [*(file.fileno() for file in files), theirs.fileno()])
+            passed = [*(file.fileno() for file in files), theirs.fileno(), *(one.fileno() for one in sockets)]
+            socket.send_fds(self._control, [b"."], passed)
         request = {"words": list(words), "folder": str(folder), "environ": dict(environ)}
         ours.sendall(json.dumps(request).encode() + b"\n")
         return Program(ours, words)
@@ -138,10 +149,13 @@ def start(
     stdout: IO[bytes],
     stderr: IO[bytes],
     environ: Mapping[str, str] | None = None,
+    sockets: Sequence[socket.socket] = (),
 ) -> Program:
     """Start `python -m whatsms_events` with these words in a folder; `environ` is all that it has, or what we have."""
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - no path of ours
-        return parent().fork(words, folder, os.environ if environ is None else environ, (nothing, stdout, stderr))
+        return parent().fork(
+            words, folder, os.environ if environ is None else environ, (nothing, stdout, stderr), sockets
+        )
 
 
 def run_raw(
@@ -212,7 +226,7 @@ def serve(control: socket.socket) -> None:
                     ready.unregister(key.fileobj)
                     _report(key.fd, *children.pop(key.fd))
                     continue
-                _said, files, *_rest = socket.recv_fds(control, 1, 4)
+                _said, files, *_rest = socket.recv_fds(control, 1, 4 + SOCKETS_LIMIT)
                 if not files:  # the tests have ended
                     _kill(pid for pid, _channel in children.values())
                     return
@@ -238,7 +252,7 @@ def _fork(files: Sequence[int]) -> tuple[int, int, socket.socket] | None:
     alive, held = os.pipe()  # nobody but the new process has the other end
     if pid := os.fork():
         os.close(held)
-        for file in files[:3]:
+        for file in (*files[:3], *files[4:]):
             os.close(file)
         _tell(channel, pid)
         return alive, pid, channel
@@ -246,6 +260,7 @@ def _fork(files: Sequence[int]) -> tuple[int, int, socket.socket] | None:
     with channel, channel.makefile("r") as lines:
         request = json.loads(lines.readline())
     _become(request, files[:3], us)
+    _passed.extend(files[4:])
     return None
 
 
@@ -293,6 +308,22 @@ def _kill(pids: Iterable[int]) -> None:
         os.waitpid(pid, 0)
 
 
+_passed: Final[list[int]] = []
+"""The sockets for this fork, which get the numbers that systemd gives them when all else is closed."""
+
+
+def pass_sockets() -> None:
+    """Do what systemd does for a service with a socket unit (sd_listen_fds(3))."""
+    high = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 100) for number in _passed]
+    for number in _passed:
+        os.close(number)
+    for place, number in enumerate(high, start=3):
+        os.dup2(number, place)
+        os.close(number)
+    if _passed:
+        os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(_passed))}
+
+
 def warm_up() -> None:
     """Import every module of the package, and what only some commands import."""
     importlib.import_module(PACKAGE)
@@ -311,4 +342,5 @@ if __name__ == "__main__":
     before = os.getpid()
     serve(socket.socket(fileno=int(sys.argv[1])))
     if os.getpid() != before:
+        pass_sockets()
         runpy.run_module(PACKAGE, run_name="__main__", alter_sys=True)

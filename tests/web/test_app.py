@@ -19,6 +19,7 @@ from whatsms_events.errors import (
     StorageUnavailableError,
 )
 from whatsms_events.web.app import Answering, Listener, private_app
+from whatsms_events.web.sockets import bound
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -201,3 +202,66 @@ async def test_stop_does_not_wait_for_ever() -> None:
         await asyncio.wait_for(listener.stop(0.2), 60)
         with pytest.raises(aiohttp.ClientError):
             await answer
+
+
+async def get(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+    """Send a request on a connection, and return the head of its answer."""
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    await reader.readexactly(len(b'{"fine": true}'))
+    return head
+
+
+async def test_a_leaving_server_accepts_and_says_close() -> None:
+    """While it leaves, new connections are answered, and each answer says that the connection closes; after that new
+    ones are refused.
+    """
+    listener = Listener(fine)
+    await listener.start("127.0.0.1", 0)
+    kept = await asyncio.open_connection("127.0.0.1", listener.port)
+    assert "Connection: close" not in await get(*kept)
+    stopping = asyncio.create_task(listener.stop(60, leave_s=0.5, idle_s=60))
+    await asyncio.sleep(0)
+    for connection in (kept, await asyncio.open_connection("127.0.0.1", listener.port)):
+        assert "Connection: close" in await get(*connection)
+        assert await connection[0].read() == b""
+        connection[1].close()
+    await asyncio.wait_for(stopping, 60)
+    with pytest.raises(OSError, match=r"."):
+        await asyncio.open_connection("127.0.0.1", listener.port)
+
+
+async def test_an_idle_connection_gets_its_time_and_no_more() -> None:
+    """One that sends within `idle_s` gets its answer, one that has begun a request too; one that stays idle is closed,
+    and none holds up the stop for longer than `drain_s`.
+    """
+    listener = Listener(fine)
+    await listener.start("127.0.0.1", 0)
+    fresh, begun, silent = [await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(3)]
+    assert "200 OK" in await get(*silent)
+    begun[1].write(b"GET / HTT")
+    stopping = asyncio.create_task(listener.stop(60, idle_s=2.0))
+    await asyncio.sleep(0)
+    assert "200 OK" in await get(*fresh)
+    assert await asyncio.wait_for(silent[0].read(), 60) == b""
+    assert not stopping.done()
+    begun[1].write(b"P/1.1\r\nHost: x\r\n\r\n")
+    assert b"200 OK" in await asyncio.wait_for(begun[0].read(), 60)
+    await asyncio.wait_for(stopping, 60)
+    for _reader, writer in (fresh, begun, silent):
+        writer.close()
+
+
+async def test_a_listener_that_does_not_accept_yet_keeps_connections_waiting() -> None:
+    """Between `listen` and `accept` the kernel takes connections; they are answered then, and none is refused."""
+    listener = Listener(fine)
+    await listener.listen(await bound("127.0.0.1", 0))
+    waiting = await asyncio.open_connection("127.0.0.1", listener.port)
+    answer = asyncio.create_task(get(*waiting))
+    done, _ = await asyncio.wait({answer}, timeout=0.05)
+    assert not done
+    await listener.accept()
+    await listener.accept()
+    assert "200 OK" in await asyncio.wait_for(answer, 60)
+    waiting[1].close()
+    await listener.stop(1)

@@ -1,6 +1,7 @@
 """`serve`: the service itself, until a signal asks it to stop."""
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -13,8 +14,10 @@ from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.running import cause, run, spare_the_collector, stop_on_signals
 from whatsms_events.config.settings import Settings
 from whatsms_events.errors import ConfigError
+from whatsms_events.service.doors import Addresses
 from whatsms_events.service.roles import ROLES
-from whatsms_events.service.service import Addresses, Service
+from whatsms_events.service.service import Service
+from whatsms_events.web.sockets import activated
 
 log = structlog.get_logger()
 
@@ -34,7 +37,7 @@ def serve(*, roles: str = "receiver,relay,consumer,backfill", options: SettingsO
     unknown = [name for name in roles.split(",") if name.strip() not in ROLES]
     if unknown:
         raise ConfigError(f"--roles: unknown {', '.join(unknown)}; there are {', '.join(ROLES)}")
-    service = Service(settings, wanted)
+    service = Service(settings, wanted, given=activated(os.environ, os.getpid()))
 
     def on_ready(addresses: Addresses) -> None:
         spare_the_collector()

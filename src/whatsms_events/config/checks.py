@@ -4,6 +4,7 @@ The text of a fault never shows anything of a file. A library's own text about a
 """
 
 import ipaddress
+import os
 import re
 import ssl
 from collections.abc import Callable, Collection, Iterator
@@ -21,6 +22,9 @@ Fault = tuple[Name, str]
 
 LARGE_BYTES_PER_S: Final = 1024 * 1024
 """A slow way to a broker: 16 Mbit a second, since a record may be twice as large there as its body."""
+
+SOCKET_PATH_BYTES: Final = 100
+"""The address of a UNIX socket has 107 on Linux, and 103 elsewhere."""
 
 _ANY: Final = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
@@ -213,6 +217,22 @@ def _folder(settings: Settings) -> Iterator[Fault]:
         yield ("data_dir",), f"{there} is a file, not a folder"
 
 
+def _handover(settings: Settings) -> Iterator[Fault]:
+    path, name = settings.handover.socket, ("handover", "socket")
+    if path is None:
+        return
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
+        yield name, f"should have at most {SOCKET_PATH_BYTES} bytes, its folder with it"
+        return
+    try:
+        if not path.parent.is_dir():
+            yield name, f"{path.parent} is no folder"
+        elif path.exists() and not path.is_socket():
+            yield name, f"{path} is there and is no socket"
+    except OSError as exc:  # a folder above that nobody lets us see
+        yield name, f"{path} cannot be used: {(exc.strerror or type(exc).__name__).lower()}"
+
+
 def _files(*name: str) -> Callable[[Settings], Iterator[Fault]]:
     def check(settings: Settings) -> Iterator[Fault]:
         path = _path(settings, name)
@@ -284,6 +304,7 @@ _CHECKS: Final[dict[Callable[[Settings], Iterator[Fault]], tuple[str, ...]]] = {
     _upstream_url: ("whatsms.base_url",),
     _budget: ("backfill.requests_per_minute", "whatsms.requests_per_minute"),
     _folder: ("data_dir",),
+    _handover: ("handover.socket",),
     _files("database", "tls_ca_file"): ("database.tls_ca_file",),
     _authorities("database", "tls_ca_file"): ("database.tls", "database.tls_ca_file"),
     _authorities("kafka", "ca_file"): ("kafka.security_protocol", "kafka.ca_file"),

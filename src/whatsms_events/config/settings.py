@@ -113,6 +113,12 @@ class Private(_Section):
     token: Token | None = None
 
 
+class Handover(_Section):
+    """How a process gives its listening sockets to the one that replaces it, where no systemd holds them."""
+
+    socket: PathSetting | None = None
+
+
 class ReceiverSettings(_Section):
     """How much the receiver takes in, and how long a sender waits for its answer."""
 
@@ -125,6 +131,8 @@ class ReceiverSettings(_Section):
     batch_limit: int = Field(default=500, ge=1, le=2000)
     deadline_s: float = Field(default=3.0, ge=0.1, le=60)
     drain_s: float = Field(default=10.0, ge=0, le=600)
+    leave_s: float = Field(default=0.0, ge=0, le=600)
+    idle_s: float = Field(default=0.5, ge=0, le=600)
     keep_rejects: int = Field(default=0, ge=0, le=100)
 
 
@@ -245,6 +253,7 @@ class Settings(BaseSettings):
     data_dir: PathSetting = Path("var")
     public: Public = Public()
     private: Private = Private()
+    handover: Handover = Handover()
     receiver: ReceiverSettings = ReceiverSettings()
     database: DatabaseSettings = DatabaseSettings()
     kafka: Kafka = Kafka()

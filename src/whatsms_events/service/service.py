@@ -1,8 +1,9 @@
 """One process of the service: its roles, its parts, and the order in which they start and stop.
 
-start   both listeners, the databases (waited for: deliveries get 503 until then), observer, committer, workers
-stop    not ready any more, no new deliveries, those under way answered, backfills and watchdogs, committer flushed,
-        relay and consumer, observer, databases
+start   both listeners, the databases (waited for: deliveries get 503 after two seconds), observer, committer, workers,
+        and only then deliveries are accepted
+stop    not ready any more, no new deliveries after `leave_s`, those under way answered, backfills and watchdogs,
+        committer flushed, relay and consumer, observer, databases
 """
 
 import asyncio
@@ -10,13 +11,15 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from types import MappingProxyType
 
 import structlog
 
 from whatsms_events import __version__, metrics
 from whatsms_events.backfill.worker import Backfill
+from whatsms_events.clock import within
 from whatsms_events.config.settings import Settings
+from whatsms_events.service.doors import HOLD_S, Addresses, Doors
 from whatsms_events.service.parts import (
     Stores,
     kafka_target,
@@ -56,21 +59,12 @@ from whatsms_events.storage.log.committer import Committer
 from whatsms_events.web.app import Listener, private_app
 from whatsms_events.web.health import Health
 from whatsms_events.web.receiver import Receiver
+from whatsms_events.web.sockets import Sockets
 from whatsms_events.workers.loop import AGAIN
+from whatsms_events.workers.observer import Observer
 from whatsms_events.workers.watchdog import Watchdog
 
 log = structlog.get_logger()
-
-PRIVATE_DRAIN_S: Final = 1.0
-"""How long a process that stops still answers what operators asked."""
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """Where the two listeners are; `public` is None without the receiver's role."""
-
-    public: str | None
-    private: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +78,13 @@ class Jobs:
 class Service:
     """One process of the service, with the roles that can run of those that were asked for."""
 
-    def __init__(self, settings: Settings, roles: frozenset[Role] = frozenset(ROLES)) -> None:
-        """Raise ConfigError where none of the roles can run."""
+    def __init__(
+        self, settings: Settings, roles: frozenset[Role] = frozenset(ROLES), *, given: Sockets = MappingProxyType({})
+    ) -> None:
+        """Raise ConfigError where none of the roles can run. `given` are listening sockets that systemd holds."""
         self.roles = possible(settings, roles)
         self._settings = settings
+        self._given = given
         self._keyed = keyed(settings)
         self._unkeyed = sorted(settings.tenants.keys() - self._keyed.keys()) if "backfill" in roles else []
         self._supervisor = Supervisor(advice=AGAIN)
@@ -117,49 +114,62 @@ class Service:
         self, stop: asyncio.Event, on_ready: Callable[[Addresses], None], stores: Stores, stack: AsyncExitStack
     ) -> None:
         """Start the parts, wait, and stop them in order."""
-        settings, supervisor = self._settings, self._supervisor
-        committer = make_committer(settings, stores.log, supervisor.wake)
+        settings = self._settings
+        committer = make_committer(settings, stores.log, self._supervisor.wake)
         rejects = make_rejects(settings)
         start, receiver = Start(committer.refuse), make_receiver(settings, committer, rejects)
         public = Listener(receiver.handle, on_unparsable=receiver.count_unparsable)
         health, running = self._health(stores, start, receiver), make_running(settings)
         private = Listener(private_app(make_api(settings, stores), health, rejects, running))
-        observer, close_door = make_observer(settings, stores), partial(self._close_door, public)
+        door = public if "receiver" in self.roles else None
+        doors = Doors(settings, door, private, given=self._given, on_taken=stop.set)
+        stack.push_async_callback(doors.close_private)
         try:
-            addresses = await self._listen(public, private, stack)
-            jobs = await start.prepared(partial(self._prepare, stores, committer, receiver, stack), stop)
-            if jobs is None:  # `stop` came first
-                return
-            standings = make_standings(
-                settings, [*jobs.readers, *jobs.writers], committer if "receiver" in self.roles else None
-            )
-            self._watch = Watch(observer, standings, supervisor.states)
-            await self._watch.look()
-            committing = committer if self.roles & {"receiver", "backfill"} else None
-            async with (
-                beside([self._watch.run()], self._watch.stop),
-                supervisor.running(committing, writers=jobs.writers, readers=jobs.readers, close_door=close_door),
-            ):
-                on_ready(addresses)
-                await stop.wait()
+            addresses = await doors.listen()
+            async with beside([doors.accept_in_time()], doors.stop_waiting):
+                jobs = await start.prepared(partial(self._prepare, stores, committer, receiver, stack), stop)
+                if jobs is not None:  # else `stop` came first
+                    observer = make_observer(settings, stores)
+                    ready = partial(on_ready, addresses)
+                    await self._work(jobs, committer, observer, doors=doors, stop=stop, on_ready=ready)
         finally:
-            await close_door()
+            await self._close_door(doors)
 
-    async def _listen(self, public: Listener, private: Listener, stack: AsyncExitStack) -> Addresses:
-        """Open the listeners, the public one with the receiver's role only; the stack closes the private one."""
-        settings, public_url = self._settings, None
-        stack.push_async_callback(private.stop, PRIVATE_DRAIN_S)
-        private_url = await private.start(settings.private.host, settings.private.port)
-        if "receiver" in self.roles:
-            public_url = await public.start(settings.public.host, settings.public.port)
-        return Addresses(public_url, private_url)
+    async def _work(
+        self,
+        jobs: Jobs,
+        committer: Committer,
+        observer: Observer,
+        *,
+        doors: Doors,
+        stop: asyncio.Event,
+        on_ready: Callable[[], None],
+    ) -> None:
+        """Run the workers until `stop`; deliveries are accepted once they can be committed."""
+        receiving = committer if "receiver" in self.roles else None
+        standings = make_standings(self._settings, [*jobs.readers, *jobs.writers], receiving)
+        self._watch = Watch(observer, standings, self._supervisor.states)
+        await self._watch.look()
+        committing = committer if self.roles & {"receiver", "backfill"} else None
+        close_door = partial(self._close_door, doors)
+        async with (
+            beside([self._watch.run()], self._watch.stop),
+            self._supervisor.running(committing, writers=jobs.writers, readers=jobs.readers, close_door=close_door),
+        ):
+            if committing is not None:
+                await within(committing.connected, HOLD_S)
+            await doors.accept()
+            doors.take_over()
+            on_ready()
+            await stop.wait()
 
-    async def _close_door(self, public: Listener) -> None:
+    async def _close_door(self, doors: Doors) -> None:
         """Show that the process stops, take no new delivery, and answer those that are under way."""
         if not self._draining:
             self._draining = True
             log.info("service.stopping")
-            await public.stop(self._settings.receiver.drain_s)
+            receiver = self._settings.receiver
+            await doors.close_public(receiver.drain_s, leave_s=receiver.leave_s, idle_s=receiver.idle_s)
 
     async def _prepare(self, stores: Stores, committer: Committer, receiver: Receiver, stack: AsyncExitStack) -> Jobs:
         """Open the databases and make the workers; may be repeated where a database is away."""

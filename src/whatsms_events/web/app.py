@@ -7,8 +7,9 @@ the time of a delivery. The private listener is an application with routes.
 
 import asyncio
 import logging
+import socket
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Protocol
@@ -16,9 +17,11 @@ from typing import Any, Final, Protocol
 import structlog
 from aiohttp import hdrs, web
 
+from whatsms_events.clock import within
 from whatsms_events.errors import SignatureError, TransientError, WhatsmsEventsError
 from whatsms_events.web.answers import PROBLEM_JSON, SERVER, problem
 from whatsms_events.web.connection import Connection, Unparsable
+from whatsms_events.web.sockets import BACKLOG, bound, port_of
 
 KEEPALIVE_S: Final = 75.0
 """Also the longest wait for the headers of a request. Proxies keep their connections for about a minute."""
@@ -28,6 +31,9 @@ LINGER_S: Final = 5.0
 
 CLOSE_S: Final = 1.0
 """How long a stopping server may still write its answers."""
+
+LOOK_S: Final = 0.02
+"""How often a stopping server looks at its connections."""
 
 STATUSES: Final[tuple[tuple[type[WhatsmsEventsError], int], ...]] = ((SignatureError, 401), (TransientError, 503))
 """Class of error -> status; what is not here is our fault: 500."""
@@ -115,15 +121,24 @@ class Listener:
     ) -> None:
         self._answers = answers
         self._on_unparsable = on_unparsable
-        self._under_way = 0
         self._stopping = False
-        self._done = asyncio.Event()
+        self._never = asyncio.Event()
         self._runner: web.BaseRunner | None = None
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
+        self.sockets: Sequence[socket.socket] = ()
         self.port = 0
 
     async def start(self, host: str, port: int) -> str:
-        """Listen, and return the URL; port 0 takes a free one, also told as `port`. Raise OSError where it is taken."""
+        """Listen and answer, and return the URL; port 0 takes a free one, also told as `port`.
+
+        Raise OSError where it is taken.
+        """
+        url = await self.listen(await bound(host, port), host)
+        await self.accept()
+        return url
+
+    async def listen(self, sockets: Sequence[socket.socket], host: str | None = None) -> str:
+        """Let the kernel take connections into its queue, and return the URL; nothing is answered before `accept`."""
         self._runner = self._make_runner()
         await self._runner.setup()
         connections = self._runner.server
@@ -142,32 +157,72 @@ class Listener:
             auto_decompress=False,  # signatures are of the bytes on the wire
         )
         try:
-            self._server = await loop.create_server(protocol, host, port, backlog=1024)
+            for one in sockets:
+                one.listen(BACKLOG)
+                server = await loop.create_server(protocol, sock=one, backlog=BACKLOG, start_serving=False)
+                self._servers.append(server)
         except OSError:
+            for one in sockets:
+                one.close()
             await self._runner.cleanup()
             raise
-        self.port = int(self._server.sockets[0].getsockname()[1])
+        self.sockets, self.port = sockets, port_of(sockets[0])
+        host = host or sockets[0].getsockname()[0]
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
-    async def stop(self, drain_s: float) -> None:
-        """Accept no more, wait for the requests that are being read or answered, at most `drain_s`, and close."""
-        if self._runner is None or self._server is None:
+    async def accept(self) -> None:
+        """Answer what comes, and what waits in the kernel's queue. Nothing happens where this was said before."""
+        for server in self._servers:
+            await server.start_serving()
+
+    def turn_away(self) -> None:
+        """Accept no more. Where another process has the sockets too, connections go on coming to that one."""
+        servers, self._servers = self._servers, []
+        for server in servers:
+            server.close()
+
+    async def stop(self, drain_s: float, *, leave_s: float = 0.0, idle_s: float = 0.0) -> None:
+        """Go on for `leave_s`, then accept no more, wait for the requests under way, at most `drain_s`, and close.
+
+        From the beginning each answer ends its connection. One on which no request is under way gets `idle_s` for that:
+        it may just have been accepted, or its next request be on its way.
+        """
+        if self._runner is None:
             return
         self._stopping = True
-        self._server.close()
+        opened: dict[Connection, float] = {}
+        end = asyncio.get_running_loop().time() + leave_s
+        while asyncio.get_running_loop().time() < end:
+            self._close_idle(opened, idle_s)
+            await within(self._never, LOOK_S)
+        self.turn_away()
         connections = self._runner.server
         if connections is not None:
-            for connection in connections.connections:
-                # Only idle ones: after aiohttp's close nothing is read any more, so a body under way would never end.
-                if isinstance(connection, Connection) and connection.idle:
-                    connection.close()
-            if self._under_way:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(drain_s):
-                        await self._done.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(drain_s):
+                    while self._close_idle(opened, idle_s):
+                        await within(self._never, LOOK_S)
             connections.pre_shutdown()
             await connections.shutdown(CLOSE_S)
         await self._runner.cleanup()
+
+    def _close_idle(self, opened: dict[Connection, float], idle_s: float) -> int:
+        """Close each connection that has had its time without a request, and return how many are left.
+
+        None is closed that is read from: after aiohttp's close nothing is, so a body under way would never end. Nor one
+        whose next request the kernel has already. So only a request that crosses our close on the network is lost to
+        its sender. `opened` has since when each connection was looked at: a request in between would have ended it.
+        """
+        left, now = 0, asyncio.get_running_loop().time()
+        connections = self._runner.server.connections if self._runner and self._runner.server else []
+        for connection in connections:
+            if not isinstance(connection, Connection):
+                continue
+            if connection.idle and now - opened.setdefault(connection, now) >= idle_s and not connection.unread:
+                connection.force_close()
+            else:
+                left += 1
+        return left
 
     def _make_runner(self) -> web.BaseRunner:
         answers = self._answers
@@ -186,16 +241,10 @@ class Listener:
         return web.ServerRunner(web.Server(handle))
 
     async def _serve(self, request: web.BaseRequest, handling: Awaitable[web.StreamResponse]) -> web.StreamResponse:
-        """Count the requests under way, so that a stop can wait for them; each answer then ends its connection."""
-        self._under_way += 1
+        """Note which request is answered; once the server stops, each answer ends its connection."""
         if isinstance(request.protocol, Connection):
             request.protocol.begin(request)
-        try:
-            response = await handling
-        finally:
-            self._under_way -= 1
-            if self._stopping and not self._under_way:
-                self._done.set()
+        response = await handling
         if self._stopping:
             response.force_close()
         return response

@@ -4,6 +4,9 @@ aiohttp closes a connection as soon as its client has sent everything (a TCP hal
 request without telling anybody. Both hide faults of senders that only the receiver can show.
 """
 
+import fcntl
+import struct
+import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -56,7 +59,16 @@ class Connection(web.RequestHandler):
     @property
     def idle(self) -> bool:
         """Tell whether no request is being read or answered on it."""
-        return not self._framing.lines
+        return not self._framing.lines and self._framing.place in ("between", "broken")
+
+    @property
+    def unread(self) -> bool:
+        """Tell whether bytes have come that nobody has read yet: the beginning of a request."""
+        wire = None if self.transport is None else self.transport.get_extra_info("socket")
+        if wire is None or wire.fileno() < 0:
+            return False
+        (count,) = struct.unpack("i", fcntl.ioctl(wire.fileno(), termios.FIONREAD, struct.pack("i", 0)))
+        return bool(count)
 
     def begin(self, request: web.BaseRequest) -> None:
         """Note which request is answered now."""

@@ -84,6 +84,7 @@ class Committer:
         self._uses = SecretUses(database)
         self._away = ""  # why the database is away, while it is
         self._refusing = ""  # why nothing is taken in, while that is so
+        self.connected = asyncio.Event()  # once it has had a connection
         metrics.QUEUED_DELIVERIES.set_function(lambda: self._places.used)
 
     @property
@@ -236,6 +237,7 @@ class Committer:
 
     def _connected(self, failures: int) -> int:
         """Take deliveries in again where they were refused; else only the first commit shows that the log is back."""
+        self.connected.set()
         was, self._refusing, self._away = self._refusing, "", ""
         return self._came_back(failures) if was else failures
 

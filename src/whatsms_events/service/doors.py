@@ -1,0 +1,147 @@
+"""The two listeners of a process: where their sockets come from, when they accept, and how they close.
+
+A process that is started accepts when it can commit. Until then connections wait in the kernel's queue, so a restart
+is a delay to senders and no refusal. After HOLD_S it accepts all the same, and deliveries get 503: a sender that may
+try only once must hear something.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from whatsms_events.clock import within
+from whatsms_events.config.settings import Private, Public, Settings
+from whatsms_events.service.handover import Offer, TakenOver, take
+from whatsms_events.web.app import Listener
+from whatsms_events.web.sockets import Sockets, bound, port_of
+
+HOLD_S: Final = 2.0
+"""How long deliveries may wait for a process that starts: less than any sender's patience."""
+
+PRIVATE_DRAIN_S: Final = 1.0
+"""How long a process that stops still answers what operators asked."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the two listeners are; `public` is None without the receiver's role."""
+
+    public: str | None
+    private: str
+
+
+class Doors:
+    """The listeners from their sockets to their end. `public` is None for a process that takes no deliveries.
+
+    `given` are sockets that systemd holds. `on_taken` is called when another process has taken over.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        public: Listener | None,
+        private: Listener,
+        *,
+        given: Sockets,
+        on_taken: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._public = public
+        self._private = private
+        self._given = given
+        self._on_taken = on_taken
+        self._taken: TakenOver | None = None
+        self._offer: Offer | None = None
+        self._handed_over = False
+        self._closing = asyncio.Event()
+
+    async def listen(self) -> Addresses:
+        """Get the sockets, and let the kernel take connections; raise OSError where an address cannot be had.
+
+        Raise ConfigError where no socket can be taken from the process before us.
+        """
+        path = self._settings.handover.socket
+        self._taken = take(path) if path is not None else None
+        addresses = Addresses(
+            None if self._public is None else await self._listen(self._public, "public", self._settings.public),
+            await self._listen(self._private, "private", self._settings.private),
+        )
+        if self._taken is None:
+            await self._private.accept()  # nobody else answers whether this process is ready
+        return addresses
+
+    async def _listen(self, listener: Listener, name: str, wanted: Public | Private) -> str:
+        if given := self._given.get(name):
+            return await listener.listen(given)
+        if self._taken is not None and (taken := self._taken.sockets.get(name)):
+            if await _fits(taken, wanted.host, wanted.port):
+                return await listener.listen(taken, wanted.host)
+            for one in taken:
+                one.close()  # our configuration has another address
+        return await listener.listen(await bound(wanted.host, wanted.port), wanted.host)
+
+    async def accept_in_time(self) -> None:
+        """Accept after HOLD_S whatever the databases do; return before that where the process stops."""
+        if not await within(self._closing, HOLD_S):
+            await self.accept()
+
+    async def accept(self) -> None:
+        """Accept what comes, and what has waited; nothing happens where that was said before."""
+        for one in (self._public, self._private):
+            if one is not None:
+                await one.accept()
+
+    def take_over(self) -> None:
+        """Let the process before us stop, and offer our sockets to the next one; raise ConfigError."""
+        if self._taken is not None:
+            self._taken.ready()
+            self._taken = None
+            log.info("service.took_over")
+        if (path := self._settings.handover.socket) is not None:
+            listeners = (("public", self._public), ("private", self._private))
+            sockets = {name: one.sockets for name, one in listeners if one is not None}
+            self._offer = Offer(path, sockets, self._hand_over)
+            self._offer.open()
+
+    def _hand_over(self) -> None:
+        """Stop, and accept no more at once: the next process accepts from the same queues."""
+        log.info("service.handed_over")
+        self._handed_over = True
+        self._turn_away()
+        self._on_taken()
+
+    def _turn_away(self) -> None:
+        for one in (self._public, self._private):
+            if one is not None:
+                one.turn_away()
+
+    async def close_public(self, drain_s: float, *, leave_s: float, idle_s: float) -> None:
+        """Take no new deliveries after `leave_s`, and answer those that are under way."""
+        self.stop_waiting()
+        if self._offer is not None:
+            self._offer.close()
+        if self._public is not None:
+            await self._public.stop(drain_s, leave_s=0.0 if self._handed_over else leave_s, idle_s=idle_s)
+
+    async def close_private(self) -> None:
+        """Answer operators no more. A process before us that was not told to stop goes on."""
+        await self._private.stop(PRIVATE_DRAIN_S, idle_s=0.0)
+        if self._taken is not None:
+            self._taken.close()
+
+    def stop_waiting(self) -> None:
+        """Let `accept_in_time` end."""
+        self._closing.set()
+
+
+async def _fits(sockets: Sequence[socket.socket], host: str, port: int) -> bool:
+    """Tell whether sockets are bound to a listener's address; port 0 fits every port."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = {address[0] for *_rest, address in found}
+    return all(one.getsockname()[0] in addresses and port in (0, port_of(one)) for one in sockets)

@@ -1,0 +1,120 @@
+"""Taking over the sockets of a running process: who gets them, and what happens where the next one fails."""
+
+import asyncio
+import socket
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from servers.compare import until
+from servers.ports import HOST, free_port
+from servers.service import Service
+from whatsms_events.errors import ConfigError
+from whatsms_events.service.handover import Offer, take
+from whatsms_events.web.sockets import port_of
+
+
+@asynccontextmanager
+async def offering(path: Path) -> AsyncIterator[tuple[asyncio.Event, int]]:
+    """Offer a public socket; give an event that is set once somebody took it, and its port."""
+    taken = asyncio.Event()
+    with socket.create_server((HOST, 0)) as held:
+        offer = Offer(path, {"public": [held]}, taken.set)
+        offer.open()
+        try:
+            yield taken, port_of(held)
+        finally:
+            offer.close()
+
+
+async def test_the_next_process_gets_the_very_same_sockets(tmp_path: Path) -> None:
+    """A connection that waits for the first process is accepted by the next one; the first is told when that is ready,
+    and nobody but the owner can ask for the sockets.
+    """
+    path = tmp_path / "handover.sock"
+    async with offering(path) as (taken, port):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        with socket.create_connection((HOST, port), 10) as waiting:
+            found = await asyncio.to_thread(take, path)
+            assert found is not None
+            assert not taken.is_set()
+            (public,) = found.sockets["public"]
+            public.settimeout(10)
+            accepted, address = public.accept()
+            assert address == waiting.getsockname()
+            accepted.close()
+            public.close()
+        found.ready()
+        await asyncio.wait_for(taken.wait(), 60)
+
+
+async def test_a_next_process_that_ends_too_early_changes_nothing(tmp_path: Path) -> None:
+    """The running process goes on, and the next try may take over; two at a time may not."""
+    path = tmp_path / "handover.sock"
+    async with offering(path) as (taken, _port):
+        first = await asyncio.to_thread(take, path)
+        assert first is not None
+        with pytest.raises(ConfigError, match="another process is taking over"):
+            await asyncio.to_thread(take, path)
+        first.close()
+
+        async def again() -> bool:
+            try:
+                found = await asyncio.to_thread(take, path)
+            except ConfigError:
+                return False
+            assert found is not None
+            found.ready()
+            found.close()
+            return True
+
+        assert not taken.is_set()
+        await until(again, 60, "a second try")
+        await asyncio.wait_for(taken.wait(), 60)
+
+
+async def test_nobody_at_the_path_is_no_error(tmp_path: Path) -> None:
+    """A path that is free, and one that a killed process left behind, mean that there is nobody to take over from; a
+    folder that is not there is a mistake that is named.
+    """
+    path = tmp_path / "handover.sock"
+    assert take(path) is None
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    assert take(path) is None
+    async with offering(path):  # it takes the place of what was left
+        assert path.is_socket()
+    with pytest.raises(ConfigError, match=r"handover.socket: cannot listen at .*no such file"):
+        Offer(tmp_path / "nowhere" / "x.sock", {}, lambda: None).open()
+    assert not (tmp_path / "nowhere").exists()
+
+
+async def test_a_killed_next_process_and_a_changed_port_leave_the_first_or_bind_anew(tmp_path: Path) -> None:
+    """A next process with a wrong database ends with status 2 while the first one goes on; one with another public port
+    takes over and listens there.
+    """
+    first = Service(tmp_path / "service", settings={"handover": {"socket": "handover.sock"}})
+    await first.start()
+    broken, moved = first.successor(), first.successor()
+    text = first.config.read_text()
+    (first.folder / "no.db").write_text("this is no database" * 99)
+    first.config.write_text(f'{text}\n[database]\nurl = "sqlite:///no.db"\n')
+    broken.spawn()
+    await broken.gone(60)
+    assert (broken.status, first.pid is not None) == (2, True)
+    assert await first.serves()
+    moved.public_port = free_port()
+    first.config.write_text(text.replace(f"port = {first.public_port}", f"port = {moved.public_port}"))
+    moved.spawn()
+    await first.gone(60)
+    assert first.status == 0
+    async with aiohttp.ClientSession() as session, session.get(moved.webhook_url) as answer:
+        assert answer.status == 200
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection((HOST, first.public_port), 10)
+    await moved.stop()
+    assert {"service.handed_over", "service.took_over", "service.not_taken"} <= {one["event"] for one in first.lines()}
