@@ -1,95 +1,52 @@
-"""What the Dockerfile makes, without Docker: its steps in a folder of the test, and the result in a read-only root."""
+"""What the Dockerfile's steps make: in a read-only root without rights, and under a real systemd with our unit."""
 
 import json
 import os
 import re
-import shlex
-import shutil
 import subprocess
 import sys
-import sysconfig
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final
 
 import aiohttp
 import pytest
 
-from conftest import missing
-from servers.compare import LONG
+from servers.compare import until
+from servers.image import DOCKERFILE, HOME, NEW_ROOT, PYTHON, USER, built, may_have_a_root, mounted
 from servers.process import Server
-from servers.service import Service
-from servers.tools import ROOT, found, ran
+from servers.service import SECRET, Service
+from servers.systemd import SERVICE, Systemd
+from servers.tools import found
 from servers.warm import Program
 from test_journey import delivery, post
+from whatsms_events.domain.signature import HEADER, sign
 
 pytestmark = pytest.mark.process
 
-DOCKERFILE: Final = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-HOME: Final = "/opt/whatsms-events"
-(USER,) = re.findall(r"^USER (\d+):", DOCKERFILE, re.MULTILINE)
+DATA: Final = "/var/lib/whatsms-events"
 
-IN_A_ROOT: Final = """
-set -eu
-root=$1; home=$2; data=$3; config=$4; user=$5; shift 5
-mount --make-rprivate /
-mount -t tmpfs -o mode=755 none "$root"
-for folder in /usr /bin /lib /lib64 /etc /dev /proc "$@"; do
-    if [ -L "$folder" ]; then cp -P "$folder" "$root$folder"; continue; fi
-    [ -d "$folder" ] || continue
-    mkdir -p "$root$folder"
-    mount --rbind "$folder" "$root$folder"
-    mount -o remount,bind,ro "$root$folder"
-done
-mkdir -p "$root$data" "$root/config"
-mount --bind "$data" "$root$data"
-cp "$config" "$root/config/whatsms.toml"
+SERVE: Final = f"""
+cp -r /etc/passwd /etc/group "$root/etc/"
+mkdir -p "$root{DATA}" "$root/config"
+mount --bind "$DATA" "$root{DATA}"
+cp "$CONFIG" "$root/config/whatsms.toml"
 mount -o remount,ro "$root"
-exec chroot "$root" setpriv --reuid "$user" --regid "$user" --clear-groups --bounding-set=-all --inh-caps=-all \\
-    --no-new-privs env -i "PATH=$home/bin:/usr/bin" PYTHONDONTWRITEBYTECODE=1 \\
-    WHATSMS_EVENTS_CONFIG=/config/whatsms.toml "WHATSMS_EVENTS_DATA_DIR=$data" \\
+exec chroot "$root" setpriv --reuid {USER} --regid {USER} --clear-groups --bounding-set=-all --inh-caps=-all \\
+    --no-new-privs env -i PATH={HOME}/bin:/usr/bin LD_LIBRARY_PATH={PYTHON}/lib PYTHONDONTWRITEBYTECODE=1 \\
+    WHATSMS_EVENTS_CONFIG=/config/whatsms.toml WHATSMS_EVENTS_DATA_DIR={DATA} \\
     whatsms-events serve --roles receiver,consumer
 """
-"""A root of its own, as a container has: read-only but for the folder of the data; no capability, no root, no /tmp."""
+"""Only the folder of the data can be written to; there is no capability, no root, and no /tmp."""
 
 
-def steps() -> list[str]:
-    """Return the commands of the stage that builds, each RUN taken apart."""
-    stage = DOCKERFILE.partition("AS build")[2].partition("\nFROM ")[0].replace("\\\n", " ")
-    return [command for run in re.findall(r"^RUN (.*)$", stage, re.MULTILINE) for command in run.split("&&")]
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def image() -> Iterator[Path]:
-    """Give the virtual environment that the steps of the Dockerfile make.
-
-    In the short form the locked packages are not installed again: they are those of the tests' own environment.
-    """
+    """Give the virtual environment that the steps of the Dockerfile make."""
+    may_have_a_root()
     found("setpriv")
-    if subprocess.run([found("unshare"), "--mount", "true"], capture_output=True, check=False, timeout=60).returncode:
-        missing("no right to unshare: the image's steps were not run in a root of their own")
-    # Whoever is not root must reach it, which the folders of pytest do not allow.
-    top = Path(tempfile.mkdtemp(prefix="whatsms-events-image-"))
-    top.chmod(0o755)
-    source, home = top / "src", top / "home"
-    source.mkdir()
-    for line in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE):
-        for name in line.split():
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            copy(ROOT / name, source / name)
-    python = str(Path(sys.executable).resolve())
-    try:
-        for command in steps():
-            words = [python if word == "python" else word.replace(HOME, str(home)) for word in shlex.split(command)]
-            if LONG or ("--require-hashes" not in words and "uninstall" not in words):
-                ran(*words, cwd=source, environ={"PIP_DISABLE_PIP_VERSION_CHECK": "1"}, timeout_s=600)
-            elif "--require-hashes" in words:
-                (site,) = home.glob("lib/python*/site-packages")
-                (site / "locked.pth").write_text(sysconfig.get_paths()["purelib"], encoding="utf-8")
+    with built() as home:
         yield home
-    finally:
-        shutil.rmtree(top)
 
 
 class Contained(Service):
@@ -105,9 +62,10 @@ class Contained(Service):
 
     def command(self) -> Sequence[str]:
         """Say what to run."""
-        given = [self.root, self.home, self.data, self.config, USER]
-        needed = [self.home, sys.base_prefix, sysconfig.get_paths()["purelib"]]
-        return ["unshare", "--mount", "sh", "-c", IN_A_ROOT, "sh", *(str(one) for one in (*given, *needed))]
+        given = ["env", f"DATA={self.data}", f"CONFIG={self.config}"]
+        folders = ["/dev:/dev", "/proc:/proc", *mounted(self.home)]
+        script = f'{NEW_ROOT}\nmkdir "$root/etc"\n{SERVE}'
+        return [*given, "unshare", "--mount", "sh", "-c", script, "sh", str(self.root), *folders]
 
     async def start(self, *, deadline_s: float = 120) -> None:
         """Start it as a process of its own: no other one is its parent."""
@@ -126,11 +84,10 @@ def healthy(port: int) -> bool:
     return subprocess.run([sys.executable, option, asked], capture_output=True, check=False, timeout=60).returncode == 0
 
 
-def rights(server: Server) -> tuple[str, int]:
-    """Return the user of a process, and the capabilities that it has."""
-    status = Path(f"/proc/{server.pid}/status").read_text(encoding="utf-8")
-    found = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    return found["Uid"].split()[0], int(found["CapEff"], 16)
+def status_of(file: Path) -> dict[str, str]:
+    """Return what Linux says of a process."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 async def test_the_image_works_read_only_and_without_root(image: Path, tmp_path: Path) -> None:
@@ -144,10 +101,60 @@ async def test_the_image_works_read_only_and_without_root(image: Path, tmp_path:
             async with session.get(f"{service.private_url}/metrics") as answer:
                 assert "process_start_time_seconds" in await answer.text()  # the rules ask for it, and it needs /proc
         assert healthy(service.private_port)
-        assert rights(service) == (USER, 0)
+        status = status_of(Path(f"/proc/{service.pid}/status"))
+        assert (status["Uid"].split()[0], int(status["CapEff"], 16)) == (USER, 0)
     finally:
         await service.stop()
     assert service.status == 0
     assert not healthy(service.private_port)
     assert [line for line in service.lines() if line["level"] != "info"] == []
     assert {"log.db", "projection.db"} <= {path.name for path in service.data.iterdir()}
+
+
+@pytest.fixture
+async def systemd(image: Path, tmp_path: Path) -> AsyncIterator[Systemd]:
+    """Give a systemd that runs our service."""
+    server = Systemd(tmp_path / "systemd", image)
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.stop()
+
+
+async def told(server: Systemd, name: str) -> int:
+    """Deliver a contact, and return its position."""
+    body = delivery("contact.created", "2026-01-15T10:30:00Z", contact={"id": name, "name": "Ana"})
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(server.webhook_url, data=body, headers={HEADER: sign(body, SECRET.encode())}) as answer,
+    ):
+        assert answer.status == 200
+        return int((await answer.json())["position"])
+
+
+async def test_the_unit_runs_the_service_as_it_should(systemd: Systemd) -> None:
+    """It serves under all that the unit forbids, comes back when killed, stops well, and stays down when wrong."""
+    assert await told(systemd, "c-1") == 1
+    pid = int(systemd.shown("MainPID")["MainPID"])
+    status = status_of(systemd.inside(f"/proc/{pid}/status"))
+    assert (status["Seccomp"], status["NoNewPrivs"], int(status["CapBnd"], 16)) == ("2", "1", 0)
+    assert "0" not in status["Uid"].split()
+    systemd.systemctl("kill", "--signal=SIGKILL", SERVICE)
+
+    async def back() -> bool:
+        return await systemd.serves() and int(systemd.shown("NRestarts")["NRestarts"]) == 1
+
+    await until(back, 120, "it is started again")
+    assert await told(systemd, "c-1") == 1
+    assert await told(systemd, "c-2") > 1
+    systemd.systemctl("stop", SERVICE)
+    assert systemd.shown("Result", "ExecMainStatus", "ActiveState") == {
+        "Result": "success", "ExecMainStatus": "0", "ActiveState": "inactive",
+    }  # fmt: skip
+    assert systemd.lines()[-1]["event"] == "service.stopped"
+    config = systemd.inside("/etc/whatsms-events/whatsms.toml")
+    config.write_text(config.read_text() + "\n[recever]\n")
+    systemd.systemctl("start", "--no-block", SERVICE)
+    await until(lambda: systemd.shown("ActiveState")["ActiveState"] == "failed", 120, "it gives up")
+    assert systemd.shown("ExecMainStatus", "NRestarts") == {"ExecMainStatus": "2", "NRestarts": "0"}
