@@ -22,8 +22,8 @@ from whatsms_events.workers.rereading import RereadSource
 
 ROLE: Final = "replay"
 
-NEAR: Final = 1000
-"""Where the shadow is so close to the live tables, the rest is read while the live consumer waits."""
+NEAR_LIMIT: Final = 1000
+"""Where so many events are left at most, and no more than a batch, they are read while the live consumer waits."""
 
 Offsets = Mapping[tuple[str, int], Offset]
 
@@ -34,11 +34,6 @@ class ReplayAim:
 
     position: int
     through: int
-
-    @property
-    def near(self) -> bool:
-        """Tell whether the rest can be read while the live consumer waits."""
-        return self.through - self.position <= NEAR
 
 
 class ProjectionReplay:
@@ -58,6 +53,7 @@ class ProjectionReplay:
         self._selected = selected
         self._live, self._shadow = live, shadow
         self._lock = lock
+        self._near = min(NEAR_LIMIT, batch_limit)
         self._source = RereadSource(event_log)
         self._consumer = Consumer(Projection(shadow), self._source, lock, batch_limit=batch_limit)
 
@@ -71,7 +67,7 @@ class ProjectionReplay:
 
     async def run_once(self, aim: ReplayAim) -> int:
         """Read one batch into the shadow, and return how many events it had; 0 where the shadow is near enough."""
-        return 0 if aim.near else await self._step(aim.through)
+        return 0 if aim.through - aim.position <= self._near else await self._step(aim.through)
 
     async def finish(
         self,
