@@ -59,7 +59,7 @@ def assert_published(bootstrap: str, prefix: str, entries: Sequence[LogEntry], l
     last: dict[tuple[str | None, int | None], int] = defaultdict(int)
     seen: dict[int, LogEntry] = {}
     for message in messages:
-        found_log, entry = from_record(_headers(message), message.value())
+        found_log, entry = from_record(headers_of(message), message.value())
         place = (message.topic(), message.partition())
         assert found_log == log_id
         assert entry.position > last[place], f"{place}: {entry.position} behind {last[place]}"
@@ -70,7 +70,8 @@ def assert_published(bootstrap: str, prefix: str, entries: Sequence[LogEntry], l
     assert [seen[entry.position] for entry in entries] == list(entries)
 
 
-def _headers(message: Message) -> list[tuple[str, bytes]]:
+def headers_of(message: Message) -> list[tuple[str, bytes]]:
+    """Return a message's headers."""
     # Its stubs allow a dict too, which is only what a producer may give.
     return [(name, value or b"") for name, value in cast("list[tuple[str, bytes]]", message.headers() or [])]
 
@@ -151,5 +152,5 @@ async def opened(log_url: str, projection_url: str) -> tuple[Database, Database]
 
 def decoded_by_the_sdk(message: Message) -> Any:
     """Return the event as the CloudEvents SDK reads it from the record."""
-    headers = dict(_headers(message))
+    headers = dict(headers_of(message))
     return from_binary_event(KafkaMessage(headers=headers, key=message.key(), value=message.value() or b""))

@@ -1,8 +1,8 @@
 """Replays to the projection: on real databases, beside a running consumer, and through kills."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,6 +10,8 @@ import pytest
 from sqlalchemy import text, update
 
 from servers.compare import rows_of
+from servers.kafka import Broker, RunningKafka
+from servers.metric import counted
 from whatsms_events.domain.events import EventType
 from whatsms_events.domain.replay import WHOLE, Selection
 from whatsms_events.errors import FencedError, IntegrityError, UnstorableError
@@ -17,16 +19,17 @@ from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.selected import Blanked, Selected
-from whatsms_events.storage.projection.apply import Projection
+from whatsms_events.storage.projection.apply import Offset, Projection
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.projection.parked import ParkedEvents
 from whatsms_events.storage.projection.shadow import has_shadow, open_shadow, remove_shadow, shadow_of
 from whatsms_events.storage.projection.swap import SwapOutcome
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.workers.preview import Preview
-from whatsms_events.workers.replay import ProjectionReplay, ReplayAim
+from whatsms_events.workers.replay import Offsets, ProjectionReplay, ReplayAim
 from whatsms_events.workers.retry import Retry
-from workers.test_consumer import Bench, opened
+from whatsms_events.workers.sources import offsets_stand
+from workers.test_consumer import Bench, connect, opened
 
 FAR = ReplayAim(0, 1_000_000)
 
@@ -53,11 +56,11 @@ class Stage:
             pass
         return replay
 
-    async def done(self, *, swap: bool, personal: bool = False) -> SwapOutcome:
+    async def done(self, *, swap: bool, stand: Callable[[Offsets], Awaitable[bool]] | None = None) -> SwapOutcome:
         """Replay once, and give the role up."""
         replay = await self.built()
         try:
-            return await replay.finish(swap=swap, examples=3, personal=personal)
+            return await replay.finish(swap=swap, examples=3, stand=stand)
         finally:
             await replay.close()
 
@@ -345,3 +348,57 @@ async def test_a_part_of_the_log_is_compared_by_what_it_would_change(on_files: S
         assert (await previewed(nothing)).events == 0
     assert (await previewed(Selection(), through=10)).events == 10
     assert await rows_of(bench.projection) == kept
+
+
+async def test_a_consumer_of_kafka_goes_on_after_the_swap_from_the_offsets_that_it_had(
+    on_files: Stage, kafka: Broker | RunningKafka, topic_prefix: str
+) -> None:
+    """What the swap has applied already is skipped where Kafka brings it, and what comes later is applied once. Offsets
+    that are gone halt the consumer, and the swap that its message names mends that too: they are forgotten.
+    """
+    bench = await connect(on_files.bench, kafka, topic_prefix)
+    assert bench.kafka is not None
+    await bench.begin_with_kafka()
+    await bench.append(100)
+    await bench.publish()
+    consumer = bench.from_kafka()
+    await bench.apply_all(consumer)
+    await spoil(on_files)
+    before = await Projection(bench.projection).state()
+    end = await bench.append(60)  # not published, not applied: the swap takes it from the log
+    outcome = await on_files.done(swap=True)
+    after = outcome.after
+    assert after is not None
+    assert {at: one.next_offset for at, one in after.offsets.items()} == {
+        at: one.next_offset for at, one in before.offsets.items()
+    }
+    assert {one.last_position for one in after.offsets.values()} == {end} == {after.applied_through}
+    clean = await rows_of(bench.projection)
+    skipped = counted("consumer_skipped")
+    later = await bench.append(60)
+    await bench.publish()
+    await bench.apply_all(bench.from_kafka())
+    assert counted("consumer_skipped") - skipped == 60
+    assert await bench.applied() == later
+    assert await rows_of(bench.projection) != clean
+    assert differing(await on_files.done(swap=False)) == {}
+
+    gone = {at: replace(one, next_offset=10_000) for at, one in after.offsets.items()}
+    assert await offsets_stand(bench.kafka, bench.prefix, after.offsets)
+    assert not await offsets_stand(bench.kafka, bench.prefix, gone)
+    assert not await offsets_stand(bench.kafka, bench.prefix, {("another.topic", 0): Offset(0, 0)})
+    await bench.append(20)
+    await bench.publish()
+    async with bench.projection.write() as connection:
+        await connection.execute(update(tables.projection_offset).values(next_offset=10_000))
+    halted = bench.from_kafka()
+    with pytest.raises(IntegrityError, match="replay projection --go --swap"):
+        await bench.apply_all(halted)
+    target = bench.kafka
+    swapped = await on_files.done(swap=True, stand=lambda saved: offsets_stand(target, topic_prefix, saved))
+    assert swapped.after is not None
+    assert swapped.after.offsets == {}
+    await bench.append(20)
+    await bench.publish()
+    await bench.apply_all(halted)
+    assert differing(await on_files.done(swap=False)) == {}

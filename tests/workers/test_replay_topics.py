@@ -1,0 +1,98 @@
+"""Replays to Kafka: shadow topics on a real broker get each event once, and live topics are not written."""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Message
+
+from cli.commands import Done, run
+from servers import warm
+from servers.compare import assert_published, headers_of, until
+from servers.kafka import Broker, RunningKafka
+from servers.witness import read_committed
+from whatsms_events.domain.records import TOPICS
+from whatsms_events.storage.log.relay_row import RelayRows
+from workers.test_consumer import DEADLINE_S, Bench, connect, opened
+
+pytestmark = [pytest.mark.kafka, pytest.mark.process]
+
+
+@pytest.fixture
+async def with_kafka(tmp_path: Path, kafka: Broker | RunningKafka, topic_prefix: str) -> AsyncIterator[Bench]:
+    """Give an empty log and projection on SQLite, with live topics of their own."""
+    async with opened(f"sqlite:///{tmp_path / 'log.db'}", f"sqlite:///{tmp_path / 'projection.db'}", tmp_path) as made:
+        yield await connect(made, kafka, topic_prefix)
+
+
+def visible(bench: Bench, prefix: str) -> list[Message]:
+    """Return what a read_committed reader sees under a prefix."""
+    assert bench.kafka is not None
+    return read_committed(bench.kafka.bootstrap_servers, [f"{prefix}.{suffix}" for suffix in TOPICS])
+
+
+class Shadows:
+    """Shadow topics of a log that is also published to live topics, and the command that fills them."""
+
+    def __init__(self, bench: Bench, prefix: str = "") -> None:
+        assert bench.kafka is not None
+        self.bench = bench
+        self.prefix = prefix or f"{bench.prefix}-shadow"
+        self.words = [
+            *("--prefix", self.prefix, "--set", f"data_dir={bench.folder}"),
+            *("--set", f"kafka.bootstrap_servers={bench.kafka.bootstrap_servers}"),
+            *("--set", f"kafka.topic_prefix={bench.prefix}", "--set", "kafka.partitions=3"),
+            *("--set", "kafka.replication_factor=1", "--set", "relay.check_interval_s=0.1"),
+        ]
+
+    def replay(self, *words: str) -> Done:
+        """Run the command to its end."""
+        return run(self.bench.folder, "replay", "kafka", *self.words, *words)
+
+
+async def test_a_killed_replay_to_kafka_goes_on_and_each_event_is_there_once(with_kafka: Bench) -> None:
+    """A replay is killed with half of the log published. The next one publishes the rest: a read_committed reader sees
+    each event once, in order, with its id, its position and the marks of the replay. Live topics are not written, and
+    no prefix is taken that was written to before.
+    """
+    bench, shadows = with_kafka, Shadows(with_kafka)
+    assert bench.kafka is not None
+    end = await bench.append(200)
+    await bench.publish()
+    live = len(visible(bench, bench.prefix))
+    assert (await asyncio.to_thread(shadows.replay)).status == 0
+
+    with (bench.folder / "said").open("wb") as said:
+        words = ["replay", "kafka", *shadows.words, "--go", "--rate", "60"]
+        program = warm.start(words, bench.folder, stdout=said, stderr=said)
+
+    async def half() -> bool:
+        known = await RelayRows(bench.log).load(shadows.prefix)
+        return known is not None and known.published_through > 60
+
+    await until(half, DEADLINE_S, "the half of it is published")
+    program.send_signal(signal.SIGKILL)
+    await asyncio.to_thread(program.wait, 60)
+    assert (await asyncio.to_thread(shadows.replay, "--type", "ticket.closed", "--go")).status == 2
+    done = await asyncio.to_thread(shadows.replay, "--go", "--json")
+    assert done.status == 0, done.err
+    told = json.loads(done.out[0])
+    entries = await bench.event_log.read(0, 1000)
+    assert_published(bench.kafka.bootstrap_servers, shadows.prefix, entries, await bench.event_log.log_id())
+    found = [headers_of(one) for one in visible(bench, shadows.prefix)]
+    marks = {tuple(value for name, value in headers if name.startswith("ce_replay")) for headers in found}
+    ((replay_id, _begun_at, first),) = marks
+    assert (replay_id.decode(), int(first), sum(one["count"] for one in told["types"])) == (told["replay"], 1, end)
+
+    again = await asyncio.to_thread(shadows.replay, "--go")
+    assert (again.status, "were written to before" in again.err[-1]) == (1, True)
+    assert await RelayRows(bench.log).load(shadows.prefix) is None
+    await RelayRows(bench.log).claim("another-live-one", await bench.event_log.log_id(), datetime.now(UTC))
+    other = Shadows(bench, "another-live-one")
+    refused = await asyncio.to_thread(other.replay, "--go")
+    assert (refused.status, "a relay of this log publishes to another-live-one" in refused.err[-1]) == (1, True)
+    assert len(visible(bench, bench.prefix)) == live
