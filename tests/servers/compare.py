@@ -19,11 +19,14 @@ from whatsms_events.domain.records import TOPICS, from_record
 from whatsms_events.storage import audit, tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.selected import Selected
 from whatsms_events.storage.projection.apply import Projection
 from whatsms_events.storage.projection.rows import load
+from whatsms_events.storage.projection.shadow import open_shadow, remove_shadow, shadow_of
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.twin.ledger import Ledger
 from whatsms_events.workers.consumer import Consumer
+from whatsms_events.workers.replay import ProjectionReplay
 from whatsms_events.workers.sources import LogSource
 
 POLL_S = 0.1
@@ -127,6 +130,23 @@ async def assert_like_a_clean_rebuild(log: Database, projection: Database, folde
     for name, rows in theirs.items():
         assert ours[name] == rows, f"table {name} differs"
     assert ours["ticket"]
+
+
+async def assert_replay_differs_in_nothing(log: Database, projection: Database) -> None:
+    """Check that the tables are just what today's code makes of the raw bytes of the log."""
+    assert projection.path is not None, "on PostgreSQL use the command"
+    target = shadow_of(DatabaseTarget(url=f"sqlite:///{projection.path}"))
+    shadow = await open_shadow(projection, target)
+    lock = RoleLock(log, "replay")
+    replay = ProjectionReplay(EventLog(log), Selected(log), projection, shadow, lock, batch_limit=500, swap=False)
+    while await replay.run_once(await replay.aim()):
+        pass
+    outcome = await replay.finish(examples=5)
+    await replay.close()
+    await shadow.close()
+    await remove_shadow(projection, target)
+    assert [one for one in outcome.findings if one.differs] == []
+    assert sum(one.rows for one in outcome.findings)
 
 
 async def assert_shows(projection: Database, entries: Sequence[LogEntry]) -> None:

@@ -42,25 +42,25 @@ class Stage:
     target: DatabaseTarget
     shadow: Database
 
-    def replay(self) -> ProjectionReplay:
+    def replay(self, *, swap: bool = True) -> ProjectionReplay:
         """Return a replay, as a command would make it."""
         bench = self.bench
         lock = RoleLock(bench.log, "replay")
         log, selected = EventLog(bench.log), Selected(bench.log)
-        return ProjectionReplay(log, selected, bench.projection, self.shadow, lock, batch_limit=40)
+        return ProjectionReplay(log, selected, bench.projection, self.shadow, lock, batch_limit=40, swap=swap)
 
-    async def built(self) -> ProjectionReplay:
+    async def built(self, *, swap: bool = True) -> ProjectionReplay:
         """Return a replay whose shadow is near the live tables."""
-        replay = self.replay()
+        replay = self.replay(swap=swap)
         while await replay.run_once(await replay.aim()):
             pass
         return replay
 
     async def done(self, *, swap: bool, stand: Callable[[Offsets], Awaitable[bool]] | None = None) -> SwapOutcome:
         """Replay once, and give the role up."""
-        replay = await self.built()
+        replay = await self.built(swap=swap)
         try:
-            return await replay.finish(swap=swap, examples=3, stand=stand)
+            return await replay.finish(examples=3, stand=stand)
         finally:
             await replay.close()
 
@@ -160,7 +160,7 @@ async def test_a_running_consumer_goes_on_after_the_swap_and_what_arrived_meanwh
     await bench.append(40)
     await consumer.run_once()
     meanwhile = await bench.append(40)  # the consumer has not seen these
-    outcome = await replay.finish(swap=True, examples=1)
+    outcome = await replay.finish(examples=1)
     await replay.close()
     assert outcome.live.applied_through < meanwhile
     assert outcome.live.applied_through == outcome.replayed.applied_through

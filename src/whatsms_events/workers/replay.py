@@ -25,6 +25,9 @@ ROLE: Final = "replay"
 NEAR_LIMIT: Final = 1000
 """Where so many events are left at most, and no more than a batch, they are read while the live consumer waits."""
 
+BEHIND: Final = 5000
+"""Where the live tables lack so many events, a swap does not wait for them: it goes to the log's end."""
+
 Offsets = Mapping[tuple[str, int], Offset]
 
 
@@ -37,7 +40,7 @@ class ReplayAim:
 
 
 class ProjectionReplay:
-    """A replay into the shadow of one projection. Whoever runs it has the role lock."""
+    """A replay into the shadow of one projection, which may take its place. Whoever runs it has the role lock."""
 
     def __init__(
         self,
@@ -48,7 +51,9 @@ class ProjectionReplay:
         lock: RoleLock,
         *,
         batch_limit: int,
+        swap: bool,
     ) -> None:
+        self._swap = swap
         self._log = event_log
         self._selected = selected
         self._live, self._shadow = live, shadow
@@ -60,7 +65,8 @@ class ProjectionReplay:
     async def aim(self) -> ReplayAim:
         """Look how far both sides are: the shadow goes to where the live tables are.
 
-        It goes to the log's end where these were made from another log, or from a later copy of this one.
+        It goes to the log's end where these were made from another log, or from a later copy of this one; for a swap
+        also where they are far behind.
         """
         through = await self._through(await Projection(self._live).state())
         return ReplayAim((await Projection(self._shadow).state()).applied_through, through)
@@ -72,7 +78,6 @@ class ProjectionReplay:
     async def finish(
         self,
         *,
-        swap: bool,
         examples: int,
         personal: bool = False,
         stand: Callable[[Offsets], Awaitable[bool]] | None = None,
@@ -95,7 +100,7 @@ class ProjectionReplay:
 
         await Projection(self._live).state()  # makes its row where there is none yet
         await analyse(self._shadow)
-        terms = Terms(reach=reach, settle=settle if swap else None, examples=examples, personal=personal)
+        terms = Terms(reach=reach, settle=settle if self._swap else None, examples=examples, personal=personal)
         return await compare(self._live, self._shadow, terms)
 
     async def expect_bytes(self, through: int) -> None:
@@ -125,7 +130,9 @@ class ProjectionReplay:
         return state
 
     async def _through(self, live: ProjectionState) -> int:
-        return reached(live) if await belongs(live, self._log) else await self._log.end()
+        end = await self._log.end()
+        behind = self._swap and end - reached(live) > BEHIND
+        return end if behind or not await belongs(live, self._log) else reached(live)
 
 
 async def belongs(live: ProjectionState, event_log: EventLog) -> bool:

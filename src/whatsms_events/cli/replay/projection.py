@@ -98,7 +98,7 @@ async def _replayed(stage: ReplayStage, wanted: Wanted, pace: Pace, view: Replay
         stack.push_async_callback(shadow.close)
         log, selected = EventLog(stage.log), Selected(stage.log)
         limit = pace.limit(stage.settings.consumer.batch_limit)
-        replay = ProjectionReplay(log, selected, stage.live, shadow, stage.lock, batch_limit=limit)
+        replay = ProjectionReplay(log, selected, stage.live, shadow, stage.lock, batch_limit=limit, swap=wanted.swap)
         if wanted.swap:
             await replay.expect_bytes(await log.end())
 
@@ -108,14 +108,21 @@ async def _replayed(stage: ReplayStage, wanted: Wanted, pace: Pace, view: Replay
             view.show(aim.position, aim.through, done)
             return done
 
-        if not await pace.repeat(piece):
+        outcomes: list[SwapOutcome] = []
+
+        async def finish() -> int:
+            found = await replay.finish(
+                examples=wanted.examples,
+                personal=wanted.personal,
+                stand=lambda offsets: _stand(stage.settings, offsets),
+            )
+            outcomes.append(found)
+            return 0
+
+        # A consumer that has much to do holds the tables most of the time, so the lock may need some tries.
+        if not await pace.repeat(piece) or not await pace.repeat(finish):
             return None
-        outcome = await replay.finish(
-            swap=wanted.swap,
-            examples=wanted.examples,
-            personal=wanted.personal,
-            stand=lambda offsets: _stand(stage.settings, offsets),
-        )
+        (outcome,) = outcomes
     if outcome.after is not None:
         await remove_shadow(stage.live, stage.shadow)
         await ended(stage, run, "swapped")
