@@ -47,7 +47,7 @@ async def has_shadow(projection: Database, target: DatabaseTarget) -> bool:
 
 async def open_shadow(projection: Database, target: DatabaseTarget) -> Database:
     """Open the shadow, made where there is none. Raise ConfigError where the user may not make a schema."""
-    if not target.is_sqlite:
+    if not target.is_sqlite and not await has_shadow(projection, target):
         try:
             async with projection.write() as connection:
                 await connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
