@@ -88,9 +88,7 @@ async def _published(
     stage: ReplayStage, target: KafkaTarget, wanted: WantedTopics, pace: Pace, view: ReplayView
 ) -> bool:
     """Publish, and say what was published; return False where it was asked to stop."""
-    end = await EventLog(stage.log).end()
-    last = end if wanted.selection.last is None else min(end, wanted.selection.last)
-    run, resumed = await begun(stage, "kafka", replace(wanted.selection, last=last), wanted.prefix)
+    run, resumed = await begun(stage, "kafka", await _bounded(stage, wanted), wanted.prefix)
     await _make_topics(stage.settings, target, wanted.prefix, resumed=resumed)
     log = RereadLog(EventLog(stage.log), run.selection)
     relay = _relay(stage, target, log, run, pace)
@@ -105,6 +103,15 @@ async def _published(
     await ended(stage, run, "published")
     _tell(wanted, run, spans, blanked, log.refused)
     return True
+
+
+async def _bounded(stage: ReplayStage, wanted: WantedTopics) -> Selection:
+    """Return the selection with an end: without one it ends where the log ended when the replay was begun."""
+    if wanted.selection.last is not None:
+        return wanted.selection
+    run = await Replays(stage.log).unfinished("kafka", wanted.prefix)
+    last = await EventLog(stage.log).end() if run is None else run.selection.last
+    return replace(wanted.selection, last=last)
 
 
 async def _piece(stage: ReplayStage, relay: Relay, log: RereadLog, run: ReplayRun, view: ReplayView) -> int:
