@@ -3,8 +3,8 @@
 import asyncio
 import copy
 import json
-import subprocess
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
