@@ -169,6 +169,7 @@ SLEEPS = {
     "storage/database.py": "a file lock with a deadline: flock either waits for ever or not at all",
     "storage/projection/apply.py": "one turn of the loop in a long batch, for a receiver beside it",
     "storage/projection/rows.py": "the same",
+    "web/app.py": "a server that stops: no connection tells when it has been idle for long enough",
     "kafka/visible.py": "no broker tells when a marker is written: the one place that polls for it",
     "kafka/connection.py": "one turn of the loop, for aiokafka's tasks to end",
     "kafka/topics.py": "no broker tells when a topic that was made is there",

@@ -87,7 +87,7 @@ APPLIED = {
     sample("message_ack_delay_seconds_count", level="read"): 1,
     sample("message_ack_delay_seconds_sum", level="read"): 9,
 }
-BUILD = {sample("build_info", version=__version__): 1}
+BUILD = {sample("build_info", version=__version__): 1, sample("settings_refused"): 0}
 
 ON_SQLITE: Mapping[Sample, float] = {
     **BUILD,

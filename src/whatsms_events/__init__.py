@@ -74,9 +74,10 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         shapes, dialects, sender, faults, ledger  how it is sent, and what was answered
         rest/                             server, reads, writes, answers, limits, ids, faults: its REST API
         control                           faults while it runs
-    config/         settings, sources, checks, load, render
+    config/         settings, sources, checks, load, render; change: what may change while a process runs
     service/        service: one process, its parts and their order
         roles, parts, upstream            what each role needs; settings -> parts; parts that speak to the vendor
+        reload, live                      changed settings -> the parts that take them
         doors, handover                   the listeners and their sockets; taking over those of the process before
         start, supervisor, standings      waiting for databases; repeating and stopping; which role stands still
     cli/            app: every command by its name; options, running

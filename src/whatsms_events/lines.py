@@ -69,13 +69,18 @@ LINES: Final = {
         "The process stopped and could not save its last seconds of which secrets fitted. `secrets status` lacks them."
     ),
     "service.handed_over": "Another process has the listening sockets now (`handover.socket`). This one stops.",
-    "service.looking": "SIGHUP came: halted roles look at once.",
+    "service.looking": "SIGHUP came: the settings are read again, and halted roles look at once.",
     "service.not_taken": "A process that was taking over ended before it was ready. This one goes on.",
     "service.ready": "The process serves. The addresses of its listeners are beside it.",
     "service.stopped": "The process has stopped in good order.",
     "service.stopping": "The process stops: what has begun is finished.",
     "service.took_over": "The process before this one is told to stop (`handover.socket`).",
     "service.waiting": "The process waits for a database that is away. Deliveries get 503 until then.",
+    "settings.applied": "Settings changed without a restart: their names are in `fields`.",
+    "settings.refused": (
+        "The changed configuration has a mistake: the settings before it stay in force. Mend what the reason names."
+    ),
+    "settings.waiting": "These settings have changed and need a restart; until then the old ones are in force.",
     "thread.crashed": "A thread ended on an error that nobody expected. Report it.",
     "time.unreadable": (
         "The vendor writes times in a form that is not read. Such events count by when they came. Report it."

@@ -12,6 +12,12 @@ _DELAYS: Final = (0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400, 604800
 
 BUILD = Info("whatsms_events_build", "Version of the running program.")
 
+SETTINGS_REFUSED = Gauge(
+    "whatsms_events_settings_refused",
+    "1: the configuration file or a secret file has changed and has a mistake, so the settings before it stay in "
+    "force. The log line `settings.refused` and `config check` say what to mend.",
+)
+
 # The door.
 DELIVERIES = Counter(
     "whatsms_events_deliveries_total",
@@ -283,3 +289,13 @@ LAST_ACCEPTED = Gauge(
     "When the last webhook was accepted; 0 for never. `time() - x` growing: silence.",
     ["tenant"],
 )
+
+
+def forget(slug: str) -> None:
+    """Show nothing any more of a tenant that the configuration no longer has; its counters stay, as counters do."""
+    for one in tuple(globals().values()):
+        if isinstance(one, Gauge) and "tenant" in one._labelnames:  # noqa: SLF001 - the library does not tell
+            one.remove_by_labels({"tenant": slug})
+    for role in (f"backfill.{slug}", f"watchdog.{slug}"):
+        for gauge in (ROLE_STATE, ROLE_STALLED):
+            gauge.remove_by_labels({"role": role})

@@ -22,7 +22,10 @@ SECRET: Final = "whsec-tests-only-0123456789abcdef"
 
 
 class Service(Server):
-    """One process of the service. `settings` are sections and their values over the defaults."""
+    """One process of the service. `settings` are sections and their values over the defaults.
+
+    Where a folder of secret files is given, the configuration has no webhook secret.
+    """
 
     def __init__(
         self,
@@ -30,6 +33,7 @@ class Service(Server):
         *,
         roles: str = "receiver,relay,consumer",
         settings: Mapping[str, Mapping[str, object]] | None = None,
+        secrets_dir: Path | None = None,
     ) -> None:
         super().__init__(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,9 +47,12 @@ class Service(Server):
             f"tenants.{SLUG}": {"tenant_id": TENANT},
             f"tenants.{SLUG}.webhook_secrets": {"current": SECRET},
         }
+        if secrets_dir is not None:
+            del sections[f"tenants.{SLUG}.webhook_secrets"]
         for name, values in (settings or {}).items():
             sections.setdefault(name, {}).update(values)
-        self.config.write_text(_toml(sections))
+        self.sections, self.secrets_dir = sections, secrets_dir
+        self.config.write_text(toml(sections))
 
     @property
     def webhook_url(self) -> str:
@@ -65,7 +72,8 @@ class Service(Server):
 
     def words(self) -> Sequence[str]:
         """Say which command to run, with its arguments."""
-        return ["serve", "--config", str(self.config), "--roles", self.roles]
+        words = ["serve", "--config", str(self.config), "--roles", self.roles]
+        return words if self.secrets_dir is None else [*words, "--secrets-dir", str(self.secrets_dir)]
 
     def command(self) -> Sequence[str]:
         """Say how an operator would start it."""
@@ -109,7 +117,8 @@ def command(service: Service, *words: str) -> str:
     return done.stdout
 
 
-def _toml(sections: Mapping[str, Mapping[str, object]]) -> str:
+def toml(sections: Mapping[str, Mapping[str, object]]) -> str:
+    """Return the text of a configuration file."""
     parts = ['data_dir = "."\n']
     for name, values in sections.items():
         body = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())

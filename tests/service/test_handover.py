@@ -12,8 +12,10 @@ import pytest
 
 from servers.compare import until
 from servers.ports import HOST, free_port
-from servers.service import Service
+from servers.service import SECRET, Service
+from whatsms_events.domain.signature import HEADER, sign
 from whatsms_events.errors import ConfigError
+from whatsms_events.service.doors import HOLD_S
 from whatsms_events.service.handover import Offer, take
 from whatsms_events.web.sockets import port_of
 
@@ -118,3 +120,28 @@ async def test_a_killed_next_process_and_a_changed_port_leave_the_first_or_bind_
         socket.create_connection((HOST, first.public_port), 10)
     await moved.stop()
     assert {"service.handed_over", "service.took_over", "service.not_taken"} <= {one["event"] for one in first.lines()}
+
+
+async def test_a_next_process_whose_database_is_away_takes_no_delivery(tmp_path: Path) -> None:
+    """It waits for its database for as long as that takes, and the first process answers every delivery meanwhile."""
+    first = Service(tmp_path / "service", settings={"handover": {"socket": "handover.sock"}})
+    await first.start()
+    waiting = first.successor()
+    text = first.config.read_text()
+    url = f"postgresql://nobody@{HOST}:{free_port()}/nothing"
+    first.config.write_text(f'{text}\n[database]\nurl = "{url}"\n')
+    waiting.spawn()
+    await until(lambda: any(one["event"] == "service.waiting" for one in first.lines()), 60, "it waits")
+    end = asyncio.get_running_loop().time() + 2 * HOLD_S
+    while asyncio.get_running_loop().time() < end:
+        body = b'{"event":"ticket.created","data":{"ticket":{"id":"t-1"}}}'
+        headers = {HEADER: sign(body, SECRET.encode())}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(first.webhook_url, data=body, headers=headers) as told,
+        ):
+            assert told.status == 200
+    assert waiting.pid is not None
+    await waiting.stop()
+    assert first.pid is not None
+    await first.stop()

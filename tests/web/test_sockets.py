@@ -9,32 +9,30 @@ import pytest
 
 from servers.ports import HOST
 from whatsms_events.errors import ConfigError
-from whatsms_events.web import sockets
 from whatsms_events.web.sockets import activated, bound, port_of
 
 
 @contextmanager
-def passed(monkeypatch: pytest.MonkeyPatch, *kinds: socket.SocketKind) -> Iterator[list[int]]:
-    """Give sockets with descriptors in a row, as systemd passes them, and let the module look there."""
+def passed(*kinds: socket.SocketKind) -> Iterator[list[int]]:
+    """Give sockets with descriptors in a row, as systemd passes them; return their ports."""
     with ExitStack() as stack:
         made = [stack.enter_context(socket.socket(socket.AF_INET, kind)) for kind in kinds]
-        first = 200
-        for place, one in enumerate(made, first):
+        for place, one in enumerate(made, FIRST):
             one.bind((HOST, 0))
             os.dup2(one.fileno(), place)
-        monkeypatch.setattr(sockets, "FIRST", first)
         yield [port_of(one) for one in made]
 
 
+FIRST = 200
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
 
 
 @pytest.mark.parametrize("names", ["private:public", "", "whatsms-events.socket:whatsms-events.socket"])
-def test_sockets_of_systemd_are_known_by_name_or_by_place(monkeypatch: pytest.MonkeyPatch, names: str) -> None:
+def test_sockets_of_systemd_are_known_by_name_or_by_place(names: str) -> None:
     """Names decide; without names of ours the first is the public listener's. The variables are gone afterwards."""
-    with passed(monkeypatch, STREAM, STREAM) as ports:
+    with passed(STREAM, STREAM) as ports:
         environ = {"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": names, "PATH": "p"}
-        given = activated(environ, 7)
+        given = activated(environ, 7, first=FIRST)
         found = {name: [port_of(one) for one in some] for name, some in given.items()}
         for some in given.values():
             for one in some:
@@ -61,12 +59,12 @@ def test_sockets_of_another_process_are_left_alone() -> None:
     ],
 )
 def test_sockets_that_cannot_be_used_are_refused(
-    monkeypatch: pytest.MonkeyPatch, kinds: tuple[socket.SocketKind, ...], names: str, message: str
+    kinds: tuple[socket.SocketKind, ...], names: str, message: str
 ) -> None:
     """A socket unit of the wrong kind gets a line that says so."""
-    with passed(monkeypatch, *kinds), pytest.raises(ConfigError, match=message):
-        activated({"LISTEN_PID": "7", "LISTEN_FDS": str(len(kinds)), "LISTEN_FDNAMES": names}, 7)
-    for place in range(200, 200 + len(kinds)):
+    with passed(*kinds), pytest.raises(ConfigError, match=message):
+        activated({"LISTEN_PID": "7", "LISTEN_FDS": str(len(kinds)), "LISTEN_FDNAMES": names}, 7, first=FIRST)
+    for place in range(FIRST, FIRST + len(kinds)):
         os.close(place)
 
 

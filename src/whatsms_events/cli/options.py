@@ -10,6 +10,7 @@ from cyclopts.validators import Number
 
 from whatsms_events.config.load import load
 from whatsms_events.config.settings import Settings
+from whatsms_events.config.sources import fingerprint
 from whatsms_events.errors import ConfigError
 
 Positive = Annotated[float, Parameter(validator=Number(gt=0))]
@@ -38,6 +39,10 @@ class SettingsOptions:
                 raise ConfigError(f"--set {name}: write it as NAME=VALUE")
             flags[name] = value
         return load(self.config, environ=os.environ, secrets_dir=self.secrets_dir, flags=flags)
+
+    def fingerprint(self) -> bytes:
+        """Return what changes with the content of the files that `load` reads."""
+        return fingerprint(self.config, self.secrets_dir, os.environ)
 
 
 DEFAULTS: Final = SettingsOptions()

@@ -15,6 +15,7 @@ from whatsms_events.cli.running import cause, run, spare_the_collector, stop_on_
 from whatsms_events.config.settings import Settings
 from whatsms_events.errors import ConfigError
 from whatsms_events.service.doors import Addresses
+from whatsms_events.service.reload import SettingsFiles
 from whatsms_events.service.roles import ROLES
 from whatsms_events.service.service import Service
 from whatsms_events.web.sockets import activated
@@ -23,7 +24,7 @@ log = structlog.get_logger()
 
 
 def serve(*, roles: str = "receiver,relay,consumer,backfill", options: SettingsOptions = DEFAULTS) -> int:
-    """Run the service until SIGTERM or SIGINT. SIGHUP lets roles that have halted look at once whether they can go on.
+    """Run the service until SIGTERM or SIGINT. SIGHUP lets it read its settings again, and halted roles look at once.
 
     Parameters
     ----------
@@ -37,7 +38,8 @@ def serve(*, roles: str = "receiver,relay,consumer,backfill", options: SettingsO
     unknown = [name for name in roles.split(",") if name.strip() not in ROLES]
     if unknown:
         raise ConfigError(f"--roles: unknown {', '.join(unknown)}; there are {', '.join(ROLES)}")
-    service = Service(settings, wanted, given=activated(os.environ, os.getpid()))
+    files = SettingsFiles(options.load, options.fingerprint)
+    service = Service(settings, wanted, given=activated(os.environ, os.getpid()), files=files)
 
     def on_ready(addresses: Addresses) -> None:
         spare_the_collector()

@@ -4,6 +4,7 @@ pydantic-settings' own sources are not used: they ignore a misspelt variable, a 
 link, and cut white space off secrets silently.
 """
 
+import hashlib
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -146,6 +147,24 @@ def text_of(path: Path, limit_bytes: int) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError:
         raise UnreadableError("not UTF-8") from None
+
+
+def fingerprint(path: Path | None, secrets_dir: Path | None, environ: Mapping[str, str]) -> bytes:
+    """Return a hash that changes with the content of the configuration file and of the secret files; never raise."""
+    found = hashlib.sha256()
+    folder = secrets_dir or _location(environ, SECRETS_DIR_VARIABLE)
+    try:
+        files = [] if folder is None else sorted(one for one in folder.iterdir() if not one.name.startswith("."))
+    except OSError:
+        files = []
+    for file in (path or _location(environ, FILE_VARIABLE), *files):
+        try:
+            text = "" if file is None else text_of(file, _FILE_LIMIT_BYTES)
+        except UnreadableError as exc:
+            text = f"{exc}\0"
+        for part in (str(file), text):
+            found.update(hashlib.sha256(part.encode("utf-8", "surrogateescape")).digest())
+    return found.digest()
 
 
 def _from_file(path: Path | None, missing: list[str]) -> dict[Name, object]:

@@ -87,18 +87,34 @@ class Doors:
         return await listener.listen(await bound(wanted.host, wanted.port), wanted.host)
 
     async def accept_in_time(self) -> None:
-        """Accept after HOLD_S whatever the databases do; return before that where the process stops."""
-        if not await within(self._closing, HOLD_S):
-            await self.accept()
+        """Accept after HOLD_S whatever the databases do, but where the process before us still takes deliveries.
 
-    async def accept(self) -> None:
-        """Accept what comes, and what has waited; nothing happens where that was said before."""
+        Return before that where the process stops.
+        """
+        if not await within(self._closing, HOLD_S) and self._taken is None:
+            await self._accept()
+
+    async def open(self, connected: asyncio.Event, stop: asyncio.Event) -> bool:
+        """Accept, and let the process before us stop, once deliveries can be committed; False where `stop` came first.
+
+        That is when `connected` is set. Where nobody else takes deliveries meanwhile, HOLD_S is long enough. Raise
+        ConfigError where our own sockets cannot be offered.
+        """
+        while not await within(connected, HOLD_S) and self._taken is not None:
+            if stop.is_set():
+                return False
+        await self._accept()
+        self._take_over()
+        return True
+
+    async def _accept(self) -> None:
+        """Accept what comes, and what has waited; nothing happens where that was done before."""
         for one in (self._public, self._private):
             if one is not None:
                 await one.accept()
 
-    def take_over(self) -> None:
-        """Let the process before us stop, and offer our sockets to the next one; raise ConfigError."""
+    def _take_over(self) -> None:
+        """Let the process before us stop, and offer our sockets to the next one."""
         if self._taken is not None:
             self._taken.ready()
             self._taken = None

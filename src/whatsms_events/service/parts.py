@@ -1,7 +1,7 @@
 """Make the parts of a process from its settings: databases, the committer, the door, the read API, relay, consumer."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -159,13 +159,12 @@ def make_committer(settings: Settings, log: Database, on_commit: Callable[[int],
 
 def make_rejects(settings: Settings) -> Rejects:
     """Return the place for the last rejects of each tenant."""
-    return Rejects(settings.tenants, settings.receiver.keep_rejects, token=_token(settings), now=now)
+    return Rejects(settings.tenants, settings.receiver.keep_rejects, token=access_token(settings), now=now)
 
 
-def make_receiver(settings: Settings, committer: Committer, rejects: Rejects) -> Receiver:
-    """Return the receiver of the webhooks."""
-    receiver = settings.receiver
-    tenants = {
+def door_tenants(settings: Settings) -> Mapping[str, Tenant]:
+    """Return the tenants as the receiver knows them, by slug."""
+    return {
         slug: Tenant(
             slug=slug,
             tenant_id=tenant.tenant_id,
@@ -173,8 +172,13 @@ def make_receiver(settings: Settings, committer: Committer, rejects: Rejects) ->
         )
         for slug, tenant in settings.tenants.items()
     }
+
+
+def make_receiver(settings: Settings, committer: Committer, rejects: Rejects) -> Receiver:
+    """Return the receiver of the webhooks."""
+    receiver = settings.receiver
     return Receiver(
-        tenants,
+        door_tenants(settings),
         committer,
         body_limit_bytes=receiver.body_limit_bytes,
         in_flight_limit_bytes=receiver.in_flight_limit_bytes,
@@ -184,18 +188,25 @@ def make_receiver(settings: Settings, committer: Committer, rejects: Rejects) ->
     )
 
 
+def tenant_ids(settings: Settings) -> Mapping[str, str]:
+    """Return the id of each tenant by its slug."""
+    return {slug: tenant.tenant_id for slug, tenant in settings.tenants.items()}
+
+
 def make_api(settings: Settings, stores: Stores) -> Api:
     """Return the read API."""
-    tenants = {slug: tenant.tenant_id for slug, tenant in settings.tenants.items()}
-    return Api(Queries(stores.log, stores.projection), tenants, _token(settings), Reports(stores.log))
+    return Api(
+        Queries(stores.log, stores.projection), tenant_ids(settings), access_token(settings), Reports(stores.log)
+    )
 
 
 def make_running(settings: Settings) -> RunningSettings:
     """Return what tells `config diff` which settings this process works with."""
-    return RunningSettings(partial(comparable, settings), _token(settings))
+    return RunningSettings(partial(comparable, settings), access_token(settings))
 
 
-def _token(settings: Settings) -> str | None:
+def access_token(settings: Settings) -> str | None:
+    """Return the token that guards the read API; None where it needs none."""
     token = settings.private.token
     return token.get_secret_value() if token is not None else None
 
@@ -254,15 +265,26 @@ def make_sealer(settings: Settings, log: Database, *, monotonic: Callable[[], fl
     return Sealer(Seals(log), lock, interval_s=settings.sealer.interval_s, now=now, monotonic=monotonic)
 
 
+def observed(settings: Settings) -> tuple[Mapping[str, str], Collection[str], Mapping[str, Collection[str]]]:
+    """Return what the observer knows of the tenants, by their ids: slugs, who has a key, names of secrets."""
+    tenants = settings.tenants.items()
+    return (
+        {tenant.tenant_id: slug for slug, tenant in tenants},
+        [tenant.tenant_id for tenant in keyed(settings).values()],
+        {tenant.tenant_id: tenant.webhook_secrets.keys() for _slug, tenant in tenants},
+    )
+
+
 def make_observer(settings: Settings, stores: Stores) -> Observer:
     """Return the observer, which keeps the gauges true whatever the workers do."""
+    slugs, with_key, secrets = observed(settings)
     return Observer(
         stores.log,
         stores.projection,
         prefix=None if settings.kafka.bootstrap_servers is None else settings.kafka.topic_prefix,
-        slugs={tenant.tenant_id: slug for slug, tenant in settings.tenants.items()},
-        keyed=[tenant.tenant_id for tenant in keyed(settings).values()],
-        secrets={tenant.tenant_id: tenant.webhook_secrets.keys() for tenant in settings.tenants.values()},
+        slugs=slugs,
+        keyed=with_key,
+        secrets=secrets,
         now=now,
     )
 

@@ -9,7 +9,7 @@ stop    not ready any more, no new deliveries after `leave_s`, those under way a
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 
@@ -17,9 +17,9 @@ import structlog
 
 from whatsms_events import __version__, metrics
 from whatsms_events.backfill.worker import Backfill
-from whatsms_events.clock import within
 from whatsms_events.config.settings import Settings
-from whatsms_events.service.doors import HOLD_S, Addresses, Doors
+from whatsms_events.service.doors import Addresses, Doors
+from whatsms_events.service.live import LiveParts
 from whatsms_events.service.parts import (
     Stores,
     kafka_target,
@@ -39,6 +39,7 @@ from whatsms_events.service.parts import (
     projection_target,
     unopened_stores,
 )
+from whatsms_events.service.reload import Reload, SettingsFiles
 from whatsms_events.service.roles import ROLES, Role, possible
 from whatsms_events.service.standings import Watch
 from whatsms_events.service.start import Start
@@ -61,7 +62,6 @@ from whatsms_events.web.health import Health
 from whatsms_events.web.receiver import Receiver
 from whatsms_events.web.sockets import Sockets
 from whatsms_events.workers.loop import AGAIN
-from whatsms_events.workers.observer import Observer
 from whatsms_events.workers.watchdog import Watchdog
 
 log = structlog.get_logger()
@@ -79,12 +79,22 @@ class Service:
     """One process of the service, with the roles that can run of those that were asked for."""
 
     def __init__(
-        self, settings: Settings, roles: frozenset[Role] = frozenset(ROLES), *, given: Sockets = MappingProxyType({})
+        self,
+        settings: Settings,
+        roles: frozenset[Role] = frozenset(ROLES),
+        *,
+        given: Sockets = MappingProxyType({}),
+        files: SettingsFiles | None = None,
     ) -> None:
-        """Raise ConfigError where none of the roles can run. `given` are listening sockets that systemd holds."""
+        """Raise ConfigError where none of the roles can run.
+
+        `given` are listening sockets that systemd holds; changed settings are read from `files` while it runs.
+        """
         self.roles = possible(settings, roles)
         self._settings = settings
         self._given = given
+        self._files = files
+        self._reload: Reload | None = None
         self._keyed = keyed(settings)
         self._unkeyed = sorted(settings.tenants.keys() - self._keyed.keys()) if "backfill" in roles else []
         self._supervisor = Supervisor(advice=AGAIN)
@@ -93,8 +103,10 @@ class Service:
         self._draining = False
 
     def look_again(self) -> None:
-        """Let every role that has halted, or waits after an error, look at once whether it can go on."""
+        """Read the settings again, and let every role that has halted look at once whether it can go on."""
         self._supervisor.look_again()
+        if self._reload is not None:
+            self._reload.ask()
 
     async def run(self, stop: asyncio.Event, *, on_ready: Callable[[Addresses], None]) -> None:
         """Serve until `stop` is set.
@@ -120,7 +132,9 @@ class Service:
         start, receiver = Start(committer.refuse), make_receiver(settings, committer, rejects)
         public = Listener(receiver.handle, on_unparsable=receiver.count_unparsable)
         health, running = self._health(stores, start, receiver), make_running(settings)
-        private = Listener(private_app(make_api(settings, stores), health, rejects, running))
+        api, observer = make_api(settings, stores), make_observer(settings, stores)
+        private = Listener(private_app(api, health, rejects, running))
+        parts = LiveParts(committer, receiver, rejects, api, running, observer)
         door = public if "receiver" in self.roles else None
         doors = Doors(settings, door, private, given=self._given, on_taken=stop.set)
         stack.push_async_callback(doors.close_private)
@@ -129,26 +143,24 @@ class Service:
             async with beside([doors.accept_in_time()], doors.stop_waiting):
                 jobs = await start.prepared(partial(self._prepare, stores, committer, receiver, stack), stop)
                 if jobs is not None:  # else `stop` came first
-                    observer = make_observer(settings, stores)
-                    ready = partial(on_ready, addresses)
-                    await self._work(jobs, committer, observer, doors=doors, stop=stop, on_ready=ready)
+                    await self._work(jobs, parts, doors=doors, stop=stop, on_ready=partial(on_ready, addresses))
         finally:
             await self._close_door(doors)
 
     async def _work(
         self,
         jobs: Jobs,
-        committer: Committer,
-        observer: Observer,
+        parts: LiveParts,
         *,
         doors: Doors,
         stop: asyncio.Event,
         on_ready: Callable[[], None],
     ) -> None:
         """Run the workers until `stop`; deliveries are accepted once they can be committed."""
+        committer = parts.committer
         receiving = committer if "receiver" in self.roles else None
         standings = make_standings(self._settings, [*jobs.readers, *jobs.writers], receiving)
-        self._watch = Watch(observer, standings, self._supervisor.states)
+        self._watch = Watch(parts.observer, standings, self._supervisor.states)
         await self._watch.look()
         committing = committer if self.roles & {"receiver", "backfill"} else None
         close_door = partial(self._close_door, doors)
@@ -156,12 +168,39 @@ class Service:
             beside([self._watch.run()], self._watch.stop),
             self._supervisor.running(committing, writers=jobs.writers, readers=jobs.readers, close_door=close_door),
         ):
-            if committing is not None:
-                await within(committing.connected, HOLD_S)
-            await doors.accept()
-            doors.take_over()
-            on_ready()
+            if committing is None:
+                committer.connected.set()  # nothing is committed here, so nothing is waited for
+            if await doors.open(committer.connected, stop):
+                on_ready()
+                await self._reloading(parts, stop)
+
+    async def _reloading(self, parts: LiveParts, stop: asyncio.Event) -> None:
+        """Let the parts have changed settings until `stop`."""
+        files = self._files
+        if files is None:
             await stop.wait()
+            return
+
+        def load() -> Settings:
+            settings = files.load()
+            possible(settings, self.roles)  # an empty file is valid, and has no tenant
+            return settings
+
+        self._reload = Reload(replace(files, load=load), self._settings, partial(self._apply, parts))
+        async with beside([self._reload.run()], self._reload.stop):
+            await stop.wait()
+
+    def _apply(self, parts: LiveParts, settings: Settings) -> None:
+        """Let all parts have changed settings in one go; the workers of tenants that have gone end."""
+        gone = self._settings.tenants.keys() - settings.tenants.keys()
+        roles = {*map(role_of, gone), *(f"watchdog.{slug}" for slug in gone)}
+        self._supervisor.end(roles)
+        if self._watch is not None:
+            self._watch.forget(roles)
+        for slug in gone:
+            self._watchdogs.pop(slug, None)
+        self._settings = settings
+        parts.change(settings)
 
     async def _close_door(self, doors: Doors) -> None:
         """Show that the process stops, take no new delivery, and answer those that are under way."""

@@ -60,6 +60,10 @@ class Watch:
             await self._observer.look_at_backfills(backfills)
             await self._observer.look_at_secrets()
 
+    def forget(self, names: Iterable[str]) -> None:
+        """Watch these roles no more."""
+        self._standings.forget(names)
+
     def problems(self) -> Mapping[str, str | None]:
         """Return each role with the reason why it does not do its work, None where it does."""
         return self._standings.problems(self._states)
@@ -85,6 +89,11 @@ class Standings:
         names = [*names, *(["receiver"] if receiver is not None else [])]
         self._standings = {name: Standing(max(STILL_S, limits.get(name.split(".")[0], 0.0))) for name in names}
         self._said: set[str] = set()
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Watch these roles no more: they end because somebody wants it."""
+        for name in names:
+            self._standings.pop(name, None)
 
     def look(self, now: float, states: States, seen: DatabaseView) -> None:
         """Take in how all roles are; show it in the gauge, and log where one begins or ends to stand still."""

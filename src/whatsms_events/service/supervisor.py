@@ -10,7 +10,7 @@ So nothing that was accepted is cut off on its way. `serve`, `backfill run` and 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,6 +59,12 @@ class Supervisor:
         log.info("service.looking")
         for job in (*self._readers, *self._writers):
             job.bell.hurry()
+
+    def end(self, roles: Collection[str]) -> None:
+        """Let these roles end, each after its piece; they do not begin again."""
+        for job in (*self._readers, *self._writers):
+            if job.role in roles:
+                job.bell.stop()
 
     @property
     def halted(self) -> dict[str, str]:

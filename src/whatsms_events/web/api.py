@@ -72,6 +72,12 @@ class Api:
         self._slugs = {tenant_id: slug for slug, tenant_id in tenants.items()}
         self._token = None if token is None else token.encode()
 
+    def change(self, tenants: Mapping[str, str], token: str | None) -> None:
+        """Know these tenants from now on, and ask for this token."""
+        self._tenants = tenants
+        self._slugs = {tenant_id: slug for slug, tenant_id in tenants.items()}
+        self._token = None if token is None else token.encode()
+
     def routes(self) -> list[web.AbstractRouteDef]:
         """Return every route, each behind the token."""
         paths: dict[str, Handler] = {

@@ -17,7 +17,6 @@ from typing import Any, Final, Protocol
 import structlog
 from aiohttp import hdrs, web
 
-from whatsms_events.clock import within
 from whatsms_events.errors import SignatureError, TransientError, WhatsmsEventsError
 from whatsms_events.web.answers import PROBLEM_JSON, SERVER, problem
 from whatsms_events.web.connection import Connection, Unparsable
@@ -122,7 +121,6 @@ class Listener:
         self._answers = answers
         self._on_unparsable = on_unparsable
         self._stopping = False
-        self._never = asyncio.Event()
         self._runner: web.BaseRunner | None = None
         self._servers: list[asyncio.Server] = []
         self.sockets: Sequence[socket.socket] = ()
@@ -194,14 +192,14 @@ class Listener:
         end = asyncio.get_running_loop().time() + leave_s
         while asyncio.get_running_loop().time() < end:
             self._close_idle(opened, idle_s)
-            await within(self._never, LOOK_S)
+            await asyncio.sleep(LOOK_S)
         self.turn_away()
         connections = self._runner.server
         if connections is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(drain_s):
-                    while self._close_idle(opened, idle_s):
-                        await within(self._never, LOOK_S)
+                    while self._close_idle(opened, idle_s):  # noqa: ASYNC110 - nobody tells that one was idle long
+                        await asyncio.sleep(LOOK_S)
             connections.pre_shutdown()
             await connections.shutdown(CLOSE_S)
         await self._runner.cleanup()

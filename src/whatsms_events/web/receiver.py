@@ -67,25 +67,32 @@ class Receiver:
         body_deadline_s: float | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._tenants = tenants
-        self._paths = {path: tenant for slug, tenant in tenants.items() for path in _paths(slug)}
         self._committer = committer
         self._body_limit_bytes = body_limit_bytes
-        self._deadline_s = deadline_s
         self._body_deadline_s = body_deadline_s or max(BODY_DEADLINE_S, body_limit_bytes / BODY_BYTES_PER_S)
         self._rejects = rejects or Rejects((), 0, token=None, now=now)
         self._largest_refused_bytes = 0
         self._now = now
         self._monotonic = monotonic
-        self._senders = {tenant.slug: TenantSender(tenant.slug) for tenant in tenants.values()}
+        self._senders: dict[str, TenantSender] = {}  # of tenants that have gone too: their last deliveries are counted
         self._tally = Tally(self._senders, now)
-        self._room = Room(in_flight_limit_bytes, "bytes in flight", shared=len(tenants) > 1)
+        self._room = Room(in_flight_limit_bytes, "bytes in flight", shared=False)
         self._rejected = Throttle(LOG_INTERVAL_S, monotonic)
         self._refused_signatures = Counter[str]()
-        for slug, reason in itertools.product(self._senders, REASONS):
-            delivered(slug, f"signature_{reason}")  # shown as 0 from the start: an alert asks how much it rose
+        self.change(tenants, in_flight_limit_bytes=in_flight_limit_bytes, deadline_s=deadline_s)
         metrics.LARGEST_REFUSED.set(0)
         metrics.IN_FLIGHT_BYTES.set_function(lambda: self._room.used)
+
+    def change(self, tenants: Mapping[str, Tenant], *, in_flight_limit_bytes: int, deadline_s: float) -> None:
+        """Have these tenants, secrets and limits from the next delivery on; one that has begun is judged as before."""
+        self._tenants = tenants
+        self._paths = {path: tenant for slug, tenant in tenants.items() for path in _paths(slug)}
+        self._deadline_s = deadline_s
+        self._room.change(in_flight_limit_bytes, shared=len(tenants) > 1)
+        for slug in tenants.keys() - self._senders.keys():
+            self._senders[slug] = TenantSender(slug)
+        for slug, reason in itertools.product(tenants, REASONS):
+            delivered(slug, f"signature_{reason}")  # shown as 0 from the start: an alert asks how much it rose
 
     def count_unparsable(self, found: Unparsable) -> None:
         """Count a POST that could not be parsed, and so reached no route, for the tenant whose path it names.
@@ -169,7 +176,7 @@ class Receiver:
 
     def details(self) -> Mapping[str, object]:
         """Return what each tenant's deliveries say of their sender, for /readyz."""
-        return {f"door.{slug}": sender.detail for slug, sender in self._senders.items()}
+        return {f"door.{slug}": self._senders[slug].detail for slug in self._tenants}
 
     def refused_signatures(self, slug: str) -> int:
         """Return how many signatures were refused at a tenant's door so far."""

@@ -6,7 +6,7 @@ they may hold what a person wrote.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -42,15 +42,21 @@ class Rejects:
         if token is not None and not token.strip():
             raise ConfigError("private.token is empty")
         self._limit = limit
-        self._kept: Mapping[str, deque[Reject]] = {slug: deque(maxlen=limit) for slug in slugs}
+        self._kept: dict[str, deque[Reject]] = {slug: deque(maxlen=limit) for slug in slugs}
         self._count = 0
         self._token = None if token is None else token.encode()
         self._now = now
         self._timer: asyncio.TimerHandle | None = None
 
+    def change(self, slugs: Iterable[str], limit: int, *, token: str | None) -> None:
+        """Keep another number from now on, of these tenants, for the holders of another token."""
+        self._limit = limit
+        self._kept = {slug: deque(self._kept.get(slug, ()), maxlen=limit) for slug in slugs}
+        self._token = None if token is None else token.encode()
+
     def keep(self, slug: str, request: web.BaseRequest, body: bytes, reason: str) -> None:
         """Keep a delivery of a tenant, in the place of the oldest one where there are as many as may be."""
-        if not self._limit or len(body) > BODY_LIMIT_BYTES:
+        if slug not in self._kept or not self._limit or len(body) > BODY_LIMIT_BYTES:
             return
         head = [f"{request.method} {request.raw_path} HTTP/1.1".encode("utf-8", "surrogateescape")]
         head += [name + b": " + value for name, value in _shown(request.raw_headers)]

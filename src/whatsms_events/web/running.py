@@ -21,6 +21,11 @@ class RunningSettings:
         self._comparable = comparable
         self._token = None if token is None else token.encode()
 
+    def change(self, comparable: Callable[[bytes], Mapping[str, object]], token: str | None) -> None:
+        """Answer with other settings from now on, and ask for this token."""
+        self._comparable = comparable
+        self._token = None if token is None else token.encode()
+
     def routes(self) -> list[web.AbstractRouteDef]:
         """Return the one route."""
         return [web.get("/api/v1/settings", self._settings)]

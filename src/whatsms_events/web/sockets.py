@@ -49,7 +49,7 @@ def port_of(one: socket.socket) -> int:
     return int(one.getsockname()[1])
 
 
-def activated(environ: MutableMapping[str, str], pid: int) -> Sockets:
+def activated(environ: MutableMapping[str, str], pid: int, *, first: int = FIRST) -> Sockets:
     """Return the sockets that systemd passed to the process `pid`, by the names that the socket unit gives them.
 
     Without names the first one is the public listener's, and the second one the private listener's. The variables are
@@ -59,7 +59,7 @@ def activated(environ: MutableMapping[str, str], pid: int) -> Sockets:
     count, names = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_FDNAMES", "")
     if environ.pop("LISTEN_PID", "") != str(pid) or not count.isdigit():
         return {}
-    numbers = range(FIRST, FIRST + int(count))
+    numbers = range(first, first + int(count))
     found: dict[str, list[socket.socket]] = {}
     for name, number in zip(_named(names.split(":") if names else [], len(numbers)), numbers, strict=True):
         os.set_inheritable(number, False)

@@ -72,6 +72,7 @@ class Observer:
         self._keyed = {tenant: slugs[tenant] for tenant in keyed}
         self._secrets = secrets
         self._uses = SecretUses(log)
+        self._gone: set[str] = set()  # slugs that the configuration no longer has
         self._now = now
         self.seen = DatabaseView()
         for gauge in (
@@ -79,6 +80,15 @@ class Observer:
             metrics.SEALED_THROUGH, metrics.SEAL_LAG, metrics.FREE_BYTES,
         ):  # fmt: skip
             gauge.set(math.nan)  # a start may wait for its databases, and a zero would look as if it were measured
+
+    def change(self, slugs: Mapping[str, str], keyed: Collection[str], secrets: Mapping[str, Collection[str]]) -> None:
+        """Look at these tenants from now on; no gauge shows one that has gone, or a secret that has."""
+        self._gone = (self._gone | {*self._slugs.values()}) - {*slugs.values()}
+        for tenant, names in self._secrets.items():
+            for name in {*names} - {*secrets.get(tenant, ())}:
+                metrics.SECRET_LAST_MATCH.remove_by_labels({"tenant": self._slugs[tenant], "secret": name})
+        self._slugs, self._secrets = slugs, secrets
+        self._keyed = {tenant: slugs[tenant] for tenant in keyed}
 
     async def look(self) -> None:
         """Set the gauges of log, relay and projection. Readiness and the workers report a database that is away."""
@@ -130,6 +140,8 @@ class Observer:
 
     async def look_at_secrets(self) -> None:
         """Set the gauge of when each configured secret last fitted, whichever process took the delivery in."""
+        for slug in self._gone:  # each time: what ends with its tenant may still show something
+            metrics.forget(slug)
         with suppress(WhatsmsEventsError, TimeoutError):
             async with asyncio.timeout(LOOK_LIMIT_S):
                 last = {(use.tenant, use.name): use.last_at.timestamp() for use in await self._uses.all()}

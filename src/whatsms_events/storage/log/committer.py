@@ -92,6 +92,12 @@ class Committer:
         """Say why nothing can be committed now, as far as that is known."""
         return self._refusing or self._away or None
 
+    def change(self, *, batch_limit: int, queue_limit: int, queue_limit_bytes: int, shared: bool) -> None:
+        """Have other limits from the next batch on."""
+        self._batch_limit = min(batch_limit, BATCH_LIMIT)
+        self._places.change(queue_limit, shared=shared)
+        self._bytes.change(queue_limit_bytes, shared=shared)
+
     def refuse(self, why: str) -> None:
         """Take nothing in and say why, until `run` has a connection: for a start that waits for its database."""
         self._refusing = why

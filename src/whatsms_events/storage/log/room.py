@@ -23,6 +23,10 @@ class Room:
         self._held = Counter[str]()
         self.used = 0
 
+    def change(self, limit: int, *, shared: bool) -> None:
+        """Have another limit from now on; what is held already is kept."""
+        self._limit, self._shared = limit, shared
+
     def take(self, tenant: str, size: int) -> None:
         """Take room for a tenant; raise OverloadedError where there is none for it."""
         used = self.used + size

@@ -1,0 +1,43 @@
+"""The parts of a running process that take changed settings, and how all of them take them in one go."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from whatsms_events.config.render import comparable
+from whatsms_events.config.settings import Settings
+from whatsms_events.service.parts import access_token, door_tenants, observed, tenant_ids
+from whatsms_events.storage.log.committer import Committer
+from whatsms_events.web.api import Api
+from whatsms_events.web.receiver import Receiver
+from whatsms_events.web.rejects import Rejects
+from whatsms_events.web.running import RunningSettings
+from whatsms_events.workers.observer import Observer
+
+
+@dataclass(frozen=True, slots=True)
+class LiveParts:
+    """What `config.change.LIVE` is about. `change` waits for nothing, so that no delivery is judged in between."""
+
+    committer: Committer
+    receiver: Receiver
+    rejects: Rejects
+    api: Api
+    running: RunningSettings
+    observer: Observer
+
+    def change(self, settings: Settings) -> None:
+        """Let every part have the settings."""
+        limits, token = settings.receiver, access_token(settings)
+        self.committer.change(
+            batch_limit=limits.batch_limit,
+            queue_limit=limits.queue_limit,
+            queue_limit_bytes=limits.in_flight_limit_bytes,
+            shared=len(settings.tenants) > 1,
+        )
+        self.receiver.change(
+            door_tenants(settings), in_flight_limit_bytes=limits.in_flight_limit_bytes, deadline_s=limits.deadline_s
+        )
+        self.rejects.change(settings.tenants, limits.keep_rejects, token=token)
+        self.api.change(tenant_ids(settings), token)
+        self.running.change(partial(comparable, settings), token)
+        self.observer.change(*observed(settings))
