@@ -15,7 +15,6 @@ from servers.ports import HOST, free_port
 from servers.service import SECRET, Service
 from whatsms_events.domain.signature import HEADER, sign
 from whatsms_events.errors import ConfigError
-from whatsms_events.service.doors import HOLD_S
 from whatsms_events.service.handover import Offer, take
 from whatsms_events.web.sockets import port_of
 
@@ -132,8 +131,7 @@ async def test_a_next_process_whose_database_is_away_takes_no_delivery(tmp_path:
     first.config.write_text(f'{text}\n[database]\nurl = "{url}"\n')
     waiting.spawn()
     await until(lambda: any(one["event"] == "service.waiting" for one in first.lines()), 60, "it waits")
-    end = asyncio.get_running_loop().time() + 2 * HOLD_S
-    while asyncio.get_running_loop().time() < end:
+    for _ in range(50):  # if both accepted, half of them would get 503
         body = b'{"event":"ticket.created","data":{"ticket":{"id":"t-1"}}}'
         headers = {HEADER: sign(body, SECRET.encode())}
         async with (

@@ -1,8 +1,8 @@
 """The two listeners of a process: where their sockets come from, when they accept, and how they close.
 
 A process that is started accepts when it can commit. Until then connections wait in the kernel's queue, so a restart
-is a delay to senders and no refusal. After HOLD_S it accepts all the same, and deliveries get 503: a sender that may
-try only once must hear something.
+is a delay to senders and no refusal. Where a database is away, and after HOLD_S in any case, it accepts all the same,
+and deliveries get 503: to a sender that waits for ever nothing is told.
 """
 
 import asyncio
@@ -19,8 +19,9 @@ from whatsms_events.service.handover import Offer, TakenOver, take
 from whatsms_events.web.app import Listener
 from whatsms_events.web.sockets import Sockets, bound, port_of
 
-HOLD_S: Final = 2.0
-"""How long deliveries may wait for a process that starts: less than any sender's patience."""
+HOLD_S: Final = 10.0
+"""How long deliveries may wait for a process that starts. To a sender that tries once a 503 is as bad as no answer, and
+a slow machine takes seconds to start."""
 
 PRIVATE_DRAIN_S: Final = 1.0
 """How long a process that stops still answers what operators asked."""
@@ -39,7 +40,8 @@ class Addresses:
 class Doors:
     """The listeners from their sockets to their end. `public` is None for a process that takes no deliveries.
 
-    `given` are sockets that systemd holds. `on_taken` is called when another process has taken over.
+    `given` are sockets that systemd holds. `away` is set where the start has to wait for a database. `on_taken` is
+    called when another process has taken over.
     """
 
     def __init__(
@@ -49,17 +51,19 @@ class Doors:
         private: Listener,
         *,
         given: Sockets,
+        away: asyncio.Event,
         on_taken: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._public = public
         self._private = private
         self._given = given
+        self._away = away
         self._on_taken = on_taken
         self._taken: TakenOver | None = None
         self._offer: Offer | None = None
         self._handed_over = False
-        self._closing = asyncio.Event()
+        self._closing = False
 
     async def listen(self) -> Addresses:
         """Get the sockets, and let the kernel take connections; raise OSError where an address cannot be had.
@@ -87,11 +91,12 @@ class Doors:
         return await listener.listen(await bound(wanted.host, wanted.port), wanted.host)
 
     async def accept_in_time(self) -> None:
-        """Accept after HOLD_S whatever the databases do, but where the process before us still takes deliveries.
+        """Accept without a database, once one is known to be away, and after HOLD_S.
 
-        Return before that where the process stops.
+        Not where the process before us still takes deliveries, or where this one stops.
         """
-        if not await within(self._closing, HOLD_S) and self._taken is None:
+        await within(self._away, HOLD_S)
+        if not self._closing and self._taken is None:
             await self._accept()
 
     async def open(self, connected: asyncio.Event, stop: asyncio.Event) -> bool:
@@ -153,7 +158,8 @@ class Doors:
 
     def stop_waiting(self) -> None:
         """Let `accept_in_time` end."""
-        self._closing.set()
+        self._closing = True
+        self._away.set()
 
 
 async def _fits(sockets: Sequence[socket.socket], host: str, port: int) -> bool:

@@ -1,7 +1,7 @@
 """One process of the service: its roles, its parts, and the order in which they start and stop.
 
-start   both listeners, the databases (waited for: deliveries get 503 after two seconds), observer, committer, workers,
-        and only then deliveries are accepted
+start   both listeners, the databases (waited for: deliveries get 503 then), observer, committer, workers, and only then
+        deliveries are accepted
 stop    not ready any more, no new deliveries after `leave_s`, those under way answered, backfills and watchdogs,
         committer flushed, relay and consumer, observer, databases
 """
@@ -129,14 +129,15 @@ class Service:
         settings = self._settings
         committer = make_committer(settings, stores.log, self._supervisor.wake)
         rejects = make_rejects(settings)
-        start, receiver = Start(committer.refuse), make_receiver(settings, committer, rejects)
+        away = asyncio.Event()
+        start, receiver = Start(committer.refuse, away.set), make_receiver(settings, committer, rejects)
         public = Listener(receiver.handle, on_unparsable=receiver.count_unparsable)
         health, running = self._health(stores, start, receiver), make_running(settings)
         api, observer = make_api(settings, stores), make_observer(settings, stores)
         private = Listener(private_app(api, health, rejects, running))
         parts = LiveParts(committer, receiver, rejects, api, running, observer)
         door = public if "receiver" in self.roles else None
-        doors = Doors(settings, door, private, given=self._given, on_taken=stop.set)
+        doors = Doors(settings, door, private, given=self._given, away=away, on_taken=stop.set)
         stack.push_async_callback(doors.close_private)
         try:
             addresses = await doors.listen()

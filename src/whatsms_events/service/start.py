@@ -17,12 +17,16 @@ T = TypeVar("T")
 
 
 class Start:
-    """The start of a process. `problem` is the reason why it has not started yet, and `on_wait` is given each one."""
+    """The start of a process. `problem` is the reason why it has not started yet, and `on_problem` is given each one.
 
-    def __init__(self, on_wait: Callable[[str], None]) -> None:
+    `on_wait` is called where a database is away.
+    """
+
+    def __init__(self, on_problem: Callable[[str], None], on_wait: Callable[[], None]) -> None:
         self.problem: str | None = "starting: the databases are being opened"
+        self._on_problem = on_problem
         self._on_wait = on_wait
-        on_wait(self.problem)
+        on_problem(self.problem)
 
     async def prepared(self, prepare: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T | None:
         """Repeat `prepare` while a database is away, and return its result; None where `stop` came first.
@@ -54,4 +58,5 @@ class Start:
         if problem != self.problem:
             log.warning("service.waiting", reason=problem)
         self.problem = problem
-        self._on_wait(problem)
+        self._on_problem(problem)
+        self._on_wait()
