@@ -1,22 +1,24 @@
 """What the Dockerfile's steps make: in a read-only root without rights, and under a real systemd with our unit."""
 
+import asyncio
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final
 
 import aiohttp
 import pytest
 
-from servers.compare import until
+from servers.compare import LONG, until
 from servers.image import DOCKERFILE, HOME, NEW_ROOT, PYTHON, USER, built, may_have_a_root, mounted
-from servers.process import Server
+from servers.process import Server, run_apart
 from servers.service import SECRET, Service
-from servers.systemd import SERVICE, Systemd
+from servers.steady import Steady
+from servers.systemd import SERVICE, SOCKETS, Systemd
 from servers.tools import found
 from servers.warm import Program
 from test_journey import delivery, post
@@ -111,15 +113,15 @@ async def test_the_image_works_read_only_and_without_root(image: Path, tmp_path:
     assert {"log.db", "projection.db"} <= {path.name for path in service.data.iterdir()}
 
 
-@pytest.fixture
-async def systemd(image: Path, tmp_path: Path) -> AsyncIterator[Systemd]:
-    """Give a systemd that runs our service."""
-    server = Systemd(tmp_path / "systemd", image)
+@pytest.fixture(scope="module")
+def systemd(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Systemd]:
+    """Give a systemd that runs our service and holds its sockets, for the two tests below, one after the other."""
+    server = Systemd(tmp_path_factory.mktemp("systemd") / "systemd", image)
     try:
-        await server.start()
+        run_apart(server.start())
         yield server
     finally:
-        await server.stop()
+        run_apart(server.stop())
 
 
 async def told(server: Systemd, name: str) -> int:
@@ -133,9 +135,31 @@ async def told(server: Systemd, name: str) -> int:
         return int((await answer.json())["position"])
 
 
+async def test_a_restart_by_systemd_loses_no_delivery(systemd: Systemd) -> None:
+    """While systemd holds the sockets a restart is a delay: no connection is refused, each delivery gets a 2xx."""
+    load = Steady(systemd.public_port, SECRET)
+    async with load.sending():
+        for _ in range(5 if LONG else 1):
+            for kind in ("kept", "fresh"):
+                await more(load, kind)
+            pid = systemd.shown("MainPID")
+            await asyncio.to_thread(systemd.systemctl, "restart", SERVICE)
+            assert systemd.shown("MainPID") != pid
+        for kind in ("kept", "fresh"):
+            await more(load, kind)
+    assert load.failures == []
+    assert "service.stopped" in [one["event"] for one in systemd.lines()]
+
+
+async def more(load: Steady, kind: str) -> None:
+    """Wait until some more deliveries of a kind are accepted."""
+    wanted = load.by_kind[kind] + 20
+    await until(lambda: load.by_kind[kind] >= wanted or bool(load.failures), 120, f"deliveries, {kind}")
+
+
 async def test_the_unit_runs_the_service_as_it_should(systemd: Systemd) -> None:
     """It serves under all that the unit forbids, comes back when killed, stops well, and stays down when wrong."""
-    assert await told(systemd, "c-1") == 1
+    position = await told(systemd, "c-1")
     pid = int(systemd.shown("MainPID")["MainPID"])
     status = status_of(systemd.inside(f"/proc/{pid}/status"))
     assert (status["Seccomp"], status["NoNewPrivs"], int(status["CapBnd"], 16)) == ("2", "1", 0)
@@ -146,9 +170,9 @@ async def test_the_unit_runs_the_service_as_it_should(systemd: Systemd) -> None:
         return await systemd.serves() and int(systemd.shown("NRestarts")["NRestarts"]) == 1
 
     await until(back, 120, "it is started again")
-    assert await told(systemd, "c-1") == 1
-    assert await told(systemd, "c-2") > 1
-    systemd.systemctl("stop", SERVICE)
+    assert await told(systemd, "c-1") == position
+    assert await told(systemd, "c-2") > position
+    systemd.systemctl("stop", *SOCKETS, SERVICE)
     assert systemd.shown("Result", "ExecMainStatus", "ActiveState") == {
         "Result": "success", "ExecMainStatus": "0", "ActiveState": "inactive",
     }  # fmt: skip

@@ -1,10 +1,12 @@
 """Real proxies with the files of `deploy/proxy` before a real receiver: a delivery arrives byte by byte as sent."""
 
+import asyncio
 import gzip
 import hashlib
 import io
 import json
 import re
+import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
@@ -88,10 +90,39 @@ async def test_a_delivery_goes_through_a_proxy_unchanged(kind: type[HttpsProxy],
             for path, status in ((f"/webhooks/{SLUG}", 200), ("/webhooks/nobody", 404), ("/metrics", 404), ("/", 404)):
                 async with session.get(f"{proxy.url}{path}") as answer:
                     assert answer.status == status, path
-            await service.stop()
+            await service.kill()
             async with session.post(hook, data=b"{}", headers=signed(b"{}")) as answer:
                 assert answer.status == 503
                 assert int(answer.headers["Retry-After"]) > 0
+    finally:
+        await proxy.stop()
+        await service.stop()
+
+
+@pytest.mark.process
+async def test_a_delivery_waits_in_caddy_while_the_receiver_is_restarted(tmp_path: Path) -> None:
+    """A delivery that comes while no receiver runs is answered by the next one: the sender notices a delay only."""
+    service = Service(tmp_path / "service", roles="receiver")
+    try:
+        proxy = Caddy(tmp_path / "proxy", f"127.0.0.1:{service.public_port}", patience="120s")
+    except UnavailableError as exc:
+        missing(str(exc))
+    await service.start()
+    try:
+        await proxy.start()
+        connector = aiohttp.TCPConnector(ssl=proxy.trusting())
+        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=120)) as session:
+
+            async def told(body: bytes) -> int:
+                async with session.post(f"{proxy.url}/webhooks/{SLUG}", data=body, headers=signed(body)) as answer:
+                    return answer.status
+
+            assert await told(EVENTS["as the vendor writes it"]) == 200
+            await service.stop()
+            async with asyncio.TaskGroup() as tasks:
+                waiting = [tasks.create_task(told(body)) for body in EVENTS.values()]
+                await service.start()
+            assert [task.result() for task in waiting] == [200] * len(EVENTS)
     finally:
         await proxy.stop()
         await service.stop()
@@ -146,14 +177,22 @@ def number(pattern: str, text: str) -> float:
 
 
 def test_limits_and_times_fit_the_receiver() -> None:
-    """Both proxies let through more than the receiver takes, wait longer than it does, and hang up before it does."""
+    """Both proxies let through more than the receiver takes, wait longer than it does, and hang up before it does.
+
+    A receiver that stops leaves idle connections open for `idle_s`: the configurations shipped beside a proxy say
+    longer than the proxies keep one, so that no delivery goes into a connection that is being closed.
+    """
     caddy, nginx = ((DEPLOY / name).read_text(encoding="utf-8") for name in ("Caddyfile", "nginx.conf"))
     assert (
         LIMIT
         < number(r"^\s*max_size (\d+)MiB$", caddy) * 2**20
         == number(r"client_max_body_size (\d+)m;", nginx) * 2**20
     )
-    assert number(r"^\s*keepalive (\d+)s$", caddy) == number(r"^\s*keepalive_timeout (\d+)s;", nginx) < KEEPALIVE_S
+    kept_s = number(r"^\s*keepalive (\d+)s$", caddy)
+    assert kept_s == number(r"^\s*keepalive_timeout (\d+)s;", nginx) < KEEPALIVE_S
+    for beside in ("systemd", "compose"):
+        text = (DEPLOY.parent / beside / "whatsms.toml").read_text(encoding="utf-8")
+        assert tomllib.loads(text)["receiver"]["idle_s"] > kept_s
     assert number(r"read_body (\d+)s", caddy) == number(r"client_body_timeout (\d+)s", nginx) > BODY_DEADLINE_S
     waits = Settings().receiver.deadline_s + BODY_DEADLINE_S
     assert number(r"response_header_timeout (\d+)s", caddy) == number(r"proxy_read_timeout (\d+)s", nginx) > waits

@@ -24,6 +24,7 @@ from test_docs import ROOT
 from whatsms_events.config.load import load
 from whatsms_events.config.settings import Settings
 from whatsms_events.service.roles import ROLES
+from whatsms_events.web.sockets import BACKLOG
 
 DEPLOY: Final = ROOT / "deploy"
 BIN: Final = Path(sys.executable).parent
@@ -41,6 +42,11 @@ def seconds(text: str) -> float:
 # The configurations.
 
 CONFIGS: Final = sorted(path.relative_to(DEPLOY).as_posix() for path in DEPLOY.rglob("whatsms.toml"))
+
+
+def given(name: str) -> dict[str, Any]:
+    """Return what a configuration sets."""
+    return tomllib.loads((DEPLOY / name).read_text(encoding="utf-8"))
 
 
 def secrets_of_compose() -> list[str]:
@@ -67,7 +73,7 @@ def secrets(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_configuration_can_be_used(name: str, secrets: Path, tmp_path: Path) -> None:
     """`config check` takes each configuration that is shipped, with the secret files that its page names."""
-    if "database" not in tomllib.loads((DEPLOY / name).read_text(encoding="utf-8")):
+    if "database" not in given(name):
         (secrets / "database__password").unlink()
     words = ["config", "check", "--config", str(DEPLOY / name), "--secrets-dir", str(secrets)]
     done = warm.run(words, tmp_path)
@@ -197,12 +203,12 @@ def test_the_broker_is_the_one_of_the_tests(compose: dict[str, Any]) -> None:
 def test_prometheus_in_compose_differs_by_its_targets_alone(tmp_path: Path) -> None:
     """It is the Prometheus of deploy/prometheus, which scrapes each role by its name, and promtool takes it."""
     text = (DEPLOY / "compose" / "prometheus.yml").read_text(encoding="utf-8")
-    given = yaml.safe_load(text)
+    scraping = yaml.safe_load(text)
     port = Settings().private.port
-    (static,) = given["scrape_configs"][0]["static_configs"]
+    (static,) = scraping["scrape_configs"][0]["static_configs"]
     assert static["targets"] == [f"{role}:{port}" for role in ROLES]
     static["targets"] = PROMETHEUS["scrape_configs"][0]["static_configs"][0]["targets"]
-    assert given == PROMETHEUS
+    assert scraping == PROMETHEUS
     for name, content in (("prometheus.yml", text), ("rules.yml", (DEPLOY / "prometheus" / "rules.yml").read_text())):
         (tmp_path / name).write_text(content, encoding="utf-8")
     try:
@@ -292,14 +298,16 @@ def test_the_variables_of_the_units_are_ours() -> None:
 
 def test_the_sockets_are_those_of_the_listeners() -> None:
     """Each socket has the name by which the service knows it, at the address that it would have without sockets."""
-    given = tomllib.loads((UNITS / "whatsms.toml").read_text(encoding="utf-8"))
+    configured = given("systemd/whatsms.toml")
     for name, file in SOCKETS.items():
         settings = unit(file)
         listener = getattr(Settings(), name)
-        host = given.get(name, {}).get("host", listener.host)
+        host = configured.get(name, {}).get("host", listener.host)
         assert settings["FileDescriptorName"] == [name]
         assert settings["ListenStream"] == [f"{host}:{listener.port}"]
         assert settings["Service"] == [SERVICES[0]]
+        assert settings["Backlog"] == [str(BACKLOG)]
+        assert not {"PartOf", "BindsTo", "Requires"} & settings.keys()  # it must outlive the service
 
 
 # Kubernetes.
@@ -382,8 +390,12 @@ def test_a_roll_out_refuses_no_webhook(objects: list[dict[str, Any]]) -> None:
     assert receiver["spec"]["replicas"] >= 2
     assert receiver["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
     pod = receiver["spec"]["template"]["spec"]
-    _sleep, wait_s = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-    assert pod["terminationGracePeriodSeconds"] > float(wait_s) + DRAIN_S + 20
+    leave_s = given("kubernetes/base/whatsms.toml")["receiver"]["leave_s"]
+    probe = pod["containers"][0]["readinessProbe"]
+    assert (
+        leave_s >= probe["periodSeconds"] + 5
+    )  # it notices by itself too, but for the cluster's own way to the balancer
+    assert pod["terminationGracePeriodSeconds"] > leave_s + DRAIN_S + 20
     budgets = {one["metadata"]["name"] for one in objects if one["kind"] == "PodDisruptionBudget"}
     assert budgets == {name for name, one in deployments.items() if one["spec"]["replicas"] > 1}
 

@@ -1,7 +1,10 @@
 """Real Caddy and nginx for the tests, with the files of `deploy/proxy` and a certificate of their own."""
 
+import os
+import re
 import shutil
 import ssl
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -23,7 +26,8 @@ class HttpsProxy(Server):
 
     def __init__(self, folder: Path, receiver: str) -> None:
         """Raise UnavailableError where the program is not installed."""
-        found = shutil.which(self.program) or shutil.which(self.program, path="/usr/sbin:/usr/bin")
+        # Caddy is the one of the test environment; nginx is Debian's, and not on everybody's path.
+        found = shutil.which(self.program, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin")
         if found is None:
             raise UnavailableError(f"no {self.program}: it is not installed")
         super().__init__(folder)
@@ -67,13 +71,18 @@ class Caddy(HttpsProxy):
 
     program = "caddy"
 
-    def __init__(self, folder: Path, receiver: str) -> None:
-        """Copy the file with an address of this machine alone, and a port for plain HTTP that nobody else has."""
+    def __init__(self, folder: Path, receiver: str, *, patience: str = "1s") -> None:
+        """Copy the file with an address of this machine alone, and a port for plain HTTP that nobody else has.
+
+        A delivery waits for a receiver for as long as `patience` says.
+        """
         super().__init__(folder, receiver)
         text = (DEPLOY / "Caddyfile").read_text(encoding="utf-8")
         begin = "\n{\n"
         assert text.count(begin) == 1
         text = text.replace(begin, f"{begin}\thttp_port {free_port()}\n\tdefault_bind {HOST}\n")
+        text, count = re.subn(r"(?<=lb_try_duration )\w+", patience, text)
+        assert count == 1
         (folder / "Caddyfile").write_text(text, encoding="utf-8")
 
     @property

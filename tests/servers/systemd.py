@@ -21,6 +21,7 @@ from servers.tools import ROOT, found, ran
 UNITS: Final = ROOT / "deploy" / "systemd"
 PROGRAM: Final = "/lib/systemd/systemd"
 SERVICE: Final = "whatsms-events.service"
+SOCKETS: Final = ("whatsms-events-public.socket", "whatsms-events-private.socket")
 TARGETS: Final = ("sysinit", "basic", "shutdown", "multi-user", "sockets", "network-online", "time-sync")
 """What the units are ordered by; nothing else of the machine is started."""
 
@@ -57,7 +58,7 @@ def cgroup() -> Path:
 
 
 class Systemd(Server):
-    """systemd with our service enabled; the service listens on ports of its own, and logs into our folder."""
+    """systemd with our service and its sockets enabled, at ports of their own; log lines go into our folder."""
 
     def __init__(self, folder: Path, home: Path) -> None:
         """Write the units, a configuration and a secret. Skip the test where there is no systemd."""
@@ -71,6 +72,7 @@ class Systemd(Server):
             path.mkdir(parents=True)
         self._cgroup = cgroup() / f"whatsms-events-test-{os.getpid()}-{free_port()}"
         self._make_etc(self.made / "etc")
+        ran(found("systemctl"), f"--root={self.made}", "enable", *SOCKETS, SERVICE)
 
     @property
     def webhook_url(self) -> str:
@@ -83,6 +85,7 @@ class Systemd(Server):
         return f"http://{HOST}:{self.private_port}"
 
     def _make_etc(self, etc: Path) -> None:
+        """Write what systemd, our units and the C library read there."""
         units, secrets = etc / "systemd" / "system", etc / "whatsms-events" / "secrets"
         units.mkdir(parents=True)
         secrets.mkdir(parents=True)
@@ -97,9 +100,12 @@ class Systemd(Server):
             (etc / name).write_text(text, encoding="utf-8")
         shutil.copy("/etc/ld.so.cache", etc / "ld.so.cache")
         for name in TARGETS:
-            (units / f"{name}.target").write_text("[Unit]\nDefaultDependencies=no\n", encoding="utf-8")
+            wants = {"multi-user": "Wants=basic.target\n", "basic": "Wants=sockets.target\nAfter=sockets.target\n"}
+            text = f"[Unit]\nDefaultDependencies=no\n{wants.get(name, '')}"
+            (units / f"{name}.target").write_text(text, encoding="utf-8")
         for path in UNITS.glob("whatsms-events*"):
-            shutil.copy(path, units / path.name)
+            text = path.read_text(encoding="utf-8").replace(":8080", f":{self.public_port}")
+            (units / path.name).write_text(text.replace(":8081", f":{self.private_port}"), encoding="utf-8")
         shutil.copy(UNITS / "whatsms.toml", etc / "whatsms-events" / "whatsms.toml")
         self._drop_in(units / f"{SERVICE}.d")
         ran(found("systemd-sysusers"), f"--root={self.made}", str(UNITS / "sysusers.conf"))
@@ -109,7 +115,6 @@ class Systemd(Server):
         for path, mode in ((secret, 0o640), (secrets, 0o750)):
             os.chown(path, 0, int(line.split(":")[3]))
             path.chmod(mode)
-        ran(found("systemctl"), f"--root={self.made}", "enable", SERVICE)
 
     def _drop_in(self, folder: Path) -> None:
         """Say what differs on this machine: ports, the account, where Python is, and who takes the log lines."""
@@ -118,6 +123,7 @@ class Systemd(Server):
             "WHATSMS_EVENTS_PUBLIC__PORT": self.public_port,
             "WHATSMS_EVENTS_PRIVATE__PORT": self.private_port,
             f"WHATSMS_EVENTS_TENANTS__{SLUG.upper()}__TENANT_ID": TENANT,
+            "WHATSMS_EVENTS_RECEIVER__IDLE_S": 30,  # none is closed for being idle, however slow the machine is
             "LD_LIBRARY_PATH": f"{PYTHON}/lib",
         }
         lines = [f"Environment={name}={value}" for name, value in environ.items()]
