@@ -53,6 +53,7 @@ OTHERS: Final = {
         "install",
         "kubectl",
         "sh",
+        "sudo",
         "systemctl",
         "systemd-sysusers",
         "openssl",

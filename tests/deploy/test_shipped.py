@@ -161,6 +161,7 @@ def test_compose_runs_each_role_apart(compose: dict[str, Any]) -> None:
 def test_compose_gives_our_containers_nothing_that_they_do_not_need(compose: dict[str, Any]) -> None:
     """No capability, a read-only root, no new privileges, secrets as files, and time to stop."""
     for _name, service in of_ours(compose):
+        assert Path(service["build"]["context"]) == ROOT
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
@@ -293,7 +294,8 @@ def test_the_variables_of_the_units_are_ours() -> None:
     environ = dict(one.split("=", 1) for one in unit(SERVICES[0])["Environment"])
     folders = {name: environ.pop(f"WHATSMS_EVENTS_{name}") for name in ("CONFIG", "SECRETS_DIR")}
     assert all(path.startswith("/etc/whatsms-events/") for path in folders.values())
-    assert load(environ=environ).data_dir == Path("/var/lib") / unit(SERVICES[0])["StateDirectory"][0]
+    load(environ=environ)
+    assert given("systemd/whatsms.toml")["data_dir"] == f"/var/lib/{unit(SERVICES[0])['StateDirectory'][0]}"
 
 
 def test_the_sockets_are_those_of_the_listeners() -> None:
