@@ -52,6 +52,7 @@ OTHERS: Final = {
         "docker",
         "install",
         "kubectl",
+        "ln",
         "sh",
         "sudo",
         "systemctl",

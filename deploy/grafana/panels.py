@@ -81,7 +81,7 @@ def anchor(section: str) -> str:
 
 
 def graph(title: str, unit: str, queries: Query | Sequence[Query], about: str, section: str) -> Panel:
-    """Make a panel of lines over time. All of them are of things that cannot be less than nothing."""
+    """Make a panel of lines over time, with the last value of each beneath."""
     asked = (queries,) if isinstance(queries, Query) else tuple(queries)
     custom: Json = {
         "drawStyle": "line", "fillOpacity": 5, "lineWidth": 1, "showPoints": "never", "spanNulls": False,
