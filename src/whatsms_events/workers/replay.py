@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from whatsms_events.domain.replay import Selection
+from whatsms_events.domain.replay import WHOLE
 from whatsms_events.errors import FencedError, IntegrityError
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.event_log import EventLog
@@ -92,9 +92,9 @@ class ProjectionReplay:
             return await self._reach(await self._through(before))
 
         async def settle(before: ProjectionState) -> ProjectionState:
-            end = await self._log.end()
-            await self.expect_bytes(end)
-            replayed = await self._reach(end)
+            replayed = await self._reach(await self._log.end())
+            if blanked := self._source.blanked:
+                raise _lacking(len(blanked), min(blanked))
             keeps = await belongs(before, self._log) and (stand is None or await stand(before.offsets))
             return carried(before, replayed) if keeps else replayed
 
@@ -103,14 +103,14 @@ class ProjectionReplay:
         terms = Terms(reach=reach, settle=settle if self._swap else None, examples=examples, personal=personal)
         return await compare(self._live, self._shadow, terms)
 
-    async def expect_bytes(self, through: int) -> None:
-        """Raise IntegrityError where retention blanked a row up to this position."""
-        blanked = await self._selected.blanked(Selection(last=through))
-        if blanked.count:
-            raise IntegrityError(
-                f"retention blanked {blanked.count} events, the first one at position {blanked.first}: their bytes "
-                "cannot be read again, so the tables would lose what these events told. The tables are not swapped"
-            )
+    async def expect_bytes(self) -> None:
+        """Raise IntegrityError where retention has blanked rows. This reads the whole log, so it is no work for a lock.
+
+        What is blanked later, before it is read here, is found when it is read; behind that it does no harm.
+        """
+        blanked = await self._selected.blanked(WHOLE)
+        if blanked.first is not None:
+            raise _lacking(blanked.count, blanked.first)
 
     async def close(self) -> None:
         """Give up the role."""
@@ -151,3 +151,10 @@ async def belongs(live: ProjectionState, event_log: EventLog) -> bool:
 def reached(state: ProjectionState) -> int:
     """Return the highest position that was applied; while Kafka is the source, some below it may still be missing."""
     return max((state.applied_through, *(one.last_position for one in state.offsets.values())))
+
+
+def _lacking(count: int, first: int) -> IntegrityError:
+    return IntegrityError(
+        f"retention blanked {count:,} events, the first one at position {first}: their bytes cannot be read again, so "
+        "the tables would lose what these events told. The tables are not swapped"
+    )

@@ -15,15 +15,22 @@ from whatsms_events.storage.log.event_log import EventLog, StoredEvent
 from whatsms_events.storage.projection.apply import ProjectionState, ReadItem
 from whatsms_events.workers.sources import Reading
 
+BLANKED_LIMIT: Final = 10_000
+"""About so many positions are remembered: one is enough to refuse a swap."""
+
 DISCARD: Final = "`whatsms-events replay discard` removes it; then begin anew."
 
 
 class RereadSource:
-    """What a shadow is filled from, up to the position `through`: this is a source for the consumer."""
+    """What a shadow is filled from, up to the position `through`: this is a source for the consumer.
+
+    `blanked` has the positions of rows whose bytes retention had taken when they were read here.
+    """
 
     def __init__(self, event_log: EventLog) -> None:
         self._log = event_log
         self.through = 0
+        self.blanked = set[int]()  # a reading may be repeated
 
     async def open(self, state: ProjectionState) -> None:
         """Check that the shadow was made from this log."""
@@ -44,6 +51,8 @@ class RereadSource:
             checkpoint = Checkpoint(log_id=log_id, position=last.position, event_id=last.event.id)
             after = replace(after, checkpoint=checkpoint, applied_through=last.position)
         items = [_item(one.entry, one.raw) for one in found if one.raw is not None]
+        if len(items) < len(found) and len(self.blanked) < BLANKED_LIMIT:
+            self.blanked.update(one.entry.position for one in found if one.raw is None)
         return Reading(items, after, skipped=len(found) - len(items))
 
     async def close(self) -> None:

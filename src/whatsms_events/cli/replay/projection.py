@@ -100,7 +100,7 @@ async def _replayed(stage: ReplayStage, wanted: Wanted, pace: Pace, view: Replay
         limit = pace.limit(stage.settings.consumer.batch_limit)
         replay = ProjectionReplay(log, selected, stage.live, shadow, stage.lock, batch_limit=limit, swap=wanted.swap)
         if wanted.swap:
-            await replay.expect_bytes(await log.end())
+            await replay.expect_bytes()
 
         async def piece() -> int:
             aim = await replay.aim()
