@@ -270,7 +270,9 @@ async def _advance(connection: AsyncConnection, generation: int) -> None:
     mine = projection.c.generation == generation
     moved = await connection.execute(update(projection).where(mine).values(generation=generation + 1))
     if moved.rowcount != 1:
-        raise FencedError(f"the projection is no longer at generation {generation}: another consumer or a replay moved it")
+        raise FencedError(
+            f"the projection is no longer at generation {generation}: another consumer or a replay moved it"
+        )
 
 
 async def _taken(connection: AsyncConnection, item: ReadItem) -> bool:
