@@ -17,7 +17,7 @@ from workers.test_consumer import opened
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 TESTS = Path(__file__).resolve().parents[1]
-POINTS = range(1, 15) if LONG else (8, 14)
+POINTS = range(1, 15) if LONG else (14,)
 """A deletion and a writing for each of six tables, the checkpoint, and the generation; then comes the commit."""
 
 

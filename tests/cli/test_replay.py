@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from cli.test_cli import assert_refused
 from servers import warm
 from servers.compare import until
 from servers.service import SLUG
-from servers.service import TENANT as CONFIGURED
+from whatsms_events.cli.replay.options import SelectionOptions
+from whatsms_events.cli.replay.stage import Pace
+from whatsms_events.config.settings import Settings
+from whatsms_events.errors import StorageUnavailableError
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import DatabaseTarget, open_projection
 from whatsms_events.storage.projection.apply import Projection
@@ -84,7 +88,6 @@ async def test_a_part_is_compared_and_never_swapped(tmp_path: Path) -> None:
     assert_refused(replay(tmp_path, "projection", "--swap"), "--swap: needs --go")
     wrong = replay(tmp_path, "projection", "--since", "lately", "--tenant", "nobody", "--type", "ticket.gone")
     assert_refused(wrong, "--since lately: .*", "--tenant nobody: .*", "--type ticket.gone: the types are .*")
-    assert CONFIGURED
     of_tenant = replay(tmp_path, "projection", "--tenant", SLUG)
     assert of_tenant.out[0] == "0 events"
     assert_refused(replay(tmp_path, "kafka", "--prefix", "p"), "kafka.bootstrap_servers: is not set")
@@ -134,3 +137,35 @@ async def test_a_replay_stops_at_a_signal_and_goes_on_where_it_stopped(tmp_path:
         assert 0 < before < end
     assert f"compared at position {end}; the tables are as they were" in replay(tmp_path, "projection", "--go").out
     assert await read() == end
+
+
+@pytest.mark.parametrize("given", ["2026-01-31", "2026-01-31T00:00", "2026-01-31T00:00Z", "2026-01-31T00:00:00Z"])
+def test_a_time_may_be_given_as_a_day_or_a_minute(given: str) -> None:
+    """All of these are the same moment, in UTC."""
+    assert SelectionOptions(since=given).selection(Settings()).since == datetime(2026, 1, 31, tzinfo=UTC)
+
+
+async def test_a_piece_that_fails_is_tried_again_and_said() -> None:
+    """What may work later is tried ten times with growing waits, each failure told; a stop ends the waiting at once."""
+    stop, told, failed = asyncio.Event(), list[str](), iter([True, True, False])
+
+    async def piece() -> int:
+        if next(failed):
+            raise StorageUnavailableError("away")
+        return 0
+
+    assert await Pace(stop, None, told.append).repeat(piece)
+    assert told == ["tries again: away"] * 2
+
+    async def never() -> int:
+        stop.set()
+        raise StorageUnavailableError("away")
+
+    assert not await Pace(stop, None, told.append).repeat(never)
+    assert await Pace(asyncio.Event(), 30.0, told.append).repeat(piece_of_nothing)
+    assert Pace(stop, 30.0, told.append).limit(1000) == 30
+
+
+async def piece_of_nothing() -> int:
+    """Return that there is nothing left to do."""
+    return 0

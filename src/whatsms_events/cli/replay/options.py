@@ -57,7 +57,7 @@ EVERYTHING: Final = SelectionOptions()
 def _time(name: str, given: str | None, mistakes: list[str]) -> datetime | None:
     if given is None:
         return None
-    for form in (given, f"{given}T00:00:00", given.replace("Z", ":00Z")):  # a day or a minute is enough
+    for form in (given, f"{given}T00:00:00", f"{given.removesuffix('Z')}:00Z"):  # a day or a minute is enough
         if (found := parse_time(form)) is not None:
             return found
     mistakes.append(f"--{name} {given}: no time in the form 2026-01-31T12:00:00Z")

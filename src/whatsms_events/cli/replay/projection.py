@@ -49,8 +49,8 @@ async def replay_projection(settings: Settings, wanted: Wanted) -> int:
     async with opened_stage(settings) as stage:
         if not wanted.go:
             return await _plan(stage, wanted)
-        pace = Pace(stop, wanted.rate)
         with ReplayView("replay") as view:
+            pace = Pace(stop, wanted.rate, view.say)
             if wanted.selection.whole:
                 async with alone(stage):
                     told = await _replayed(stage, wanted, pace, view)

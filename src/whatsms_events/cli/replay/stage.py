@@ -81,11 +81,15 @@ async def begun(
 
 
 class Pace:
-    """Repeats pieces until none is left or somebody asks to stop, no faster than `rate` events a second."""
+    """Repeats pieces until none is left or somebody asks to stop, no faster than `rate` events a second.
 
-    def __init__(self, stop: asyncio.Event, rate: float | None) -> None:
+    `tell` is told why a piece has to be tried again.
+    """
+
+    def __init__(self, stop: asyncio.Event, rate: float | None, tell: Callable[[str], None]) -> None:
         self._stop = stop
         self._rate = rate
+        self._tell = tell
 
     def limit(self, usual: int) -> int:
         """Return how many events a piece may have, so that a piece takes a second at most."""
@@ -98,10 +102,11 @@ class Pace:
             started = loop.time()
             try:
                 done = await piece()
-            except TransientError:
+            except TransientError as exc:
                 failures += 1
                 if failures == TRIES:
                     raise
+                self._tell(f"tries again: {exc}")
                 await within(self._stop, backoff(failures))
                 continue
             failures = 0

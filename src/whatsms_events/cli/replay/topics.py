@@ -50,7 +50,7 @@ async def replay_kafka(settings: Settings, wanted: WantedTopics) -> int:
             return await _plan(stage, wanted)
         with ReplayView(f"replay to {wanted.prefix}") as view:
             async with alone(stage):
-                done = await _published(stage, target, wanted, Pace(stop, wanted.rate), view)
+                done = await _published(stage, target, wanted, Pace(stop, wanted.rate, view.say), view)
     if not done:
         view.say("stopped: what was published stays, and the same command goes on behind it")
         return 1
