@@ -128,7 +128,11 @@ SIGHTING = st.sampled_from(ENTITIES).flatmap(
 
 @given(history=HISTORY, seen=SIGHTING)
 def test_what_is_found_changes_the_row_and_is_found_no_more(history: History, seen: Sighting) -> None:
-    """After its observation the same sighting is the same, and so is a later one of an unchanged world."""
+    """After its observation the same sighting is the same, and so is a later one of an unchanged world.
+
+    But where the row holds what is newer than the sighting, and is in doubt, the sighting cannot settle that doubt.
+    Then one later look ends it.
+    """
     rows = folded(numbered(history))
     before, verdict = rows.get(key_of(seen)), judge(rows, seen)
     if not isinstance(verdict, Finding):
@@ -138,8 +142,16 @@ def test_what_is_found_changes_the_row_and_is_found_no_more(history: History, se
     appended = observe(rows, seen, LATER)
     after = rows[key_of(seen)]
     assert after != before
+    later = replace(seen, as_of=at(1000), log_end=LATER)
+    if judge(rows, seen) == "waits":
+        assert after.doubtful
+        assert any(version.time >= to_micros(seen.as_of) for version in after.versions.values())
+        assert isinstance(judge(rows, later), Finding)
+        observe(rows, later, LATER + 1)
+        assert judge(rows, replace(later, log_end=LATER + 1)) == "same"
+        return
     assert judge(rows, seen) == "same"
-    assert judge(rows, replace(seen, as_of=at(1000), log_end=LATER)) == "same"
+    assert judge(rows, later) == "same"
     # Whatever is found next has another id.
     assert drift.position(after) == LATER or {*verdict.fields} <= {"ack"}
     assert decode(appended.event) is not None
