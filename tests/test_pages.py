@@ -6,7 +6,6 @@ import importlib
 import re
 import shlex
 import shutil
-import sqlite3
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -62,6 +61,8 @@ OTHERS: Final = {
         "printf",
         "psql",
         "rm",
+        "mv",
+        "cp",
         "python3 -m venv",
         "python3 -c",
         "kafka-console-consumer.sh",
@@ -375,21 +376,31 @@ async def test_the_tables_are_made_again_as_the_runbook_says(tmp_path: Path) -> 
         await service.stop()
 
 
-async def test_the_log_is_copied_while_the_service_runs(tmp_path: Path) -> None:
-    """The runbook's command makes a whole copy, and the service goes on accepting deliveries into its own file."""
+async def test_a_backup_is_made_and_restored_as_the_runbook_says(tmp_path: Path) -> None:
+    """The runbook's commands, but for the backup's name, make a backup beside the running service and bring it back
+    after its data is lost: the service shows what it showed, and takes in again.
+    """
     service = Service(tmp_path / "service")
+    config = service.config.read_text().replace('data_dir = "."', 'data_dir = "var"', 1)
+    service.config.write_text(config)
     await service.start()
+    (make,) = re.findall(r"^whatsms-events (backup .*)$", section(OPERATE, "Back it up"), re.MULTILINE)
+    move, copy, check = BLOCK.findall(section(OPERATE, "Restore it"))[0][1].splitlines()
     async with aiohttp.ClientSession() as session:
         await told(session, service)
-        (copy,) = re.findall(r"^python3 -c .*$", section(OPERATE, "Back it up"), re.MULTILINE)
-        shell(f"cd {service.folder} && {copy.replace('var/', '').replace('python3', sys.executable)}")
-        await told(session, service)
         await see(session, service)
-    await service.stop()
-    with sqlite3.connect(service.folder / "log-backup.db") as file:
-        assert file.execute("SELECT count(*) FROM event_log").fetchone() == (5,)
-        assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    file.close()
+        status, complaints = await asyncio.to_thread(run_ours, make.split(), service.folder, {})
+        assert status == 0, complaints
+        await service.stop()
+        (made,) = (service.folder / "backups").iterdir()
+        shell(f"cd {service.folder} && {move} && {copy.replace('20260115T103000Z', made.name)}")
+        status, complaints = await asyncio.to_thread(run_ours, check.split()[1:], service.folder, {})
+        assert status == 0, complaints
+        await service.start()
+        await see(session, service)
+        assert (service.folder / "var" / "log.db").stat().st_mode & 0o777 == 0o600
+        await told(session, service)
+        await service.stop()
 
 
 async def fill_stuck(projection: Database) -> None:

@@ -34,7 +34,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           appends (its statements);
                                           event_log (reading), arrivals (by tenant), parked, relay_row;
                                           secret_uses (which secret fitted, and when);
-                                          selected, replays: what a replay takes of the log, and which there were
+                                          selected, replays: what a replay takes of the log, and which there were;
                                           seals (closed ranges), verify (from the bytes up)
                                           seals (closed ranges), verify (from the bytes up);
                                           copying (into another database), moving (one place at a time)
@@ -42,6 +42,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           holdings: what is held; parked: events that could not be applied;
                                           shadow, swap: a second projection beside it, and how it takes its place
         repair/                           runs, looks, reports of every backfill run: how far it got, what it found
+        backup                            the SQLite files, copied while they are written to
         reads, audit                      what the read API asks; what the demo compares
     kafka/          connection, producer, topics; visible: what a read_committed reader can see
     whatsms/        the vendor's REST API as a typed client: `from whatsms_events.whatsms import Client`
@@ -82,6 +83,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         start, supervisor, standings      waiting for databases; repeating and stopping; which role stands still
     cli/            app: every command by its name; options, running
         serve, config, difference, db, topics, events, log, parked, verify, twin, completion, secrets
+        serve, config, difference, db, backup, topics, events, log, parked, verify, twin, completion
         progress                          how far a long command is
         demo/                             commands, play, settings, truth, repair, view
         backfill/                         commands, foreground, view

@@ -38,6 +38,7 @@ OWN_OPTIONS = {
     "events list": {"--after", "--limit", "--tenant", "--type", "--json"},
     "events show": {"POSITION", "--raw"},
     "events tail": {"--after", "--tenant", "--type", "--json"},
+    "backup": {"--to"},
     "log verify": {"--after", "--through", "--head", "--json"},
     "log copy": {"--to", "--finish", "--take-back", "--password-file", "--tls", "--tls-ca-file"},
     "parked list": {"--stage", "--reason", "--limit"},

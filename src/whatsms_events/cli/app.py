@@ -62,6 +62,10 @@ COMMANDS: Final = {
         "topics:create",
         "Create the three topics; those that exist are compared with the settings and never changed.",
     ),
+    "backup": (
+        "backup:backup",
+        "Copy log and tables into a new folder while the service runs, and prove the copies; for SQLite.",
+    ),
     "events list": (
         "events:list_",
         "List events of the log in their order: position, when, tenant, type, what it is about.",
