@@ -18,7 +18,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, make_mocked_request
 from prometheus_client import Counter, Gauge, Histogram, Info
 from pytest_aiohttp.plugin import AiohttpClient
-from sqlalchemy import BigInteger, Boolean, Integer, LargeBinary, SmallInteger, Table, Text, Uuid, insert
+from sqlalchemy import BigInteger, Boolean, Integer, LargeBinary, SmallInteger, Table, Text, Uuid, insert, update
 
 import whatsms_events
 from servers.metric import labels_of, name_of, text_of
@@ -33,6 +33,7 @@ from whatsms_events.domain.drift import Count, Finding
 from whatsms_events.domain.events import Campaign, Contact, EventType, Message, Ticket
 from whatsms_events.domain.records import TOPICS, KafkaRecord, to_record
 from whatsms_events.domain.signature import REASONS
+from whatsms_events.domain.trace import RecordPlace
 from whatsms_events.errors import SignatureError
 from whatsms_events.lines import LINES
 from whatsms_events.storage import tables
@@ -41,10 +42,12 @@ from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.storage.reads import Queries
 from whatsms_events.storage.repair.reports import Options, Reports
 from whatsms_events.storage.repair.runs import Checkpoints
+from whatsms_events.storage.trace import EventFacts, Traces
 from whatsms_events.web import api, app, receiver
 from whatsms_events.web.health import Health
 from whatsms_events.web.rejects import Rejects
 from whatsms_events.web.running import RunningSettings
+from whatsms_events.web.trace import Tracing
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -189,6 +192,7 @@ def routes() -> set[str]:
         api.Api(nothing, {}, None, nothing),
         Rejects((), 0, token=None, now=clock.now),
         RunningSettings(lambda _salt: {}, None),
+        Tracing(nothing, nothing, nothing, {}, None),
         Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool),
     )
     found = {getattr(route, "path", "") for part in parts for route in part.routes()}
@@ -256,6 +260,11 @@ async def fill(log: Database, projection: Database) -> None:
             await checkpoints.finish(run, msgspec.json.encode(report), at)
 
 
+async def no_kafka(_found: EventFacts) -> RecordPlace:
+    """Say that Kafka is off."""
+    return RecordPlace("off")
+
+
 @pytest.fixture
 async def filled_api(tmp_path: Path, aiohttp_client: AiohttpClient) -> AsyncIterator[Client]:
     """Give the real read API over real databases that hold one of everything."""
@@ -267,7 +276,8 @@ async def filled_api(tmp_path: Path, aiohttp_client: AiohttpClient) -> AsyncIter
     running = RunningSettings(lambda _salt: {"public.port": 8080}, None)
     rejects = Rejects(["shop"], 1, token=None, now=clock.now)
     rejects.keep("shop", make_mocked_request("POST", "/webhooks/shop"), b"{}", "wrong")
-    yield await aiohttp_client(app.private_app(reading, health, rejects, running))
+    tracing = Tracing(Traces(log, projection), no_kafka, Queries(log, projection), {"shop": "tenant-1"}, None)
+    yield await aiohttp_client(app.private_app(reading, health, rejects, running, tracing))
     await projection.close()
     await log.close()
 
@@ -338,6 +348,28 @@ async def test_the_page_has_every_field_that_an_answer_has(filled_api: Client) -
     for path in ("/livez", "/readyz"):
         async with filled_api.get(path) as answer:
             assert all(name in page_sections()["Health"] for name in await answer.json())
+
+
+async def test_the_page_has_every_field_that_a_trace_has(filled_api: Client, tmp_path: Path) -> None:
+    """Each field of a trace of an event, a parked delivery and a thing is explained, and none is named that there is
+    not. The levels of an ack are with the messages.
+    """
+    log = await open_log(DatabaseTarget(f"sqlite:///{tmp_path / 'log.db'}"), migrate=False)
+    async with log.write() as connection:
+        await connection.execute(
+            update(tables.event_log).values(type="message.ack", data='{"message":{"id":"x","ack":2}}')
+        )
+    await log.close()
+    fields: set[str] = set()
+    for name, kind in ((UUID(int=1), "event"), (UUID(int=1), "parked"), ("x", "message"), ("x", "ticket")):
+        async with filled_api.get(f"/api/v1/shop/trace/{name}", params={"kind": kind}) as answer:
+            assert answer.status == 200, await answer.text()
+            fields |= set(fields_of((await answer.json())["trace"]))
+    page = page_sections()["What a trace shows"]
+    leaves = {one for one in fields if "ack." not in one and not any(other.startswith(f"{one}.") for other in fields)}
+    words = set(re.findall(r"`([\w.]+)`", page))
+    assert {one for one in leaves if not {one, f"thing.{one}", one.rpartition(".")[2]} & words} == set()
+    assert {word for word in words if "." in word} <= fields
 
 
 async def test_the_page_has_every_parameter(filled_api: Client) -> None:

@@ -20,6 +20,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         gone                              the one rule for what is gone
         replay, findings                  what a replay takes, how it is read again; how tables differ
         repair, walk, sighting            decisions of every backfill run: phases, items, answers; passes; clocks
+        trace                             what became of one event, field by field
         seals                             hashes over closed ranges of the log, chained; the first flaw of one
         tenant, door                      two spellings of one id; what deliveries say of their sender
         silence, standing                 when silence is a fault; whether a role stands still
@@ -42,9 +43,11 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           holdings: what is held; parked: events that could not be applied;
                                           shadow, swap: a second projection beside it, and how it takes its place
         repair/                           runs, looks, reports of every backfill run: how far it got, what it found
+        trace                             what is known of one event or one thing, by any name
         backup                            the SQLite files, copied while they are written to
         reads, audit                      what the read API asks; what the demo compares
-    kafka/          connection, producer, topics; visible: what a read_committed reader can see
+    kafka/          connection, producer, topics; visible: what a read_committed reader can see;
+                    lookup: the record of one event
     whatsms/        the vendor's REST API as a typed client: `from whatsms_events.whatsms import Client`
         endpoints, endpoint               the API as methods
         transport, limits                 one session, retries, rates
@@ -55,6 +58,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         receiver, answers, tally          the door; what it answers; counting in bulk
         rejects                           the last deliveries with a wrong signature, for `verify`
         running                           the settings that the process works with, for `config diff`
+        trace, trace_view                 all that is known of one event or one thing
         senders                           what was committed of one tenant -> alarms
         api, questions, views, health     the read API and its JSON; livez, readyz, metrics
     workers/        loop repeats a piece, backs off, halts
@@ -84,6 +88,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
     cli/            app: every command by its name; options, running
         serve, config, difference, db, topics, events, log, parked, verify, twin, completion, secrets
         serve, config, difference, db, backup, topics, events, log, parked, verify, twin, completion
+        record_finder                     the record of an event, whatever Kafka does
+        serve, config, difference, db, backup, topics, events, trace, log, parked, verify, twin, completion
         progress                          how far a long command is
         demo/                             commands, play, settings, truth, repair, view
         backfill/                         commands, foreground, view

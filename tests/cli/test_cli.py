@@ -39,6 +39,7 @@ OWN_OPTIONS = {
     "events show": {"POSITION", "--raw"},
     "events tail": {"--after", "--tenant", "--type", "--json"},
     "backup": {"--to"},
+    "trace": {"NAME", "--tenant", "--kind", "--reach", "--json"},
     "log verify": {"--after", "--through", "--head", "--json"},
     "log copy": {"--to", "--finish", "--take-back", "--password-file", "--tls", "--tls-ca-file"},
     "parked list": {"--stage", "--reason", "--limit"},

@@ -72,6 +72,10 @@ COMMANDS: Final = {
     ),
     "events show": ("events:show_", "Print one event of the log as JSON, or the bytes it came as."),
     "events tail": ("events:tail_", "Print events as they are appended, until SIGINT or SIGTERM."),
+    "trace": (
+        "trace:trace",
+        "Say what became of an event: how it came in, where it is in log and Kafka, and what it changed in the tables.",
+    ),
     "log verify": (
         "log:verify_",
         "Check the log from its bytes up (bytes, stored hash, seal, chain), and name the first position that is bad.",

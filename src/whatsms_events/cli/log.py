@@ -83,6 +83,8 @@ def _digest(head: str | None) -> bytes | None:
 
 def _text(seen: CheckedLog, *, has_head: bool) -> str:
     lines = [f"log {seen.log_id}"]
+    if not seen.end:
+        lines.append("right: it is empty")
     rows = f"{seen.rows} rows, {seen.blanked} of them blanked" if seen.blanked else f"{seen.rows} rows"
     if seen.through > seen.after:
         lines.append(f"right: positions {seen.after + 1} to {seen.through} ({rows}, {seen.seals} seals)")

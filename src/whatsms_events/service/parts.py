@@ -13,6 +13,7 @@ from whatsms_events.config.render import comparable
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.normalize import record_limit_bytes
 from whatsms_events.kafka.connection import MAX_MESSAGE_BYTES, KafkaTarget
+from whatsms_events.service.record_finder import RecordFinder
 from whatsms_events.service.roles import CHECKS, Role
 from whatsms_events.service.standings import Standings
 from whatsms_events.service.supervisor import Job
@@ -34,11 +35,13 @@ from whatsms_events.storage.projection.parked import ParkedEvents
 from whatsms_events.storage.reads import Queries, write_problem
 from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.storage.role_lock import RoleLock
+from whatsms_events.storage.trace import Traces
 from whatsms_events.web.api import Api
 from whatsms_events.web.health import Check, Health
 from whatsms_events.web.receiver import Receiver, Tenant
 from whatsms_events.web.rejects import Rejects
 from whatsms_events.web.running import RunningSettings
+from whatsms_events.web.trace import Tracing
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.observer import Observer
 from whatsms_events.workers.relay import Relay
@@ -198,6 +201,14 @@ def make_api(settings: Settings, stores: Stores) -> Api:
     return Api(
         Queries(stores.log, stores.projection), tenant_ids(settings), access_token(settings), Reports(stores.log)
     )
+
+
+def make_tracing(settings: Settings, stores: Stores) -> Tracing:
+    """Return what traces an event or a thing, as the command `trace` does."""
+    tenants = {slug: tenant.tenant_id for slug, tenant in settings.tenants.items()}
+    finder = RecordFinder(stores.log, kafka_target(settings), settings.kafka.topic_prefix)
+    queries = Queries(stores.log, stores.projection)
+    return Tracing(Traces(stores.log, stores.projection), finder.find, queries, tenants, _token(settings))
 
 
 def make_running(settings: Settings) -> RunningSettings:

@@ -35,6 +35,7 @@ from whatsms_events.service.parts import (
     make_running,
     make_sealer,
     make_standings,
+    make_tracing,
     on_sqlite,
     projection_target,
     unopened_stores,
@@ -139,6 +140,9 @@ class Service:
         door = public if "receiver" in self.roles else None
         doors = Doors(settings, door, private, given=self._given, away=away, on_taken=stop.set)
         stack.push_async_callback(doors.close_private)
+        tracing = make_tracing(settings, stores)
+        private = Listener(private_app(make_api(settings, stores), health, rejects, running, tracing))
+        observer, close_door = make_observer(settings, stores), partial(self._close_door, public)
         try:
             addresses = await doors.listen()
             async with beside([doors.accept_in_time()], doors.stop_waiting):

@@ -1,0 +1,299 @@
+"""This module reads what log, projection and backfill know of one event or one thing, found by whatever names it.
+
+The log has no index by anything but position and id, since an index costs every append. So what is found by a hash, and
+the events about one thing, are looked for backwards over a bounded number of positions; the answer says how far.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal, get_args
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import ColumnElement, RowMapping, func, or_, select
+
+from whatsms_events.domain import fold
+from whatsms_events.domain.events import Entity, EventType, LogEntry, decode, entity, from_micros
+from whatsms_events.domain.rows import OBSERVATION, Key, Row
+from whatsms_events.domain.trace import EventTrace, trace
+from whatsms_events.errors import InvalidEventError
+from whatsms_events.storage.database import Database
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.projection.holdings import Holdings
+from whatsms_events.storage.repair import looks
+from whatsms_events.storage.repair.looks import Look
+from whatsms_events.storage.tables import (
+    ENTITIES,
+    backfill_drift,
+    backfill_run,
+    event_log,
+    parked_delivery,
+    parked_event,
+    redelivery,
+)
+
+Kind = Literal["event", "parked", "ticket", "message", "contact", "campaign"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+
+REACH: Final = 100_000
+"""Positions that are looked through backwards, unless somebody asks for more."""
+
+PIECE: Final = 10_000
+"""Positions in one question."""
+
+EVENTS_LIMIT: Final = 50
+HASH_DIGITS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One thing that a text may name, of one tenant (its id)."""
+
+    kind: Kind
+    tenant: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What the REST API confirmed of a thing. `observed_at`: the latest field that an observation told.
+
+    `run` is the last reconcile that has finished; `compared`: it looked at such things. `differed` is what it found.
+    """
+
+    observed_at: datetime | None
+    look: Look | None
+    run: int | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    compared: bool
+    differed: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventFacts:
+    """What log and projection know of one event."""
+
+    entry: LogEntry
+    log_id: UUID
+    sha256: bytes
+    size: int | None
+    blanked: bool
+    signed_by: str | None
+    redelivered: int
+    redelivered_at: datetime | None
+    applied_through: int
+    parked: str | None
+    trace: EventTrace | None
+    thing: "ThingFacts | None"
+
+
+@dataclass(frozen=True, slots=True)
+class ThingFacts:
+    """What is known of a ticket, message, contact or campaign. `row` is None where nobody ever named it."""
+
+    kind: Entity
+    tenant: str
+    id: str
+    row: Row | None
+    rest: Rest
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedFacts:
+    """What is known of a delivery that was parked at the door."""
+
+    id: UUID
+    tenant: str
+    reason: str
+    received_at: datetime
+    sha256: bytes
+    signed_by: str | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShortEvent:
+    """An event in a list."""
+
+    position: int
+    id: UUID
+    type: str
+    received_at: datetime
+    origin: str
+
+
+class _RunOptions(msgspec.Struct):
+    """The part of a run's options that says what it looked at."""
+
+    messages: str = "off"
+
+
+class Traces:
+    """The questions. All raise StorageUnavailableError."""
+
+    def __init__(self, log: Database, projection: Database) -> None:
+        self._log = log
+        self._projection = projection
+        self._event_log = EventLog(log)
+        self._holdings = Holdings(projection)
+
+    async def matches(self, text: str, tenants: Sequence[str], *, reach: int | None = REACH) -> list[Match]:
+        """Return everything that a text may name with these tenants: an id of any kind, or the hash of a delivery.
+
+        `reach` None looks for a hash in the whole log.
+        """
+        found = await self._by_id(text)
+        if len(text) == HASH_DIGITS and not found:
+            found = await self._by_hash(text, reach)
+        found = [one for one in found if one.tenant in tenants]
+        async with self._projection.read() as connection:
+            for kind, table in ENTITIES.items():
+                named = select(table.c.tenant).where(table.c.tenant.in_(list(tenants)), table.c.id == text)
+                rows = await connection.execute(named.order_by(table.c.tenant))
+                found += [Match(kind, tenant, text) for tenant in rows.scalars()]
+        return found
+
+    async def _by_id(self, text: str) -> list[Match]:
+        try:
+            key = UUID(text)
+        except ValueError:
+            return []
+        async with self._log.read() as connection:
+            own = await connection.execute(select(event_log.c.tenant).where(event_log.c.id == key))
+            found = [Match("event", tenant, str(key)) for tenant in own.scalars()]
+            parked = await connection.execute(select(parked_delivery.c.tenant).where(parked_delivery.c.id == key))
+            return found + [Match("parked", tenant, str(key)) for tenant in parked.scalars()]
+
+    async def _by_hash(self, text: str, reach: int | None) -> list[Match]:
+        try:
+            digest = bytes.fromhex(text)
+        except ValueError:
+            return []
+        rows, _floor = await self._backwards(event_log.c.sha256 == digest, reach, 1)
+        found = [Match("event", row["tenant"], str(row["id"])) for row in rows]
+        query = select(parked_delivery.c.tenant, parked_delivery.c.id).where(parked_delivery.c.sha256 == digest)
+        async with self._log.read() as connection:
+            parked = (await connection.execute(query.limit(2))).all()
+        return found + [Match("parked", tenant, str(key)) for tenant, key in parked]
+
+    async def _backwards(
+        self, condition: ColumnElement[bool], reach: int | None, limit: int
+    ) -> tuple[list[RowMapping], int]:
+        """Return the last rows that match, newest first, and the position behind which all were looked at."""
+        columns = [event_log.c[name] for name in ("position", "id", "tenant", "type", "received_at", "origin")]
+        async with self._log.read() as connection:
+            high = int(await connection.scalar(select(func.max(event_log.c.position))) or 0)
+        low = 0 if reach is None else max(0, high - reach)
+        found: list[RowMapping] = []
+        while high > low and len(found) < limit:
+            floor = max(low, high - PIECE)
+            query = select(*columns).where(event_log.c.position > floor, event_log.c.position <= high, condition)
+            query = query.order_by(event_log.c.position.desc()).limit(limit - len(found))
+            async with self._log.read() as connection:
+                found += list((await connection.execute(query)).mappings())
+            high = floor
+        return found, high
+
+    async def event(self, event_id: UUID) -> EventFacts | None:
+        """Return what is known of an event, None where there is none by this id."""
+        table = event_log.c
+        columns = (table.position, table.sha256, table.signed_by, func.length(table.raw).label("size"))
+        counted = redelivery.c.count.label("again"), redelivery.c.last_received_at
+        query = select(*columns, *counted).outerjoin_from(event_log, redelivery, table.id == redelivery.c.id)
+        async with self._log.read() as connection:
+            row = (await connection.execute(query.where(table.id == event_id))).one_or_none()
+        if row is None:
+            return None
+        (entry,) = await self._event_log.read(row.position - 1, 1)
+        subject = entry.event.subject
+        about = entity(entry.event.type)
+        return EventFacts(
+            entry=entry,
+            log_id=await self._event_log.log_id(),
+            sha256=row.sha256,
+            size=row.size,
+            blanked=row.size is None,
+            signed_by=row.signed_by,
+            redelivered=row.again or 0,
+            redelivered_at=None if row.last_received_at is None else from_micros(row.last_received_at),
+            applied_through=await self._holdings.applied_through(),
+            parked=await self._parked(row.position),
+            trace=await self._trace(entry),
+            thing=None if subject is None else await self.thing(about, entry.event.tenant, subject),
+        )
+
+    async def parked(self, delivery_id: UUID) -> ParkedFacts | None:
+        """Return what is known of a parked delivery, None where there is none by this id."""
+        table = parked_delivery.c
+        columns = (table.tenant, table.reason, table.received_at, table.sha256, table.signed_by)
+        async with self._log.read() as connection:
+            query = select(*columns, table.count.label("came")).where(table.id == delivery_id)
+            row = (await connection.execute(query)).one_or_none()
+        if row is None:
+            return None
+        at = from_micros(row.received_at)
+        return ParkedFacts(delivery_id, row.tenant, row.reason, at, row.sha256, row.signed_by, row.came)
+
+    async def _parked(self, position: int) -> str | None:
+        query = select(parked_event.c.reason).where(parked_event.c.source == "log", parked_event.c.at == position)
+        async with self._projection.read() as connection:
+            return (await connection.execute(query)).scalar_one_or_none()
+
+    async def _trace(self, entry: LogEntry) -> EventTrace | None:
+        """Return what became of an event in the tables; None where it cannot be read any more, or never could be."""
+        try:
+            claims = fold.claims(entry.event, decode(entry.event))
+        except InvalidEventError:
+            return None
+        rows = await self._holdings.rows({claim.key for claim in claims})
+        return trace(claims, entry.position, rows)
+
+    async def thing(self, kind: Entity, tenant: str, thing_id: str) -> ThingFacts:
+        """Return what is known of a thing."""
+        key = Key(kind, tenant, thing_id)
+        row = (await self._holdings.rows({key})).get(key)
+        return ThingFacts(kind, tenant, thing_id, row, await self._rest(kind, tenant, thing_id, row))
+
+    async def _rest(self, kind: Entity, tenant: str, thing_id: str, row: Row | None) -> Rest:
+        told = [] if row is None else [one.time for one in row.versions.values() if one.rank == OBSERVATION]
+        runs = (
+            select(backfill_run.c.run, backfill_run.c.started_at, backfill_run.c.finished_at, backfill_run.c.options)
+            .where(backfill_run.c.tenant == tenant, backfill_run.c.kind == "reconcile")
+            .where(backfill_run.c.finished_at.is_not(None))
+            .order_by(backfill_run.c.run.desc())
+        )
+        async with self._log.read() as connection:
+            looked = await looks.load(connection, tenant, kind, [thing_id])
+            run = (await connection.execute(runs.limit(1))).one_or_none()
+            drift = backfill_drift.c
+            found = select(drift.kind).where(drift.entity == kind, drift.id == thing_id)
+            differed = None if run is None else await connection.scalar(found.where(drift.run == run.run).limit(1))
+        options = _RunOptions() if run is None else msgspec.json.decode(run.options, type=_RunOptions)
+        return Rest(
+            observed_at=from_micros(max(told)) if told else None,
+            look=looked.get(thing_id),
+            run=None if run is None else run.run,
+            started_at=None if run is None else from_micros(run.started_at),
+            finished_at=None if run is None else from_micros(run.finished_at),
+            compared=run is not None and (kind != "message" or options.messages != "off"),
+            differed=differed,
+        )
+
+    async def events_about(
+        self, kind: Entity, tenant: str, thing_id: str, *, reach: int | None = REACH
+    ) -> tuple[list[ShortEvent], int]:
+        """Return the last events about a thing, newest first, and the position behind which all were looked at."""
+        table = event_log.c
+        types = [one.value for one in EventType if entity(one) == kind]
+        named: dict[Entity, ColumnElement[str | None]] = {
+            "ticket": table.ticket_id, "message": table.message_id, "contact": table.contact_id,
+        }  # fmt: skip
+        about: list[ColumnElement[bool]] = [(table.subject == thing_id) & table.type.in_(types)]
+        about += [named[kind] == thing_id] if kind in named else []
+        rows, floor = await self._backwards((table.tenant == tenant) & or_(*about), reach, EVENTS_LIMIT)
+        return [
+            ShortEvent(row["position"], row["id"], row["type"], from_micros(row["received_at"]), row["origin"])
+            for row in rows
+        ], floor

@@ -1,0 +1,85 @@
+"""`/api/v1/{slug}/trace/{id}`: what an id or the hash of a delivery may name, and all that is known where it is one."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, assert_never
+from uuid import UUID
+
+from aiohttp import web
+
+from whatsms_events.domain.trace import RecordPlace
+from whatsms_events.errors import ConfigError
+from whatsms_events.storage.reads import Queries, RowView
+from whatsms_events.storage.trace import KINDS, REACH, EventFacts, Match, Traces
+from whatsms_events.web.questions import authenticate, entity_id, json_answer, not_found, one_of, parameters
+from whatsms_events.web.trace_view import shown_event, shown_matches, shown_parked, shown_thing
+
+FindRecord = Callable[[EventFacts], Awaitable[RecordPlace]]
+"""Finds the record of an event in Kafka, or says why there is none; raises nothing where Kafka is away."""
+
+_KINDS: Final = {str(name): name for name in KINDS}
+
+
+class Tracing:
+    """Answers with a trace. `tenants` maps each slug to its tenant id; `token` guards it, as the API."""
+
+    def __init__(
+        self, traces: Traces, find: FindRecord, queries: Queries, tenants: Mapping[str, str], token: str | None
+    ) -> None:
+        if token is not None and not token.strip():
+            raise ConfigError("private.token is empty")
+        self._traces = traces
+        self._find = find
+        self._queries = queries
+        self._tenants = tenants
+        self._slugs = {tenant_id: slug for slug, tenant_id in tenants.items()}
+        self._token = None if token is None else token.encode()
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        """Return the one route."""
+        return [web.get("/api/v1/{slug}/trace/{id}", self._trace)]
+
+    async def _trace(self, request: web.Request) -> web.Response:
+        if self._token is not None:
+            authenticate(request, self._token)
+        asked, slug, text = parameters(request, "kind"), request.match_info["slug"], entity_id(request)
+        kind = one_of(asked, "kind", _KINDS)
+        if slug not in self._tenants:
+            raise not_found()
+        async with self._queries.turn():
+            found = await self._traces.matches(text, [self._tenants[slug]])
+        matches = [one for one in found if kind is None or one.kind == kind]
+        if not matches:
+            raise not_found()
+        shown = await passport(self._traces, matches, self._find, self._slugs, turn=self._queries)
+        return json_answer({"matches": shown_matches(matches, self._slugs), "trace": shown})
+
+
+async def passport(
+    traces: Traces,
+    matches: Sequence[Match],
+    find: FindRecord,
+    slugs: Mapping[str, str],
+    *,
+    turn: Queries,
+    reach: int | None = REACH,
+) -> RowView | None:
+    """Return all that is known of the one thing that was found; None where it may be several."""
+    if len(matches) != 1:
+        return None
+    (match,) = matches
+    match match.kind:
+        case "event":
+            async with turn.turn():
+                event = await traces.event(UUID(match.id))
+            return None if event is None else shown_event(event, await find(event), slugs)
+        case "parked":
+            async with turn.turn():
+                parked = await traces.parked(UUID(match.id))
+            return None if parked is None else shown_parked(parked, slugs)
+        case "ticket" | "message" | "contact" | "campaign":
+            async with turn.turn():
+                thing = await traces.thing(match.kind, match.tenant, match.id)
+                events, floor = await traces.events_about(match.kind, match.tenant, match.id, reach=reach)
+            return shown_thing(thing, events, floor, slugs)
+        case _:
+            assert_never(match.kind)
