@@ -182,7 +182,8 @@ async def _copied(settings: Settings, target: DatabaseTarget, *, finish: bool, t
         if not finish:
             through = await making.grow(steps.at)
             print(f"log {begun.log_id}: copied up to position {through}, and compared row by row")
-            print("the log here still takes in: stop every process of the service, and run this again with --finish")
+            still = "is shut already" if begun.shut else "still takes in: stop every process of the service"
+            print(f"the log here {still}; run this again with --finish")
             return 0
         await making.grow(steps.at)  # what the last step does while nothing is taken in should be little
         async with _alone_on(source):

@@ -16,7 +16,7 @@ from whatsms_events.errors import ConfigError, NotFoundError
 from whatsms_events.service.parts import kafka_target, opened_stores
 from whatsms_events.service.record_finder import RecordFinder
 from whatsms_events.storage.reads import Queries
-from whatsms_events.storage.trace import REACH, Kind, Traces
+from whatsms_events.storage.trace import REACH, TracedKind, Traces
 from whatsms_events.web.trace import passport
 from whatsms_events.web.trace_view import shown_matches
 
@@ -25,7 +25,7 @@ QUERY_S: Final = 300.0
 
 Reach = Annotated[int, Parameter(validator=Number(gte=0, lt=2**63))]
 
-Shown = Mapping[str, Any]
+TraceView = Mapping[str, Any]
 
 
 def trace(
@@ -33,7 +33,7 @@ def trace(
     /,
     *,
     tenant: str | None = None,
-    kind: Kind | None = None,
+    kind: TracedKind | None = None,
     reach: Reach = REACH,
     json: bool = False,
     options: SettingsOptions = DEFAULTS,
@@ -70,7 +70,9 @@ def trace(
     return 0 if found["trace"] is not None else 1
 
 
-async def _found(settings: Settings, name: str, tenant: str | None, kind: Kind | None, reach: int | None) -> Shown:
+async def _found(
+    settings: Settings, name: str, tenant: str | None, kind: TracedKind | None, reach: int | None
+) -> TraceView:
     slugs = {one.tenant_id: slug for slug, one in settings.tenants.items()}
     wanted = [one for one, slug in slugs.items() if tenant in (None, slug)]
     async with opened_stores(settings) as stores:
@@ -84,7 +86,7 @@ async def _found(settings: Settings, name: str, tenant: str | None, kind: Kind |
         return {"matches": shown_matches(matches, slugs), "trace": shown}
 
 
-def _lines(found: Shown) -> Iterator[str]:
+def _lines(found: TraceView) -> Iterator[str]:
     shown = found["trace"]
     if shown is None:
         yield "this may be several things: give --kind or --tenant"
@@ -112,7 +114,7 @@ def _at(moment: datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
-def _event(shown: Shown) -> Iterator[str]:
+def _event(shown: TraceView) -> Iterator[str]:
     delivery, tables = shown["delivery"], shown["tables"]
     yield f"event {shown['id']} of {shown['tenant'] or shown['tenant_id']}: {shown['type']} {shown['subject'] or ''}"
     yield f"  log        position {shown['log']['position']} of log {shown['log']['log_id']}"
@@ -122,7 +124,7 @@ def _event(shown: Shown) -> Iterator[str]:
     yield f"  received   {_at(delivery['first_received_at'])} from {shown['origin']}{signed}"
     if delivery["redelivered"]:
         yield f"  again      {delivery['redelivered']}x, at last {_at(delivery['last_redelivered_at'])}"
-    yield f"  kafka      {_kafka(shown['kafka'])}"
+    yield f"  kafka      {_kafka(shown['record'])}"
     yield f"  tables     {_state(tables)}"
     for field in tables["fields"]:
         yield f"    {field['table']} {field['id']} {field['field']}: {_outcome(field)}"
@@ -141,13 +143,13 @@ _KAFKA: Final = {
 }
 
 
-def _kafka(place: Shown) -> str:
+def _kafka(place: TraceView) -> str:
     if place["state"] == "published":
         return f"{place['topic']}/{place['partition']} at offset {place['offset']}"
     return _KAFKA[place["state"]]
 
 
-def _state(tables: Shown) -> str:
+def _state(tables: TraceView) -> str:
     if tables["parked"] is not None:
         return f"could not be applied, and is parked: {tables['parked']}"
     if tables["state"] == "not_applied":
@@ -157,7 +159,7 @@ def _state(tables: Shown) -> str:
     return "applied" if not tables["changes"] else "applied, but this release reads it otherwise: see `replay`"
 
 
-def _outcome(field: Shown) -> str:
+def _outcome(field: TraceView) -> str:
     same = ", which says the same" if field["same"] and field["outcome"] == "lost" else ""
     doubt = " (doubtful)" if field["doubtful"] else ""
     if field["outcome"] == "lost":
@@ -165,13 +167,13 @@ def _outcome(field: Shown) -> str:
     return f"{'holds' if field['outcome'] == 'holds' else 'not applied'}{doubt}"
 
 
-def _place(place: Shown) -> str:
+def _place(place: TraceView) -> str:
     parts = [_RANKS.get(place["rank"], place["rank"]), None if place["time"] is None else f"of {_at(place['time'])}"]
     parts.append(None if place["position"] is None else f"at position {place['position']}")
     return " ".join(part for part in parts if part)
 
 
-def _thing(thing: Shown) -> Iterator[str]:
+def _thing(thing: TraceView) -> Iterator[str]:
     if not thing["held"]:
         yield "  not in the tables"
         return
@@ -183,7 +185,7 @@ def _thing(thing: Shown) -> Iterator[str]:
     yield f"  REST       {', '.join(_rest(thing['rest']))}"
 
 
-def _rest(rest: Shown) -> Sequence[str]:
+def _rest(rest: TraceView) -> Sequence[str]:
     found = [f"a field was told {_at(rest['observed_at'])}"] if rest["observed_at"] else ["no field was told by it"]
     if (run := rest["last_reconcile"]) is None:
         return [*found, "no reconcile has finished"]

@@ -33,8 +33,8 @@ from whatsms_events.storage.tables import (
     redelivery,
 )
 
-Kind = Literal["event", "parked", "ticket", "message", "contact", "campaign"]
-KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+TracedKind = Literal["event", "parked", "ticket", "message", "contact", "campaign"]
+KINDS: Final[tuple[TracedKind, ...]] = get_args(TracedKind)
 
 REACH: Final = 100_000
 """Positions that are looked through backwards, unless somebody asks for more."""
@@ -50,13 +50,13 @@ HASH_DIGITS: Final = 64
 class Match:
     """One thing that a text may name, of one tenant (its id)."""
 
-    kind: Kind
+    kind: TracedKind
     tenant: str
     id: str
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class Confirmed:
     """What the REST API confirmed of a thing. `observed_at`: the latest field that an observation told.
 
     `run` is the last reconcile that has finished; `compared`: it looked at such things. `differed` is what it found.
@@ -97,7 +97,7 @@ class ThingFacts:
     tenant: str
     id: str
     row: Row | None
-    rest: Rest
+    rest: Confirmed
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +256,7 @@ class Traces:
         row = (await self._holdings.rows({key})).get(key)
         return ThingFacts(kind, tenant, thing_id, row, await self._rest(kind, tenant, thing_id, row))
 
-    async def _rest(self, kind: Entity, tenant: str, thing_id: str, row: Row | None) -> Rest:
+    async def _rest(self, kind: Entity, tenant: str, thing_id: str, row: Row | None) -> Confirmed:
         told = [] if row is None else [one.time for one in row.versions.values() if one.rank == OBSERVATION]
         runs = (
             select(backfill_run.c.run, backfill_run.c.started_at, backfill_run.c.finished_at, backfill_run.c.options)
@@ -271,7 +271,7 @@ class Traces:
             found = select(drift.kind).where(drift.entity == kind, drift.id == thing_id)
             differed = None if run is None else await connection.scalar(found.where(drift.run == run.run).limit(1))
         options = _RunOptions() if run is None else msgspec.json.decode(run.options, type=_RunOptions)
-        return Rest(
+        return Confirmed(
             observed_at=from_micros(max(told)) if told else None,
             look=looked.get(thing_id),
             run=None if run is None else run.run,

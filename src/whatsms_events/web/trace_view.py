@@ -11,7 +11,7 @@ from whatsms_events.domain.acks import LEVELS
 from whatsms_events.domain.events import from_micros
 from whatsms_events.domain.trace import FieldPlace, FieldTrace, RecordPlace, field_place
 from whatsms_events.storage.reads import RowView
-from whatsms_events.storage.trace import EventFacts, Match, ParkedFacts, Rest, ShortEvent, ThingFacts
+from whatsms_events.storage.trace import Confirmed, EventFacts, Match, ParkedFacts, ShortEvent, ThingFacts
 
 
 def shown_matches(matches: Sequence[Match], slugs: Mapping[str, str]) -> list[RowView]:
@@ -21,7 +21,7 @@ def shown_matches(matches: Sequence[Match], slugs: Mapping[str, str]) -> list[Ro
     ]
 
 
-def shown_event(found: EventFacts, kafka: RecordPlace, slugs: Mapping[str, str]) -> RowView:
+def shown_event(found: EventFacts, record: RecordPlace, slugs: Mapping[str, str]) -> RowView:
     """Return the passport of an event: how it came in, where it is, and what became of it in the tables."""
     event, position = found.entry.event, found.entry.position
     return {
@@ -43,13 +43,13 @@ def shown_event(found: EventFacts, kafka: RecordPlace, slugs: Mapping[str, str])
             "last_redelivered_at": found.redelivered_at,
         },
         "log": {"log_id": found.log_id, "position": position},
-        "kafka": _kafka(kafka),
+        "record": _record(record),
         "tables": _tables(found),
         "thing": None if found.thing is None else _thing(found.thing),
     }
 
 
-def _kafka(place: RecordPlace) -> RowView:
+def _record(place: RecordPlace) -> RowView:
     return {"state": place.state, "topic": place.topic, "partition": place.partition, "offset": place.offset}
 
 
@@ -149,7 +149,7 @@ def _ack(found: ThingFacts) -> RowView | None:
     }
 
 
-def _rest(rest: Rest) -> RowView:
+def _rest(rest: Confirmed) -> RowView:
     run = None
     if rest.run is not None:
         run = {

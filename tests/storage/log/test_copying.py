@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, select, text, update
 
 from servers.compare import assert_published, until, whole_log
 from servers.kafka import Broker, RunningKafka
@@ -44,6 +44,7 @@ from whatsms_events.workers.sources import KafkaSource
 from workers.test_relay import Stage
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+BATCH_ROWS = 20
 
 
 class Move:
@@ -64,7 +65,7 @@ class Move:
     def again(self) -> LogCopy:
         """Return a copy that knows nothing of an earlier one, as after a crash."""
         from_place, to_place = map(place_of, self.places)
-        return LogCopy(self.source, self.target, from_place=from_place, to_place=to_place)
+        return LogCopy(self.source, self.target, from_place=from_place, to_place=to_place, batch_rows=BATCH_ROWS)
 
     async def finished(self) -> None:
         """Copy everything, and move."""
@@ -151,11 +152,10 @@ async def fill_all(database: Database) -> int:
     return last
 
 
-async def test_a_moved_log_is_the_same_log(move: Move, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_moved_log_is_the_same_log(move: Move) -> None:
     """Every row of every table is at the target as it was, under the same log id, and the chain of seals holds. The
     target's counters go on behind everything that the source gave out, also to rows that are gone.
     """
-    monkeypatch.setattr(copying, "BATCH_ROWS", 17)
     last = await fill_all(move.source)
     assert await EventLog(move.source).end() < last
     await move.finished()
@@ -247,7 +247,6 @@ async def test_a_copy_that_is_stopped_goes_on(move: Move, monkeypatch: pytest.Mo
     """Wherever a copy or its last step is cut off, another run goes on behind the target's last position and ends with
     the same log; until then at most one of the two can be used.
     """
-    monkeypatch.setattr(copying, "BATCH_ROWS", 20)
     await fill_all(move.source)
     written, written_batches = copying.LogCopy._write, 0  # noqa: SLF001 - the place to cut it off
 
@@ -259,7 +258,7 @@ async def test_a_copy_that_is_stopped_goes_on(move: Move, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(copying.LogCopy, "_write", cut)
     await move.copy.begin(NOW)
-    for done in (20, 40):
+    for done in (BATCH_ROWS, 2 * BATCH_ROWS):
         with pytest.raises(KeyboardInterrupt):
             await move.again().grow(ignore)
         assert (await move.again().begin(NOW)).through == done
@@ -318,14 +317,32 @@ async def test_a_target_that_holds_something_is_refused(move: Move) -> None:
 
 
 async def test_damage_is_not_copied_in_silence(move: Move) -> None:
-    """A row of the source whose bytes are not those of its hash stops the copy by its position; so does a
-    row that is another one at the target.
+    """A row of the source whose bytes are not those of its hash stops each copy by its position, and so does a row that
+    comes back from the target as another one: nothing of its batch stays there.
     """
-    await fill(move.source, rows(0, 9))
-    await run(move.source, update(event_log).where(event_log.c.position == 5).values(raw=b"?"))
+    await fill(move.source, rows(0, 2 * BATCH_ROWS))
+    bad = update(event_log).where(event_log.c.position == BATCH_ROWS + 5)
+    async with move.source.read() as connection:
+        raw = await connection.scalar(select(event_log.c.raw).where(event_log.c.position == BATCH_ROWS + 5))
+    await run(move.source, bad.values(raw=b"?"))
     await move.copy.begin(NOW)
-    with pytest.raises(IntegrityError, match=r"position 5 are not those.*log verify"):
-        await move.copy.grow(ignore)
+    for _again in range(2):
+        with pytest.raises(IntegrityError, match=rf"position {BATCH_ROWS + 5} are not those.*log verify"):
+            await move.again().grow(ignore)
+        assert (await move.again().begin(NOW)).through == BATCH_ROWS
+    await run(move.source, bad.values(raw=raw))
+    changing = "UPDATE event_log SET subject = 'other' WHERE position = NEW.position"
+    where = f"AFTER INSERT ON event_log FOR EACH ROW WHEN (NEW.position = {BATCH_ROWS + 7})"
+    if move.target.dialect == "sqlite":
+        await run(move.target, text(f"CREATE TRIGGER liar {where} BEGIN {changing}; END"))
+    else:
+        body = f"$$ BEGIN {changing}; RETURN NULL; END $$"
+        await run(move.target, text(f"CREATE FUNCTION liar() RETURNS trigger LANGUAGE plpgsql AS {body}"))
+        await run(move.target, text(f"CREATE TRIGGER liar {where} EXECUTE FUNCTION liar()"))
+    for _again in range(2):
+        with pytest.raises(IntegrityError, match=f"event_log {BATCH_ROWS + 7} is another row in the target"):
+            await move.again().grow(ignore)
+        assert (await move.again().begin(NOW)).through == BATCH_ROWS
 
 
 async def test_relay_and_consumer_go_on_against_the_moved_log(

@@ -43,21 +43,28 @@ CopiedRow = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """How far a copy is: the last position in the target, and the last one of the source when it was looked at."""
+    """How far a copy is: the last position in the target, and the last one of the source when it was looked at.
+
+    `shut`: the source takes nothing in any more, so only the last step is left.
+    """
 
     log_id: UUID
     through: int
     end: int
+    shut: bool
 
 
 class LogCopy:
     """A copy from one open database to another. `from_place` and `to_place` are what each calls the other one."""
 
-    def __init__(self, source: Database, target: Database, *, from_place: str, to_place: str) -> None:
+    def __init__(
+        self, source: Database, target: Database, *, from_place: str, to_place: str, batch_rows: int = BATCH_ROWS
+    ) -> None:
         self._source = source
         self._target = target
         self._from_place = from_place
         self._to_place = to_place
+        self._batch_rows = batch_rows
         self._mark = Moving(target)
         self._source_mark = Moving(source)
 
@@ -69,7 +76,8 @@ class LogCopy:
         async with self._source.read() as connection:
             own = (await connection.execute(select(log.c.log_id, log.c.created_at))).one()
         await self._mark.begin(own.log_id, own.created_at, self._from_place, now)
-        found = Copied(own.log_id, await _last(self._target, event_log), await _last(self._source, event_log))
+        through, end = await _last(self._target, event_log), await _last(self._source, event_log)
+        found = Copied(own.log_id, through, end, shut=mark is not None)
         if found.through > found.end:
             raise IntegrityError(f"the target holds position {found.through}, and the source ends at {found.end}")
         return found
@@ -79,7 +87,9 @@ class LogCopy:
         for table in GROWING:
             end = await _last(self._source, table)
             after = await _last(self._target, table)
-            while after < end and (rows := await _batch(self._source, table, (after,) if after else None)):
+            while after < end and (
+                rows := await _batch(self._source, table, (after,) if after else None, self._batch_rows)
+            ):
                 await self._write(table, rows)
                 after = rows[-1][0]
                 if table is event_log:
@@ -87,20 +97,19 @@ class LogCopy:
         return await _last(self._target, event_log)
 
     async def _write(self, table: Table, rows: Sequence[CopiedRow]) -> None:
-        """Write a batch in one transaction, then read it back and compare."""
+        """Write a batch, read it back and compare, in one transaction: what the target holds has been compared."""
         names = [column.name for column in table.c]
-        async with self._target.write() as connection:
-            await connection.execute(insert(table), [dict(zip(names, row, strict=True)) for row in rows])
-        key = table.c[names[0]]
-        query = select(table).where(key >= rows[0][0], key <= rows[-1][0]).order_by(key)
-        async with self._target.read() as connection:
-            found = [tuple(row) for row in await connection.execute(query)]
-        for wanted, there in itertools.zip_longest(rows, found):
-            if wanted != there:
-                at = (wanted or there)[0]
-                raise IntegrityError(f"{table.name} {at} is another row in the target than in the source")
         if table is event_log:
             _check_bytes(names, rows)
+        key = table.c[names[0]]
+        query = select(table).where(key >= rows[0][0], key <= rows[-1][0]).order_by(key)
+        async with self._target.write() as connection:
+            await connection.execute(insert(table), [dict(zip(names, row, strict=True)) for row in rows])
+            found = [tuple(row) for row in await connection.execute(query)]
+            for wanted, there in itertools.zip_longest(rows, found):
+                if wanted != there:
+                    at = (wanted or there)[0]
+                    raise IntegrityError(f"{table.name} {at} is another row in the target than in the source")
 
     async def finish(self, now: datetime, on_progress: Callable[[int, int], None]) -> Copied:
         """Shut the source, copy the rest, compare, and give the target free. The source is not opened again.
@@ -116,7 +125,7 @@ class LogCopy:
         for table, number in NUMBERED:
             await _give_out_behind(self._target, table, number, await _given_out(self._source, table, number))
         await self._mark.whole()
-        return Copied(await self._mark.log_id(), through, end)
+        return Copied(await self._mark.log_id(), through, end, shut=True)
 
     async def _replace(self, table: Table) -> None:
         """Copy a table that changes, from its first row on, and compare both as sets."""
@@ -160,8 +169,8 @@ async def _last(database: Database, table: Table) -> int:
     return int(found or 0)
 
 
-async def _batch(database: Database, table: Table, after: CopiedRow | None) -> list[CopiedRow]:
-    """Return the next rows behind a key, in the order of keys: BATCH_ROWS and BATCH_BYTES at most, but one at least."""
+async def _batch(database: Database, table: Table, after: CopiedRow | None, limit: int = BATCH_ROWS) -> list[CopiedRow]:
+    """Return the next rows behind a key, in the order of keys: `limit` and BATCH_BYTES at most, but one at least."""
     key = list(table.primary_key)
     past: list[ColumnElement[bool]] = []
     if after is not None:
@@ -170,7 +179,7 @@ async def _batch(database: Database, table: Table, after: CopiedRow | None) -> l
     sized = [column for column in table.c if isinstance(column.type, Text | LargeBinary)]
     size = sum((func.coalesce(func.length(column), 0) for column in sized), literal(0))
     async with database.read() as connection:
-        sizes = await connection.execute(select(size).select_from(table).where(*past).order_by(*key).limit(BATCH_ROWS))
+        sizes = await connection.execute(select(size).select_from(table).where(*past).order_by(*key).limit(limit))
         totals = itertools.accumulate(int(one) for one in sizes.scalars())
         fitting = max(1, sum(total <= BATCH_BYTES for total in totals))
         rows = await connection.execute(select(table).where(*past).order_by(*key).limit(fitting))
