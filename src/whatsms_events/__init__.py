@@ -36,7 +36,6 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           event_log (reading), arrivals (by tenant), parked, relay_row;
                                           secret_uses (which secret fitted, and when);
                                           selected, replays: what a replay takes of the log, and which there were;
-                                          seals (closed ranges), verify (from the bytes up)
                                           seals (closed ranges), verify (from the bytes up);
                                           copying (into another database), moving (one place at a time)
         projection/                       apply and rows: a batch in one transaction; hot (what stays in memory);
@@ -84,12 +83,10 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         roles, parts, upstream            what each role needs; settings -> parts; parts that speak to the vendor
         reload, live                      changed settings -> the parts that take them
         doors, handover                   the listeners and their sockets; taking over those of the process before
+        record_finder                     the record of an event, whatever Kafka does
         start, supervisor, standings      waiting for databases; repeating and stopping; which role stands still
     cli/            app: every command by its name; options, running
-        serve, config, difference, db, topics, events, log, parked, verify, twin, completion, secrets
-        serve, config, difference, db, backup, topics, events, log, parked, verify, twin, completion
-        record_finder                     the record of an event, whatever Kafka does
-        serve, config, difference, db, backup, topics, events, trace, log, parked, verify, twin, completion
+        serve, config, difference, db, backup, topics, events, trace, log, parked, verify, twin, completion, secrets
         progress                          how far a long command is
         demo/                             commands, play, settings, truth, repair, view
         backfill/                         commands, foreground, view

@@ -137,12 +137,11 @@ class Service:
         api, observer = make_api(settings, stores), make_observer(settings, stores)
         private = Listener(private_app(api, health, rejects, running))
         parts = LiveParts(committer, receiver, rejects, api, running, observer)
+        tracing = make_tracing(settings, stores)
+        private = Listener(private_app(make_api(settings, stores), health, rejects, running, tracing))
         door = public if "receiver" in self.roles else None
         doors = Doors(settings, door, private, given=self._given, away=away, on_taken=stop.set)
         stack.push_async_callback(doors.close_private)
-        tracing = make_tracing(settings, stores)
-        private = Listener(private_app(make_api(settings, stores), health, rejects, running, tracing))
-        observer, close_door = make_observer(settings, stores), partial(self._close_door, public)
         try:
             addresses = await doors.listen()
             async with beside([doors.accept_in_time()], doors.stop_waiting):

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Table, func, insert, select, text, update
+from sqlalchemy import Connection, Table, func, insert, literal, select, text, update
 
 from whatsms_events.domain.events import to_micros
 from whatsms_events.errors import IntegrityError
@@ -56,8 +56,7 @@ class Moving:
             if mark is not None:
                 raise IntegrityError(f"the target: {mark.problem}")
             for table in SHUT:
-                held = 0 if table is log else await connection.scalar(select(func.count()).select_from(table))
-                if held:
+                if table is not log and await connection.scalar(select(literal(1)).select_from(table).limit(1)):
                     whose = "this very log, whole already" if own == log_id else f"log {own}"
                     raise IntegrityError(f"the target holds {whose}: a log is copied into an empty database")
             await connection.execute(insert(log_move).values(one=1, state="coming", place=place, at=to_micros(now)))
