@@ -127,7 +127,7 @@ def hold(target: Path) -> sqlite3.Connection:
 
 async def test_a_log_is_moved_as_the_runbook_says(postgres_url: str, tmp_path: Path) -> None:
     """A copy beside the running service, then the move once it has stopped: the old place is refused by the name of the
-    new one, and the service that starts there shows what the old one showed.
+    new one, and the service that starts there shows what the old one showed. Nothing is copied into a log that works.
     """
     service = Service(tmp_path / "service", settings={"sealer": {"interval_s": 0.2}})
     await service.start()
@@ -158,6 +158,8 @@ async def test_a_log_is_moved_as_the_runbook_says(postgres_url: str, tmp_path: P
         assert warm.run(["db", "upgrade", "--config", str(moved.config)], moved.folder).returncode == 0
         await moved.start()
         await see(session, moved)
+        status, _, err = await asyncio.to_thread(ours)
+        assert (status, "a process has the role" in err) == (1, True)
         done = warm.run(["log", "verify", "--json", "--config", str(moved.config)], moved.folder)
         shown = json.loads(done.stdout)
         assert (shown["right"], shown["rows"], shown["seals"] > 0) == (True, 5, True)

@@ -214,16 +214,20 @@ async def _both(settings: Settings, target: DatabaseTarget) -> AsyncIterator[tup
         stack.push_async_callback(lock.release)
         if not await lock.take():
             raise IntegrityError("another `log copy` works on this target")
+        await stack.enter_async_context(_alone_on(copy))
         yield source, copy
 
 
 @asynccontextmanager
-async def _alone_on(source: Database) -> AsyncIterator[None]:
-    """Hold the locks of every role; raise IntegrityError where a process of the service works."""
+async def _alone_on(log: Database) -> AsyncIterator[None]:
+    """Hold the locks of roles that work on a log; raise IntegrityError where a process of the service has one."""
     async with AsyncExitStack() as stack:
         for role in WORKING:
-            lock = RoleLock(source, role)
+            lock = RoleLock(log, role)
             stack.push_async_callback(lock.release)
             if not await lock.take():
-                raise IntegrityError(f"a process still has the role {role}: stop every process of the service first")
+                place = log.path or "the server"
+                raise IntegrityError(
+                    f"a process has the role {role} on {place}: stop every process of the service first"
+                )
         yield
