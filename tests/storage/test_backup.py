@@ -173,6 +173,13 @@ async def test_what_is_not_right_is_no_backup(bench: Bench, monkeypatch: pytest.
     with monkeypatch.context() as patched:
         patched.setattr(backup, "_prove", cut_off)
         await refused(asyncio.CancelledError)
+    copying = asyncio.create_task(backed_up(bench))
+    await asyncio.sleep(0)  # its first piece, up to where the copy is under way in a thread
+    assert [path.name[:12] for path in folder.iterdir()] == [backup.UNFINISHED_PREFIX]
+    copying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await copying
+    assert list(folder.iterdir()) == []
     (folder / "file").write_text("somebody's")
     made = await backed_up(bench)
     assert made.log_through == 40

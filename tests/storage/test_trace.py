@@ -110,6 +110,13 @@ async def test_a_name_is_found_whatever_it_names(told: Told) -> None:
     assert await find(hashlib.sha256(told.raws[0]).hexdigest(), TENANTS, reach=2) == []
     assert await find(hashlib.sha256(told.raws[0]).hexdigest(), TENANTS, reach=None) == [own]
     assert await find(hashlib.sha256(raw).hexdigest(), TENANTS) == [Match("parked", "t2", str(parked))]
+    async with told.log.write() as connection:  # the same bytes, sent to the other tenant too
+        same = {"tenant": "t2", "sha256": hashlib.sha256(told.raws[0]).digest(), "id": UUID(int=3)}
+        columns = {"type": "ticket.updated", "received_at": 1, "origin": "webhook"}
+        await connection.execute(insert(event_log).values(**columns, **same))
+    other = Match("event", "t2", str(UUID(int=3)))
+    assert await find(hashlib.sha256(told.raws[0]).hexdigest(), TENANTS) == [other, own]
+    assert await find(hashlib.sha256(told.raws[0]).hexdigest(), ["t1"]) == [own]
     assert await find("nothing", TENANTS) == await find("0" * 64, TENANTS) == await find("é" * 64, TENANTS) == []
     facts = await told.traces.parked(parked)
     assert facts is not None

@@ -10,6 +10,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from whatsms_events.storage.trouble import translated
 
 UNFINISHED_PREFIX: Final = ".unfinished-"
 PAGES: Final = 4096
-"""Pages in one step (16 MiB): a signal is obeyed, and progress said, between two steps."""
+"""Pages in one step (16 MiB): a signal is obeyed between two steps."""
 
 LOG_FILE: Final = "log.db"
 PROJECTION_FILE: Final = "projection.db"
@@ -56,15 +57,17 @@ async def back_up(
     target = folder / f"{now:%Y%m%dT%H%M%SZ}"
     unfinished = folder / f"{UNFINISHED_PREFIX}{target.name}"
     _make_room(log, tables, folder, target, unfinished)
+    stop = threading.Event()
     try:
         for source, name in ((tables, PROJECTION_FILE), (log, LOG_FILE)):
             with translated():
-                await asyncio.to_thread(_copy, source, unfinished / name)
+                await asyncio.to_thread(_copy, source, unfinished / name, stop)
         checked, applied_through = await _prove(unfinished, on_progress)
         size = sum(path.stat().st_size for path in unfinished.iterdir())
         with translated():
             _keep(unfinished, target)
     except BaseException:
+        stop.set()
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return Backup(target, checked.through, applied_through, size)
@@ -90,11 +93,17 @@ def _size(path: Path) -> int:
     return sum(one.stat().st_size for one in (path, path.with_name(f"{path.name}-wal")) if one.exists())
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, stop: threading.Event) -> None:
     """Copy a database as of one moment, however much is written to it meanwhile; raise IntegrityError where it is bad.
 
-    The transaction that reads is open all the time: otherwise SQLite would begin anew whenever somebody commits.
+    The transaction that reads is open all the time: otherwise SQLite would begin anew whenever somebody commits. Once
+    `stop` is set it ends after the step under way, with an error that nobody sees: whoever waited has gone.
     """
+
+    def obey(_status: int, _left: int, _total: int) -> None:
+        if stop.is_set():
+            raise StorageUnavailableError("stopped")
+
     os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, engines.PRIVATE_MODE))
     with (
         closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)) as reader,
@@ -103,7 +112,7 @@ def _copy(source: Path, target: Path) -> None:
         reader.execute("PRAGMA query_only=ON")
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        reader.backup(writer, pages=PAGES)
+        reader.backup(writer, pages=PAGES, progress=obey)
         reader.execute("ROLLBACK")
         found = [row[0] for row in writer.execute("PRAGMA integrity_check(3)")]
     if found != ["ok"]:

@@ -146,7 +146,7 @@ class Traces:
         """
         found = await self._by_id(text)
         if len(text) == HASH_DIGITS and not found:
-            found = await self._by_hash(text, reach)
+            found = await self._by_hash(text, tenants, reach)
         found = [one for one in found if one.tenant in tenants]
         async with self._projection.read() as connection:
             for kind, table in ENTITIES.items():
@@ -166,12 +166,13 @@ class Traces:
             parked = await connection.execute(select(parked_delivery.c.tenant).where(parked_delivery.c.id == key))
             return found + [Match("parked", tenant, str(key)) for tenant in parked.scalars()]
 
-    async def _by_hash(self, text: str, reach: int | None) -> list[Match]:
+    async def _by_hash(self, text: str, tenants: Sequence[str], reach: int | None) -> list[Match]:
         try:
             digest = bytes.fromhex(text)
         except ValueError:
             return []
-        rows, _floor = await self._backwards(event_log.c.sha256 == digest, reach, 1)
+        same = (event_log.c.sha256 == digest) & event_log.c.tenant.in_(list(tenants))
+        rows, _floor = await self._backwards(same, reach, len(tenants))  # a body may have come to several tenants
         found = [Match("event", row["tenant"], str(row["id"])) for row in rows]
         query = select(parked_delivery.c.tenant, parked_delivery.c.id).where(parked_delivery.c.sha256 == digest)
         async with self._log.read() as connection:
@@ -194,7 +195,8 @@ class Traces:
             async with self._log.read() as connection:
                 found += list((await connection.execute(query)).mappings())
             high = floor
-        return found, high
+        # Where the list is full there may be more between its last row and the end of the piece.
+        return found, found[-1]["position"] - 1 if len(found) == limit and found else high
 
     async def event(self, event_id: UUID) -> EventFacts | None:
         """Return what is known of an event, None where there is none by this id."""
