@@ -57,6 +57,8 @@ def verify_(
         Print JSON.
     """
     settings = options.load()
+    if through is not None and through <= after:
+        raise ConfigError("--through: should be larger than --after")
     digest = _digest(head)
     steps = Steps("log verify")
 
@@ -83,8 +85,8 @@ def _digest(head: str | None) -> bytes | None:
 
 def _text(seen: CheckedLog, *, has_head: bool) -> str:
     lines = [f"log {seen.log_id}"]
-    if not seen.end:
-        lines.append("right: it is empty")
+    if seen.flaw is None and seen.through <= seen.after:
+        lines.append(f"there is nothing behind position {seen.after}")
     rows = f"{seen.rows} rows, {seen.blanked} of them blanked" if seen.blanked else f"{seen.rows} rows"
     if seen.through > seen.after:
         lines.append(f"right: positions {seen.after + 1} to {seen.through} ({rows}, {seen.seals} seals)")
