@@ -11,6 +11,7 @@ from whatsms_events.web.api import Api
 from whatsms_events.web.receiver import Receiver
 from whatsms_events.web.rejects import Rejects
 from whatsms_events.web.running import RunningSettings
+from whatsms_events.web.trace import Tracing
 from whatsms_events.workers.observer import Observer
 
 
@@ -23,6 +24,7 @@ class LiveParts:
     rejects: Rejects
     api: Api
     running: RunningSettings
+    tracing: Tracing
     observer: Observer
 
     def change(self, settings: Settings) -> None:
@@ -40,4 +42,5 @@ class LiveParts:
         self.rejects.change(settings.tenants, limits.keep_rejects, token=token)
         self.api.change(tenant_ids(settings), token)
         self.running.change(partial(comparable, settings), token)
+        self.tracing.change(tenant_ids(settings), token)
         self.observer.change(*observed(settings))

@@ -205,10 +205,11 @@ def make_api(settings: Settings, stores: Stores) -> Api:
 
 def make_tracing(settings: Settings, stores: Stores) -> Tracing:
     """Return what traces an event or a thing, as the command `trace` does."""
-    tenants = {slug: tenant.tenant_id for slug, tenant in settings.tenants.items()}
     finder = RecordFinder(stores.log, kafka_target(settings), settings.kafka.topic_prefix)
     queries = Queries(stores.log, stores.projection)
-    return Tracing(Traces(stores.log, stores.projection), finder.find, queries, tenants, _token(settings))
+    return Tracing(
+        Traces(stores.log, stores.projection), finder.find, queries, tenant_ids(settings), access_token(settings)
+    )
 
 
 def make_running(settings: Settings) -> RunningSettings:

@@ -135,10 +135,9 @@ class Service:
         public = Listener(receiver.handle, on_unparsable=receiver.count_unparsable)
         health, running = self._health(stores, start, receiver), make_running(settings)
         api, observer = make_api(settings, stores), make_observer(settings, stores)
-        private = Listener(private_app(api, health, rejects, running))
-        parts = LiveParts(committer, receiver, rejects, api, running, observer)
         tracing = make_tracing(settings, stores)
-        private = Listener(private_app(make_api(settings, stores), health, rejects, running, tracing))
+        private = Listener(private_app(api, health, rejects, running, tracing))
+        parts = LiveParts(committer, receiver, rejects, api, running, tracing, observer)
         door = public if "receiver" in self.roles else None
         doors = Doors(settings, door, private, given=self._given, away=away, on_taken=stop.set)
         stack.push_async_callback(doors.close_private)

@@ -34,6 +34,12 @@ class Tracing:
         self._slugs = {tenant_id: slug for slug, tenant_id in tenants.items()}
         self._token = None if token is None else token.encode()
 
+    def change(self, tenants: Mapping[str, str], token: str | None) -> None:
+        """Know these tenants from now on, and ask for this token."""
+        self._tenants = tenants
+        self._slugs = {tenant_id: slug for slug, tenant_id in tenants.items()}
+        self._token = None if token is None else token.encode()
+
     def routes(self) -> list[web.AbstractRouteDef]:
         """Return the one route."""
         return [web.get("/api/v1/{slug}/trace/{id}", self._trace)]

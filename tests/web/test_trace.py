@@ -1,0 +1,63 @@
+"""The route of a trace: its token, its parameters, and what it says of names that nothing has."""
+
+from pathlib import Path
+
+from pytest_aiohttp.plugin import AiohttpClient
+from sqlalchemy import insert
+
+from whatsms_events.domain.trace import RecordPlace
+from whatsms_events.storage.database import DatabaseTarget, open_log, open_projection
+from whatsms_events.storage.reads import Queries
+from whatsms_events.storage.tables import contact, ticket
+from whatsms_events.storage.trace import EventFacts, Traces
+from whatsms_events.web.app import private_app
+from whatsms_events.web.health import Health
+from whatsms_events.web.trace import Tracing
+
+FIRST, SECOND = "the-first-token-of-all", "the-second-token-of-all"
+
+
+async def off(_found: EventFacts) -> RecordPlace:
+    """Say that Kafka is off."""
+    return RecordPlace("off")
+
+
+async def test_a_trace_is_for_holders_of_the_token_and_of_one_tenant(
+    tmp_path: Path, aiohttp_client: AiohttpClient
+) -> None:
+    """Without the token nothing is told; an unknown tenant, a name that nothing of this tenant has, and a misspelt kind
+    are 404 and 400; a reload changes tenants and token at once.
+    """
+    log = await open_log(DatabaseTarget(f"sqlite:///{tmp_path / 'log.db'}"), migrate=True)
+    projection = await open_projection(DatabaseTarget(f"sqlite:///{tmp_path / 'projection.db'}"), migrate=True)
+    async with projection.write() as connection:
+        row = {"tenant": "t1", "id": "7", "known": True, "doubtful": False, "versions": '{"status":[5,1,3]}'}
+        await connection.execute(insert(ticket).values(**row, status="open"))
+        await connection.execute(insert(contact).values(**{**row, "versions": "{}", "tenant": "t2"}))
+    tracing = Tracing(Traces(log, projection), off, Queries(log, projection), {"acme": "t1"}, FIRST)
+    health = Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool)
+    client = await aiohttp_client(private_app(tracing, health))
+
+    async def status(path: str, token: str = FIRST) -> int:
+        async with client.get(f"/api/v1/{path}", headers={"Authorization": f"Bearer {token}"}) as answer:
+            await answer.read()
+            return answer.status
+
+    assert [await status("acme/trace/7", token) for token in (FIRST, SECOND, "")] == [200, 401, 401]
+    asked = ("other/trace/7", "acme/trace/8", "acme/trace/7?kind=contact", "acme/trace/%00")
+    assert [await status(path) for path in asked] == [404, 404, 404, 404]
+    assert [await status(f"acme/trace/7?{query}") for query in ("kind=tickets", "of=me", "kind=ticket")] == [
+        400,
+        400,
+        200,
+    ]
+    tracing.change({"shop": "t2"}, SECOND)
+    assert [await status(path, SECOND) for path in ("acme/trace/7", "shop/trace/7")] == [404, 200]
+    assert await status("shop/trace/7") == 401
+    async with client.get("/api/v1/shop/trace/7", headers={"Authorization": f"Bearer {SECOND}"}) as answer:
+        assert answer.headers["Cache-Control"] == "no-store"
+        shown = await answer.json()
+    assert shown["matches"] == [{"kind": "contact", "tenant": "shop", "tenant_id": "t2", "id": "7"}]
+    assert (shown["trace"]["kind"], shown["trace"]["events"], shown["trace"]["looked_behind"]) == ("contact", [], 0)
+    await projection.close()
+    await log.close()
