@@ -23,7 +23,7 @@ async def test_an_event_is_followed_by_its_id_its_hash_and_what_it_is_about(tmp_
     """The command and the read API show the same passport; a name that two things have is listed, with status 1, until
     a kind is given; and nothing that anybody wrote is shown.
     """
-    service = Service(tmp_path / "service")
+    service = Service(tmp_path / "service", settings={"sealer": {"enabled": False}})
     await service.start()
     said: list[str] = []
 
@@ -48,6 +48,7 @@ async def test_an_event_is_followed_by_its_id_its_hash_and_what_it_is_about(tmp_
             return "z" in [contact["id"] for contact in found["contacts"]]
 
         await until(applied, 60, "the last event is applied")
+        assert "sealer" not in (await get(session, service, "/readyz"))["roles"]  # it is off here
         name = accepted["id"]
         text = ours(name)
         assert f"event {name} of acme: ticket.updated t-1" in text

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -56,22 +57,22 @@ def verify_(
     json
         Print JSON.
     """
-    settings = options.load()
     if through is not None and through <= after:
         raise ConfigError("--through: should be larger than --after")
-    digest = _digest(head)
-    steps = Steps("log verify")
+    settings, digest, steps = options.load(), _digest(head), Steps("log verify")
 
     async def checked() -> tuple[CheckedLog, bool]:
         async with opened_log(settings, even_moved=True) as log:
-            seen = await verify(
-                log, after=after, through=through, on_progress=lambda one: steps.at(one.through, one.end)
-            )
+            seen = await verify(log, after=after, through=through, on_progress=partial(_say, steps))
             return seen, digest is None or await Seals(log).has(digest)
 
     seen, has_head = run(checked())
     print(msgspec.json.encode(_plain(seen, has_head=has_head)).decode() if json else _text(seen, has_head=has_head))
     return 0 if seen.flaw is None and has_head else 1
+
+
+def _say(steps: Steps, seen: CheckedLog) -> None:
+    steps.at(seen.through, seen.end)
 
 
 def _digest(head: str | None) -> bytes | None:

@@ -63,6 +63,7 @@ from whatsms_events.web.health import Health
 from whatsms_events.web.receiver import Receiver
 from whatsms_events.web.sockets import Sockets
 from whatsms_events.workers.loop import AGAIN
+from whatsms_events.workers.sealer import LOOK_S
 from whatsms_events.workers.watchdog import Watchdog
 
 log = structlog.get_logger()
@@ -228,7 +229,8 @@ class Service:
         if "consumer" in self.roles:
             jobs.append(Job("consumer", make_consumer(settings, stores), settings.consumer.poll_interval_s))
             if settings.sealer.enabled:
-                jobs.append(Job("sealer", make_sealer(settings, stores.log), settings.sealer.interval_s))
+                look_s = min(LOOK_S, settings.sealer.interval_s)  # receivers elsewhere ring no bell here
+                jobs.append(Job("sealer", make_sealer(settings, stores.log), look_s))
         return jobs
 
     async def _writers(
