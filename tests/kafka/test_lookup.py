@@ -11,13 +11,16 @@ from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[att
 
 from servers.compare import whole_log
 from servers.kafka import Broker, RunningKafka
+from servers.ports import HOST, free_port
 from whatsms_events.domain.events import LogEntry
 from whatsms_events.domain.records import place_of, to_record
 from whatsms_events.domain.trace import RecordPlace
-from whatsms_events.kafka.connection import KafkaReader
+from whatsms_events.kafka.connection import KafkaReader, KafkaTarget
 from whatsms_events.kafka.lookup import Lookup
-from whatsms_events.storage.database import Database
+from whatsms_events.service.record_finder import RecordFinder
+from whatsms_events.storage.database import Database, DatabaseTarget, open_projection
 from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.trace import Traces
 from workers.test_relay import Stage, append, headers, opened
 
 COUNT = 400
@@ -122,3 +125,20 @@ async def test_what_is_not_there_any_more_is_told_apart(stage: Stage, database: 
     contact = next(entry for entry in entries if (wanted[entry.position].topic or "").endswith(".contacts"))
     ghost = LogEntry(position=contact.position + 1, event=contact.event)
     assert (await find(stage, database, ghost)).state == "not_found"
+
+
+async def test_a_trace_names_the_record_of_its_event(stage: Stage, database: Database, tmp_path: Path) -> None:
+    """From the event's id to its topic, partition and offset; without Kafka, and with one that is away, it says so."""
+    entries = await publish(stage, database, 20)
+    wanted = await places(stage)
+    projection = await open_projection(DatabaseTarget(f"sqlite:///{tmp_path / 'projection.db'}"), migrate=True)
+    facts = await Traces(database, projection).event(entries[7].event.id)
+    await projection.close()
+    assert facts is not None
+    assert await RecordFinder(database, stage.target, stage.prefix).find(facts) == wanted[entries[7].position]
+    assert await RecordFinder(database, None, stage.prefix).find(facts) == RecordPlace("off")
+    for target, prefix in (
+        (stage.target, f"{stage.prefix}x"),
+        (KafkaTarget(f"{HOST}:{free_port()}", timeout_s=0.5), "x"),
+    ):
+        assert await RecordFinder(database, target, prefix).find(facts) == RecordPlace("unavailable")
