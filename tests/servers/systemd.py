@@ -26,13 +26,25 @@ TARGETS: Final = ("sysinit", "basic", "shutdown", "multi-user", "sockets", "netw
 """What the units are ordered by; nothing else of the machine is started."""
 
 # Its root is changed by pivot_root: in a chroot Linux gives nobody a user namespace, which PrivateUsers= wants.
+# What it could set for the whole machine it may only read: /proc/sys and /sys; and /dev is its own.
 
 BOOT: Final = f"""
 mkdir -p "$root/proc" "$root/sys" "$root/dev" "$root/run" "$root/tmp" "$root/root" "$root/var/lib" "$root/var/log"
 mount -t proc proc "$root/proc"
-mount -t sysfs sysfs "$root/sys"
+mount --bind "$root/proc/sys" "$root/proc/sys"
+mount -o remount,bind,ro "$root/proc/sys"
+mount -t sysfs -o ro sysfs "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
-mount --rbind /dev "$root/dev"
+mount -t tmpfs -o mode=755 none "$root/dev"
+for device in null zero full random urandom tty; do
+    touch "$root/dev/$device"
+    mount --bind "/dev/$device" "$root/dev/$device"
+done
+mkdir "$root/dev/pts" "$root/dev/shm" "$root/dev/mqueue"
+mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
+ln -s pts/ptmx "$root/dev/ptmx"
+touch "$LOGS/console" "$root/dev/console"
+mount --bind "$LOGS/console" "$root/dev/console"
 mount --bind "$LOGS" "$root/var/log"
 cp -a "$MADE/etc" "$root/etc"
 mkdir "$root/old"
@@ -41,7 +53,7 @@ umount -l /old
 rmdir /old
 cd /
 exec env -i container=other PATH=/usr/bin:/bin:/usr/sbin:/sbin SYSTEMD_UNIT_PATH=/etc/systemd/system \\
-    {PROGRAM} --system --unit=multi-user.target
+    {PROGRAM} --system --unit=multi-user.target --log-target=console --log-level=info
 """
 
 
@@ -142,7 +154,7 @@ class Systemd(Server):
 
     def logs(self) -> Sequence[Path]:
         """Name what explains a failed start."""
-        return [self.folder / "output.log", self.logs_folder / "output.log"]
+        return [self.folder / "output.log", self.logs_folder / "console", self.logs_folder / "output.log"]
 
     def lines(self) -> list[dict[str, object]]:
         """Return the log lines of the service."""
@@ -162,7 +174,10 @@ class Systemd(Server):
 
     async def start(self, *, deadline_s: float = 120) -> None:
         """Start systemd, and wait for the service."""
-        self._cgroup.mkdir()
+        try:
+            self._cgroup.mkdir()
+        except OSError as exc:
+            missing(f"no right to a control group of our own, so systemd cannot be started: {exc.strerror}")
         await super().start(deadline_s=deadline_s)
 
     async def stop(self) -> None:
