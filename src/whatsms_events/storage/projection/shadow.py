@@ -18,6 +18,9 @@ from whatsms_events.storage.trouble import state_of
 
 SCHEMA: Final = "whatsms_shadow"
 
+_INDEXES: Final = sorted(str(index.name) for table in projection_metadata.tables.values() for index in table.indexes)
+"""A shadow is filled and compared by its keys alone, so the indexes for questions would only cost time and room."""
+
 _MAY_NOT: Final = "42501"
 _LEFT: Final = ("", "-wal", "-shm", "-journal", ".migrate.lock")
 
@@ -58,7 +61,15 @@ async def open_shadow(projection: Database, target: DatabaseTarget) -> Database:
                 f"a replay builds its tables in the schema {SCHEMA}, which this user may not make: as the owner of the "
                 "database, GRANT CREATE ON DATABASE ... TO that user"
             ) from error
-    return await open_projection(target, migrate=True)
+    shadow = await open_projection(target, migrate=True)
+    try:
+        async with shadow.write() as connection:
+            for name in _INDEXES:
+                await connection.execute(text(f"DROP INDEX IF EXISTS {name}"))
+    except BaseException:
+        await shadow.close()
+        raise
+    return shadow
 
 
 async def analyse(shadow: Database) -> None:
