@@ -5,6 +5,7 @@ import json
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import update
@@ -14,12 +15,15 @@ from cli.test_cli import assert_refused
 from servers import warm
 from servers.compare import until
 from servers.service import SLUG
+from whatsms_events import __version__
 from whatsms_events.cli.replay.options import SelectionOptions
-from whatsms_events.cli.replay.stage import Pace
+from whatsms_events.cli.replay.stage import Pace, rules_name
 from whatsms_events.config.settings import Settings
+from whatsms_events.domain.replay import WHOLE
 from whatsms_events.errors import StorageUnavailableError
 from whatsms_events.storage import tables
-from whatsms_events.storage.database import DatabaseTarget, open_projection
+from whatsms_events.storage.database import DatabaseTarget, open_log, open_projection
+from whatsms_events.storage.log.replays import ReplayRun, Replays
 from whatsms_events.storage.projection.apply import Projection
 from workers.test_consumer import opened
 
@@ -169,3 +173,24 @@ async def test_a_piece_that_fails_is_tried_again_and_said() -> None:
 async def piece_of_nothing() -> int:
     """Return that there is nothing left to do."""
     return 0
+
+
+async def test_a_replay_that_other_code_began_is_not_gone_on_with(tmp_path: Path) -> None:
+    """Half a shadow was read by other rules: the command ends with status 2 and says how to begin anew. Each change of
+    the rules has a name of its own, also within one release.
+    """
+    await filled(tmp_path, 40)
+    log = await open_log(DatabaseTarget(f"sqlite:///{tmp_path / 'log.db'}"), migrate=False)
+    older = ReplayRun(uuid4(), "projection", "", WHOLE, "0.0.9+0123456789ab", datetime.now(UTC))
+    await Replays(log).begin(older)
+    await log.close()
+    assert_refused(
+        replay(tmp_path, "projection", "--go"), "release 0.0.9.* began .* `whatsms-events replay discard` .*"
+    )
+    assert replay(tmp_path, "discard").status == 0
+    assert replay(tmp_path, "projection", "--go").status == 0
+    (tmp_path / "fold.py").write_text("one")
+    name = rules_name(tmp_path)
+    assert name.startswith(f"{__version__}+")
+    (tmp_path / "fold.py").write_text("another")
+    assert rules_name(tmp_path) != name

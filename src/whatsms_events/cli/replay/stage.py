@@ -1,13 +1,15 @@
 """What every replay command opens, and how a replay is repeated piece by piece until it is done or shall stop."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from whatsms_events import __version__
+from whatsms_events import __version__, domain
 from whatsms_events.clock import now, within
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.replay import Selection
@@ -69,15 +71,24 @@ async def begun(
     Raise ConfigError where the unfinished one takes other events, or another release began it: that read them with
     other code.
     """
-    asked = ReplayRun(uuid4(), target, prefix, selection, __version__, now())
+    rules = rules_name(Path(domain.__file__).parent)
+    asked = ReplayRun(uuid4(), target, prefix, selection, rules, now())
     run = await Replays(stage.log).begin(asked)
     discard = "`whatsms-events replay discard" + (f" --prefix {prefix}`" if prefix else "`") + " removes it"
     since = run.started_at.isoformat(timespec="seconds")
-    if run.release != __version__:
-        raise ConfigError(f"release {run.release} began a replay at {since}, this is {__version__}: {discard}")
+    if run.release != rules:
+        raise ConfigError(f"release {run.release} began a replay at {since}, this is {rules}: {discard}")
     if run.selection != selection:
         raise ConfigError(f"a replay of other events was begun at {since} and is not finished: {discard}")
     return run, run.id != asked.id
+
+
+def rules_name(folder: Path) -> str:
+    """Return the release, with a digest of the rules that read and fold events: a build may differ within a release."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        digest.update(path.read_bytes())
+    return f"{__version__}+{digest.hexdigest()[:12]}"
 
 
 class Pace:
