@@ -48,10 +48,7 @@ ANSWERS: Final = ["Receiving", "Verifying", "Publishing", "Applying", "Repairing
 UNITS: Final = {"reqps", "ops", "s", "bytes", "short", "none", "percentunit"}
 """Those of Grafana's units that are used: it takes any other word for a suffix."""
 
-NOT_SHOWN: Final[dict[str, str]] = {
-    "whatsms_events_settings_refused": "for an alert: 0 but for a mistake that somebody has just made",
-    "whatsms_events_secret_last_match_timestamp_seconds": "for a rotation, which is looked at by `secrets status`",
-}
+NOT_SHOWN: Final[dict[str, str]] = {}
 """Metrics that no panel shows, with the reason."""
 
 OF_PROMETHEUS: Final = {

@@ -46,6 +46,12 @@ DOOR: Final = Board(
                   "Deliveries a second answered with 401. signature_wrong alone and rising: a wrong secret, and what "
                   "is refused is lost until a backfill. signature_missing: strangers, or a hook without a secret.",
                   "WhatsmsRejectsRising"),
+        )),
+        Row("Secrets", (
+            graph("Since each secret fitted last", "s", age(m.SECRET_LAST_MATCH, "tenant", "secret"),
+                  "Whichever process took the delivery in. During a rotation the old one must grow far beyond the "
+                  "usual gap before it is removed: `secrets status` says when. Nothing shown: it never fitted.",
+                  "Rotate a secret"),
             graph("Verified by secret", "reqps", rate(m.SIGNED_BY, "tenant", "secret"),
                   "Which secret fitted. During a rotation the old one goes to zero and can then be removed; the old "
                   "one alone for long: the vendor still has it.",

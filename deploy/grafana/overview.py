@@ -11,6 +11,7 @@ TURNED_AWAY: Final = "overloaded|unavailable|failed"
 SIGNATURES: Final = "signature_.*"
 
 ROLE: Final[dict[int, Word]] = {0: ("stands by", "blue"), 1: ("active", "green"), 2: ("HALTED", "red")}
+SETTINGS: Final[dict[int, Word]] = {0: ("in force", "green"), 1: ("REFUSED", "red")}
 UP: Final[dict[int, Word]] = {0: ("DOWN", "red"), 1: ("up", "green")}
 
 # Words that more than one board needs.
@@ -168,6 +169,10 @@ OVERVIEW: Final = Board(
             graph("Running since", "s", Query(f"time() - process_start_time_seconds{{{PROCESS}}}", "{{instance}}"),
                   "Falls to zero at each start. A start that nobody asked for: the last lines of its log say why.",
                   DOWN),
+            states("Settings", latest(m.SETTINGS_REFUSED, "instance"), SETTINGS,
+                   "REFUSED: the configuration file or a secret file has changed and has a mistake, so the settings "
+                   "before it stay in force. `config check` says what to mend.",
+                   "WhatsmsSettingsRefused"),
             table("Versions", latest(m.BUILD, "instance", "version"), ("instance", "version"),
                   "What each process runs. Two versions for long: an upgrade was not finished.",
                   "Upgrade it"),
