@@ -265,3 +265,22 @@ async def test_a_listener_that_does_not_accept_yet_keeps_connections_waiting() -
     assert "200 OK" in await asyncio.wait_for(answer, 60)
     waiting[1].close()
     await listener.stop(1)
+
+
+async def test_a_request_that_the_kernel_has_keeps_its_connection_open() -> None:
+    """A kept connection whose next request has come, but was not read yet, is not idle: the stop waits, and answers."""
+    listener = Listener(fine)
+    await listener.start("127.0.0.1", 0)
+    with socket.create_connection(("127.0.0.1", listener.port), 60) as kept:
+
+        def ask() -> None:
+            kept.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+        def hear() -> bytes:
+            return kept.recv(4096)
+
+        ask()
+        assert b"200 OK" in await asyncio.to_thread(hear)
+        ask()
+        await listener.stop(60)  # no turn of the loop is between the two
+        assert b"Connection: close" in await asyncio.to_thread(hear)
