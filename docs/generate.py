@@ -1,6 +1,7 @@
 """Write docs/reference from the code: settings, metrics, commands, log lines and event types. `make docs` runs this.
 
-What the pages say stands in the code and in `config/default.toml`; a test fails where a page is stale.
+What the pages say stands in the code and in `config/default.toml`; a test fails where a page is stale. The contracts
+for machines (JSON Schema, AsyncAPI, OpenAPI) are written too, into the package itself.
 """
 
 import ast
@@ -20,6 +21,8 @@ from rich.console import Console
 import whatsms_events
 from whatsms_events import metrics
 from whatsms_events.cli.app import app
+from whatsms_events.config.settings import Kafka, Private
+from whatsms_events.contracts.documents import contract_files, documents
 from whatsms_events.domain.events import SHAPES, EventType, entity
 from whatsms_events.lines import LINES
 
@@ -182,6 +185,18 @@ def _type(hint: Any) -> str:
     return names.get(hint.__name__, hint.__name__)
 
 
+def contracts() -> dict[Path, bytes]:
+    """Return every file of the contracts by its place in the package."""
+    kafka, private = Kafka(), Private()
+    made = documents(
+        (DOCS / "read-api.md").read_text(encoding="utf-8"),
+        (DOCS / "events-and-kafka.md").read_text(encoding="utf-8"),
+        prefix=kafka.topic_prefix,
+        private_url=f"http://{private.host}:{private.port}",
+    )
+    return {PACKAGE / "contracts" / "made" / name: held for name, held in contract_files(made).items()}
+
+
 def _head(*cells: str) -> list[str]:
     return [_row(*cells), _row(*["---"] * len(cells))]
 
@@ -210,6 +225,16 @@ def main() -> None:
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
             sys.stdout.write(f"wrote {path.relative_to(DOCS.parent)}\n")
+    made = contracts()
+    for path, held in made.items():
+        if not path.exists() or path.read_bytes() != held:
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(held)
+            sys.stdout.write(f"wrote {path.name} of the contracts\n")
+    for path in next(iter(made)).parent.iterdir():
+        if path not in made:
+            path.unlink()
+            sys.stdout.write(f"removed {path.name} of the contracts\n")
 
 
 if __name__ == "__main__":

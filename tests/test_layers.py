@@ -27,6 +27,7 @@ BELOW = {
     "workers": {"storage", "kafka", "whatsms", "domain", "errors", "metrics"},
     "backfill": {"workers", "storage", "whatsms", "domain", "errors", "metrics"},
     "twin": {"domain", "errors"},
+    "contracts": {"web", "backfill", "twin", "storage", "whatsms", "domain"},
     "config": {"domain", "errors", "storage"},
     "service": {"config", "web", "workers", "backfill", "kafka", "storage", "whatsms", "domain", "errors", "metrics"},
     "cli": {"service", "config", "web", "workers", "backfill", "twin", "kafka", "storage", "whatsms", "domain"}

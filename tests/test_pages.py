@@ -261,7 +261,7 @@ def test_each_dotted_name_is_something() -> None:
                 assert importlib.import_module(dotted)
                 continue
             known = dotted.removeprefix("pt.whatsms.") in settings | topics | types | NOT_NAMES | set(LINES)
-            file = dotted.rpartition(".")[2] in {"toml", "md", "py", "db", "svg"}
+            file = dotted.rpartition(".")[2] in {"toml", "md", "py", "db", "svg", "json"}
             member = dotted.startswith(("client.", "error.", "page.", "agents.", "msgspec."))
             assert known or file or member or FIELDS.match(dotted), f"{name}: {dotted}"
     assert all(met & kind for kind in (settings, topics, types, set(LINES)))

@@ -78,6 +78,13 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         shapes, dialects, sender, faults, ledger  how it is sent, and what was answered
         rest/                             server, reads, writes, answers, limits, ids, faults: its REST API
         control                           faults while it runs
+    contracts/      JSON Schema, AsyncAPI and OpenAPI, made of all of the above
+        documents                         every document, by the name of its file
+        schemas, asyncapi                 what is published: data of events; topics, headers, webhook
+        openapi, answers, listener        the private listener: its paths, what they answer, its routes
+        vendor                            the vendor's REST API, as the twin serves it
+        prose, reading                    what the pages of docs say of a field; the page for people
+        published                         what was made, to be served
     config/         settings, sources, checks, load, render; change: what may change while a process runs
     service/        service: one process, its parts and their order
         roles, parts, upstream            what each role needs; settings -> parts; parts that speak to the vendor

@@ -29,7 +29,7 @@ STRAY: Final = "stray"
 
 Headers = Sequence[tuple[str, bytes]]
 
-_TYPE_PREFIX: Final = "pt.whatsms."
+TYPE_PREFIX: Final = "pt.whatsms."
 _SEQUENCE_DIGITS: Final = 19
 _POSITION_LIMIT: Final = 1 << 63
 
@@ -64,7 +64,7 @@ def partition_of(key: bytes, partitions: int) -> int:
 
 
 _TOPICS: Final = {event_type: topic_of(event_type) for event_type in EventType}
-_TYPE_VALUES: Final = {event_type: (_TYPE_PREFIX + event_type).encode("ascii") for event_type in EventType}
+_TYPE_VALUES: Final = {event_type: (TYPE_PREFIX + event_type).encode("ascii") for event_type in EventType}
 _TYPES: Final = {value: event_type for event_type, value in _TYPE_VALUES.items()}
 _ORIGIN_VALUES: Final[Mapping[Origin, bytes]] = {"webhook": b"webhook", "backfill": b"backfill"}
 _ORIGINS: Final[Mapping[bytes, Origin]] = {value: origin for origin, value in _ORIGIN_VALUES.items()}
@@ -202,7 +202,7 @@ def _text(found: Mapping[str, bytes], name: str) -> str | None:
     return None if value is None else value.decode("utf-8")
 
 
-_READERS: Final[Mapping[str, Callable[[bytes], object]]] = {
+READERS: Final[Mapping[str, Callable[[bytes], object]]] = {
     "ce_logid": _uuid,  # first: without it the record is a stray, whatever else it lacks
     "ce_specversion": {b"1.0": "1.0"}.__getitem__,
     "ce_id": _uuid,
@@ -219,15 +219,16 @@ _READERS: Final[Mapping[str, Callable[[bytes], object]]] = {
 }
 """How each header is read, to find the one at fault; `from_record` does the same faster."""
 
-_OPTIONAL: Final = frozenset(("ce_time", "ce_subject", "ce_ticketid", "ce_contactid", "ce_messageid"))
+OPTIONAL: Final = frozenset(("ce_time", "ce_subject", "ce_ticketid", "ce_contactid", "ce_messageid"))
+"""Headers that a record may lack: the event does not say that."""
 
 
 def _fault(found: Mapping[str, bytes]) -> InvalidEventError:
     """Say what is wrong with a record: the first header that is missing or cannot be read, else its value."""
-    for name, read in _READERS.items():
+    for name, read in READERS.items():
         reason = STRAY if name == "ce_logid" else "record"
         if name not in found:
-            if name not in _OPTIONAL:
+            if name not in OPTIONAL:
                 return InvalidEventError(reason, f"no header {name}")
             continue
         try:

@@ -17,7 +17,7 @@ from whatsms_events.storage.repair.reports import RunInfo
 _encoder: Final = msgspec.json.Encoder()
 
 
-class _Standing(msgspec.Struct, frozen=True, kw_only=True):
+class ShownProgress(msgspec.Struct, frozen=True, kw_only=True):
     """What is shown of how far a run is; the rest of what the worker saves is its own."""
 
     phase: str = "contacts"
@@ -28,7 +28,7 @@ class _Standing(msgspec.Struct, frozen=True, kw_only=True):
     stopped: str | None = None
 
 
-_standings: Final = msgspec.json.Decoder(_Standing)
+_standings: Final = msgspec.json.Decoder(ShownProgress)
 
 
 def of_tenant(row: RowView, slugs: Mapping[str, str]) -> RowView:
@@ -72,7 +72,7 @@ def _progress(saved: bytes) -> RowView:
     try:
         standing = _standings.decode(saved)
     except msgspec.MsgspecError:  # another release's
-        standing = _Standing()
+        standing = ShownProgress()
     return {
         "phase": standing.phase,
         "requests": standing.requests,

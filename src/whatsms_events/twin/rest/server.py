@@ -42,7 +42,7 @@ _HTML: Final = "<html>\r\n<head><title>{0}</title></head>\r\n<body><center><h1>{
 
 
 @dataclass(frozen=True, slots=True)
-class _Endpoint:
+class RestEndpoint:
     """One endpoint: how it is asked for, what does it, the status of its success, and whether it is a list of pages."""
 
     method: str
@@ -122,13 +122,13 @@ class Rest:
         """Return an application that serves the API under /api/v2."""
         self._closing.clear()
         app = web.Application(client_max_size=BODY_LIMIT_BYTES)
-        for endpoint in _endpoints(Reads(self.account), Writes(self.account)):
+        for endpoint in rest_endpoints(Reads(self.account), Writes(self.account)):
             path = PREFIX + endpoint.template
             app.router.add_route(endpoint.method, path, partial(self._serve, endpoint))
         app.router.add_route("*", PREFIX + "/{tail:.*}", partial(self._serve, None))
         return app
 
-    async def _serve(self, endpoint: _Endpoint | None, request: web.Request) -> web.StreamResponse:
+    async def _serve(self, endpoint: RestEndpoint | None, request: web.Request) -> web.StreamResponse:
         """Record the request, check its key and the limits, apply faults, and answer."""
         self.on_request()
         method, template = (endpoint.method, endpoint.template) if endpoint else (UNKNOWN, UNKNOWN)
@@ -156,7 +156,7 @@ class Rest:
         return response
 
     async def _perform(
-        self, endpoint: _Endpoint | None, request: web.Request, faults: frozenset[RestFault]
+        self, endpoint: RestEndpoint | None, request: web.Request, faults: frozenset[RestFault]
     ) -> web.Response:
         """Let the verb answer; what it refuses is an answer too."""
         if endpoint is None:
@@ -240,29 +240,29 @@ class RestServer:
         await self._runner.cleanup()
 
 
-def _endpoints(reads: Reads, writes: Writes) -> Iterable[_Endpoint]:
+def rest_endpoints(reads: Reads, writes: Writes) -> Iterable[RestEndpoint]:
     """Return the vendor's endpoints. Its page names no method for updates, so PUT and PATCH do the same."""
     return (
-        _Endpoint("GET", "/tickets", reads.list_tickets, paged=True),
-        _Endpoint("POST", "/tickets", writes.create_ticket, 201),
-        _Endpoint("GET", "/tickets/{id}", reads.get_ticket),
-        _Endpoint("PUT", "/tickets/{id}", writes.update_ticket),
-        _Endpoint("PATCH", "/tickets/{id}", writes.update_ticket),
-        _Endpoint("GET", "/tickets/{id}/messages", reads.list_messages, paged=True),
-        _Endpoint("POST", "/tickets/{id}/messages", writes.send_message, 201),
-        _Endpoint("GET", "/contacts", reads.list_contacts, paged=True),
-        _Endpoint("POST", "/contacts", writes.create_contact, 201),
-        _Endpoint("GET", "/contacts/{id}", reads.get_contact),
-        _Endpoint("PUT", "/contacts/{id}", writes.update_contact),
-        _Endpoint("PATCH", "/contacts/{id}", writes.update_contact),
-        _Endpoint("GET", "/campaigns", reads.list_campaigns, paged=True),
-        _Endpoint("POST", "/campaigns", writes.create_campaign, 201),
-        _Endpoint("GET", "/ai-agents", reads.list_agents),
-        _Endpoint("POST", "/ai-agents/assign", writes.assign_agent),
+        RestEndpoint("GET", "/tickets", reads.list_tickets, paged=True),
+        RestEndpoint("POST", "/tickets", writes.create_ticket, 201),
+        RestEndpoint("GET", "/tickets/{id}", reads.get_ticket),
+        RestEndpoint("PUT", "/tickets/{id}", writes.update_ticket),
+        RestEndpoint("PATCH", "/tickets/{id}", writes.update_ticket),
+        RestEndpoint("GET", "/tickets/{id}/messages", reads.list_messages, paged=True),
+        RestEndpoint("POST", "/tickets/{id}/messages", writes.send_message, 201),
+        RestEndpoint("GET", "/contacts", reads.list_contacts, paged=True),
+        RestEndpoint("POST", "/contacts", writes.create_contact, 201),
+        RestEndpoint("GET", "/contacts/{id}", reads.get_contact),
+        RestEndpoint("PUT", "/contacts/{id}", writes.update_contact),
+        RestEndpoint("PATCH", "/contacts/{id}", writes.update_contact),
+        RestEndpoint("GET", "/campaigns", reads.list_campaigns, paged=True),
+        RestEndpoint("POST", "/campaigns", writes.create_campaign, 201),
+        RestEndpoint("GET", "/ai-agents", reads.list_agents),
+        RestEndpoint("POST", "/ai-agents/assign", writes.assign_agent),
     )
 
 
-def _item(endpoint: _Endpoint | None, request: web.Request) -> str:
+def _item(endpoint: RestEndpoint | None, request: web.Request) -> str:
     """Return the id of what is asked for by its id, nothing for any other request."""
     by_id = endpoint is not None and endpoint.method == "GET" and endpoint.template.endswith("/{id}")
     return request.match_info["id"] if by_id else ""

@@ -1,0 +1,199 @@
+"""OpenAPI 3.1 of the private listener: its routes, and for each what is asked for and what is answered.
+
+Paths and methods come from the routes, parameters and sentences from `docs/read-api.md`, which tests hold to the real
+answers, schemas from `answers`. A route that has no row in `ANSWERS`, or none in that page, is an error here.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, get_args
+
+from whatsms_events.contracts.answers import INTEGER, TEXT, answer_components, enum, page, ref
+from whatsms_events.contracts.prose import PathWords, Prose
+from whatsms_events.contracts.schemas import DIALECT, nullable, row
+from whatsms_events.domain.bodies import JsonObject
+from whatsms_events.domain.drift import DriftKind
+from whatsms_events.domain.events import Entity, EventType
+from whatsms_events.storage.reads import PAGE_LIMIT
+from whatsms_events.web.answers import PROBLEM_JSON, RETRY_AFTER_S
+from whatsms_events.web.questions import DEFAULT_LIMIT, TOP
+
+VERSION: Final = "3.1.1"
+JSON: Final = "application/json"
+
+_POSITION: Final[JsonObject] = {**INTEGER, "minimum": 0, "maximum": TOP}
+
+
+@dataclass(frozen=True, slots=True)
+class GoodAnswer:
+    """What a path answers with 200: JSON of this schema, or bytes of another media type."""
+
+    schema: JsonObject
+    media_type: str = JSON
+    also: Mapping[int, JsonObject] | None = None
+    """Further statuses with JSON of their own, no problems."""
+
+
+ANSWERS: Final[Mapping[str, GoodAnswer]] = {
+    "/api/v1/events": GoodAnswer(page("events", "LoggedEvent", next=_POSITION, end=_POSITION)),
+    "/api/v1/events/{position}": GoodAnswer(ref("LoggedEventInFull")),
+    "/api/v1/parked/deliveries": GoodAnswer(page("deliveries", "ParkedDelivery")),
+    "/api/v1/parked/events": GoodAnswer(page("events", "ParkedEvent")),
+    "/api/v1/settings": GoodAnswer(ref("RunningSettings")),
+    "/api/v1/{slug}/tickets": GoodAnswer(page("tickets", "Ticket")),
+    "/api/v1/{slug}/tickets/{id}": GoodAnswer(ref("Ticket")),
+    "/api/v1/{slug}/tickets/{id}/messages": GoodAnswer(page("messages", "Message")),
+    "/api/v1/{slug}/messages": GoodAnswer(page("messages", "Message")),
+    "/api/v1/{slug}/messages/{id}": GoodAnswer(ref("MessageInFull")),
+    "/api/v1/{slug}/contacts": GoodAnswer(page("contacts", "Contact")),
+    "/api/v1/{slug}/contacts/{id}": GoodAnswer(ref("Contact")),
+    "/api/v1/{slug}/campaigns": GoodAnswer(page("campaigns", "Campaign")),
+    "/api/v1/{slug}/campaigns/{id}": GoodAnswer(ref("Campaign")),
+    "/api/v1/{slug}/backfill": GoodAnswer(page("runs", "Run", next={"type": "null"})),
+    "/api/v1/{slug}/drift": GoodAnswer(
+        page("drift", "Difference", run=nullable(INTEGER), finished_at=nullable({**TEXT, "format": "date-time"}))
+    ),
+    "/api/v1/{slug}/rejects": GoodAnswer(page("rejects", "RejectedDelivery", next={"type": "null"})),
+    "/api/v1/{slug}/rejects/{number}": GoodAnswer({}, "application/octet-stream"),
+    "/livez": GoodAnswer(row({"alive": {"const": True}})),
+    "/readyz": GoodAnswer(ref("Readiness"), also={503: ref("Readiness")}),
+    "/readyz/{role}": GoodAnswer(ref("Readiness"), also={503: ref("Readiness")}),
+    "/metrics": GoodAnswer(TEXT, "text/plain"),
+}
+"""What each path answers. Every new route has its row here."""
+
+_QUERY: Final[Mapping[str, JsonObject]] = {
+    "after": {**TEXT, "description": "The `next` of the page before; opaque."},
+    "limit": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": PAGE_LIMIT,
+        "default": DEFAULT_LIMIT,
+        "description": "How many rows a page may have.",
+    },
+    "status": {**TEXT, "description": "Only those with this status."},
+    "contact": {**TEXT, "description": "Only those of the contact with this id."},
+    "tenant": {**TEXT, "description": "Only those of the tenant with this slug."},
+    "type": {**enum(EventType), "description": "Only events of this type."},
+    "entity": {**enum(get_args(Entity)), "description": "Only differences of this entity."},
+    "kind": {**enum(get_args(DriftKind)), "description": "Only differences of this kind."},
+    "raw": {"type": "integer", "enum": [0, 1], "default": 0, "description": "1 to get the bytes that came."},
+}
+"""Each parameter of a query by its name."""
+
+_QUERY_OF: Final[Mapping[tuple[str, str], JsonObject]] = {
+    ("/api/v1/events", "after"): {**_POSITION, "default": 0, "description": "The position to go on behind."},
+}
+"""The same, where one path means something else by it."""
+
+_PLACEHOLDERS: Final[Mapping[str, JsonObject]] = {
+    "slug": {**TEXT, "description": "The name of the tenant's section in the configuration."},
+    "id": {**TEXT, "description": "The vendor's id."},
+    "position": {**_POSITION, "description": "A position of the log."},
+    "number": {**INTEGER, "minimum": 0, "description": "The number of a reject."},
+    "role": {**TEXT, "description": "A role of the process."},
+}
+
+_REFUSALS: Final[Mapping[int, str]] = {
+    400: "A parameter is unknown, given twice, or cannot be read; `parameter` names it.",
+    401: "The bearer token is missing or wrong.",
+    404: "There is nothing here by that name.",
+    503: "The database is in trouble; come again.",
+}
+
+
+def read_api(routes: Iterable[tuple[str, str]], prose: Prose, *, version: str, url: str) -> JsonObject:
+    """Return the document of these routes; raise LookupError for one that nothing describes."""
+    paths: dict[str, JsonObject] = {}
+    for method, path in sorted(routes, key=lambda one: one[1]):
+        if path not in ANSWERS:
+            raise LookupError(f"{method} {path} has no row in ANSWERS (contracts/openapi.py): say what it answers")
+        if path not in prose.paths:
+            raise LookupError(f"{method} {path} has no row in docs/read-api.md: say what it takes and answers")
+        paths.setdefault(path, {})[method.lower()] = _operation(method, path, prose.paths[path])
+    return {
+        "openapi": VERSION,
+        "jsonSchemaDialect": DIALECT,
+        "info": {
+            "title": "whatsms-events, the private listener",
+            "version": version,
+            "description": "What the service knows, as JSON: tickets, messages, contacts, campaigns, the log of "
+            "events, what was parked, and how backfills went. It only reads.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": url, "description": "The default of `private.host` and `private.port`."}],
+        "security": [{"token": []}],
+        "paths": paths,
+        "components": {
+            "schemas": answer_components(prose.fields),
+            "responses": {f"Refused{status}": _refusal(status, why) for status, why in _REFUSALS.items()},
+            "securitySchemes": {
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "`private.token`, where one is set; without it every request is served.",
+                }
+            },
+        },
+    }
+
+
+def _operation(method: str, path: str, words: PathWords) -> JsonObject:
+    guarded = path.startswith("/api/")
+    answered = ANSWERS[path]
+    statuses = [400, 401, 503] if guarded else []
+    if "{" in path or "tenant" in words.parameters:
+        statuses.append(404)
+    responses: JsonObject = {"200": _answer(answered.schema, answered.media_type)}
+    responses |= {str(status): _answer(schema, JSON) for status, schema in (answered.also or {}).items()}
+    responses |= {str(status): {"$ref": f"#/components/responses/Refused{status}"} for status in sorted(statuses)}
+    parameters = [
+        *(_parameter("path", name, _PLACEHOLDERS, path) for name in re.findall(r"\{(\w+)\}", path)),
+        *(_parameter("query", name, _QUERY, path) for name in words.parameters),
+    ]
+    return {
+        "operationId": operation_id(method, path.removeprefix("/api/v1")),
+        "summary": _summary(words.answers, path),
+        "description": words.answers,
+        "tags": [words.section],
+        **({} if guarded else {"security": []}),
+        **({"parameters": parameters} if parameters else {}),
+        "responses": dict(sorted(responses.items())),
+    }
+
+
+def operation_id(method: str, path: str) -> str:
+    """Return a name for generated code, such as `getTicketsById`."""
+    parts = [f"By{one[1:-1].capitalize()}" if one[0] == "{" else one for one in path.split("/") if one]
+    parts = [one for one in parts if one != "BySlug"]
+    return method.lower() + "".join(word[0].upper() + word[1:] for one in parts for word in one.split("-"))
+
+
+def _summary(text: str, path: str) -> str:
+    """Return the first part of a sentence, as a heading; where an example stands there, the path."""
+    words = re.split(r"[;:,(] ?", text.replace("`", ""), maxsplit=1)[0].strip()
+    return words[:1].upper() + words[1:] if words[:1].isalpha() else path
+
+
+def _answer(schema: JsonObject, media_type: str) -> JsonObject:
+    return {"description": "The answer.", "content": {media_type: {"schema": schema} if schema else {}}}
+
+
+def _parameter(place: str, name: str, known: Mapping[str, JsonObject], path: str) -> JsonObject:
+    schema = _QUERY_OF.get((path, name), known.get(name))
+    if schema is None:
+        raise LookupError(f"the parameter {name} of {path} has no row in contracts/openapi.py: say what it is")
+    schema = dict(schema)
+    description = schema.pop("description")
+    return {"name": name, "in": place, "required": place == "path", "description": description, "schema": schema}
+
+
+def _refusal(status: int, why: str) -> JsonObject:
+    answer: JsonObject = {"description": why, "content": {PROBLEM_JSON: {"schema": ref("Problem")}}}
+    if status == 503:
+        after = {"description": "Seconds.", "schema": {"type": "integer", "examples": [RETRY_AFTER_S]}}
+        answer["headers"] = {"Retry-After": after}
+    if status == 401:
+        answer["headers"] = {"WWW-Authenticate": {"schema": dict(TEXT)}}
+    return answer
