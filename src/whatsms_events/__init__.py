@@ -84,6 +84,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         openapi, answers, listener        the private listener: its paths, what they answer, its routes
         vendor                            the vendor's REST API, as the twin serves it
         prose, reading                    what the pages of docs say of a field; the page for people
+        breaking                          what a change of a contract breaks
         published                         what was made, to be served
     config/         settings, sources, checks, load, render; change: what may change while a process runs
     service/        service: one process, its parts and their order

@@ -1,0 +1,207 @@
+"""What of a contract would break those who rely on an older one: removed, narrowed, or asked for anew.
+
+Three sides rely on a contract. Who reads finds gone what it knew, or meets a value that could not be before. Who reads
+events with the newer contract still meets old ones, which lack what is always there only now; an answer is as new as
+the service. Who asks is refused where a path or a parameter is gone, or where more is demanded. What is optional may be
+added, and so may words of an enumeration: readers are told to take unknown fields and words as news.
+
+References are followed within each document; what is the same pair of references once more is not compared again.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from whatsms_events.domain.bodies import JsonObject
+
+_FIXED: Final = ("const", "format", "pattern", "contentEncoding")
+"""Rules that say what a value is: another one, or none, is another value."""
+
+_LOWER: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems")
+_UPPER: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems")
+_Side = Literal["event", "answer", "request"]
+"""Whether what is compared is kept for years, is answered now, or is what a client sends."""
+
+_METHODS: Final = ("get", "put", "post", "delete", "patch")
+
+
+def breaking(old: JsonObject, new: JsonObject) -> list[str]:
+    """Return each change between two documents of one kind that breaks somebody, in words; none is the aim.
+
+    Both are JSON Schema, both OpenAPI or both AsyncAPI.
+    """
+    pair = _Pair(old, new)
+    if "openapi" in old:
+        return list(_paths(pair))
+    if "asyncapi" in old:
+        return list(_channels(pair))
+    return list(_schemas(pair, old, new, "data"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """The two documents, and which pairs of references in them were compared."""
+
+    old: JsonObject
+    new: JsonObject
+    side: _Side = "event"
+    done: set[tuple[str, str, str]] = field(default_factory=set)
+
+    def of(self, side: _Side) -> "_Pair":
+        """Return the same pair for another side."""
+        return _Pair(self.old, self.new, side, self.done)
+
+
+def _found(document: JsonObject, value: Any) -> Any:
+    """Return what a reference leads to, or the value itself."""
+    while isinstance(value, dict) and "$ref" in value:
+        target: Any = document
+        for part in value["$ref"].removeprefix("#/").split("/"):
+            target = target.get(part, {}) if isinstance(target, dict) else {}
+        value = target
+    return value
+
+
+def _paths(pair: _Pair) -> Iterator[str]:
+    for path, operations in pair.old["paths"].items():
+        for method in (one for one in _METHODS if one in operations):
+            place = f"{method.upper()} {path}"
+            new = pair.new["paths"].get(path, {}).get(method)
+            if new is None:
+                yield f"{place} is gone"
+                continue
+            yield from _parameters(pair, operations[method], new, place)
+            yield from _contents(
+                pair.of("request"), operations[method].get("requestBody"), new.get("requestBody"), f"{place} body"
+            )
+            yield from _responses(pair, operations[method], new, place)
+
+
+def _parameters(pair: _Pair, old: JsonObject, new: JsonObject, place: str) -> Iterator[str]:
+    was, now = ({(one["in"], one["name"]): one for one in each.get("parameters", ())} for each in (old, new))
+    for key, parameter in was.items():
+        if key not in now:
+            yield f"{place}: the parameter {key[1]} is gone"
+        else:
+            yield from _schemas(pair.of("request"), parameter["schema"], now[key]["schema"], f"{place} ?{key[1]}")
+    for key, parameter in now.items():
+        if parameter.get("required") and not was.get(key, {}).get("required"):
+            yield f"{place}: the parameter {key[1]} is required now"
+
+
+def _responses(pair: _Pair, old: JsonObject, new: JsonObject, place: str) -> Iterator[str]:
+    for status, answer in old["responses"].items():
+        if status in new["responses"]:
+            yield from _contents(pair.of("answer"), answer, new["responses"][status], f"{place} {status}")
+        elif status.startswith("2"):
+            yield f"{place}: it does not answer {status} any more"
+
+
+def _contents(pair: _Pair, old: Any, new: Any, place: str) -> Iterator[str]:
+    was, now = _found(pair.old, old) or {}, _found(pair.new, new) or {}
+    if pair.side == "request" and now.get("required") and not was.get("required"):
+        yield f"{place}: it is required now"
+    for media_type, content in was.get("content", {}).items():
+        if media_type not in now.get("content", {}):
+            yield f"{place}: {media_type} is gone"
+            continue
+        yield from _schemas(pair, content.get("schema", {}), now["content"][media_type].get("schema", {}), place)
+
+
+def _channels(pair: _Pair) -> Iterator[str]:
+    for name, channel in pair.old["channels"].items():
+        new = pair.new["channels"].get(name)
+        if new is None:
+            yield f"the channel {name} is gone"
+            continue
+        if new["address"] != channel["address"]:
+            yield f"the channel {name} is at {new['address']} now, not at {channel['address']}"
+        for message, held in channel["messages"].items():
+            if message not in new["messages"]:
+                yield f"{name}: the message {message} is gone"
+                continue
+            was, now = _found(pair.old, held), _found(pair.new, new["messages"][message])
+            for part in ("headers", "payload"):
+                yield from _schemas(pair, was[part], now[part], f"{name} {message} {part}")
+
+
+def _schemas(pair: _Pair, old: Any, new: Any, place: str) -> Iterator[str]:
+    """Yield what breaks between two schemas."""
+    if isinstance(old, dict) and isinstance(new, dict) and "$ref" in old and "$ref" in new:
+        key = (old["$ref"], new["$ref"], pair.side)
+        if key in pair.done:
+            return
+        pair.done.add(key)
+    was, now = _found(pair.old, old), _found(pair.new, new)
+    yield from _types(pair, was, now, place)
+    yield from _rules(was, now, place)
+    yield from _words(was, now, place)
+    yield from _objects(pair, was, now, place)
+    for part in ("items", "additionalProperties"):
+        if isinstance(was.get(part), dict):
+            yield from _schemas(pair, was[part], now.get(part) or {}, f"{place}[]")
+    for number, (one, other) in enumerate(zip(was.get("allOf", ()), now.get("allOf", ()), strict=False)):
+        yield from _schemas(pair, one, other, f"{place}&{number}")
+    if len(was.get("allOf", ())) > len(now.get("allOf", ())):
+        yield f"{place}: a part of it is gone"
+
+
+def _alternatives(document: JsonObject, schema: JsonObject) -> Mapping[str, Any]:
+    """Return what a value may be: plain types by their name, others by the component's."""
+    found: dict[str, Any] = {}
+    for one in schema.get("anyOf", (schema,)):
+        target = _found(document, one)
+        kinds = target.get("type", "anything")
+        for kind in kinds if isinstance(kinds, list) else [kinds]:
+            name = one["$ref"].rpartition("/")[2] if "$ref" in one and "anyOf" in schema else str(kind)
+            found[name] = one
+    return found
+
+
+def _types(pair: _Pair, old: JsonObject, new: JsonObject, place: str) -> Iterator[str]:
+    was, now = _alternatives(pair.old, old), _alternatives(pair.new, new)
+    for name in was.keys() - now.keys():
+        yield f"{place}: it is never {name} any more"
+    for name in now.keys() - was.keys():
+        # A client may send what it sent before. A reader takes a new kind of thing as news, but not null or a number.
+        if pair.side != "request" and "$ref" not in now[name]:
+            yield f"{place}: it may be {name} now"
+    if "anyOf" in old and "anyOf" in new:
+        for name in was.keys() & now.keys():
+            yield from _schemas(pair, was[name], now[name], place)
+
+
+def _rules(old: JsonObject, new: JsonObject, place: str) -> Iterator[str]:
+    for rule in _FIXED:
+        if old.get(rule) != new.get(rule):
+            yield f"{place}: {rule} is {new.get(rule)} now, not {old.get(rule)}"
+    for rule, sign in [*((rule, 1) for rule in _LOWER), *((rule, -1) for rule in _UPPER)]:
+        if rule in new and (rule not in old or sign * new[rule] > sign * old[rule]):
+            yield f"{place}: {rule} is {new[rule]} now, not {old.get(rule)}"
+    if new.get("additionalProperties") is False and old.get("additionalProperties") is not False:
+        yield f"{place}: no further fields are allowed now"
+
+
+def _words(old: JsonObject, new: JsonObject, place: str) -> Iterator[str]:
+    if "enum" in new:
+        # A list of words that was none before refuses words that were allowed.
+        for word in [one for one in old.get("enum", ["anything"]) if one not in new["enum"]]:
+            yield f"{place}: it is never {word} any more"
+    elif "enum" in old:
+        yield f"{place}: its words are not closed any more"
+
+
+def _objects(pair: _Pair, old: JsonObject, new: JsonObject, place: str) -> Iterator[str]:
+    was, now = old.get("properties", {}), new.get("properties", {})
+    for name, schema in was.items():
+        if name not in now:
+            yield f"{place}.{name} is gone"
+        else:
+            yield from _schemas(pair, schema, now[name], f"{place}.{name}")
+    required, required_now = set(old.get("required", ())), set(new.get("required", ()))
+    if pair.side != "answer":
+        for name in sorted(required_now - required):
+            yield f"{place}.{name} is required now, and older ones may lack it"
+    if pair.side != "request":
+        for name in sorted((required - required_now) & now.keys()):
+            yield f"{place}.{name} may be missing now"

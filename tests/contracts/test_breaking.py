@@ -1,0 +1,185 @@
+"""What breaks who relies on a contract: found by `breaking`, and kept out of the contracts by the baseline."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whatsms_events.contracts.breaking import breaking
+from whatsms_events.contracts.published import published
+
+BASELINE = {path.name: path for path in sorted((Path(__file__).parent / "baseline").glob("*.json"))}
+"""The contracts of the last release, and before the first one those of its beginning."""
+
+Json = dict[str, Any]
+
+LEAVES: st.SearchStrategy[Json] = st.one_of(
+    st.sampled_from(["string", "integer", "boolean", "number"]).map(lambda kind: {"type": kind}),
+    st.sampled_from(["string", "integer"]).map(lambda kind: {"type": [kind, "null"]}),
+    st.just({"type": "string", "format": "date-time"}),
+    st.just({"type": "string", "enum": ["a", "b", "c"]}),
+)
+NAMES = st.sampled_from(["one", "two", "three", "four"])
+
+
+def objects(inner: st.SearchStrategy[Json]) -> st.SearchStrategy[Json]:
+    """Give objects whose fields are such things, some of them required."""
+    return st.dictionaries(NAMES, inner, min_size=1).flatmap(
+        lambda fields: st.sets(st.sampled_from(sorted(fields))).map(
+            lambda needed: {"type": "object", "properties": fields, "required": sorted(needed)}
+        )
+    )
+
+
+SCHEMAS = objects(
+    st.recursive(
+        LEAVES, lambda inner: objects(inner) | inner.map(lambda one: {"type": "array", "items": one}), max_leaves=8
+    )
+)
+
+
+def places(schema: Json, kind: str) -> list[Json]:
+    """List every schema in one, itself among them, that is of a kind, or has such words."""
+    found = [schema] if kind in schema or schema.get("type") == kind else []
+    for inner in [*schema.get("properties", {}).values(), *([schema["items"]] if "items" in schema else [])]:
+        found += places(inner, kind)
+    return found
+
+
+@given(SCHEMAS)
+def test_the_same_breaks_nothing(schema: Json) -> None:
+    """A contract that did not change breaks nobody."""
+    assert breaking(schema, copy.deepcopy(schema)) == []
+
+
+@given(SCHEMAS, LEAVES, st.data())
+def test_adding_what_is_optional_never_breaks(schema: Json, leaf: Json, data: st.DataObject) -> None:
+    """A further field anywhere, and a further word of any enumeration, break nobody; taken away again, both do."""
+    new = copy.deepcopy(schema)
+    place = data.draw(st.sampled_from(places(new, "object")))
+    place["properties"]["new"] = leaf
+    assert breaking(schema, new) == []
+    assert breaking(new, schema)
+    place["required"] = [*place["required"], "new"]
+    assert breaking(schema, new)
+    if words := places(copy.deepcopy(schema), "enum"):
+        more = copy.deepcopy(schema)
+        places(more, "enum")[data.draw(st.integers(0, len(words) - 1))]["enum"].append("d")
+        assert breaking(schema, more) == []
+        assert breaking(more, schema)
+
+
+@given(SCHEMAS, st.data())
+def test_removing_always_breaks(schema: Json, data: st.DataObject) -> None:
+    """A field that is gone anywhere breaks somebody, and so does one that was always there and may be missing now."""
+    new = copy.deepcopy(schema)
+    place = data.draw(st.sampled_from(places(new, "object")))
+    name = data.draw(st.sampled_from(sorted(place["properties"])))
+    if name in place["required"]:
+        place["required"].remove(name)
+        assert breaking(schema, new)
+    del place["properties"][name]
+    assert breaking(schema, new)
+
+
+@given(SCHEMAS, st.data())
+def test_another_type_always_breaks(schema: Json, data: st.DataObject) -> None:
+    """A text that becomes a number, or may be null now, breaks somebody."""
+    new = copy.deepcopy(schema)
+    if not (found := places(new, "string")):
+        return
+    place = data.draw(st.sampled_from(found))
+    place["type"] = data.draw(st.sampled_from(["integer", ["string", "null"], "array"]))
+    assert breaking(schema, new)
+
+
+def changed(name: str, *path: str) -> tuple[Json, Json, Any]:
+    """Return a document twice, and what stands at a place of the second."""
+    document: Json = json.loads(published()[name])
+    new = copy.deepcopy(document)
+    place: Any = new
+    for part in path:
+        place = place[part]
+    return document, new, place
+
+
+TICKETS = ("paths", "/api/v1/{slug}/tickets", "get")
+
+
+def test_a_path_or_a_parameter_that_is_gone_breaks() -> None:
+    """Who asks for it is refused: a path, a method, a parameter, a media type; and who must give one more."""
+    old, new, paths = changed("openapi.json", "paths")
+    del paths["/api/v1/{slug}/tickets"]
+    assert breaking(old, new) == ["GET /api/v1/{slug}/tickets is gone"]
+    old, new, operation = changed("openapi.json", *TICKETS)
+    operation["parameters"] = [one for one in operation["parameters"] if one["name"] != "status"]
+    assert breaking(old, new) == ["GET /api/v1/{slug}/tickets: the parameter status is gone"]
+    old, new, operation = changed("openapi.json", *TICKETS)
+    operation["parameters"] += [{"name": "why", "in": "query", "required": True, "schema": {"type": "string"}}]
+    assert breaking(old, new) == ["GET /api/v1/{slug}/tickets: the parameter why is required now"]
+    operation["parameters"][-1]["required"] = False
+    assert breaking(old, new) == []
+    old, new, content = changed("openapi.json", *TICKETS, "responses", "200", "content")
+    del content["application/json"]
+    assert breaking(old, new) == ["GET /api/v1/{slug}/tickets 200: application/json is gone"]
+    old, new, parameter = changed("openapi.json", *TICKETS, "parameters")
+    next(one for one in parameter if one["name"] == "limit")["schema"]["maximum"] = 100
+    assert breaking(old, new) == ["GET /api/v1/{slug}/tickets ?limit: maximum is 100 now, not 500"]
+
+
+def test_an_answer_may_have_more() -> None:
+    """A field that each answer has from now on breaks nobody, since no answer is kept; one that may be missing does."""
+    old, new, schema = changed("openapi.json", "components", "schemas", "Ticket")
+    schema["properties"]["priority"] = {"type": "string"}
+    schema["required"].append("priority")
+    assert breaking(old, new) == []
+    schema["required"].remove("status")
+    assert all(one.endswith("status may be missing now") for one in breaking(old, new))
+    assert breaking(old, new)
+
+
+def test_a_body_that_must_say_more_breaks() -> None:
+    """A field that a client need not send before is demanded; one that it need not send any more breaks nobody."""
+    path = ("paths", "/api/v2/tickets", "post", "requestBody", "content", "application/json", "schema")
+    old, new, schema = changed("vendor.openapi.json", *path)
+    schema["required"].append("channel")
+    assert breaking(old, new) == [
+        "POST /api/v2/tickets body.channel is required now, and older ones may lack it",
+    ]
+    assert breaking(new, old) == []
+
+
+def test_a_topic_a_message_or_a_header_that_is_gone_breaks() -> None:
+    """Consumers look for each of them."""
+    old, new, channels = changed("asyncapi.json", "channels")
+    del channels["contacts"]
+    assert breaking(old, new) == ["the channel contacts is gone"]
+    old, new, channel = changed("asyncapi.json", "channels", "campaigns")
+    del channel["messages"]["campaign.finished"]
+    channel["address"] = "{prefix}.sendings"
+    assert len(breaking(old, new)) == 2
+    old, new, headers = changed("asyncapi.json", "components", "schemas", "Headers")
+    del headers["properties"]["ce_subject"]
+    headers["required"].remove("ce_sequence")
+    assert {one.rpartition(" ")[0].rpartition("headers")[2] for one in breaking(old, new)} == {
+        *("&0.ce_subject is", "&0.ce_sequence may be missing"),
+    }
+
+
+def test_the_baseline_is_whole() -> None:
+    """Each document of the last release is still there."""
+    assert BASELINE
+    assert BASELINE.keys() <= published().keys()
+
+
+@pytest.mark.parametrize("name", BASELINE)
+def test_no_change_since_the_last_release_breaks_a_reader(name: str) -> None:
+    """The contracts break nobody who relies on those of the last release.
+
+    Where a break is meant, say it in CHANGELOG.md, and take the document anew as docs/contributing.md says.
+    """
+    assert breaking(json.loads(BASELINE[name].read_bytes()), json.loads(published()[name])) == []
