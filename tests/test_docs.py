@@ -44,6 +44,7 @@ from whatsms_events.storage.repair.reports import Options, Reports
 from whatsms_events.storage.repair.runs import Checkpoints
 from whatsms_events.storage.trace import EventFacts, Traces
 from whatsms_events.web import api, app, receiver
+from whatsms_events.web.documents import ContractFiles
 from whatsms_events.web.health import Health
 from whatsms_events.web.rejects import Rejects
 from whatsms_events.web.running import RunningSettings
@@ -193,6 +194,7 @@ def routes() -> set[str]:
         Rejects((), 0, token=None, now=clock.now),
         RunningSettings(lambda _salt: {}, None),
         Tracing(nothing, nothing, nothing, {}, None),
+        ContractFiles({}, None),
         Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool),
     )
     found = {getattr(route, "path", "") for part in parts for route in part.routes()}
@@ -210,6 +212,9 @@ OPAQUE = {"data", "extra_info", "settings"}
 
 SAMPLES: dict[str, object] = {
     "tenant": "tenant-1",
+    "type": "message.received",
+    "origin": "webhook",
+    "sha256": bytes(32),
     "versions": '{"body":[0,1,3,true],"gone":[0,2,3,false]}',
     "data": '{"message":{"id":"x"}}',
     "content": '{"body":"a","media_type":"b","deleted":false}',

@@ -60,6 +60,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         trace, trace_view                 all that is known of one event or one thing
         senders                           what was committed of one tenant -> alarms
         api, questions, views, health     the read API and its JSON; livez, readyz, metrics
+        documents                         the contracts for machines, and a page about them
     workers/        loop repeats a piece, backs off, halts
         relay                             event log -> Kafka
         sources, consumer                 Kafka or event log -> projection

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from whatsms_events.clock import now
 from whatsms_events.web.api import Api
+from whatsms_events.web.documents import ContractFiles
 from whatsms_events.web.health import Health
 from whatsms_events.web.rejects import Rejects
 from whatsms_events.web.running import RunningSettings
@@ -23,6 +24,7 @@ def private_routes() -> Iterator[tuple[str, str]]:
         Api(nothing, {}, None, nothing),
         Rejects((), 0, token=None, now=now),
         RunningSettings(lambda _salt: {}, None),
+        ContractFiles({}, None),
         Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool),
     )
     for part in parts:

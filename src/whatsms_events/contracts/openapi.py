@@ -22,6 +22,9 @@ from whatsms_events.web.questions import DEFAULT_LIMIT, TOP
 VERSION: Final = "3.1.1"
 JSON: Final = "application/json"
 
+GUARDED: Final = ("/api/", "/contracts")
+"""Where paths begin that the token guards; the probes are open."""
+
 _POSITION: Final[JsonObject] = {**INTEGER, "minimum": 0, "maximum": TOP}
 
 
@@ -56,6 +59,8 @@ ANSWERS: Final[Mapping[str, GoodAnswer]] = {
     ),
     "/api/v1/{slug}/rejects": GoodAnswer(page("rejects", "RejectedDelivery", next={"type": "null"})),
     "/api/v1/{slug}/rejects/{number}": GoodAnswer({}, "application/octet-stream"),
+    "/contracts": GoodAnswer(TEXT, "text/html"),
+    "/contracts/{file}": GoodAnswer({}, "*/*"),
     "/livez": GoodAnswer(row({"alive": {"const": True}})),
     "/readyz": GoodAnswer(ref("Readiness"), also={503: ref("Readiness")}),
     "/readyz/{role}": GoodAnswer(ref("Readiness"), also={503: ref("Readiness")}),
@@ -93,6 +98,7 @@ _PLACEHOLDERS: Final[Mapping[str, JsonObject]] = {
     "position": {**_POSITION, "description": "A position of the log."},
     "number": {**INTEGER, "minimum": 0, "description": "The number of a reject."},
     "role": {**TEXT, "description": "A role of the process."},
+    "file": {**TEXT, "description": "The name of a document, such as `asyncapi.json`."},
 }
 
 _REFUSALS: Final[Mapping[int, str]] = {
@@ -140,9 +146,10 @@ def read_api(routes: Iterable[tuple[str, str]], prose: Prose, *, version: str, u
 
 
 def _operation(method: str, path: str, words: PathWords) -> JsonObject:
-    guarded = path.startswith("/api/")
+    guarded = path.startswith(GUARDED)
+    reading = path.startswith("/api/")
     answered = ANSWERS[path]
-    statuses = [400, 401, 503] if guarded else []
+    statuses = [400, 401, *([503] if reading else [])] if guarded else []
     if "{" in path or "tenant" in words.parameters:
         statuses.append(404)
     responses: JsonObject = {"200": _answer(answered.schema, answered.media_type)}

@@ -8,6 +8,7 @@ from whatsms_events.config.settings import Settings
 from whatsms_events.service.parts import access_token, door_tenants, observed, tenant_ids
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.web.api import Api
+from whatsms_events.web.documents import ContractFiles
 from whatsms_events.web.receiver import Receiver
 from whatsms_events.web.rejects import Rejects
 from whatsms_events.web.running import RunningSettings
@@ -25,6 +26,7 @@ class LiveParts:
     api: Api
     running: RunningSettings
     tracing: Tracing
+    contracts: ContractFiles
     observer: Observer
 
     def change(self, settings: Settings) -> None:
@@ -43,4 +45,5 @@ class LiveParts:
         self.api.change(tenant_ids(settings), token)
         self.running.change(partial(comparable, settings), token)
         self.tracing.change(tenant_ids(settings), token)
+        self.contracts.change(token)
         self.observer.change(*observed(settings))

@@ -11,6 +11,7 @@ from typing import Final
 from whatsms_events.clock import now
 from whatsms_events.config.render import comparable
 from whatsms_events.config.settings import Settings
+from whatsms_events.contracts.published import published
 from whatsms_events.domain.normalize import record_limit_bytes
 from whatsms_events.kafka.connection import MAX_MESSAGE_BYTES, KafkaTarget
 from whatsms_events.service.record_finder import RecordFinder
@@ -37,6 +38,7 @@ from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.storage.trace import Traces
 from whatsms_events.web.api import Api
+from whatsms_events.web.documents import ContractFiles
 from whatsms_events.web.health import Check, Health
 from whatsms_events.web.receiver import Receiver, Tenant
 from whatsms_events.web.rejects import Rejects
@@ -215,6 +217,11 @@ def make_tracing(settings: Settings, stores: Stores) -> Tracing:
 def make_running(settings: Settings) -> RunningSettings:
     """Return what tells `config diff` which settings this process works with."""
     return RunningSettings(partial(comparable, settings), access_token(settings))
+
+
+def make_contracts(settings: Settings) -> ContractFiles:
+    """Return what serves the contracts for machines."""
+    return ContractFiles(published(), access_token(settings))
 
 
 def access_token(settings: Settings) -> str | None:

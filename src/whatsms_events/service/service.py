@@ -27,6 +27,7 @@ from whatsms_events.service.parts import (
     make_api,
     make_committer,
     make_consumer,
+    make_contracts,
     make_health,
     make_observer,
     make_receiver,
@@ -136,9 +137,9 @@ class Service:
         public = Listener(receiver.handle, on_unparsable=receiver.count_unparsable)
         health, running = self._health(stores, start, receiver), make_running(settings)
         api, observer = make_api(settings, stores), make_observer(settings, stores)
-        tracing = make_tracing(settings, stores)
-        private = Listener(private_app(api, health, rejects, running, tracing))
-        parts = LiveParts(committer, receiver, rejects, api, running, tracing, observer)
+        tracing, contracts = make_tracing(settings, stores), make_contracts(settings)
+        private = Listener(private_app(api, health, rejects, running, tracing, contracts))
+        parts = LiveParts(committer, receiver, rejects, api, running, tracing, contracts, observer)
         door = public if "receiver" in self.roles else None
         doors = Doors(settings, door, private, given=self._given, away=away, on_taken=stop.set)
         stack.push_async_callback(doors.close_private)
