@@ -56,7 +56,7 @@ async def test_the_consumer_counts_each_message_once(
     kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
 ) -> None:
     """`consumer.py` counts what the relay published, and counts nothing twice: neither when it is started again, nor
-    when its places are lost and it reads every record once more.
+    when its places are lost and it reads every record once more. `typed.py` reads the same records as typed events.
     """
     settings: dict[str, dict[str, object]] = {
         "kafka": {"bootstrap_servers": kafka.bootstrap, "topic_prefix": topic_prefix, "partitions": 3}
@@ -69,6 +69,8 @@ async def test_the_consumer_counts_each_message_once(
         await see(session, service)
     topic = f"{topic_prefix}.conversations"
     await until(lambda: len(read_committed(kafka.bootstrap, [topic])) == 5, 60, "everything published")
+    typed = await ran("typed.py", kafka.bootstrap, "--prefix", topic_prefix, "--until-end")
+    assert typed == ["t-1 wrote Olá", "t-1 closed"]
     file = tmp_path / "counts.db"
     asked = (kafka.bootstrap, str(file), "--prefix", topic_prefix, "--until-end")
     assert await ran("consumer.py", *asked) == [f"{TENANT} t-1 2"]

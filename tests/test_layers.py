@@ -20,6 +20,7 @@ BELOW = {
     "lines": set(),
     "logs": {"redaction", "errors"},
     "domain": {"errors"},
+    "consume": {"domain", "errors"},
     "kafka": {"domain", "errors", "metrics"},
     "storage": {"domain", "errors", "metrics"},
     "whatsms": {"domain", "errors", "metrics"},

@@ -25,6 +25,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         tenant, door                      two spellings of one id; what deliveries say of their sender
         silence, standing                 when silence is a fault; whether a role stands still
         rotation                          when a webhook secret may be taken out of the configuration
+    consume         for consumers in Python: a Kafka record, or a row of the read API, <-> a typed event
     storage/        all SQL
         database, engines, schema, tables, migrations/    open, check, migrate
         held_file, postgres_url, servers  is it still our file, our server

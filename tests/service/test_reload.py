@@ -181,7 +181,7 @@ async def test_tenants_and_tokens_come_and_go_without_a_restart(tmp_path: Path) 
     assert (await post(service, "whsec-of-the-shop", "shop"), await post(service, SECRET)) == (200, 200)
     async with aiohttp.ClientSession() as session:
         for token, status in (("the-first-token-of-all", 401), ("the-second-token-of-all", 200)):
-            for path in ("/api/v1/events?tenant=shop", "/api/v1/settings", "/api/v1/shop/rejects"):
+            for path in ("/api/v1/events?tenant=shop", "/api/v1/settings", "/api/v1/shop/rejects", "/contracts"):
                 headers = {"Authorization": f"Bearer {token}"}
                 async with session.get(f"{service.private_url}{path}", headers=headers) as answer:
                     assert answer.status == status, path

@@ -1,0 +1,153 @@
+"""For consumers in Python: what Kafka or the read API holds becomes a typed event, and an event becomes that again.
+
+    from whatsms_events import consume
+
+    taken = consume.from_kafka(record.headers, record.value)
+    if isinstance(taken.data, MessagePayload) and taken.event.type is EventType.MESSAGE_RECEIVED:
+        print(taken.data.message.body)
+
+Nothing here reads or writes: any client of Kafka or HTTP will do, with or without asyncio. The types are those of
+`whatsms_events.domain.events`. A type of event that this release does not know is an `InvalidEventError` like whatever
+else cannot be read: a consumer notes it and goes on.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from whatsms_events.domain.events import Event, EventType, LogEntry, Origin, Payload, decode
+from whatsms_events.domain.records import KafkaRecord, from_record, to_record
+from whatsms_events.errors import InvalidEventError
+
+_NULL: Final = b"null"
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """An event at its position in the log. `data` is typed; None where retention removed it.
+
+    `log_id` names the log; None where the event comes from the read API, which serves one log. `event.tenant` is the
+    vendor's id of the tenant. What has the same `log_id` and `position` is the same event.
+    """
+
+    log_id: UUID | None
+    position: int
+    event: Event
+    data: Payload | None
+
+
+class RowsPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of `/api/v1/events`: `next` is what to ask for as `after`; at `end` there is no more for now.
+
+    `rows` are for `from_json`, one by one: where one cannot be read, the others can.
+    """
+
+    rows: list[bytes]
+    next: int
+    end: int
+
+
+class _Row(msgspec.Struct, frozen=True, kw_only=True):
+    """An event as the read API shows it; what follows from the rest of it is left out."""
+
+    position: int
+    id: UUID
+    type: EventType
+    tenant: str | None = None
+    tenant_id: str
+    occurred_at: datetime | None
+    received_at: datetime
+    origin: Origin
+    subject: str | None
+    ticket_id: str | None
+    contact_id: str | None
+    message_id: str | None
+    data: msgspec.Raw
+
+
+class _Page(msgspec.Struct, frozen=True, kw_only=True):
+    events: list[msgspec.Raw]
+    next: int
+    end: int
+
+
+_rows: Final = msgspec.json.Decoder(_Row)
+_pages: Final = msgspec.json.Decoder(_Page)
+_encoder: Final = msgspec.json.Encoder()
+
+
+def from_kafka(headers: Iterable[tuple[str, bytes]] | None, value: bytes | None) -> Taken:
+    """Return the event of a Kafka record; raise InvalidEventError, with the reason "stray" for somebody else's."""
+    log_id, entry = from_record(tuple(headers or ()), value)
+    return _taken(log_id, entry)
+
+
+def to_kafka(taken: Taken) -> KafkaRecord:
+    """Return the record that the relay publishes for the event; raise ValueError where it names no log."""
+    if taken.log_id is None:
+        raise ValueError("an event of the read API names no log, which a record must")
+    return to_record(LogEntry(position=taken.position, event=taken.event), taken.log_id)
+
+
+def from_json(row: bytes | str) -> Taken:
+    """Return the event of one row of the read API's `/api/v1/events`; raise InvalidEventError."""
+    try:
+        return _of_row(_rows.decode(row))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidEventError("row", type(exc).__name__) from exc
+
+
+def rows_of(body: bytes | str) -> RowsPage:
+    """Return the rows of a whole answer of `/api/v1/events`; raise InvalidEventError."""
+    try:
+        page = _pages.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidEventError("page", type(exc).__name__) from exc
+    return RowsPage(rows=[bytes(row) for row in page.events], next=page.next, end=page.end)
+
+
+def to_json(taken: Taken, slug: str | None = None) -> bytes:
+    """Return the row that the read API shows of the event, as far as the event tells; `slug` is its tenant's."""
+    event = taken.event
+    return _encoder.encode(
+        _Row(
+            position=taken.position,
+            id=event.id,
+            type=event.type,
+            tenant=slug,
+            tenant_id=event.tenant,
+            occurred_at=event.occurred_at,
+            received_at=event.received_at,
+            origin=event.origin,
+            subject=event.subject,
+            ticket_id=event.ticket_id,
+            contact_id=event.contact_id,
+            message_id=event.message_id,
+            data=msgspec.Raw(event.data or _NULL),
+        )
+    )
+
+
+def _of_row(row: _Row) -> Taken:
+    data = bytes(row.data)
+    event = Event(
+        id=row.id,
+        type=row.type,
+        tenant=row.tenant_id,
+        occurred_at=row.occurred_at,
+        received_at=row.received_at,
+        origin=row.origin,
+        subject=row.subject,
+        ticket_id=row.ticket_id,
+        contact_id=row.contact_id,
+        message_id=row.message_id,
+        data=b"" if data == _NULL else data,
+    )
+    return _taken(None, LogEntry(position=row.position, event=event))
+
+
+def _taken(log_id: UUID | None, entry: LogEntry) -> Taken:
+    data = decode(entry.event) if entry.event.data else None
+    return Taken(log_id=log_id, position=entry.position, event=entry.event, data=data)

@@ -1,0 +1,127 @@
+"""The module for consumers: records and rows of the read API to typed events, and back."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domain.test_records import EVENTS, LOG_ID, entry_of
+from test_docs import Client
+from test_docs import filled_api as _filled_api
+from whatsms_events import consume
+from whatsms_events.domain import events
+from whatsms_events.domain.events import Event, LogEntry, MessagePayload, encode, entity
+from whatsms_events.domain.records import to_record
+from whatsms_events.errors import InvalidEventError
+
+filled_api = _filled_api
+
+SAMPLES = [
+    json.loads(path.read_bytes()) for path in sorted((Path(__file__).parent / "deliveries").glob("*.event.json"))
+]
+BY_ENTITY = {
+    name: [msgspec.json.encode(one["data"]) for one in SAMPLES if entity(events.EventType(one["type"])) == name]
+    for name in events.SHAPES
+}
+
+
+def with_data(event: Event) -> st.SearchStrategy[Event]:
+    """Give an event with data of its kind: a sample's, or one that is made of the bare structs, or none any more."""
+    name = entity(event.type)
+    thing = {"message": events.Message, "ticket": events.Ticket, "contact": events.Contact}.get(name, events.Campaign)
+    text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+    made = st.builds(thing, id=text, created_at=st.none() | st.datetimes(timezones=st.timezones())).map(
+        lambda one: encode(events.SHAPES[name](**{name: one}))
+    )
+    return (st.sampled_from(BY_ENTITY[name]) | made).map(lambda data: msgspec.structs.replace(event, data=data))
+
+
+ENTRIES = st.builds(LogEntry, position=st.integers(0, 2**63 - 1), event=EVENTS.flatmap(with_data))
+
+
+@given(entry=ENTRIES, log_id=st.uuids())
+def test_back_and_forth_over_kafka_is_the_identity(entry: LogEntry, log_id: UUID) -> None:
+    """A record becomes an event that becomes the same record; and the event is the log's own, with its data typed."""
+    record = to_record(entry, log_id)
+    taken = consume.from_kafka(record.headers, record.value)
+    assert consume.to_kafka(taken) == record
+    assert consume.from_kafka(record.headers, record.value) == taken
+    assert (taken.log_id, taken.position, taken.event) == (log_id, entry.position, entry.event)
+    assert isinstance(taken.data, events.SHAPES[entity(entry.event.type)])
+
+
+@given(entry=ENTRIES, blanked=st.booleans(), slug=st.none() | st.just("acme"))
+def test_back_and_forth_over_json_is_the_identity(entry: LogEntry, blanked: bool, slug: str | None) -> None:
+    """A row of the read API becomes an event that becomes the same row, also where retention removed its data."""
+    event = msgspec.structs.replace(entry.event, data=b"") if blanked else entry.event
+    data = None if blanked else events.decode(event)
+    taken = consume.Taken(log_id=None, position=entry.position, event=event, data=data)
+    row = consume.to_json(taken, slug)
+    assert consume.from_json(row) == taken
+    assert consume.to_json(consume.from_json(row), slug) == row
+    page = consume.rows_of(b'{"events":[%b,%b],"next":3,"end":9}' % (row, row))
+    assert page == consume.RowsPage(rows=[row, row], next=3, end=9)
+
+
+def test_the_example_of_the_module_is_true() -> None:
+    """An event is asked for its type and its data, and both are typed."""
+    record = to_record(entry_of(data=b'{"message":{"id":"m-1","body":"Ol\xc3\xa1"}}'), LOG_ID)
+    taken = consume.from_kafka(list(record.headers), record.value)
+    assert isinstance(taken.data, MessagePayload)
+    assert taken.event.type is events.EventType.MESSAGE_RECEIVED
+    assert taken.data.message.body == "Olá"
+
+
+@pytest.mark.parametrize(
+    ("headers", "value", "reason"),
+    [
+        (None, b"{}", "stray"),
+        ([], None, "stray"),
+        (to_record(entry_of(), LOG_ID).headers, None, "record"),
+        (to_record(entry_of(), LOG_ID).headers, b"{}", "data"),
+        (to_record(entry_of(), LOG_ID).headers, b"\xff", "data"),
+        ((*to_record(entry_of(), LOG_ID).headers, ("ce_type", b"pt.whatsms.call.began")), b"{}", "record"),
+    ],
+)
+def test_what_is_no_event_says_why(headers: list[tuple[str, bytes]] | None, value: bytes | None, reason: str) -> None:
+    """A record of somebody else, one of a later release's type, and a broken one raise an error with the reason."""
+    with pytest.raises(InvalidEventError) as caught:
+        consume.from_kafka(headers, value)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("row", [b"", b"[]", b"\xff", b"{}", b"[" * 5000, '{"position":1}'])
+def test_what_is_no_row_says_so(row: bytes | str) -> None:
+    """What the read API would never answer raises the same error."""
+    with pytest.raises(InvalidEventError):
+        consume.from_json(row)
+    with pytest.raises(InvalidEventError):
+        consume.rows_of(row)
+
+
+def test_an_event_of_the_read_api_is_no_record() -> None:
+    """A record must name its log, which a row does not."""
+    taken = consume.from_kafka(to_record(entry_of(), LOG_ID).headers, entry_of().event.data)
+    with pytest.raises(ValueError, match="names no log"):
+        consume.to_kafka(msgspec.structs.replace(taken, log_id=None))
+
+
+async def test_the_real_read_api_is_understood(filled_api: Client) -> None:
+    """A page that the read API answers is read, with all of its events."""
+    async with filled_api.get("/api/v1/events") as answer:
+        page = consume.rows_of(await answer.read())
+    assert (page.next, page.end, [consume.from_json(row).position for row in page.rows]) == (1, 1, [1])
+
+
+def test_nothing_but_the_domain_is_imported() -> None:
+    """A consumer that uses the module loads no HTTP server, no client of Kafka, no database."""
+    heavy = ("aiohttp", "aiokafka", "sqlalchemy", "pydantic", "prometheus_client", "structlog")
+    program = f"import sys, whatsms_events.consume; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
