@@ -83,7 +83,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
     contracts/      JSON Schema, AsyncAPI and OpenAPI, made of all of the above
         documents                         every document, by the name of its file
         schemas, asyncapi                 what is published: data of events; topics, headers, webhook
-        openapi, answers, listener        the private listener: its paths, what they answer, its routes
+        openapi, answers, traces          the private listener: its paths, and what they answer
+        listener                          which paths there are
         vendor                            the vendor's REST API, as the twin serves it
         prose, reading                    what the pages of docs say of a field; the page for people
         breaking                          what a change of a contract breaks

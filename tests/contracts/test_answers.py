@@ -2,7 +2,8 @@
 
 import json
 import re
-from typing import Any
+from typing import Any, get_args
+from uuid import UUID
 
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
@@ -10,6 +11,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 from test_docs import Client, asked_for
 from test_docs import filled_api as _filled_api
 from whatsms_events.contracts.published import published
+from whatsms_events.domain.events import Entity
 
 DOCUMENT: dict[str, Any] = json.loads(published()["openapi.json"])
 filled_api = _filled_api
@@ -73,3 +75,19 @@ def test_each_operation_says_how_it_may_be_refused(path: str) -> None:
     assert ({"400", "401"} <= operation["responses"].keys()) == guarded
     assert ("404" in operation["responses"]) == (bool(re.search(r"\{", path)) or path == "/api/v1/events")
     assert ("503" in operation["responses"]) == (path.startswith(("/api/", "/readyz")))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(str(UUID(int=1)), "event"), (str(UUID(int=1)), "parked"), *(("x", one) for one in get_args(Entity))],
+)
+async def test_each_trace_is_as_its_schema_says(filled_api: Client, name: str, kind: str) -> None:
+    """What is known of an event, a parked delivery and each kind of thing fits the schema of its kind alone."""
+    async with filled_api.get(f"/api/v1/shop/trace/{name}", params={"kind": kind}) as answer:
+        assert answer.status == 200
+        shown = (await answer.json())["trace"]
+    components = DOCUMENT["components"]["schemas"]
+    of_kind = {"event": "TraceOfEvent", "parked": "TraceOfParked"}.get(kind, "TraceOfThing")
+    for component in ("TraceOfEvent", "TraceOfParked", "TraceOfThing"):
+        assert judge(components[component]).is_valid(shown) == (component == of_kind), component
+    assert not unknown(components[of_kind], shown, kind)

@@ -1,11 +1,26 @@
 """The JSON that the private listener answers, as schemas: from the tables of the database and the structs behind it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, Protocol, get_args
 from uuid import UUID
 
 from whatsms_events.backfill.run import Report
-from whatsms_events.contracts.schemas import PERSONAL, Words, components, nullable, row
+from whatsms_events.contracts.schemas import (
+    FLAG,
+    HEX,
+    IDENTIFIER,
+    INTEGER,
+    PERSONAL,
+    TEXT,
+    TIME,
+    Words,
+    components,
+    enum,
+    listed,
+    nullable,
+    row,
+)
+from whatsms_events.contracts.traces import trace_components
 from whatsms_events.domain.acks import LEVELS
 from whatsms_events.domain.bodies import JsonObject
 from whatsms_events.domain.drift import DriftKind
@@ -17,18 +32,13 @@ from whatsms_events.web.views import ShownProgress
 
 TEMPLATE: Final = "#/components/schemas/{name}"
 
-TEXT: Final[JsonObject] = {"type": "string"}
-INTEGER: Final[JsonObject] = {"type": "integer", "format": "int64"}
-FLAG: Final[JsonObject] = {"type": "boolean"}
-TIME: Final[JsonObject] = {"type": "string", "format": "date-time"}
-HEX: Final[JsonObject] = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _KINDS: Final[Mapping[type, JsonObject]] = {
     str: TEXT,
     int: INTEGER,
     bool: FLAG,
     float: {"type": "number"},
     bytes: HEX,  # of a row, only hashes are shown
-    UUID: {"type": "string", "format": "uuid"},
+    UUID: IDENTIFIER,
 }
 _HIDDEN: Final = ("versions", "raw", "headers")
 """Columns that no answer shows: our own book-keeping, and bytes."""
@@ -67,16 +77,6 @@ def ref(name: str) -> JsonObject:
     return {"$ref": TEMPLATE.format(name=name)}
 
 
-def listed(schema: JsonObject) -> JsonObject:
-    """Return the schema of a list of such things."""
-    return {"type": "array", "items": schema}
-
-
-def enum(values: Iterable[str]) -> JsonObject:
-    """Return the schema of one of these words."""
-    return {"type": "string", "enum": [str(one) for one in values]}
-
-
 def page(plural: str, item: str, **beside: JsonObject) -> JsonObject:
     """Return the schema of a page of a list; what stands beside the rows may replace its `next`."""
     following = {**nullable(TEXT), "description": "Give it as `after` to get the next page; null on the last one."}
@@ -108,7 +108,7 @@ def answer_components(fields: Words) -> dict[str, JsonObject]:
     for name, schema in rows.items():
         if name in _SECTIONS:
             schema["properties"] = _described(name, schema["properties"], _words(_SECTIONS[name], fields))
-    return {**told, **rows, **_others()}
+    return {**told, **rows, **trace_components(_ack()), **_others()}
 
 
 def _words(section: str, fields: Words) -> Mapping[str, str]:

@@ -10,6 +10,7 @@ from whatsms_events.web.documents import ContractFiles
 from whatsms_events.web.health import Health
 from whatsms_events.web.rejects import Rejects
 from whatsms_events.web.running import RunningSettings
+from whatsms_events.web.trace import Tracing
 
 _PATTERN: Final = re.compile(r"\{(\w+):[^}]+\}")
 
@@ -25,6 +26,7 @@ def private_routes() -> Iterator[tuple[str, str]]:
         Rejects((), 0, token=None, now=now),
         RunningSettings(lambda _salt: {}, None),
         ContractFiles({}, None),
+        Tracing(nothing, nothing, nothing, {}, None),
         Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool),
     )
     for part in parts:

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from whatsms_events.contracts.answers import INTEGER, TEXT, answer_components, enum, page, ref
+from whatsms_events.contracts.answers import answer_components, page, ref
 from whatsms_events.contracts.prose import PathWords, Prose
-from whatsms_events.contracts.schemas import DIALECT, nullable, row
+from whatsms_events.contracts.schemas import DIALECT, INTEGER, TEXT, enum, listed, nullable, row
 from whatsms_events.domain.bodies import JsonObject
 from whatsms_events.domain.drift import DriftKind
 from whatsms_events.domain.events import Entity, EventType
 from whatsms_events.storage.reads import PAGE_LIMIT
+from whatsms_events.storage.trace import KINDS
 from whatsms_events.web.answers import PROBLEM_JSON, RETRY_AFTER_S
 from whatsms_events.web.questions import DEFAULT_LIMIT, TOP
 
@@ -59,6 +60,14 @@ ANSWERS: Final[Mapping[str, GoodAnswer]] = {
     ),
     "/api/v1/{slug}/rejects": GoodAnswer(page("rejects", "RejectedDelivery", next={"type": "null"})),
     "/api/v1/{slug}/rejects/{number}": GoodAnswer({}, "application/octet-stream"),
+    "/api/v1/{slug}/trace/{id}": GoodAnswer(
+        row(
+            {
+                "matches": listed(ref("TraceMatch")),
+                "trace": {"anyOf": [ref("TraceOfEvent"), ref("TraceOfParked"), ref("TraceOfThing"), {"type": "null"}]},
+            }
+        )
+    ),
     "/contracts": GoodAnswer(TEXT, "text/html"),
     "/contracts/{file}": GoodAnswer({}, "*/*"),
     "/livez": GoodAnswer(row({"alive": {"const": True}})),
@@ -88,13 +97,14 @@ _QUERY: Final[Mapping[str, JsonObject]] = {
 """Each parameter of a query by its name."""
 
 _QUERY_OF: Final[Mapping[tuple[str, str], JsonObject]] = {
+    ("/api/v1/{slug}/trace/{id}", "kind"): {**enum(KINDS), "description": "Only what is of this kind."},
     ("/api/v1/events", "after"): {**_POSITION, "default": 0, "description": "The position to go on behind."},
 }
 """The same, where one path means something else by it."""
 
 _PLACEHOLDERS: Final[Mapping[str, JsonObject]] = {
     "slug": {**TEXT, "description": "The name of the tenant's section in the configuration."},
-    "id": {**TEXT, "description": "The vendor's id."},
+    "id": {**TEXT, "description": "The vendor's id; in a trace also the id of an event, or a SHA-256."},
     "position": {**_POSITION, "description": "A position of the log."},
     "number": {**INTEGER, "minimum": 0, "description": "The number of a reject."},
     "role": {**TEXT, "description": "A role of the process."},

@@ -23,6 +23,12 @@ PERSONAL: Final = {
 _OWN_WORDS: Final = frozenset(("ack", "gone"))
 """Fields that the read API shows in another way than an event: what the documentation says there does not fit here."""
 
+TEXT: Final[JsonObject] = {"type": "string"}
+INTEGER: Final[JsonObject] = {"type": "integer", "format": "int64"}
+FLAG: Final[JsonObject] = {"type": "boolean"}
+TIME: Final[JsonObject] = {"type": "string", "format": "date-time"}
+IDENTIFIER: Final[JsonObject] = {"type": "string", "format": "uuid"}
+HEX: Final[JsonObject] = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _NULL: Final = {"type": "null"}
 
 
@@ -41,6 +47,16 @@ def orderly(schema: JsonObject) -> JsonObject:
 def nullable(schema: JsonObject) -> JsonObject:
     """Return the schema of the same thing or null."""
     return orderly({"anyOf": [schema, _NULL]})
+
+
+def listed(schema: JsonObject) -> JsonObject:
+    """Return the schema of a list of such things."""
+    return {"type": "array", "items": schema}
+
+
+def enum(values: Iterable[str]) -> JsonObject:
+    """Return the schema of one of these words."""
+    return {"type": "string", "enum": [str(one) for one in values]}
 
 
 def row(properties: Mapping[str, JsonObject], *, optional: Iterable[str] = ()) -> JsonObject:
