@@ -41,14 +41,14 @@ def told(record: Message) -> str | None:
     given = dict(record.headers() or ())
     headers = [(name, value) for name, value in given.items() if isinstance(value, bytes)]
     try:
-        taken = consume.from_kafka(headers, record.value())
+        consumed = consume.from_kafka(headers, record.value())
     except InvalidEventError as exc:
         return f"no event: {exc.reason}"  # of a later release, or somebody else's
-    match taken.event.type, taken.data:
+    match consumed.event.type, consumed.data:
         case EventType.MESSAGE_RECEIVED, MessagePayload(message=message):
-            return f"{taken.event.ticket_id} wrote {message.body}"
+            return f"{consumed.event.ticket_id} wrote {message.body}"
         case EventType.TICKET_CLOSED, _:
-            return f"{taken.event.ticket_id} closed"
+            return f"{consumed.event.ticket_id} closed"
         case _:
             return None
 

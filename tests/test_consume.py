@@ -49,11 +49,11 @@ ENTRIES = st.builds(LogEntry, position=st.integers(0, 2**63 - 1), event=EVENTS.f
 def test_back_and_forth_over_kafka_is_the_identity(entry: LogEntry, log_id: UUID) -> None:
     """A record becomes an event that becomes the same record; and the event is the log's own, with its data typed."""
     record = to_record(entry, log_id)
-    taken = consume.from_kafka(record.headers, record.value)
-    assert consume.to_kafka(taken) == record
-    assert consume.from_kafka(record.headers, record.value) == taken
-    assert (taken.log_id, taken.position, taken.event) == (log_id, entry.position, entry.event)
-    assert isinstance(taken.data, events.SHAPES[entity(entry.event.type)])
+    consumed = consume.from_kafka(record.headers, record.value)
+    assert consume.to_kafka(consumed) == record
+    assert consume.from_kafka(record.headers, record.value) == consumed
+    assert (consumed.log_id, consumed.position, consumed.event) == (log_id, entry.position, entry.event)
+    assert isinstance(consumed.data, events.SHAPES[entity(entry.event.type)])
 
 
 @given(entry=ENTRIES, blanked=st.booleans(), slug=st.none() | st.just("acme"))
@@ -61,9 +61,9 @@ def test_back_and_forth_over_json_is_the_identity(entry: LogEntry, blanked: bool
     """A row of the read API becomes an event that becomes the same row, also where retention removed its data."""
     event = msgspec.structs.replace(entry.event, data=b"") if blanked else entry.event
     data = None if blanked else events.decode(event)
-    taken = consume.Taken(log_id=None, position=entry.position, event=event, data=data)
-    row = consume.to_json(taken, slug)
-    assert consume.from_json(row) == taken
+    consumed = consume.Consumed(log_id=None, position=entry.position, event=event, data=data)
+    row = consume.to_json(consumed, slug)
+    assert consume.from_json(row) == consumed
     assert consume.to_json(consume.from_json(row), slug) == row
     page = consume.rows_of(b'{"events":[%b,%b],"next":3,"end":9}' % (row, row))
     assert page == consume.RowsPage(rows=[row, row], next=3, end=9)
@@ -72,10 +72,10 @@ def test_back_and_forth_over_json_is_the_identity(entry: LogEntry, blanked: bool
 def test_the_example_of_the_module_is_true() -> None:
     """An event is asked for its type and its data, and both are typed."""
     record = to_record(entry_of(data=b'{"message":{"id":"m-1","body":"Ol\xc3\xa1"}}'), LOG_ID)
-    taken = consume.from_kafka(list(record.headers), record.value)
-    assert isinstance(taken.data, MessagePayload)
-    assert taken.event.type is events.EventType.MESSAGE_RECEIVED
-    assert taken.data.message.body == "Olá"
+    consumed = consume.from_kafka(list(record.headers), record.value)
+    assert isinstance(consumed.data, MessagePayload)
+    assert consumed.event.type is events.EventType.MESSAGE_RECEIVED
+    assert consumed.data.message.body == "Olá"
 
 
 @pytest.mark.parametrize(
@@ -107,9 +107,9 @@ def test_what_is_no_row_says_so(row: bytes | str) -> None:
 
 def test_an_event_of_the_read_api_is_no_record() -> None:
     """A record must name its log, which a row does not."""
-    taken = consume.from_kafka(to_record(entry_of(), LOG_ID).headers, entry_of().event.data)
+    consumed = consume.from_kafka(to_record(entry_of(), LOG_ID).headers, entry_of().event.data)
     with pytest.raises(ValueError, match="names no log"):
-        consume.to_kafka(msgspec.structs.replace(taken, log_id=None))
+        consume.to_kafka(msgspec.structs.replace(consumed, log_id=None))
 
 
 async def test_the_real_read_api_is_understood(filled_api: Client) -> None:

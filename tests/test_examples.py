@@ -2,13 +2,16 @@
 
 import asyncio
 import os
+import shutil
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from conftest import missing
 from servers.compare import until
 from servers.kafka import Broker, RunningKafka
 from servers.service import TENANT, Service, command
@@ -52,16 +55,12 @@ async def test_the_reader_of_the_log_meets_each_event_once(tmp_path: Path) -> No
     await service.stop()
 
 
-async def test_the_consumer_counts_each_message_once(
-    kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
-) -> None:
-    """`consumer.py` counts what the relay published, and counts nothing twice: neither when it is started again, nor
-    when its places are lost and it reads every record once more. `typed.py` reads the same records as typed events.
-    """
+async def published(kafka: Broker | RunningKafka, topic_prefix: str, folder: Path) -> Service:
+    """Return a service that runs, after its relay has published the whole story."""
     settings: dict[str, dict[str, object]] = {
         "kafka": {"bootstrap_servers": kafka.bootstrap, "topic_prefix": topic_prefix, "partitions": 3}
     }
-    service = Service(tmp_path / "service", settings=settings)
+    service = Service(folder, settings=settings)
     command(service, "topics", "create")
     await service.start()
     async with aiohttp.ClientSession() as session:
@@ -69,6 +68,16 @@ async def test_the_consumer_counts_each_message_once(
         await see(session, service)
     topic = f"{topic_prefix}.conversations"
     await until(lambda: len(read_committed(kafka.bootstrap, [topic])) == 5, 60, "everything published")
+    return service
+
+
+async def test_the_consumer_counts_each_message_once(
+    kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
+) -> None:
+    """`consumer.py` counts what the relay published, and counts nothing twice: neither when it is started again, nor
+    when its places are lost and it reads every record once more. `typed.py` reads the same records as typed events.
+    """
+    service = await published(kafka, topic_prefix, tmp_path / "service")
     typed = await ran("typed.py", kafka.bootstrap, "--prefix", topic_prefix, "--until-end")
     assert typed == ["t-1 wrote Olá", "t-1 closed"]
     file = tmp_path / "counts.db"
@@ -79,6 +88,46 @@ async def test_the_consumer_counts_each_message_once(
         database.execute("UPDATE progress SET next = 0")
     database.close()
     assert await ran("consumer.py", *asked) == [f"{TENANT} t-1 2"]
+    await service.stop()
+
+
+def npm(folder: Path, *words: str) -> str:
+    """Run npm in a folder; return what was printed."""
+    done = subprocess.run(["npm", *words], cwd=folder, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif("WHATSMS_TEST_LONG" not in os.environ, reason="npm and the type checker take a quarter of a minute")
+async def test_the_consumer_in_javascript_has_types_of_the_schemas(
+    kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
+) -> None:
+    """Types are made from our JSON Schemas, `consumer.mjs` passes TypeScript's strict check with them and not where a
+    text is taken for a number, and it reads what the relay published.
+    """
+    if shutil.which("npm") is None:
+        missing("npm is not installed, so the consumer in JavaScript was not run")
+    folder = tmp_path / "examples" / "node"
+    shutil.copytree(EXAMPLES / "node", folder, ignore=shutil.ignore_patterns("node_modules", "types"))
+    made = Path("src/whatsms_events/contracts/made")
+    shutil.copytree(EXAMPLES.parent / made, tmp_path / made)
+    await asyncio.to_thread(npm, folder, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline")
+    await asyncio.to_thread(npm, folder, "run", "types")
+    await asyncio.to_thread(npm, folder, "run", "check")
+    program = folder / "consumer.mjs"
+    right = program.read_text(encoding="utf-8")
+    program.write_text(right.replace("data.message.body", "data.message.body?.toFixed()"), encoding="utf-8")
+    with pytest.raises(AssertionError, match="Property 'toFixed' does not exist on type 'string'"):
+        await asyncio.to_thread(npm, folder, "run", "check")
+    program.write_text(right, encoding="utf-8")
+    service = await published(kafka, topic_prefix, tmp_path / "service")
+    node = await asyncio.create_subprocess_exec(
+        *("node", "consumer.mjs", kafka.bootstrap, topic_prefix, "10"), cwd=folder, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(120):
+        printed = (await node.communicate())[0].decode()
+    assert node.returncode == 0
+    assert printed.splitlines() == ["t-1 wrote Olá", "t-1 closed"]
     await service.stop()
 
 
@@ -105,3 +154,4 @@ def test_each_example_is_run() -> None:
     """No program stands in the folder that no test above runs."""
     text = Path(__file__).read_text(encoding="utf-8")
     assert all(f'ran("{path.name}"' in text for path in EXAMPLES.glob("*.py"))
+    assert all(f'"{path.name}"' in text for path in EXAMPLES.glob("*/*.mjs"))

@@ -2,9 +2,9 @@
 
     from whatsms_events import consume
 
-    taken = consume.from_kafka(record.headers, record.value)
-    if isinstance(taken.data, MessagePayload) and taken.event.type is EventType.MESSAGE_RECEIVED:
-        print(taken.data.message.body)
+    consumed = consume.from_kafka(record.headers, record.value)
+    if isinstance(consumed.data, MessagePayload) and consumed.event.type is EventType.MESSAGE_RECEIVED:
+        print(consumed.data.message.body)
 
 Nothing here reads or writes: any client of Kafka or HTTP will do, with or without asyncio. The types are those of
 `whatsms_events.domain.events`. A type of event that this release does not know is an `InvalidEventError` like whatever
@@ -25,7 +25,7 @@ from whatsms_events.errors import InvalidEventError
 _NULL: Final = b"null"
 
 
-class Taken(msgspec.Struct, frozen=True, kw_only=True):
+class Consumed(msgspec.Struct, frozen=True, kw_only=True):
     """An event at its position in the log. `data` is typed; None where retention removed it.
 
     `log_id` names the log; None where the event comes from the read API, which serves one log. `event.tenant` is the
@@ -78,20 +78,20 @@ _pages: Final = msgspec.json.Decoder(_Page)
 _encoder: Final = msgspec.json.Encoder()
 
 
-def from_kafka(headers: Iterable[tuple[str, bytes]] | None, value: bytes | None) -> Taken:
+def from_kafka(headers: Iterable[tuple[str, bytes]] | None, value: bytes | None) -> Consumed:
     """Return the event of a Kafka record; raise InvalidEventError, with the reason "stray" for somebody else's."""
     log_id, entry = from_record(tuple(headers or ()), value)
-    return _taken(log_id, entry)
+    return _consumed(log_id, entry)
 
 
-def to_kafka(taken: Taken) -> KafkaRecord:
+def to_kafka(consumed: Consumed) -> KafkaRecord:
     """Return the record that the relay publishes for the event; raise ValueError where it names no log."""
-    if taken.log_id is None:
+    if consumed.log_id is None:
         raise ValueError("an event of the read API names no log, which a record must")
-    return to_record(LogEntry(position=taken.position, event=taken.event), taken.log_id)
+    return to_record(LogEntry(position=consumed.position, event=consumed.event), consumed.log_id)
 
 
-def from_json(row: bytes | str) -> Taken:
+def from_json(row: bytes | str) -> Consumed:
     """Return the event of one row of the read API's `/api/v1/events`; raise InvalidEventError."""
     try:
         return _of_row(_rows.decode(row))
@@ -108,12 +108,12 @@ def rows_of(body: bytes | str) -> RowsPage:
     return RowsPage(rows=[bytes(row) for row in page.events], next=page.next, end=page.end)
 
 
-def to_json(taken: Taken, slug: str | None = None) -> bytes:
+def to_json(consumed: Consumed, slug: str | None = None) -> bytes:
     """Return the row that the read API shows of the event, as far as the event tells; `slug` is its tenant's."""
-    event = taken.event
+    event = consumed.event
     return _encoder.encode(
         _Row(
-            position=taken.position,
+            position=consumed.position,
             id=event.id,
             type=event.type,
             tenant=slug,
@@ -130,7 +130,7 @@ def to_json(taken: Taken, slug: str | None = None) -> bytes:
     )
 
 
-def _of_row(row: _Row) -> Taken:
+def _of_row(row: _Row) -> Consumed:
     data = bytes(row.data)
     event = Event(
         id=row.id,
@@ -145,9 +145,9 @@ def _of_row(row: _Row) -> Taken:
         message_id=row.message_id,
         data=b"" if data == _NULL else data,
     )
-    return _taken(None, LogEntry(position=row.position, event=event))
+    return _consumed(None, LogEntry(position=row.position, event=event))
 
 
-def _taken(log_id: UUID | None, entry: LogEntry) -> Taken:
+def _consumed(log_id: UUID | None, entry: LogEntry) -> Consumed:
     data = decode(entry.event) if entry.event.data else None
-    return Taken(log_id=log_id, position=entry.position, event=entry.event, data=data)
+    return Consumed(log_id=log_id, position=entry.position, event=entry.event, data=data)
