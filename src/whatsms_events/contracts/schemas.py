@@ -79,7 +79,7 @@ def event_schema(event_type: EventType, words: Words) -> JsonObject:
         "$id": f"urn:whatsms-events:{event_type}",
         **whole,
         "title": "".join(part.capitalize() for part in event_type.split(".")),
-        "description": f"The data of `{event_type}`. {whole['description']}",
+        "description": f"The data of `{event_type}`, an event about a {entity(event_type)}.",
         "$defs": found,
     }
 

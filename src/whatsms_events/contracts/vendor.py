@@ -6,9 +6,11 @@ the twin shows and from the shapes that `domain/documented` reads.
 
 import inspect
 import re
+import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -163,11 +165,10 @@ def _body(method: Callable[..., Any]) -> JsonObject:
     hints = typing.get_type_hints(method)
     properties: dict[str, JsonObject] = {}
     optional = set()
+    # What stands in the path is no field of the body; only this one method takes a ticket's id for the body.
+    elsewhere = _PATH_ARGUMENTS - ({"ticket_id"} if method is Agents.assign else set())
     for name, argument in inspect.signature(method).parameters.items():
-        # An id that stands in the path is positional, and so is a ticket's beside a text.
-        if name in _PATH_ARGUMENTS and method is not Agents.assign:
-            continue
-        if name == "self":
+        if name in elsewhere:
             continue
         vendor = _vendor_name(name)
         properties[vendor] = _argument(hints[name])
@@ -182,10 +183,11 @@ def _vendor_name(name: str) -> str:
 
 
 def _argument(hint: Any) -> JsonObject:
-    kinds = [kind for kind in typing.get_args(hint) or (hint,) if kind is not UnsetType]
-    if typing.get_origin(hint) not in (None, typing.Union) and type(hint).__name__ != "UnionType":
-        kinds = [hint]
-    return orderly(msgspec.json.schema(typing.Union[tuple(kinds)]))  # noqa: UP007 - made of what is found
+    """Return the schema of an argument as it is sent; one that is left out is not sent at all."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = [kind for kind in (typing.get_args(hint) if union else (hint,)) if kind is not UnsetType]
+    shown = [{**msgspec.json.schema(kind), **({"format": "date-time"} if kind is datetime else {})} for kind in kinds]
+    return orderly({"anyOf": shown} if len(shown) > 1 else shown[0])
 
 
 def _answer(endpoint: RestEndpoint, asked: _Asked) -> JsonObject:
