@@ -10,7 +10,7 @@ from pytest_aiohttp import AiohttpClient
 from whatsms_events.contracts.published import published
 from whatsms_events.contracts.reading import reading_page
 from whatsms_events.errors import ConfigError
-from whatsms_events.web.documents import ContractFiles
+from whatsms_events.web.documents import MEDIA_TYPES, ContractFiles
 
 TOKEN = "token-of-the-tests"
 HOSTILE = "<script>alert('x')</script>"
@@ -43,6 +43,11 @@ async def test_each_file_is_served_as_what_it_is(aiohttp_client: AiohttpClient, 
     assert (status, body) == (200, published()[name])
     assert isinstance(headers, dict)
     assert (headers["Content-Type"], headers["X-Content-Type-Options"]) == (media_type, "nosniff")
+
+
+def test_no_file_is_taken_for_a_schema_that_is_none() -> None:
+    """Every file that has no media type of its own is a JSON Schema, and every name that has one is a file."""
+    assert {name for name in published() if not name.endswith(".schema.json")} == MEDIA_TYPES.keys()
 
 
 async def test_the_page_can_do_nothing(aiohttp_client: AiohttpClient) -> None:
