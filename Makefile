@@ -39,10 +39,11 @@ test: lint ## lint, types and the whole suite: ARGS="-k relay"
 test-long: export WHATSMS_TEST_LONG = 1
 test-long: test ## the suite with the long forms of its tests: more tickets, more seeds; half an hour
 
-# The fast path, for between two edits: what needs no server and kills nothing, with few examples of each law.
+# The fast path, for between two edits: what needs no server (the twin is one) and kills nothing, with few examples of
+# each law.
 check: export HYPOTHESIS_PROFILE = quick
 check: lint ## lint, types, and every test that needs no server
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not kafka and not postgres and not chaos and not process and not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not kafka and not postgres and not chaos and not process and not twin and not slow" $(ARGS)
 
 bench: $(VENV)/test.stamp ## measure, in minutes: ARGS="ingest startup --rounds 5"
 	$(BIN)/python bench/run.py $(ARGS)

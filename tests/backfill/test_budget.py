@@ -32,6 +32,8 @@ from whatsms_events.whatsms import Client
 from whatsms_events.whatsms.limits import Budget, Limits
 from whatsms_events.whatsms.pages import Place
 
+pytestmark = pytest.mark.twin
+
 START = datetime(2026, 5, 1, 8, tzinfo=UTC)
 TENANT = "5f0c9a52-7d0f-4f0e-9c1f-2d6a5b1b7a10"
 BUDGET = 120

@@ -26,6 +26,8 @@ from whatsms_events.twin.dialects import DIALECTS, Json
 from whatsms_events.twin.shapes import Shapes
 from whatsms_events.twin.world import World
 
+pytestmark = pytest.mark.twin
+
 FULL: Final = Options(details="all", messages="full")
 NARROW: Final = Options(details="all", messages="narrow")
 LOST: Final = 0.3

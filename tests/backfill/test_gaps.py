@@ -17,6 +17,8 @@ from whatsms_events.twin.rest.answers import Ask
 from whatsms_events.twin.rest.reads import Reads
 from whatsms_events.twin.rest.server import RestServer
 
+pytestmark = pytest.mark.twin
+
 START = datetime(2026, 5, 1, 8, tzinfo=UTC)
 TENANT = "5f0c9a52-7d0f-4f0e-9c1f-2d6a5b1b7a10"
 NARROW = Options(details="changed", messages="narrow")

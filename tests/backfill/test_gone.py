@@ -25,6 +25,8 @@ from whatsms_events.twin.rest.reads import Reads
 from whatsms_events.twin.rest.server import RestServer
 from whatsms_events.workers.observer import Observer
 
+pytestmark = pytest.mark.twin
+
 CHANGED = Options(details="changed")
 ALLOWED = Options(details="changed", allow_gone=True)
 CONTACT = ("GET", "/contacts/{id}")

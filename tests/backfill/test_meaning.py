@@ -16,6 +16,8 @@ from whatsms_events.storage.repair.reports import Options
 from whatsms_events.twin.dialects import DIALECTS
 from whatsms_events.twin.entities import Message, Ticket
 
+pytestmark = pytest.mark.twin
+
 FULL = Options(details="all", messages="full")
 HOURS = 3600.0
 

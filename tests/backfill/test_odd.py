@@ -36,6 +36,8 @@ from whatsms_events.twin.rest.reads import Reads
 from whatsms_events.twin.rest.server import RestServer
 from whatsms_events.workers.observer import Observer
 
+pytestmark = pytest.mark.twin
+
 FULL = Options(details="changed", messages="full")
 NARROW = Options(details="changed", messages="narrow")
 CHANGED = Options(details="changed")

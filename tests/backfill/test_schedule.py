@@ -12,6 +12,8 @@ from whatsms_events.backfill.worker import Backfill
 from whatsms_events.storage.repair.reports import Options
 from whatsms_events.twin.world import World
 
+pytestmark = pytest.mark.twin
+
 START = datetime(2026, 5, 1, 8, tzinfo=UTC)
 TENANT = "5f0c9a52-7d0f-4f0e-9c1f-2d6a5b1b7a10"
 DAY_S = 86_400.0

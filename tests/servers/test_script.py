@@ -113,6 +113,7 @@ def suite_without_java(tmp_path: Path, **environ: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+@pytest.mark.slow
 def test_suite_without_a_broker_says_loudly_what_it_did_not_test(tmp_path: Path) -> None:
     """On a machine without Java the tests that need a broker are skipped, in a line that counts them and says why."""
     status, said = suite_without_java(tmp_path)
@@ -120,6 +121,7 @@ def test_suite_without_a_broker_says_loudly_what_it_did_not_test(tmp_path: Path)
     assert "NOT TESTED: 1 tests were skipped: kafka.py: no java in PATH" in said
 
 
+@pytest.mark.slow
 def test_suite_that_requires_a_broker_fails_without_one(tmp_path: Path) -> None:
     """With WHATSMS_TEST_REQUIRE_SERVERS=1 the same is a failure, for the same reason: CI cannot pass without Kafka."""
     status, said = suite_without_java(tmp_path, WHATSMS_TEST_REQUIRE_SERVERS="1")

@@ -231,6 +231,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.postgres
 @pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
 @pytest.mark.parametrize("find", [installed, embedded])
 async def test_every_postgresql_of_this_machine_runs(

@@ -19,6 +19,8 @@ from whatsms_events.twin.rest.server import Rest, RestServer
 from whatsms_events.twin.sender import Sender
 from whatsms_events.twin.world import World
 
+pytestmark = pytest.mark.twin
+
 
 class Desk:
     """A twin's parts and its control endpoint, over HTTP."""

@@ -28,6 +28,8 @@ from whatsms_events.whatsms import Client
 from whatsms_events.whatsms.limits import Budget, Limits
 from whatsms_events.whatsms.pages import Place
 
+pytestmark = pytest.mark.twin
+
 NIF = [{"name": "NIF", "value": "1"}]
 START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 

@@ -29,6 +29,8 @@ from whatsms_events.whatsms.limits import Limits
 from whatsms_events.workers.loop import Bell, Worker, run
 from whatsms_events.workers.watchdog import DETAILS, Probe, TicketProbe, Watchdog
 
+pytestmark = pytest.mark.twin
+
 START = datetime(2026, 5, 1, 8, tzinfo=UTC)
 TENANT = "5f0c9a52-7d0f-4f0e-9c1f-2d6a5b1b7a10"
 FLOOR_S, INTERVAL_S = 600.0, 300.0
