@@ -1,10 +1,12 @@
 """`config diff`: how the settings that a process works with differ from what it would read if it were started now."""
 
+import http.client
 import json as encoder
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
@@ -55,8 +57,8 @@ def _private_url(settings: Settings) -> str:
 
 def _asked(url: str, settings: Settings) -> tuple[Mapping[str, object], bytes]:
     """Return what the process answers, and the salt of its marks; raise TransientError without such an answer."""
-    if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"--url {url}: should begin with http:// or https://")
+    if not _is_address(url):
+        raise ConfigError(f"--url {url}: should be http:// or https://, a host, and perhaps a port")
     request = urllib.request.Request(f"{url.rstrip('/')}/api/v1/settings")  # noqa: S310 - the scheme is checked above
     if settings.private.token is not None:
         request.add_unredirected_header("Authorization", f"Bearer {settings.private.token.get_secret_value()}")
@@ -67,12 +69,20 @@ def _asked(url: str, settings: Settings) -> tuple[Mapping[str, object], bytes]:
             told = encoder.loads(answer.read(ANSWER_LIMIT_BYTES))
             return told["settings"], bytes.fromhex(told["salt"])
     except urllib.error.HTTPError as exc:
-        why = "private.token is not the one that it was started with" if exc.code == 401 else f"it answers {exc.code}"
+        why = "private.token is not the one that it takes" if exc.code == 401 else f"it answers {exc.code}"
         raise TransientError(f"{url}: {why}") from exc
     except OSError as exc:  # urllib's URLError is one, and has the socket's own inside
         raise TransientError(f"{url}: no process answers there: {getattr(exc, 'reason', None) or exc}") from exc
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ValueError, KeyError, TypeError, http.client.HTTPException) as exc:
         raise TransientError(f"{url}: what answers there is no process of this release") from exc
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port that is no number
+        return False
 
 
 def _differences(
@@ -85,7 +95,7 @@ def _differences(
 
 
 def _said(running: object, configured: object) -> str:
-    if isinstance(running, dict) and isinstance(configured, dict):
+    if all(isinstance(one, dict) and "mark" in one for one in (running, configured)):
         return "the configuration has another secret"
     return f"running {_shown(running)}, configured {_shown(configured)}"
 
@@ -93,4 +103,4 @@ def _said(running: object, configured: object) -> str:
 def _shown(value: object) -> str:
     if value is None:
         return UNSET
-    return "a secret" if isinstance(value, dict) else encoder.dumps(value, ensure_ascii=False)
+    return "a secret" if isinstance(value, dict) and "mark" in value else encoder.dumps(value, ensure_ascii=False)

@@ -12,8 +12,10 @@ from pydantic import SecretStr
 from whatsms_events.config.settings import Settings
 from whatsms_events.config.sources import Name, dotted, flat
 
-MARK_BYTES: Final = 4
-"""So much of a secret's digest tells whether two secrets are the same, and leaves a guesser millions of candidates."""
+MARK_BYTES: Final = 2
+"""So much of a secret's digest tells whether two secrets are the same. Of many candidates that somebody guesses, one in
+65,536 fits by chance, so a mark does not prove a guess. A secret of a few characters is guessed all the same.
+"""
 
 
 def describe(settings: Settings) -> Iterator[tuple[Name, object, str]]:
@@ -28,7 +30,7 @@ def comparable(settings: Settings, salt: bytes) -> Mapping[str, object]:
     """Return each setting's value by its dotted name, in plain JSON: a path as text, a setting that is not set as None.
 
     A secret is `{"mark": ...}`: the beginning of its digest with `salt`. Marks with the same salt can be compared, and
-    tell nothing else; a new salt for each comparison keeps two of them from being compared with each other.
+    tell little else. Whoever gives many salts gets many marks, which together prove a guess: so a process has one salt.
     """
     shown: dict[str, object] = {}
     for name, value in flat(settings.model_dump()):

@@ -19,6 +19,9 @@ class RunningSettings:
         if token is not None and not token.strip():
             raise ConfigError("private.token is empty")
         self._comparable = comparable
+        # One salt for the life of a process: with another one in each answer, the marks of several would add up until
+        # a secret could be guessed.
+        self._salt = secrets.token_bytes(SALT_BYTES)
         self._token = None if token is None else token.encode()
 
     def change(self, comparable: Callable[[bytes], Mapping[str, object]], token: str | None) -> None:
@@ -34,5 +37,4 @@ class RunningSettings:
         if self._token is not None:
             authenticate(request, self._token)
         parameters(request)
-        salt = secrets.token_bytes(SALT_BYTES)
-        return json_answer({"salt": salt.hex(), "settings": self._comparable(salt)})
+        return json_answer({"salt": self._salt.hex(), "settings": self._comparable(self._salt)})
