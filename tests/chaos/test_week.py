@@ -79,7 +79,7 @@ def troubled(account: Account, seed: int) -> Rest:
 
     Each 429 costs a second, the least that a client pauses.
     """
-    faults = RestFaults(seed=seed, retry_after_s=0, limited=0.002, html_502=0.02, cut=0.02, error=0.01)
+    faults = RestFaults(seed=seed, retry_after_s=0, limited=0.005, html_502=0.02, cut=0.02, error=0.01)
     rest = Rest(account, api_key=KEY, faults=faults, limits=RestLimits(requests=1_000_000))
     rest.page_limit = 10
     return rest

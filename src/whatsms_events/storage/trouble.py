@@ -26,6 +26,8 @@ READ_ONLY_SAYS: Final = "the server is read-only: a standby, or demoted (default
 # Connection, authorisation, database name, resources, intervention: these tell of servers and accounts, not of rows.
 _SHOWN: Final = ("08", "28", "3D", "53", "57")
 _TEXT_LIMIT: Final = 300
+_MOVED: Final = "this log has moved to "
+"""So the triggers begin that shut a log which has moved; any other trigger's refusal is of one row."""
 
 POOLER_SAYS: Final = (
     "a pooler gives each transaction another session: set it to session pooling (PgBouncer: pool_mode=session), or "
@@ -78,7 +80,7 @@ def _translate(error: BaseException) -> StorageUnavailableError | UnstorableErro
     # SQLAlchemy says "Error" for most of PostgreSQL's.
     said = error.__cause__ if isinstance(error.__cause__, asyncpg.PostgresError) else error
     summary = f"{type(said).__name__} {state}".strip()
-    if state == "SQLITE_CONSTRAINT_TRIGGER":  # the triggers of a log that has moved, with our own words
+    if state == "SQLITE_CONSTRAINT_TRIGGER" and _text(said).startswith(_MOVED):
         return StorageUnavailableError(f"{summary}: {_text(said)}")
     if state.startswith(_REFUSED) or names & {"IntegrityError", "DataError"}:
         return UnstorableError(summary)
