@@ -18,13 +18,15 @@ from whatsms_events.errors import ConfigError
 from whatsms_events.service.handover import Offer, take
 from whatsms_events.web.sockets import port_of
 
+ROLES = frozenset({"receiver"})
+
 
 @asynccontextmanager
 async def offering(path: Path) -> AsyncIterator[tuple[asyncio.Event, int]]:
     """Offer a public socket; give an event that is set once somebody took it, and its port."""
     taken = asyncio.Event()
     with socket.create_server((HOST, 0)) as held:
-        offer = Offer(path, {"public": [held]}, taken.set)
+        offer = Offer(path, ROLES, {"public": [held]}, taken.set)
         offer.open()
         try:
             yield taken, port_of(held)
@@ -40,7 +42,7 @@ async def test_the_next_process_gets_the_very_same_sockets(tmp_path: Path) -> No
     async with offering(path) as (taken, port):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         with socket.create_connection((HOST, port), 10) as waiting:
-            found = await asyncio.to_thread(take, path)
+            found = await asyncio.to_thread(take, path, ROLES)
             assert found is not None
             assert not taken.is_set()
             (public,) = found.sockets["public"]
@@ -57,15 +59,15 @@ async def test_a_next_process_that_ends_too_early_changes_nothing(tmp_path: Path
     """The running process goes on, and the next try may take over; two at a time may not."""
     path = tmp_path / "handover.sock"
     async with offering(path) as (taken, _port):
-        first = await asyncio.to_thread(take, path)
+        first = await asyncio.to_thread(take, path, ROLES)
         assert first is not None
         with pytest.raises(ConfigError, match="another process is taking over"):
-            await asyncio.to_thread(take, path)
+            await asyncio.to_thread(take, path, ROLES)
         first.close()
 
         async def again() -> bool:
             try:
-                found = await asyncio.to_thread(take, path)
+                found = await asyncio.to_thread(take, path, ROLES)
             except ConfigError:
                 return False
             assert found is not None
@@ -83,15 +85,37 @@ async def test_nobody_at_the_path_is_no_error(tmp_path: Path) -> None:
     folder that is not there is a mistake that is named.
     """
     path = tmp_path / "handover.sock"
-    assert take(path) is None
+    assert take(path, ROLES) is None
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
-    assert take(path) is None
+    assert take(path, ROLES) is None
     async with offering(path):  # it takes the place of what was left
         assert path.is_socket()
     with pytest.raises(ConfigError, match=r"handover.socket: cannot listen at .*no such file"):
-        Offer(tmp_path / "nowhere" / "x.sock", {}, lambda: None).open()
+        Offer(tmp_path / "nowhere" / "x.sock", ROLES, {}, lambda: None).open()
     assert not (tmp_path / "nowhere").exists()
+
+
+async def test_a_process_with_other_roles_does_not_stop_the_receiver(tmp_path: Path) -> None:
+    """A consumer that is started with the receiver's path ends with status 2 and says why; the receiver goes on, and
+    the next receiver takes over from it.
+    """
+    receiver = Service(tmp_path / "service", roles="receiver", settings={"handover": {"socket": "handover.sock"}})
+    await receiver.start()
+    consumer, following = receiver.successor(), receiver.successor()
+    consumer.roles = "consumer"
+    consumer.spawn()
+    await consumer.gone(60)
+    assert (consumer.status, receiver.pid is not None) == (2, True)
+    said = (receiver.folder / "output.log").read_text()
+    assert (
+        "has the roles receiver and goes on; this one has consumer: each set of roles needs a path of its own" in said
+    )
+    assert await receiver.serves()
+    following.spawn()
+    await receiver.gone(60)
+    assert receiver.status == 0
+    await following.stop()
 
 
 async def test_a_killed_next_process_and_a_changed_port_leave_the_first_or_bind_anew(tmp_path: Path) -> None:

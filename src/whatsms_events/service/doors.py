@@ -40,8 +40,9 @@ class Addresses:
 class Doors:
     """The listeners from their sockets to their end. `public` is None for a process that takes no deliveries.
 
-    `given` are sockets that systemd holds. `away` is set where the start has to wait for a database. `on_taken` is
-    called when another process has taken over.
+    `roles` are those that the process was asked for: one with other roles cannot take its place. `given` are sockets
+    that systemd holds. `away` is set where the start has to wait for a database. `on_taken` is called when another
+    process has taken over.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Doors:
         public: Listener | None,
         private: Listener,
         *,
+        roles: frozenset[str],
         given: Sockets,
         away: asyncio.Event,
         on_taken: Callable[[], None],
@@ -57,6 +59,7 @@ class Doors:
         self._settings = settings
         self._public = public
         self._private = private
+        self._roles = roles
         self._given = given
         self._away = away
         self._on_taken = on_taken
@@ -71,23 +74,23 @@ class Doors:
         Raise ConfigError where no socket can be taken from the process before us.
         """
         path = self._settings.handover.socket
-        self._taken = take(path) if path is not None else None
+        self._taken = take(path, self._roles) if path is not None else None
         addresses = Addresses(
             None if self._public is None else await self._listen(self._public, "public", self._settings.public),
             await self._listen(self._private, "private", self._settings.private),
         )
         if self._taken is None:
             await self._private.accept()  # nobody else answers whether this process is ready
+        else:
+            self._taken.keep(one for each in self._sockets().values() for one in each)
         return addresses
 
     async def _listen(self, listener: Listener, name: str, wanted: Public | Private) -> str:
         if given := self._given.get(name):
             return await listener.listen(given)
-        if self._taken is not None and (taken := self._taken.sockets.get(name)):
-            if await _fits(taken, wanted.host, wanted.port):
-                return await listener.listen(taken, wanted.host)
-            for one in taken:
-                one.close()  # our configuration has another address
+        taken = None if self._taken is None else self._taken.sockets.get(name)
+        if taken and await _fits(taken, wanted.host, wanted.port):
+            return await listener.listen(taken, wanted.host)
         return await listener.listen(await bound(wanted.host, wanted.port), wanted.host)
 
     async def accept_in_time(self) -> None:
@@ -125,10 +128,12 @@ class Doors:
             self._taken = None
             log.info("service.took_over")
         if (path := self._settings.handover.socket) is not None:
-            listeners = (("public", self._public), ("private", self._private))
-            sockets = {name: one.sockets for name, one in listeners if one is not None}
-            self._offer = Offer(path, sockets, self._hand_over)
+            self._offer = Offer(path, self._roles, self._sockets(), self._hand_over)
             self._offer.open()
+
+    def _sockets(self) -> Sockets:
+        listeners = (("public", self._public), ("private", self._private))
+        return {name: one.sockets for name, one in listeners if one is not None}
 
     def _hand_over(self) -> None:
         """Stop, and accept no more at once: the next process accepts from the same queues."""

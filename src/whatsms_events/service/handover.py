@@ -2,7 +2,8 @@
 
 Theory of operation. The running process offers its sockets at a path; the next one is started beside it:
 
-    next        connects to the path, and gets the sockets with their names; nothing answers there: it binds its own
+    next        connects to the path, and gets the roles and the sockets with their names; nothing answers there: it
+                binds its own; it has other roles: it ends, since it could not take the place of the running one
     next        opens its databases, starts its roles, and accepts: both processes take from the same kernel queue
     next        says READY, and offers the sockets at the path itself
     running     stops: it accepts no more, answers what it has begun, and ends
@@ -30,7 +31,7 @@ READY: Final = b"ready"
 ANSWER_S: Final = 5.0
 """How long the running process may take to give its sockets: its loop may be in the middle of a batch."""
 
-NAMES_BYTES: Final = 1024
+WORDS_BYTES: Final = 1024
 SOCKETS_LIMIT: Final = 16
 _CREDENTIALS: Final = struct.Struct("3i")  # of the process at the other end: pid, uid, gid
 _OURS: Final = "handover.socket"
@@ -50,6 +51,14 @@ class TakenOver:
         with suppress(OSError), self._line:  # it may have ended
             self._line.sendall(READY)
 
+    def keep(self, used: Iterable[socket.socket]) -> None:
+        """Close all sockets but those: in a queue that nobody reads, connections would wait for ever."""
+        kept = list(used)
+        for sockets in self.sockets.values():
+            for one in sockets:
+                if one not in kept:
+                    one.close()
+
     def close(self) -> None:
         """Leave the process before us as it is, and its sockets to that one alone."""
         self._line.close()
@@ -58,36 +67,49 @@ class TakenOver:
                 one.close()
 
 
-def take(path: Path) -> TakenOver | None:
+def take(path: Path, roles: frozenset[str]) -> TakenOver | None:
     """Return the sockets of the process that offers them at the path; None where none does.
 
-    Raise ConfigError where the path cannot be used, or another process is taking over just now.
+    Raise ConfigError where the path cannot be used, another process is taking over just now, or the running process was
+    started with other roles than ours.
     """
     line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     line.settimeout(ANSWER_S)
     try:
         line.connect(str(path))
-        names, numbers, _flags, _address = socket.recv_fds(line, NAMES_BYTES, SOCKETS_LIMIT)
+        words, numbers, _flags, _address = socket.recv_fds(line, WORDS_BYTES, SOCKETS_LIMIT)
     except (FileNotFoundError, ConnectionRefusedError):  # the last one was killed, or there never was one
         line.close()
         return None
     except OSError as exc:
         line.close()
         raise ConfigError(f"{_OURS}: {path} cannot be used: {(exc.strerror or type(exc).__name__).lower()}") from exc
-    if not names:
+    if not words:
         line.close()
         raise ConfigError(f"{_OURS}: another process is taking over at {path} just now, or is not of this user")
-    found: dict[str, list[socket.socket]] = {}
-    for name, number in zip(json.loads(names), numbers, strict=True):
-        found.setdefault(name, []).append(socket.socket(fileno=number))
-    return TakenOver(line, found)
+    offered, found = json.loads(words), {name: list[socket.socket]() for name in LISTENERS}
+    for name, number in zip(offered["sockets"], numbers, strict=True):
+        found[name].append(socket.socket(fileno=number))
+    taken = TakenOver(line, found)
+    if set(offered["roles"]) != roles:
+        taken.close()
+        theirs, ours = ", ".join(sorted(offered["roles"])), ", ".join(sorted(roles))
+        raise ConfigError(
+            f"{_OURS}: the process at {path} has the roles {theirs} and goes on; this one has {ours}: "
+            "each set of roles needs a path of its own"
+        )
+    return taken
 
 
 class Offer:
-    """The sockets of this process, offered at a path; `on_taken` is called once the next process is ready."""
+    """The sockets of this process, offered at a path to one with the same roles.
 
-    def __init__(self, path: Path, sockets: Sockets, on_taken: Callable[[], None]) -> None:
+    `on_taken` is called once that one is ready.
+    """
+
+    def __init__(self, path: Path, roles: frozenset[str], sockets: Sockets, on_taken: Callable[[], None]) -> None:
         self._path = path
+        self._roles = roles
         self._sockets = sockets
         self._on_taken = on_taken
         self._taker: socket.socket | None = None
@@ -126,8 +148,8 @@ class Offer:
             return
         named = list(_each(self._sockets))
         try:
-            names = json.dumps([name for name, _one in named]).encode()
-            socket.send_fds(line, [names], [one.fileno() for _name, one in named])
+            words = json.dumps({"roles": sorted(self._roles), "sockets": [name for name, _one in named]}).encode()
+            socket.send_fds(line, [words], [one.fileno() for _name, one in named])
         except OSError:  # it has gone
             line.close()
             return

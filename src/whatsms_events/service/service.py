@@ -94,6 +94,7 @@ class Service:
         `given` are listening sockets that systemd holds; changed settings are read from `files` while it runs.
         """
         self.roles = possible(settings, roles)
+        self._asked = roles
         self._settings = settings
         self._given = given
         self._files = files
@@ -141,7 +142,7 @@ class Service:
         private = Listener(private_app(api, health, rejects, running, tracing, contracts))
         parts = LiveParts(committer, receiver, rejects, api, running, tracing, contracts, observer)
         door = public if "receiver" in self.roles else None
-        doors = Doors(settings, door, private, given=self._given, away=away, on_taken=stop.set)
+        doors = Doors(settings, door, private, roles=self._asked, given=self._given, away=away, on_taken=stop.set)
         stack.push_async_callback(doors.close_private)
         try:
             addresses = await doors.listen()
