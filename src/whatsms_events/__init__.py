@@ -4,7 +4,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
 
     errors          every exception, as a tree
     metrics         every Prometheus metric, with what a high value means
-    clock           now(), and waiting for an event for a limited time
+    clock           now(), and waiting for an event for a limited time, or for one of several
     redaction       what a log line may show
     logs, lines     how log lines are written; every line by its name, with what it asks of the reader
     domain/         the rules: no await, no clock, no socket, no SQL

@@ -1,4 +1,4 @@
-"""Our clock, and the one way to wait for an event for a limited time."""
+"""Our clock, and how to wait for an event for a limited time, or for one of several."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -16,3 +16,12 @@ async def within(event: asyncio.Event, seconds: float) -> bool:
             return await event.wait()
     except TimeoutError:
         return False
+
+
+async def first_of(*events: asyncio.Event, seconds: float | None = None) -> None:
+    """Wait until one of the events is set, for at most `seconds`."""
+    async with asyncio.TaskGroup() as tasks:
+        waiting = [tasks.create_task(one.wait()) for one in events]
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for one in waiting:
+            one.cancel()

@@ -69,6 +69,8 @@ LINES: Final = {
         "The process stopped and could not save its last seconds of which secrets fitted. `secrets status` lacks them."
     ),
     "service.handed_over": "Another process has the listening sockets now (`handover.socket`). This one stops.",
+    "service.left_alone": "The process before this one ended before this one was ready (`handover.socket`). "
+    "Deliveries wait for up to ten seconds, and get 503 then until a database can commit.",
     "service.looking": "SIGHUP came: the settings are read again, and halted roles look at once.",
     "service.not_taken": "A process that was taking over ended before it was ready. This one goes on.",
     "service.ready": "The process serves. The addresses of its listeners are beside it.",

@@ -4,18 +4,23 @@ import asyncio
 import socket
 import stat
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from servers.compare import until
 from servers.ports import HOST, free_port
 from servers.service import SECRET, Service
+from whatsms_events.config.settings import Settings
 from whatsms_events.domain.signature import HEADER, sign
 from whatsms_events.errors import ConfigError
+from whatsms_events.service.doors import Doors
 from whatsms_events.service.handover import Offer, take
+from whatsms_events.service.supervisor import beside
+from whatsms_events.web.app import Listener
 from whatsms_events.web.sockets import port_of
 
 ROLES = frozenset({"receiver"})
@@ -94,6 +99,53 @@ async def test_nobody_at_the_path_is_no_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"handover.socket: cannot listen at .*no such file"):
         Offer(tmp_path / "nowhere" / "x.sock", ROLES, {}, lambda: None).open()
     assert not (tmp_path / "nowhere").exists()
+
+
+@asynccontextmanager
+async def opening(path: Path, *, connected: asyncio.Event, stop: asyncio.Event) -> AsyncIterator[asyncio.Task[bool]]:
+    """Open the doors of a next process that takes over at the path; give the task, whose end says whether it did."""
+
+    async def answer(_request: web.BaseRequest) -> web.Response:
+        return web.Response()
+
+    address = {"host": HOST, "port": 0}
+    settings = Settings.model_validate({"handover": {"socket": path}, "public": address, "private": address})
+    taken_itself, away = asyncio.Event(), asyncio.Event()
+    away.set()
+    doors = Doors(
+        settings,
+        Listener(answer),
+        Listener(answer),
+        roles=ROLES,
+        given={},
+        away=away,
+        on_taken=taken_itself.set,
+        hold_s=0.1,
+    )
+    await doors.listen()
+    try:
+        async with beside([doors.accept_in_time()], doors.stop_waiting):
+            yield asyncio.create_task(doors.open(connected, stop))
+    finally:
+        await doors.close_public(0, leave_s=0, idle_s=0)
+        await doors.close_private()
+
+
+async def test_a_next_process_is_not_deaf_once_the_one_before_it_ends(tmp_path: Path) -> None:
+    """Where the running process ends while the next one waits for its database, the next one does as in a start with
+    nobody before it: deliveries are answered after the time that they may wait.
+    """
+    async with AsyncExitStack() as running:
+        taken, port = await running.enter_async_context(offering(tmp_path / "handover.sock"))
+        async with opening(tmp_path / "handover.sock", connected=asyncio.Event(), stop=asyncio.Event()) as opened:
+            await running.aclose()
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
+                session.get(f"http://{HOST}:{port}/") as answer,
+            ):
+                assert answer.status == 200
+            assert await opened
+        assert not taken.is_set()
 
 
 async def test_a_process_with_other_roles_does_not_stop_the_receiver(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from whatsms_events.clock import within
+from whatsms_events.clock import first_of
 from whatsms_events.config.settings import Private, Public, Settings
 from whatsms_events.service.handover import Offer, TakenOver, take
 from whatsms_events.web.app import Listener
@@ -55,6 +55,7 @@ class Doors:
         given: Sockets,
         away: asyncio.Event,
         on_taken: Callable[[], None],
+        hold_s: float = HOLD_S,
     ) -> None:
         self._settings = settings
         self._public = public
@@ -63,10 +64,11 @@ class Doors:
         self._given = given
         self._away = away
         self._on_taken = on_taken
+        self._hold_s = hold_s
         self._taken: TakenOver | None = None
         self._offer: Offer | None = None
         self._handed_over = False
-        self._closing = False
+        self._closing = asyncio.Event()
 
     async def listen(self) -> Addresses:
         """Get the sockets, and let the kernel take connections; raise OSError where an address cannot be had.
@@ -74,7 +76,8 @@ class Doors:
         Raise ConfigError where no socket can be taken from the process before us.
         """
         path = self._settings.handover.socket
-        self._taken = take(path, self._roles) if path is not None else None
+        # In a thread, so that a signal is heard: the other process may take its time.
+        self._taken = None if path is None else await asyncio.to_thread(take, path, self._roles)
         addresses = Addresses(
             None if self._public is None else await self._listen(self._public, "public", self._settings.public),
             await self._listen(self._private, "private", self._settings.private),
@@ -82,6 +85,7 @@ class Doors:
         if self._taken is None:
             await self._private.accept()  # nobody else answers whether this process is ready
         else:
+            self._taken.watch()
             self._taken.keep(one for each in self._sockets().values() for one in each)
         return addresses
 
@@ -96,11 +100,24 @@ class Doors:
     async def accept_in_time(self) -> None:
         """Accept without a database, once one is known to be away, and after HOLD_S.
 
-        Not where the process before us still takes deliveries, or where this one stops.
+        Not while the process before us takes deliveries: where that one ends before we are ready, HOLD_S after its end.
+        Not where this process stops.
         """
-        await within(self._away, HOLD_S)
-        if not self._closing and self._taken is None:
+        if (before := self._taken) is None:
+            await first_of(self._away, self._closing, seconds=self._hold_s)
+        else:
+            await first_of(before.ended, self._closing)
+            if before.ended.is_set():
+                await self._go_on_alone()
+        if not self._closing.is_set():
             await self._accept()
+
+    async def _go_on_alone(self) -> None:
+        """Tell operators at once how this process is, and let deliveries wait: its database may come back."""
+        log.warning("service.left_alone")
+        self._taken = None
+        await self._private.accept()
+        await first_of(self._closing, seconds=self._hold_s)
 
     async def open(self, connected: asyncio.Event, stop: asyncio.Event) -> bool:
         """Accept, and let the process before us stop, once deliveries can be committed; False where `stop` came first.
@@ -108,7 +125,10 @@ class Doors:
         That is when `connected` is set. Where nobody else takes deliveries meanwhile, HOLD_S is long enough. Raise
         ConfigError where our own sockets cannot be offered.
         """
-        while not await within(connected, HOLD_S) and self._taken is not None:
+        if (before := self._taken) is not None:
+            await first_of(connected, stop, before.ended)
+        if not connected.is_set():
+            await first_of(connected, stop, seconds=self._hold_s)
             if stop.is_set():
                 return False
         await self._accept()
@@ -163,8 +183,7 @@ class Doors:
 
     def stop_waiting(self) -> None:
         """Let `accept_in_time` end."""
-        self._closing = True
-        self._away.set()
+        self._closing.set()
 
 
 async def _fits(sockets: Sequence[socket.socket], host: str, port: int) -> bool:

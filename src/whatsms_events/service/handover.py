@@ -9,7 +9,8 @@ Theory of operation. The running process offers its sockets at a path; the next 
     running     stops: it accepts no more, answers what it has begun, and ends
 
 Both have the very same sockets, so the kernel's queue never closes: no connection is refused or reset. If the next one
-ends before READY, the running one goes on as if nothing had happened. One process at a time may take over.
+ends before READY, the running one goes on as if nothing had happened. If the running one ends before READY, the next
+one does as in a start with nobody before it. One process at a time may take over.
 """
 
 import asyncio
@@ -40,16 +41,35 @@ log = structlog.get_logger()
 
 
 class TakenOver:
-    """The sockets that the running process gave us; it waits for our word to stop."""
+    """The sockets that the running process gave us; it waits for our word to stop.
+
+    `ended` is set where that process ends, or begins to, before our word; only where `watch` was called.
+    """
 
     def __init__(self, line: socket.socket, sockets: Sockets) -> None:
         self.sockets = sockets
+        self.ended = asyncio.Event()
         self._line = line
+
+    def watch(self) -> None:
+        """Begin to notice the end of the process before us. It says nothing more, so whatever comes is that end."""
+        self._line.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._line.fileno(), self._on_end)
+
+    def _on_end(self) -> None:
+        self._hang_up()
+        self.ended.set()
+
+    def _hang_up(self) -> None:
+        if self._line.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._line.fileno())
+            self._line.close()
 
     def ready(self) -> None:
         """Let the process before us stop: we accept now."""
-        with suppress(OSError), self._line:  # it may have ended
+        with suppress(OSError):  # it may have ended
             self._line.sendall(READY)
+        self._hang_up()
 
     def keep(self, used: Iterable[socket.socket]) -> None:
         """Close all sockets but those: in a queue that nobody reads, connections would wait for ever."""
@@ -61,10 +81,8 @@ class TakenOver:
 
     def close(self) -> None:
         """Leave the process before us as it is, and its sockets to that one alone."""
-        self._line.close()
-        for sockets in self.sockets.values():
-            for one in sockets:
-                one.close()
+        self._hang_up()
+        self.keep(())
 
 
 def take(path: Path, roles: frozenset[str]) -> TakenOver | None:
@@ -92,7 +110,8 @@ def take(path: Path, roles: frozenset[str]) -> TakenOver | None:
         found[name].append(socket.socket(fileno=number))
     taken = TakenOver(line, found)
     if set(offered["roles"]) != roles:
-        taken.close()
+        line.close()
+        taken.keep(())
         theirs, ours = ", ".join(sorted(offered["roles"])), ", ".join(sorted(roles))
         raise ConfigError(
             f"{_OURS}: the process at {path} has the roles {theirs} and goes on; this one has {ours}: "
