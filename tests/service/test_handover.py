@@ -1,6 +1,7 @@
 """Taking over the sockets of a running process: who gets them, and what happens where the next one fails."""
 
 import asyncio
+import os
 import socket
 import stat
 from collections.abc import AsyncIterator
@@ -145,6 +146,42 @@ async def test_a_next_process_is_not_deaf_once_the_one_before_it_ends(tmp_path: 
             ):
                 assert answer.status == 200
             assert await opened
+        assert not taken.is_set()
+
+
+async def goes_on(path: Path) -> bool:
+    """Tell whether the process at the path has taken in that the next one failed: it may be taken over again."""
+    try:
+        found = await asyncio.to_thread(take, path, ROLES)
+    except ConfigError:
+        return False
+    assert found is not None
+    found.close()
+    return True
+
+
+async def test_a_next_process_that_is_stopped_first_leaves_the_one_before_it_alone(tmp_path: Path) -> None:
+    """SIGTERM to the next process, and only then its database is there: the running process goes on."""
+    path, connected, stop = tmp_path / "handover.sock", asyncio.Event(), asyncio.Event()
+    async with offering(path) as (taken, _port):
+        stop.set()
+        connected.set()
+        async with opening(path, connected=connected, stop=stop) as opened:
+            assert not await opened
+        await until(lambda: goes_on(path), 60, "the running process has noticed")
+        assert not taken.is_set()
+
+
+async def test_a_next_process_that_cannot_offer_leaves_the_one_before_it_alone(tmp_path: Path) -> None:
+    """Where its own offer cannot be made, the next process ends with the reason, and the running one goes on."""
+    path, connected = tmp_path / "handover.sock", asyncio.Event()
+    async with offering(path) as (taken, _port):
+        (tmp_path / f".{os.getpid()}").mkdir()
+        connected.set()
+        async with opening(path, connected=connected, stop=asyncio.Event()) as opened:
+            with pytest.raises(ConfigError, match=r"handover.socket: cannot listen at .*is a directory"):
+                await opened
+        await until(lambda: goes_on(path), 60, "the running process has noticed")
         assert not taken.is_set()
 
 

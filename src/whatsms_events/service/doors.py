@@ -129,9 +129,11 @@ class Doors:
             await first_of(connected, stop, before.ended)
         if not connected.is_set():
             await first_of(connected, stop, seconds=self._hold_s)
-            if stop.is_set():
-                return False
+        if stop.is_set():
+            return False
         await self._accept()
+        if stop.is_set():  # it came meanwhile; what was accepted is answered
+            return False
         self._take_over()
         return True
 
@@ -142,14 +144,17 @@ class Doors:
                 await one.accept()
 
     def _take_over(self) -> None:
-        """Let the process before us stop, and offer our sockets to the next one."""
+        """Offer our sockets to the next process, and let the one before us stop.
+
+        In this order, and without a pause in between: where our offer cannot be made, we stop, and it has to go on.
+        """
+        if (path := self._settings.handover.socket) is not None:
+            self._offer = Offer(path, self._roles, self._sockets(), self._hand_over)
+            self._offer.open()
         if self._taken is not None:
             self._taken.ready()
             self._taken = None
             log.info("service.took_over")
-        if (path := self._settings.handover.socket) is not None:
-            self._offer = Offer(path, self._roles, self._sockets(), self._hand_over)
-            self._offer.open()
 
     def _sockets(self) -> Sockets:
         listeners = (("public", self._public), ("private", self._private))

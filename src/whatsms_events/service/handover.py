@@ -5,7 +5,7 @@ Theory of operation. The running process offers its sockets at a path; the next 
     next        connects to the path, and gets the roles and the sockets with their names; nothing answers there: it
                 binds its own; it has other roles: it ends, since it could not take the place of the running one
     next        opens its databases, starts its roles, and accepts: both processes take from the same kernel queue
-    next        says READY, and offers the sockets at the path itself
+    next        offers the sockets at the path itself, and says READY
     running     stops: it accepts no more, answers what it has begun, and ends
 
 Both have the very same sockets, so the kernel's queue never closes: no connection is refused or reset. If the next one
@@ -146,6 +146,8 @@ class Offer:
             beside.replace(self._path)
         except OSError as exc:
             self._door.close()
+            with suppress(OSError):
+                beside.unlink()
             raise ConfigError(f"{_OURS}: cannot listen at {self._path}: {(exc.strerror or str(exc)).lower()}") from exc
         asyncio.get_running_loop().add_reader(self._door.fileno(), self._on_caller)
 
