@@ -207,6 +207,30 @@ async def test_a_process_with_other_roles_does_not_stop_the_receiver(tmp_path: P
     await following.stop()
 
 
+async def test_only_the_address_that_cannot_be_had_is_named(tmp_path: Path) -> None:
+    """Where the public socket is given, by systemd or by the process before, and somebody has the private port, a start
+    names the private listener alone.
+    """
+    with socket.create_server((HOST, 0)) as held, socket.create_server((HOST, 0)) as other:
+        port = port_of(other)
+        says = f"cannot listen on {HOST}:{port}: address already in use; see private.host and private.port"
+        private = {"private": {"port": port}}
+        activated = Service(tmp_path / "activated", settings=private | {"public": {"port": port_of(held)}})
+        activated.sockets = [held]
+        first = Service(tmp_path / "service", settings={"handover": {"socket": "handover.sock"}})
+        await first.start()
+        following = first.successor()
+        text = first.config.read_text()
+        first.config.write_text(text.replace(f"port = {first.private_port}", f"port = {port}"))
+        for service in (activated, following):
+            service.spawn()
+            await service.gone(60)
+            said = (service.folder / "output.log").read_text().splitlines()
+            assert (service.status, [line for line in said if "cannot listen" in line]) == (1, [says])
+        assert await first.serves()
+        await first.stop()
+
+
 async def test_a_killed_next_process_and_a_changed_port_leave_the_first_or_bind_anew(tmp_path: Path) -> None:
     """A next process with a wrong database ends with status 2 while the first one goes on; one with another public port
     takes over and listens there.

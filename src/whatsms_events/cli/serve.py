@@ -3,16 +3,12 @@
 import asyncio
 import os
 import signal
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import structlog
 
 from whatsms_events import logs
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
-from whatsms_events.cli.running import cause, run, spare_the_collector, stop_on_signals
-from whatsms_events.config.settings import Settings
+from whatsms_events.cli.running import run, spare_the_collector, stop_on_signals
 from whatsms_events.errors import ConfigError
 from whatsms_events.service.doors import Addresses
 from whatsms_events.service.reload import SettingsFiles
@@ -49,33 +45,5 @@ def serve(*, roles: str = "receiver,relay,consumer,backfill", options: SettingsO
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, service.look_again)
         await service.run(stop_on_signals(), on_ready=on_ready)
 
-    with _addressed(settings):
-        run(main())
+    run(main())
     return 0
-
-
-@contextmanager
-def _addressed(settings: Settings) -> Iterator[None]:
-    """Raise OSError again with the address that cannot be had and its setting, where a listener could not start."""
-    try:
-        yield
-    except (OSError, BaseExceptionGroup) as raised:
-        found = cause(raised)
-        if isinstance(found, OSError) and (lines := list(_listeners_in_the_way(settings))):
-            raise OSError(found.errno, "; ".join(lines)) from raised
-        raise
-
-
-def _listeners_in_the_way(settings: Settings) -> Iterator[str]:
-    """Yield a line for each address that cannot be had. Each is tried again: event loops word the error differently."""
-    for section, listener in (("public", settings.public), ("private", settings.private)):
-        host, port = listener.host, listener.port
-        try:
-            for family, kind, protocol, _name, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-                with socket.socket(family, kind, protocol) as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(address)
-        except OSError as exc:
-            shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            says = (exc.strerror or type(exc).__name__).lower()
-            yield f"cannot listen on {shown}: {says}; see {section}.host and {section}.port"

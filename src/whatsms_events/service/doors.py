@@ -71,31 +71,44 @@ class Doors:
         self._closing = asyncio.Event()
 
     async def listen(self) -> Addresses:
-        """Get the sockets, and let the kernel take connections; raise OSError where an address cannot be had.
+        """Get the sockets, and let the kernel take connections; raise OSError where addresses cannot be had.
 
         Raise ConfigError where no socket can be taken from the process before us.
         """
         path = self._settings.handover.socket
         # In a thread, so that a signal is heard: the other process may take its time.
         self._taken = None if path is None else await asyncio.to_thread(take, path, self._roles)
-        addresses = Addresses(
-            None if self._public is None else await self._listen(self._public, "public", self._settings.public),
-            await self._listen(self._private, "private", self._settings.private),
-        )
+        wanted = (("public", self._public, self._settings.public), ("private", self._private, self._settings.private))
+        found: dict[str, str] = {}
+        faults: list[OSError] = []
+        for name, listener, section in wanted:
+            try:
+                if listener is not None:
+                    found[name] = await self._listen(listener, name, section)
+            except OSError as exc:
+                faults.append(exc)
+        if faults:  # all of them are named, so that a person mends them in one go
+            says = "; ".join(one.strerror or type(one).__name__ for one in faults)
+            raise OSError(faults[0].errno, says) from faults[0]
         if self._taken is None:
             await self._private.accept()  # nobody else answers whether this process is ready
         else:
             self._taken.watch()
             self._taken.keep(one for each in self._sockets().values() for one in each)
-        return addresses
+        return Addresses(found.get("public"), found["private"])
 
     async def _listen(self, listener: Listener, name: str, wanted: Public | Private) -> str:
         if given := self._given.get(name):
             return await listener.listen(given)
         taken = None if self._taken is None else self._taken.sockets.get(name)
-        if taken and await _fits(taken, wanted.host, wanted.port):
-            return await listener.listen(taken, wanted.host)
-        return await listener.listen(await bound(wanted.host, wanted.port), wanted.host)
+        try:
+            if taken and await _fits(taken, wanted.host, wanted.port):
+                return await listener.listen(taken, wanted.host)
+            return await listener.listen(await bound(wanted.host, wanted.port), wanted.host)
+        except OSError as exc:
+            shown = f"[{wanted.host}]:{wanted.port}" if ":" in wanted.host else f"{wanted.host}:{wanted.port}"
+            says = (exc.strerror or type(exc).__name__).lower()
+            raise OSError(exc.errno, f"cannot listen on {shown}: {says}; see {name}.host and {name}.port") from exc
 
     async def accept_in_time(self) -> None:
         """Accept without a database, once one is known to be away, and after HOLD_S.
