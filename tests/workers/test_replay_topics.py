@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Message
+from confluent_kafka import Message, Producer
 
 from cli.commands import Done, run
 from servers import warm
@@ -16,7 +16,9 @@ from servers.compare import assert_published, headers_of, until
 from servers.kafka import Broker, RunningKafka
 from servers.witness import read_committed
 from whatsms_events.domain.records import TOPICS
+from whatsms_events.kafka.topics import create_topics
 from whatsms_events.storage.log.relay_row import RelayRows
+from whatsms_events.storage.log.replays import Replays
 from workers.test_consumer import DEADLINE_S, Bench, connect, opened
 
 pytestmark = [pytest.mark.kafka, pytest.mark.process]
@@ -96,3 +98,19 @@ async def test_a_killed_replay_to_kafka_goes_on_and_each_event_is_there_once(wit
     refused = await asyncio.to_thread(other.replay, "--go")
     assert (refused.status, "a relay of this log publishes to another-live-one" in refused.err[-1]) == (1, True)
     assert len(visible(bench, bench.prefix)) == live
+
+
+async def test_topics_that_somebody_wrote_to_are_refused_at_each_try(with_kafka: Bench) -> None:
+    """The command looks before it begins: no replay is left over that a second try would go on with, unchecked."""
+    bench, shadows = with_kafka, Shadows(with_kafka)
+    await bench.append(20)
+    assert bench.kafka is not None
+    await create_topics(bench.kafka, shadows.prefix, partitions=3, replication_factor=1, retention_ms=-1)
+    other = Producer({"bootstrap.servers": bench.kafka.bootstrap_servers})
+    other.produce(f"{shadows.prefix}.contacts", b"somebody else's")
+    assert other.flush(DEADLINE_S) == 0
+    for _ in range(2):
+        done = await asyncio.to_thread(shadows.replay, "--go")
+        assert (done.status, "were written to before" in done.err[-1]) == (1, True)
+    assert await Replays(bench.log).latest() == []
+    assert len(visible(bench, shadows.prefix)) == 1

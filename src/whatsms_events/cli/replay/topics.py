@@ -88,8 +88,10 @@ async def _published(
     stage: ReplayStage, target: KafkaTarget, wanted: WantedTopics, pace: Pace, view: ReplayView
 ) -> bool:
     """Publish, and say what was published; return False where it was asked to stop."""
-    run, resumed = await begun(stage, "kafka", await _bounded(stage, wanted), wanted.prefix)
+    # The topics are looked at before the replay is recorded: where the look refuses them, nothing is left to resume.
+    resumed = await Replays(stage.log).unfinished("kafka", wanted.prefix) is not None
     await _make_topics(stage.settings, target, wanted.prefix, resumed=resumed)
+    run, _ = await begun(stage, "kafka", await _bounded(stage, wanted), wanted.prefix)
     log = RereadLog(EventLog(stage.log), run.selection)
     relay = _relay(stage, target, log, run, pace)
     try:
