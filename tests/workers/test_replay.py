@@ -279,6 +279,44 @@ async def test_tables_of_another_log_are_replaced_by_a_replay_of_this_one(on_fil
     assert differing(await on_files.done(swap=False)) == {}
 
 
+@pytest.mark.parametrize("again", [0, 60])
+async def test_a_kept_shadow_that_is_not_of_the_log_is_never_swapped_in(on_files: Stage, again: int) -> None:
+    """A comparison keeps its shadow. Where the log was restored from an older copy since, be it shorter or with other
+    events, the shadow shows what the log does not hold: the next replay refuses it, and the tables stay as they are.
+    """
+    bench = on_files.bench
+    await bench.append(120)
+    await bench.apply_all(bench.from_log())
+    await on_files.done(swap=False)
+    clean, before = await rows_of(bench.projection), await Projection(bench.projection).state()
+    async with bench.log.write() as connection:
+        await connection.execute(tables.event_log.delete().where(tables.event_log.c.position > 80))
+    if again:
+        await bench.append(again)
+    for swap in (False, True):
+        with pytest.raises(IntegrityError, match=r"the shadow does not fit.*replay discard"):
+            await on_files.done(swap=swap)
+    assert await rows_of(bench.projection) == clean
+    assert await Projection(bench.projection).state() == before
+
+
+async def test_a_log_that_is_exchanged_before_the_swap_keeps_the_tables(on_files: Stage) -> None:
+    """The shadow is looked at once more under the lock of the swap."""
+    bench = on_files.bench
+    await bench.append(120)
+    await bench.apply_all(bench.from_log())
+    replay = await on_files.built()
+    while await replay.run_once(FAR):
+        pass
+    before = await Projection(bench.projection).state()
+    async with bench.log.write() as connection:
+        await connection.execute(tables.event_log.delete().where(tables.event_log.c.position > 80))
+    with pytest.raises(IntegrityError, match=r"the shadow does not fit.*replay discard"):
+        await replay.finish(examples=1)
+    await replay.close()
+    assert await Projection(bench.projection).state() == before
+
+
 async def test_a_replay_that_was_stopped_goes_on_from_its_checkpoint(on_files: Stage) -> None:
     """The shadow has its own checkpoint: another process reads on from there, and nothing is read twice."""
     bench = on_files.bench

@@ -18,7 +18,7 @@ from whatsms_events.storage.projection.shadow import analyse
 from whatsms_events.storage.projection.swap import SwapOutcome, Terms, carried, compare
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.workers.consumer import Consumer
-from whatsms_events.workers.rereading import RereadSource
+from whatsms_events.workers.rereading import DISCARD, RereadSource
 
 ROLE: Final = "replay"
 
@@ -85,7 +85,8 @@ class ProjectionReplay:
         """Compare the shadow with the live tables at one position, and perhaps swap, while the live consumer waits.
 
         `stand` tells whether saved offsets can still be read from; where they cannot, they are forgotten. Raise
-        IntegrityError where there must be no swap: retention blanked what would be read.
+        IntegrityError where there must be no swap: retention blanked what would be read, or the shadow, which an
+        earlier command may have kept, is not of this log any more.
         """
 
         async def reach(before: ProjectionState) -> ProjectionState:
@@ -127,6 +128,11 @@ class ProjectionReplay:
         while (state := await Projection(self._shadow).state()).applied_through < through:
             if not await self._step(through):
                 break
+        if not await belongs(state, self._log):  # nothing need have been read, so the source may not have noticed
+            raise IntegrityError(
+                f"the shadow does not fit: it shows position {state.applied_through}, and the log ends before or holds "
+                f"another event there: it was restored from an older copy, or it is another log. {DISCARD}"
+            )
         return state
 
     async def _through(self, live: ProjectionState) -> int:
@@ -135,14 +141,14 @@ class ProjectionReplay:
         return end if behind or not await belongs(live, self._log) else reached(live)
 
 
-async def belongs(live: ProjectionState, event_log: EventLog) -> bool:
-    """Tell whether the live tables were made from this very log."""
-    if live.log_id is None or live.log_id != await event_log.log_id():
-        return live.log_id is None
-    if reached(live) > await event_log.end():
+async def belongs(state: ProjectionState, event_log: EventLog) -> bool:
+    """Tell whether tables, live ones or a shadow, were made from this very log."""
+    if state.log_id is None or state.log_id != await event_log.log_id():
+        return state.log_id is None
+    if reached(state) > await event_log.end():
         return False
     try:
-        await event_log.read_from(live.checkpoint, 1)
+        await event_log.read_from(state.checkpoint, 1)
     except IntegrityError:
         return False
     return True
