@@ -1,9 +1,10 @@
 """Replays to Kafka: shadow topics on a real broker get each event once, and live topics are not written."""
 
 import asyncio
+import itertools
 import json
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,10 +16,18 @@ from servers import warm
 from servers.compare import assert_published, headers_of, until
 from servers.kafka import Broker, RunningKafka
 from servers.witness import read_committed
+from whatsms_events.cli.replay import topics
+from whatsms_events.cli.replay.topics import WantedTopics
 from whatsms_events.domain.records import TOPICS
+from whatsms_events.domain.replay import WHOLE
+from whatsms_events.domain.resume import Partition
+from whatsms_events.errors import BrokerUnavailableError
+from whatsms_events.kafka import visible as visible_in_kafka
+from whatsms_events.kafka.connection import KafkaReader
 from whatsms_events.kafka.topics import create_topics
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.log.replays import Replays
+from whatsms_events.workers import relay as relay_module
 from workers.test_consumer import DEADLINE_S, Bench, connect, opened
 
 pytestmark = [pytest.mark.kafka, pytest.mark.process]
@@ -114,3 +123,54 @@ async def test_topics_that_somebody_wrote_to_are_refused_at_each_try(with_kafka:
         assert (done.status, "were written to before" in done.err[-1]) == (1, True)
     assert await Replays(bench.log).latest() == []
     assert len(visible(bench, shadows.prefix)) == 1
+
+
+async def test_a_replay_to_kafka_ends_only_when_everything_is_known_to_be_visible(
+    with_kafka: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the last commit seems to hang at the end, the relay opens again and looks, and only then the replay is
+    published. Where it never learns that all is visible, the command fails, and the replay stays to be gone on with.
+    """
+    bench = with_kafka
+    end = await bench.append(50)
+    prefix = f"{bench.prefix}-shadow"
+    settings = bench.settings()
+    kafka = settings.kafka.model_copy(update={"partitions": 3, "replication_factor": 1})
+    relaying = settings.relay.model_copy(update={"check_interval_s": 60.0})
+    settings = settings.model_copy(update={"data_dir": bench.folder, "kafka": kafka, "relay": relaying})
+    monkeypatch.setattr(topics, "stop_on_signals", asyncio.Event)
+    known: list[int] = []
+    forget, real = RelayRows.forget, visible_in_kafka.hanging
+    hangs: Iterator[bool] = itertools.repeat(True)
+
+    async def noted(rows: RelayRows, of: str) -> None:
+        row = await rows.load(of)
+        known.append(0 if row is None else row.published_through)
+        await forget(rows, of)
+
+    async def hanging(
+        committed: KafkaReader,
+        uncommitted: KafkaReader,
+        partitions: Sequence[Partition],
+        *,
+        settle_s: float,
+        monotonic: Callable[[], float],
+    ) -> Mapping[Partition, int]:
+        if settle_s == relay_module.SETTLE_S / 2 and next(hangs, False):  # what a relay asks that closes
+            return {partitions[0]: 0}
+        return await real(committed, uncommitted, partitions, settle_s=settle_s, monotonic=monotonic)
+
+    monkeypatch.setattr(RelayRows, "forget", noted)
+    monkeypatch.setattr(relay_module, "hanging", hanging)
+    with pytest.raises(BrokerUnavailableError, match="the same command goes on"):
+        await topics.replay_kafka(settings, WantedTopics(prefix, WHOLE, go=True))
+    assert (known, [one.outcome for one in await Replays(bench.log).latest()]) == ([], [None])
+    for one in (prefix, f"{prefix}-2"):
+        hangs = iter([True])
+        assert await topics.replay_kafka(settings, WantedTopics(one, WHOLE, go=True)) == 0
+    assert known == [end, end]
+    assert [one.outcome for one in await Replays(bench.log).latest()] == ["published", "published"]
+    assert bench.kafka is not None
+    for one in (prefix, f"{prefix}-2"):
+        entries = await bench.event_log.read(0, 1000)
+        assert_published(bench.kafka.bootstrap_servers, one, entries, await bench.event_log.log_id())

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
+from typing import Final
 from uuid import UUID
 
 from whatsms_events.cli.replay.stage import Pace, ReplayStage, alone, begun, ended, opened_stage
@@ -13,7 +14,7 @@ from whatsms_events.config.settings import Settings
 from whatsms_events.domain.events import LogEntry
 from whatsms_events.domain.records import TOPICS, KafkaRecord, replayed, to_record
 from whatsms_events.domain.replay import Selection
-from whatsms_events.errors import ConfigError, FencedError, IntegrityError
+from whatsms_events.errors import BrokerUnavailableError, ConfigError, FencedError, IntegrityError
 from whatsms_events.kafka.connection import KafkaReader, KafkaTarget
 from whatsms_events.kafka.topics import count_partitions, create_topics
 from whatsms_events.service.parts import kafka_target
@@ -23,6 +24,9 @@ from whatsms_events.storage.log.replays import ReplayRun, Replays
 from whatsms_events.storage.log.selected import Blanked, Selected, TypeSpan
 from whatsms_events.workers.relay import Relay
 from whatsms_events.workers.rereading import RereadLog
+
+OPENINGS: Final = 3
+"""So often the relay is opened at the end, before the command says that not all is known to be visible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +98,20 @@ async def _published(
     run, _ = await begun(stage, "kafka", await _bounded(stage, wanted), wanted.prefix)
     log = RereadLog(EventLog(stage.log), run.selection)
     relay = _relay(stage, target, log, run, pace)
-    try:
-        if not await pace.repeat(lambda: _piece(stage, relay, log, run, view)):
-            return False
-    finally:
-        await relay.close()
+    for _ in range(OPENINGS):
+        try:
+            if not await pace.repeat(lambda: _piece(stage, relay, log, run, view)):
+                return False
+        finally:
+            await relay.close()
+        if await _is_visible(stage, log, run):
+            break
+        view.say("not all of it is known to be visible: looks again")
+    else:
+        raise BrokerUnavailableError(
+            f"Kafka does not show all events up to position {log.position:,} under {run.prefix}: the same command goes "
+            "on, and looks again"
+        )
     selected = Selected(stage.log)
     spans, blanked = await selected.spans(run.selection), await selected.blanked(run.selection)
     await RelayRows(stage.log).forget(wanted.prefix)
@@ -114,6 +127,18 @@ async def _bounded(stage: ReplayStage, wanted: WantedTopics) -> Selection:
     run = await Replays(stage.log).unfinished("kafka", wanted.prefix)
     last = await EventLog(stage.log).end() if run is None else run.selection.last
     return replace(wanted.selection, last=last)
+
+
+async def _is_visible(stage: ReplayStage, log: RereadLog, run: ReplayRun) -> bool:
+    """Tell whether all that was read is known to be visible.
+
+    A commit that was answered may still hang. A relay that closes saves only what it sees, and the next opening
+    publishes again what it does not see.
+    """
+    if not await stage.lock.take():  # the relay gave it up
+        raise FencedError("another process took the replay over")
+    known = await RelayRows(stage.log).load(run.prefix)
+    return log.position < run.selection.first or (known is not None and known.published_through >= log.position)
 
 
 async def _piece(stage: ReplayStage, relay: Relay, log: RereadLog, run: ReplayRun, view: ReplayView) -> int:
