@@ -10,13 +10,20 @@ from uuid import UUID
 
 import pytest
 
-from servers.compare import assert_like_a_clean_rebuild, assert_published, whole_log
+from servers.compare import assert_like_a_clean_rebuild, assert_published, rows_of, whole_log
 from servers.kafka import Broker, RunningKafka
 from whatsms_events.errors import ConfigError, IntegrityError
 from whatsms_events.kafka.topics import create_topics
 from whatsms_events.storage import backup
 from whatsms_events.storage.backup import Backup, back_up
-from workers.test_consumer import Bench, bench, connect, opened, with_kafka
+from whatsms_events.storage.database import DatabaseTarget
+from whatsms_events.storage.projection.apply import Projection
+from whatsms_events.storage.projection.shadow import open_shadow, shadow_of
+from whatsms_events.workers.consumer import Consumer
+from whatsms_events.workers.replay import reached
+from whatsms_events.workers.sources import offsets_stand
+from workers.test_consumer import DEADLINE_S, Bench, bench, connect, opened, with_kafka
+from workers.test_replay import Stage
 
 __all__ = ["bench", "with_kafka"]  # fixtures
 
@@ -142,6 +149,66 @@ async def test_with_kafka_a_restored_log_halts_the_relay_until_it_has_a_new_pref
         await again.publish()
         log_id = await again.event_log.log_id()
         assert_published(kafka.bootstrap, again.prefix, await whole_log(again.log), log_id)
+
+
+async def test_with_kafka_the_consumer_of_a_restored_log_applies_nothing_that_the_log_lacks(
+    kafka: Broker | RunningKafka, topic_prefix: str, bench: Bench
+) -> None:
+    """The topics go on where the restored log ends: the consumer halts before the first event that the log does not
+    hold, also when the log has grown past it. Where only the log is restored, it halts at once. With a new prefix, its
+    topics, and then the tables made from the log, it goes on.
+    """
+    await connect(bench, kafka, topic_prefix)
+    await bench.begin_with_kafka()
+    await bench.append(60)
+    await bench.publish()
+    await bench.apply_all(bench.from_kafka())
+    made = await backed_up(bench)
+    await bench.append(60)
+    await bench.publish()
+    place = bench.folder / "restored"
+    restored(made, place)
+
+    async def halts(again: Bench) -> None:
+        before = await rows_of(again.projection)
+        again.kafka, again.prefix, again.stream = bench.kafka, bench.prefix, bench.stream
+        for more in (0, 90):
+            await again.append(more)
+            consumer = again.from_kafka()
+            with pytest.raises(IntegrityError, match=r"restored from an older copy.*replay projection"):
+                await until_it_stops(consumer)
+            await consumer.close()
+        assert await rows_of(again.projection) == before
+
+    async with opened(*urls(place), place) as again:
+        await halts(again)
+        assert reached(await Projection(again.projection).state()) == 60
+        await moved_to_new_topics(again, f"{topic_prefix}n")
+    await bench.apply_all(bench.from_kafka())
+    restored(made, place, "log.db")
+    async with opened(urls(place)[0], urls(bench.folder)[1], place) as again:
+        await halts(again)
+
+
+async def moved_to_new_topics(again: Bench, prefix: str) -> None:
+    """Restore as the runbook says: a new prefix, its topics, the tables from the log; then relay and consumer work."""
+    assert again.kafka is not None
+    kafka, again.prefix = again.kafka, prefix
+    await create_topics(kafka, prefix, partitions=3, replication_factor=1, retention_ms=-1)
+    target = shadow_of(DatabaseTarget(urls(again.folder)[1]))
+    shadow = await open_shadow(again.projection, target)
+    await Stage(again, target, shadow).done(swap=True, stand=lambda offsets: offsets_stand(kafka, prefix, offsets))
+    await shadow.close()
+    await again.publish()
+    await again.apply_all(again.from_kafka())
+    await assert_like_a_clean_rebuild(again.log, again.projection, again.folder)
+
+
+async def until_it_stops(consumer: Consumer) -> None:
+    """Run the consumer until it raises."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            await consumer.run_once()
 
 
 async def test_what_is_not_right_is_no_backup(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

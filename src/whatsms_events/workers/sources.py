@@ -6,7 +6,7 @@ retention. From then on each partition is read from its beginning, and everythin
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 from uuid import UUID
@@ -115,8 +115,9 @@ class KafkaSource:
         self._aim_due = 0.0
 
     async def open(self, state: ProjectionState) -> None:
-        """Check the log and seek every partition to its saved offset."""
+        """Check that the log holds what was applied, and seek every partition to its saved offset."""
         await self._from_log.open(state)
+        await self._expect_applied(state)
         self._reader = await KafkaReader.open(self._target)
         self._aim, self._aim_due = None, 0.0
         if state.offsets:
@@ -148,12 +149,42 @@ class KafkaSource:
             raise OffsetGoneError(f"{exc}. {REPLAY}") from exc
         log_id = await self._log.log_id()
         items, last = _items(fetched, state, log_id)
+        await self._expect_held(items, set(last.values()))
         offsets = {
             key: Offset(next_offset=offset, last_position=last.get(key, _last(state, key)))
             for key, offset in (await self._reader.positions()).items()
         }
         after = replace(state, log_id=log_id, offsets=offsets)
         return Reading(items, await self._advance(self._reader, after), skipped=len(fetched) - len(items))
+
+    async def _expect_applied(self, state: ProjectionState) -> None:
+        """Raise IntegrityError where the tables show more than the log holds, or other events."""
+        try:
+            await self._log.read_from(state.checkpoint, 1)
+        except IntegrityError as exc:
+            raise IntegrityError(f"{exc}. {REPLAY}") from exc
+        through, end = max((one.last_position for one in state.offsets.values()), default=0), await self._log.end()
+        if through > end:
+            raise IntegrityError(
+                f"the tables show position {through}, and the log ends at {end}: it was restored from an older copy. "
+                f"{REPLAY}"
+            )
+
+    async def _expect_held(self, items: Sequence[ReadItem], positions: Collection[int]) -> None:
+        """Raise IntegrityError where the log does not hold the events that were read last.
+
+        The relay publishes what the log holds, so only a log that was restored from an older copy lacks an event.
+        Nothing of the reading is applied then: the tables would show what the log can never tell again.
+        """
+        if not positions:
+            return
+        held = await self._log.ids_at(positions)
+        for entry in (item.read for item in items if isinstance(item.read, LogEntry)):
+            if entry.position in positions and held.get(entry.position) != entry.event.id:
+                raise IntegrityError(
+                    f"the log does not hold event {entry.event.id} at position {entry.position}, which {self._prefix} "
+                    f"has: the log was restored from an older copy. Give it a new kafka.topic_prefix. {REPLAY}"
+                )
 
     async def _ask(self) -> Sequence[Partition]:
         """Ask which partitions there are, and remember that."""
@@ -214,6 +245,7 @@ class KafkaSource:
 
     async def _look(self, reader: KafkaReader, state: ProjectionState) -> None:
         """Ask how far the relay has published and where each partition ends. Added partitions are read from now on."""
+        await self._expect_applied(state)
         published = await self._relay_rows.load(self._prefix)
         if self._moved(reader, published):
             await self._ask()
