@@ -143,6 +143,24 @@ async def test_a_replay_stops_at_a_signal_and_goes_on_where_it_stopped(tmp_path:
     assert await read() == end
 
 
+async def test_a_part_is_never_said_to_change_nothing_where_it_was_not_compared(tmp_path: Path) -> None:
+    """Behind the tables' position nothing is read, and the command says so. Where the tables show what the log does not
+    hold, it fails and names the replay that makes them anew.
+    """
+    await filled(tmp_path, 60)
+    ahead = replay(tmp_path, "projection", "--go", "--from-position", "70")
+    assert (ahead.status, any("change nothing" in line for line in ahead.out)) == (0, False)
+    assert any(line.startswith("no event up to position 60 was read again") for line in ahead.out)
+    log = await open_log(DatabaseTarget(f"sqlite:///{tmp_path / 'log.db'}"), migrate=False)
+    async with log.write() as connection:  # restored from an older copy
+        await connection.execute(tables.event_log.delete().where(tables.event_log.c.position > 55))
+    await log.close()
+    done = replay(tmp_path, "projection", "--go", "--from-position", "10", "--to-position", "50")
+    assert (done.status, done.out) == (1, [])
+    assert "restored from an older copy" in done.err[-1]
+    assert "replay projection --go --swap" in done.err[-1]
+
+
 @pytest.mark.parametrize("given", ["2026-01-31", "2026-01-31T00:00", "2026-01-31T00:00Z", "2026-01-31T00:00:00Z"])
 def test_a_time_may_be_given_as_a_day_or_a_minute(given: str) -> None:
     """All of these are the same moment, in UTC."""

@@ -9,6 +9,7 @@ from whatsms_events.cli.running import stop_on_signals
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.findings import TableFinding
 from whatsms_events.domain.replay import Selection
+from whatsms_events.errors import IntegrityError
 from whatsms_events.service.parts import kafka_target
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.selected import Selected
@@ -18,7 +19,7 @@ from whatsms_events.storage.projection.shadow import has_shadow, open_shadow, re
 from whatsms_events.storage.projection.swap import SwapOutcome
 from whatsms_events.workers.preview import Preview
 from whatsms_events.workers.replay import Offsets, ProjectionReplay, belongs, reached
-from whatsms_events.workers.sources import offsets_stand
+from whatsms_events.workers.sources import REPLAY, offsets_stand
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +164,12 @@ def _told(outcome: SwapOutcome) -> _Told:
 async def _previewed(stage: ReplayStage, wanted: Wanted, pace: Pace, view: ReplayView) -> _Told | None:
     """Compare a part of the log with the live tables; return None where it was asked to stop."""
     log, live = EventLog(stage.log), await Projection(stage.live).state()
-    through = reached(live) if await belongs(live, log) else 0
-    preview = Preview(log, Holdings(stage.live), wanted.selection, through=through)
+    if not await belongs(live, log):
+        raise IntegrityError(
+            "the tables show what this log does not hold: it was restored from an older copy, or it is another log, so "
+            f"there is nothing to compare a part of it with. {REPLAY}"
+        )
+    preview = Preview(log, Holdings(stage.live), wanted.selection, through=reached(live))
     limit = pace.limit(stage.settings.consumer.batch_limit)
 
     async def piece() -> int:
@@ -175,10 +180,8 @@ async def _previewed(stage: ReplayStage, wanted: Wanted, pace: Pace, view: Repla
     if not await pace.repeat(piece):
         return None
     findings = preview.findings(examples=wanted.examples, personal=wanted.personal)
-    differing = sum(one.new + one.changed for one in findings)
     sentences = [
-        f"{preview.events:,} events up to position {preview.through:,} were read again: "
-        + (f"they would change {differing:,} rows" if differing else "they change nothing"),
+        _previewed_words(preview, sum(one.new + one.changed for one in findings)),
         "a field that is not read any more shows only in a comparison of the whole log; the tables are as they were",
     ]
     if preview.blanked:
@@ -194,6 +197,13 @@ async def _previewed(stage: ReplayStage, wanted: Wanted, pace: Pace, view: Repla
         "swapped": False,
     }
     return _Told(findings, facts, sentences)
+
+
+def _previewed_words(preview: Preview, differing: int) -> str:
+    if not preview.events:
+        return f"no event up to position {preview.through:,} was read again: this says nothing of what would change"
+    would = f"they would change {differing:,} rows" if differing else "they change nothing"
+    return f"{preview.events:,} events up to position {preview.through:,} were read again: {would}"
 
 
 async def shadow_standing(stage: ReplayStage) -> str:
