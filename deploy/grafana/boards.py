@@ -167,7 +167,7 @@ PIPELINE: Final = Board(
                   "The database is in trouble"),
             graph("Parked at the fold", "ops", rate(m.PARKED, "reason", stage="fold"),
                   "Events a second that could not be applied; they are kept. Any rise: read the parked events. More "
-                  "than 20 in a row stop the consumer.",
+                  "than 20 of the last 2,000 stop the consumer.",
                   "WhatsmsEventsParked"),
             graph("Skipped records", "ops", rate(m.CONSUMER_SKIPPED).named("records"),
                   "Records a second that were applied before. Right after a new projection or a switch to Kafka; at "

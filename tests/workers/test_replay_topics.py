@@ -174,3 +174,28 @@ async def test_a_replay_to_kafka_ends_only_when_everything_is_known_to_be_visibl
     for one in (prefix, f"{prefix}-2"):
         entries = await bench.event_log.read(0, 1000)
         assert_published(bench.kafka.bootstrap_servers, one, entries, await bench.event_log.log_id())
+
+
+async def test_a_replay_to_kafka_ends_where_the_log_ended_when_it_was_begun(with_kafka: Bench) -> None:
+    """Also where a later position was asked for: what is appended after it was begun is not in it, not even where the
+    replay is resumed. The command names the position that it reached.
+    """
+    bench, shadows = with_kafka, Shadows(with_kafka)
+    end = await bench.append(20)
+    beyond = ("--go", "--to-position", "1000000")
+    with (bench.folder / "said").open("wb") as said:
+        words = ["replay", "kafka", *shadows.words, *beyond, "--rate", "2"]
+        program = warm.start(words, bench.folder, stdout=said, stderr=said)
+
+    async def begun() -> bool:
+        return await RelayRows(bench.log).load(shadows.prefix) is not None
+
+    await until(begun, DEADLINE_S, "it publishes")
+    program.send_signal(signal.SIGKILL)
+    await asyncio.to_thread(program.wait, 60)
+    await bench.append(20)
+    other = await asyncio.to_thread(shadows.replay, "--go", "--to-position", "25")
+    assert (other.status, "a replay of other events" in other.err[-1]) == (2, True)
+    done = await asyncio.to_thread(shadows.replay, *beyond)
+    assert (done.status, f"up to position {end}, as replay" in done.out[-1]) == (0, True), done
+    assert len(visible(bench, shadows.prefix)) == end

@@ -14,7 +14,8 @@ class Selection:
     """Which events a replay takes; None leaves a side open.
 
     `first` and `last` are positions, both taken. `since` and `until` are times at which an event was received, the
-    second not taken. `tenant` is a tenant id.
+    second not taken. `tenant` is a tenant id. `asked` is the last position that was asked for, where the log ended
+    before it: `last` is the log's end then.
     """
 
     first: int = 1
@@ -23,6 +24,7 @@ class Selection:
     until: datetime | None = None
     tenant: str | None = None
     type: EventType | None = None
+    asked: int | None = None
 
     @property
     def whole(self) -> bool:

@@ -121,12 +121,16 @@ async def _published(
 
 
 async def _bounded(stage: ReplayStage, wanted: WantedTopics) -> Selection:
-    """Return the selection with an end: without one it ends where the log ended when the replay was begun."""
-    if wanted.selection.last is not None:
-        return wanted.selection
-    run = await Replays(stage.log).unfinished("kafka", wanted.prefix)
-    last = await EventLog(stage.log).end() if run is None else run.selection.last
-    return replace(wanted.selection, last=last)
+    """Return the selection with an end, which is never behind where the log ended when the replay was begun."""
+    run, asked = await Replays(stage.log).unfinished("kafka", wanted.prefix), wanted.selection.last
+    if run is not None:
+        begun_with = run.selection
+        same = asked in (None, begun_with.asked)
+        return replace(wanted.selection, last=begun_with.last, asked=begun_with.asked) if same else wanted.selection
+    end = await EventLog(stage.log).end()
+    if asked is None or asked <= end:
+        return replace(wanted.selection, last=end if asked is None else asked)
+    return replace(wanted.selection, last=end, asked=asked)
 
 
 async def _is_visible(stage: ReplayStage, log: RereadLog, run: ReplayRun) -> bool:
