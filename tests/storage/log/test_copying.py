@@ -37,6 +37,7 @@ from whatsms_events.storage.tables import (
     event_log,
     parked_delivery,
     relay,
+    seal,
     secret_use,
 )
 from whatsms_events.workers.consumer import Consumer
@@ -313,6 +314,49 @@ async def test_a_target_that_holds_something_is_refused(move: Move) -> None:
     await run(move.target, delete(event_log))
     await move.finished()
     with pytest.raises(IntegrityError, match="this very log, whole already"):
+        await move.again().begin(NOW)
+
+
+async def test_no_accepted_event_is_lost_where_the_source_was_restored_meanwhile(move: Move) -> None:
+    """A source that was restored from a backup, and has given the copied positions to other events, is not taken for
+    what was copied: neither a copy nor the last step goes on, and with an empty target all that it holds arrives.
+    """
+    await fill(move.source, rows(0, 30))
+    await move.copy.begin(NOW)
+    await move.copy.grow(ignore)
+    restored = delete(event_log).where(event_log.c.position > 25)
+    await run(move.source, restored)
+    with pytest.raises(IntegrityError, match=r"event_log 30 is not in the source.*restored.*an empty database"):
+        await move.again().begin(NOW)
+    await copying._give_out_behind(move.source, event_log, event_log.c.position, 25)  # noqa: SLF001 - as a backup has it
+    await fill(move.source, rows(300, 340))
+    accepted = {entry.event.id for entry in await whole_log(move.source)}
+    with pytest.raises(IntegrityError, match="event_log 30 is not in the source"):
+        await move.again().begin(NOW)
+    with pytest.raises(IntegrityError, match="event_log 30 is not in the source"):
+        await move.copy.finish(NOW, ignore)  # it was restored while the command ran
+    await run(move.target, delete(event_log))
+    await move.again().begin(NOW)
+    await move.again().finish(NOW, ignore)
+    await move.assert_same()
+    assert {entry.event.id for entry in await whole_log(move.target)} == accepted
+
+
+async def test_a_copy_of_other_seals_does_not_go_on(move: Move) -> None:
+    """Where the target's last seal is not the source's any more, the chain would break there, so the copy stops."""
+    await fill(move.source, rows(0, 30))
+    clock = Clock()
+    working = sealer(move.source, clock)
+    await seal_all(working, clock)
+    await move.copy.begin(NOW)
+    await move.copy.grow(ignore)
+    await run(move.source, delete(seal))
+    with pytest.raises(IntegrityError, match="seal 1 is not in the source what it is in the target"):
+        await move.again().begin(NOW)
+    await fill(move.source, rows(30, 40))
+    await seal_all(working, clock)
+    await working.close()
+    with pytest.raises(IntegrityError, match="seal 1 is not in the source what it is in the target"):
         await move.again().begin(NOW)
 
 

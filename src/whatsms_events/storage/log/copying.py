@@ -1,6 +1,8 @@
 """This module copies a log into another database, row by row with its positions and ids, and compares what it wrote.
 
 Theory of operation. What only grows (events, seals) is copied while the source lives; the target itself says how far.
+That is believed only while the target's last row and last seal are the source's too: a source that was restored from a
+backup meanwhile may have given the same positions to other events.
 What changes (redeliveries, parked deliveries, the relay's row, backfills) is copied in the last step, after the source
 was shut in its own database. The target bears a mark from its first row on, and cannot be opened until the mark is
 taken away. A crash at any point leaves one log that can be used at most:
@@ -19,7 +21,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, LargeBinary, Table, Text, func, insert, literal, select, text, tuple_
+from sqlalchemy import ColumnElement, LargeBinary, Select, Table, Text, func, insert, literal, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.errors import IntegrityError
@@ -77,10 +79,25 @@ class LogCopy:
             own = (await connection.execute(select(log.c.log_id, log.c.created_at))).one()
         await self._mark.begin(own.log_id, own.created_at, self._from_place, now)
         through, end = await _last(self._target, event_log), await _last(self._source, event_log)
-        found = Copied(own.log_id, through, end, shut=mark is not None)
-        if found.through > found.end:
-            raise IntegrityError(f"the target holds position {found.through}, and the source ends at {found.end}")
-        return found
+        await self._expect_same_last()
+        return Copied(own.log_id, through, end, shut=mark is not None)
+
+    async def _expect_same_last(self) -> None:
+        """Raise IntegrityError where the target's last row or last seal is not the source's at the same place.
+
+        Then the source was restored from a backup, or changed, since it was copied. To go on behind the target's end
+        would leave out what the source has taken in since.
+        """
+        for table in GROWING:
+            key = next(iter(table.primary_key))
+            last = await _last(self._target, table)
+            query = select(table).where(key == last)
+            if last and await _row(self._source, query) != await _row(self._target, query):
+                raise IntegrityError(
+                    f"{table.name} {last} is not in the source what it is in the target: the source was restored from "
+                    "a backup, or changed, since it was copied. This copy cannot go on: put an empty database in its "
+                    "place, and give the same command again"
+                )
 
     async def grow(self, on_progress: Callable[[int, int], None]) -> int:
         """Copy events and seals up to where the source ends now, and return the last position that was copied."""
@@ -117,6 +134,7 @@ class LogCopy:
         Raise IntegrityError where source and target differ; then the target stays marked.
         """
         end = await self._source_mark.shut(self._to_place, now)
+        await self._expect_same_last()
         through = await self.grow(on_progress)
         if through != end:
             raise IntegrityError(f"the target ends at position {through}, and the source at {end}")
@@ -167,6 +185,12 @@ async def _last(database: Database, table: Table) -> int:
     async with database.read() as connection:
         found = await connection.scalar(select(func.max(next(iter(table.primary_key)))))
     return int(found or 0)
+
+
+async def _row(database: Database, query: Select[Any]) -> CopiedRow | None:
+    async with database.read() as connection:
+        found = (await connection.execute(query)).one_or_none()
+    return None if found is None else tuple(found)
 
 
 async def _batch(database: Database, table: Table, after: CopiedRow | None, limit: int = BATCH_ROWS) -> list[CopiedRow]:
