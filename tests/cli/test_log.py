@@ -59,6 +59,9 @@ async def test_a_check_says_what_is_right_and_what_is_not(tmp_path: Path) -> Non
     assert done.status == 1
     assert (shown["right"], shown["through"], shown["head_found"]) == (False, 6, False)
     assert shown["wrong"]["position"] == 7
+    assert run(tmp_path, "log", "verify", "--head", "00ff").out[-1] == "the head that --head names was not reached"
+    done = run(tmp_path, "log", "verify", "--through", "5", "--head", "00ff")
+    assert (done.status, done.out[-1].startswith("wrong: no seal that was checked has the hash")) == (1, True)
     done = run(tmp_path, "log", "verify", "--head", "no hex")
     assert (done.status, done.err) == (2, ["--head: write it as `log verify` prints it"])
 

@@ -21,12 +21,16 @@ from whatsms_events.errors import ConfigError, IntegrityError
 from whatsms_events.service.parts import log_target, opened_log
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, place_of, upgrade
 from whatsms_events.storage.log.copying import Copied, LogCopy
-from whatsms_events.storage.log.seals import Seals
 from whatsms_events.storage.log.verify import CheckedLog, verify
 from whatsms_events.storage.role_lock import RoleLock
 
 Behind = Annotated[int, Parameter(validator=Number(gte=0, lt=2**63))]
 Through = Annotated[int | None, Parameter(validator=Number(gte=1, lt=2**63))]
+
+_HEAD_MISSING: Final = (
+    "wrong: no seal that was checked has the hash that --head names, so the seals were made anew, or --through ends "
+    "before that seal"
+)
 
 WORKING: Final = ("relay", "consumer", "sealer")
 """Roles that show whether a service still works on a log: each holds its lock while it does."""
@@ -52,8 +56,8 @@ def verify_(
     through
         End at this position. Without it: at the end of the log.
     head
-        A `head` that an earlier check printed. It must still be in the chain: whoever changes rows and makes all seals
-        anew cannot make that one again.
+        A `head` that an earlier check printed. The chain that is checked must have it: whoever changes rows and makes
+        all seals anew cannot make that one again. With --after the check begins at that seal where it is further back.
     json
         Print JSON.
     """
@@ -61,12 +65,12 @@ def verify_(
         raise ConfigError("--through: should be larger than --after")
     settings, digest, steps = options.load(), _digest(head), Steps("log verify")
 
-    async def checked() -> tuple[CheckedLog, bool]:
+    async def checked() -> CheckedLog:
         async with opened_log(settings, even_moved=True) as log:
-            seen = await verify(log, after=after, through=through, on_progress=partial(_say, steps))
-            return seen, digest is None or await Seals(log).has(digest)
+            return await verify(log, after=after, through=through, head=digest, on_progress=partial(_say, steps))
 
-    seen, has_head = run(checked())
+    seen = run(checked())
+    has_head = digest is None or seen.head_found
     print(msgspec.json.encode(_plain(seen, has_head=has_head)).decode() if json else _text(seen, has_head=has_head))
     return 0 if seen.flaw is None and has_head else 1
 
@@ -96,7 +100,7 @@ def _text(seen: CheckedLog, *, has_head: bool) -> str:
     elif (open_rows := seen.through - max(seen.sealed_through, seen.after)) > 0:
         lines.append(f"not sealed yet: the last {open_rows} positions, checked by their stored hashes alone")
     if not has_head:
-        lines.append("wrong: no seal has the hash that --head names, so the seals were made anew")
+        lines.append(_HEAD_MISSING if seen.flaw is None else "the head that --head names was not reached")
     if seen.head is not None:
         lines.append(f"head {seen.head.hex()} (keep it elsewhere, and give it to a later check with --head)")
     return "\n".join(lines)

@@ -208,8 +208,38 @@ async def test_changed_rows_with_seals_made_anew_break_the_chain(database: Datab
     working = sealer(database, clock, range_bytes=300)
     await seal_all(working, clock)
     await working.close()
+    seen = await verify(database, head=head)
+    assert (seen.flaw, seen.head_found) == (None, False)
+    # One row with the old hash is no seal of the chain, wherever it stands.
+    for first, after in ((2, 0), (50, 0), (50, 50), (0, 0)):
+        forged = {"first": first, "last": first, "count": 1, "hash": head, "marks": b"", "sealed_at": 0}
+        await execute(database, insert(seal).values(**forged))
+        assert await flaw_of(database, after=after, head=head) == Flaw(first, "seal_differs")
+        await execute(database, delete(seal).where(seal.c.hash == head))
     assert await flaw_of(database) is None
-    assert not await Seals(database).has(head)
+
+
+async def test_a_head_is_found_where_the_chain_that_was_checked_has_it(database: Database) -> None:
+    """The head of an earlier check is found by a whole check and by one that goes on where that one ended, however many
+    seals were made since; not by one that ends before it. A damaged row between the two is found too.
+    """
+    await sealed(database, 30)
+    await fill(database, [append(number, size=15) for number in range(30, 33)])
+    old = await verify(database)
+    assert (old.through, old.sealed_through) == (33, 30)
+    clock = Clock()
+    working = sealer(database, clock, range_bytes=300)
+    await seal_all(working, clock)  # the rows behind the head, which the earlier check saw without a seal
+    await fill(database, [append(number, size=15) for number in range(33, 60)])
+    await seal_all(working, clock)
+    await working.close()
+    for after in (0, 5, 30, old.through, 45, 60):
+        seen = await verify(database, after=after, head=old.head)
+        assert (seen.flaw, seen.head_found, seen.through) == (None, True, 60), after
+    assert not (await verify(database, through=15, head=old.head)).head_found
+    await execute(database, update(event_log).where(event_log.c.position == 32).values(subject="t-9"))
+    assert await flaw_of(database, after=old.through) is None
+    assert await flaw_of(database, after=old.through, head=old.head) == Flaw(32, "row_changed")
 
 
 async def first_positions(database: Database) -> list[int]:

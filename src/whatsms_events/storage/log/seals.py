@@ -55,9 +55,9 @@ class Seals:
         """Return the last seal that begins before this position."""
         return await self._one(select(seal).where(seal.c.first < first).order_by(seal.c.first.desc()).limit(1))
 
-    async def has(self, digest: bytes) -> bool:
-        """Tell whether a seal has this hash."""
-        return await self._one(select(seal).where(seal.c.hash == digest).limit(1)) is not None
+    async def named(self, digest: bytes) -> Seal | None:
+        """Return the first seal that bears this hash, None where none does: whether it is right, a check must tell."""
+        return await self._one(select(seal).where(seal.c.hash == digest).order_by(seal.c.first).limit(1))
 
     async def _one(self, query: Select[Any]) -> Seal | None:
         async with self._database.read() as connection:

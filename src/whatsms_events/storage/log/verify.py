@@ -19,7 +19,7 @@ class CheckedLog:
     """What a check has seen so far: positions up to `through` are right, but for `flaw`.
 
     `blanked` rows have no bytes any more; `sealed_through` is the last position whose seal was checked. `head` is the
-    hash of the last seal that was checked.
+    hash of the last seal that was checked; `head_found`: the chain that was checked has the head that was asked for.
     """
 
     log_id: UUID
@@ -31,6 +31,7 @@ class CheckedLog:
     seals: int = 0
     sealed_through: int = 0
     head: bytes | None = None
+    head_found: bool = False
     flaw: Flaw | None = None
 
 
@@ -39,14 +40,16 @@ async def verify(
     *,
     after: int = 0,
     through: int | None = None,
+    head: bytes | None = None,
     on_progress: Callable[[CheckedLog], None] = lambda _seen: None,
 ) -> CheckedLog:
     """Check the log behind a position, up to another one or to its present end; stop at the first flaw.
 
     A seal is checked whole, so where `after` lies within a sealed range, the check begins where that range does. With
-    `after` 0 the whole chain is checked; otherwise from the seal before on.
+    `after` 0 the whole chain is checked; otherwise from the seal before on, or from the seal with the hash `head` where
+    that is further back, so that the chain leads from there to here.
     """
-    check = _Check(database)
+    check = _Check(database, head)
     seen = await check.begin(after, through)
     on_progress(seen)
     while seen.flaw is None and seen.through < seen.end:
@@ -58,8 +61,9 @@ async def verify(
 class _Check:
     """One pass over the log."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, head: bytes | None) -> None:
         self._seals = Seals(database)
+        self._head = head
         self._before: Seal | None = None
         self._sealed = 0  # when the check began: rows that are sealed meanwhile are checked as those that are not
 
@@ -71,8 +75,20 @@ class _Check:
         end = max(sealed, end) if through is None else min(through, max(sealed, end))
         covering = await self._seals.covering(after + 1) if after else None
         start = after if covering is None else covering.first - 1
-        self._before = await self._seals.before(start + 1) if start else None
-        return CheckedLog(await self._seals.log_id(), start, start, end)
+        named = None if self._head is None else await self._seals.named(self._head)
+        if named is not None and named.last < start:
+            start = named.last
+        self._before = before = await self._seals.before(start + 1)
+        seen = CheckedLog(await self._seals.log_id(), start, start, end)
+        if before is None:
+            return seen
+        return replace(seen, head_found=before.hash == self._head, flaw=await self._overlap(before))
+
+    async def _overlap(self, found: Seal) -> Flaw | None:
+        """Return a flaw where a seal does not begin right behind its predecessor: the chain passes it by."""
+        earlier = await self._seals.before(found.first)
+        follows = 1 if earlier is None else earlier.last + 1
+        return None if found.first == follows else Flaw(found.first, "seal_differs")
 
     async def next(self, seen: CheckedLog) -> CheckedLog:
         """Check the next range: that of a seal, or rows behind the last seal."""
@@ -85,11 +101,14 @@ class _Check:
         rows = await self._seals.rows(found.first, found.last)
         before = START if self._before is None else self._before.hash
         flaw = check_seal(seen.log_id, before, found, rows)
+        inside = await self._seals.next(first + 1)
+        if flaw is None and inside is not None and inside.first <= found.last:
+            flaw = Flaw(inside.first, "seal_differs")
         if flaw is not None:
             return replace(seen, through=max(seen.through, flaw.position - 1), flaw=flaw)
         self._before = found
         counted = replace(_counted(seen, rows), through=found.last, sealed_through=found.last, head=found.hash)
-        return replace(counted, seals=seen.seals + 1)
+        return replace(counted, seals=seen.seals + 1, head_found=seen.head_found or found.hash == self._head)
 
     async def _unsealed(self, seen: CheckedLog) -> CheckedLog:
         count, last, _full = await self._seals.unsealed(seen.through)
