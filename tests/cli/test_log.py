@@ -47,6 +47,10 @@ async def test_a_check_says_what_is_right_and_what_is_not(tmp_path: Path) -> Non
         "not sealed yet: the last 20 positions, checked by their stored hashes alone",
     ]
     assert run(tmp_path, "log", "verify", "--after", "20").out[1:] == ["there is nothing behind position 20"]
+    done = run(tmp_path, "log", "verify", "--after", "21")
+    (line,) = done.out[1:]
+    assert done.status == 1
+    assert line.startswith("wrong at position 21 (row_missing): the log ends at position 20,")
     execute(tmp_path / "var" / "log.db", "UPDATE event_log SET raw = x'00' WHERE position = 7")
     done = run(tmp_path, "log", "verify", "--after", "2")
     assert done.status == 1

@@ -16,7 +16,7 @@ from whatsms_events.cli.running import run
 from whatsms_events.clock import now
 from whatsms_events.config.checks import url_problem
 from whatsms_events.config.settings import Settings
-from whatsms_events.domain.seals import SAYS
+from whatsms_events.domain.seals import SAYS, Flaw
 from whatsms_events.errors import ConfigError, IntegrityError
 from whatsms_events.service.parts import log_target, opened_log
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, place_of, upgrade
@@ -52,7 +52,7 @@ def verify_(
     Parameters
     ----------
     after
-        Begin behind this position, as after an earlier check that ended there.
+        Begin behind this position, as after an earlier check that ended there. A log that ends before it is not right.
     through
         End at this position. Without it: at the end of the log.
     head
@@ -96,7 +96,7 @@ def _text(seen: CheckedLog, *, has_head: bool) -> str:
     if seen.through > seen.after:
         lines.append(f"right: positions {seen.after + 1} to {seen.through} ({rows}, {seen.seals} seals)")
     if seen.flaw is not None:
-        lines.append(f"wrong at position {seen.flaw.position} ({seen.flaw.fault}): {SAYS[seen.flaw.fault]}")
+        lines.append(f"wrong at position {seen.flaw.position} ({seen.flaw.fault}): {_detail(seen, seen.flaw)}")
     elif (open_rows := seen.through - max(seen.sealed_through, seen.after)) > 0:
         lines.append(f"not sealed yet: the last {open_rows} positions, checked by their stored hashes alone")
     if not has_head:
@@ -106,11 +106,20 @@ def _text(seen: CheckedLog, *, has_head: bool) -> str:
     return "\n".join(lines)
 
 
+def _detail(seen: CheckedLog, flaw: Flaw) -> str:
+    if seen.end < seen.after:
+        return (
+            f"the log ends at position {seen.end}, before the one that --after names: rows are missing at its end, or "
+            "--after is too large"
+        )
+    return SAYS[flaw.fault]
+
+
 def _plain(seen: CheckedLog, *, has_head: bool) -> dict[str, Any]:
     flaw = seen.flaw
     wrong = None
     if flaw is not None:
-        wrong = {"position": flaw.position, "fault": flaw.fault, "detail": SAYS[flaw.fault]}
+        wrong = {"position": flaw.position, "fault": flaw.fault, "detail": _detail(seen, flaw)}
     return {
         "right": flaw is None and has_head,
         "log_id": seen.log_id,

@@ -277,6 +277,22 @@ async def test_a_check_goes_on_where_an_earlier_one_ended(database: Database) ->
     assert await flaw_of(database, after=firsts[2]) == Flaw(57, "hash_differs")
 
 
+async def test_a_log_that_ends_before_the_check_should_begin_is_not_right(database: Database) -> None:
+    """Where an earlier check ended at a position that the log does not reach any more, the first row that is missing is
+    named; a log that ends just there is right.
+    """
+    await sealed(database, 50)
+    assert (await verify(database, after=50)).flaw is None
+    assert await flaw_of(database, after=51) == Flaw(51, "row_missing")
+    firsts = await first_positions(database)
+    await execute(database, delete(seal).where(seal.c.first >= firsts[3]))
+    await execute(database, delete(event_log).where(event_log.c.position >= firsts[3]))
+    for through in (None, 60):
+        seen = await verify(database, after=50, through=through)
+        assert (seen.flaw, seen.through) == (Flaw(firsts[3], "row_missing"), firsts[3] - 1)
+    assert (await verify(database, after=firsts[3] - 1)).flaw is None
+
+
 async def test_a_log_that_lost_its_end_halts_the_sealer(database: Database) -> None:
     """Where rows at the end are gone that were sealed, the sealer halts and names the check, and looks again."""
     await sealed(database, 20)

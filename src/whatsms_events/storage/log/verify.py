@@ -45,6 +45,8 @@ async def verify(
 ) -> CheckedLog:
     """Check the log behind a position, up to another one or to its present end; stop at the first flaw.
 
+    A log that ends before `after` misses the row behind its end.
+
     A seal is checked whole, so where `after` lies within a sealed range, the check begins where that range does. With
     `after` 0 the whole chain is checked; otherwise from the seal before on, or from the seal with the hash `head` where
     that is further back, so that the chain leads from there to here.
@@ -72,7 +74,10 @@ class _Check:
         # rows are missing at the end of the log, the seals tell how far it went.
         self._sealed = sealed = await self._seals.sealed_through()
         end = await self._seals.end()
-        end = max(sealed, end) if through is None else min(through, max(sealed, end))
+        whole = max(sealed, end)
+        if after > whole:  # an earlier check saw these rows
+            return CheckedLog(await self._seals.log_id(), after, whole, whole, flaw=Flaw(whole + 1, "row_missing"))
+        end = whole if through is None else min(through, whole)
         covering = await self._seals.covering(after + 1) if after else None
         start = after if covering is None else covering.first - 1
         named = None if self._head is None else await self._seals.named(self._head)
