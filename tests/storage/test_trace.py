@@ -110,6 +110,12 @@ async def test_a_name_is_found_whatever_it_names(told: Told) -> None:
     assert await find(hashlib.sha256(told.raws[0]).hexdigest(), TENANTS, reach=2) == []
     assert await find(hashlib.sha256(told.raws[0]).hexdigest(), TENANTS, reach=None) == [own]
     assert await find(hashlib.sha256(raw).hexdigest(), TENANTS) == [Match("parked", "t2", str(parked))]
+    async with told.log.write() as connection:  # the same bytes, parked for others before and behind this tenant
+        digest, row = hashlib.sha256(raw).digest(), {"reason": "not_json", "detail": "", "received_at": 1, "count": 1}
+        others = [row | {"id": UUID(int=n), "tenant": f"o{n}", "sha256": digest, "raw": raw} for n in (5, 6, 11, 12)]
+        await connection.execute(insert(parked_delivery).values(others))
+    assert await find(hashlib.sha256(raw).hexdigest(), ["t2"]) == [Match("parked", "t2", str(parked))]
+    assert len(await find(hashlib.sha256(raw).hexdigest(), ["o5", "o6", "t2"])) == 3
     async with told.log.write() as connection:  # the same bytes, sent to the other tenant too
         same = {"tenant": "t2", "sha256": hashlib.sha256(told.raws[0]).digest(), "id": UUID(int=3)}
         columns = {"type": "ticket.updated", "received_at": 1, "origin": "webhook"}

@@ -174,9 +174,10 @@ class Traces:
         same = (event_log.c.sha256 == digest) & event_log.c.tenant.in_(list(tenants))
         rows, _floor = await self._backwards(same, reach, len(tenants))  # a body may have come to several tenants
         found = [Match("event", row["tenant"], str(row["id"])) for row in rows]
-        query = select(parked_delivery.c.tenant, parked_delivery.c.id).where(parked_delivery.c.sha256 == digest)
-        async with self._log.read() as connection:
-            parked = (await connection.execute(query.limit(2))).all()
+        table = parked_delivery.c
+        query = select(table.tenant, table.id).where(table.sha256 == digest, table.tenant.in_(list(tenants)))
+        async with self._log.read() as connection:  # a body is parked once for a tenant
+            parked = (await connection.execute(query.order_by(table.tenant).limit(len(tenants)))).all()
         return found + [Match("parked", tenant, str(key)) for tenant, key in parked]
 
     async def _backwards(
