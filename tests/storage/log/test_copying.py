@@ -286,6 +286,17 @@ async def test_a_copy_that_is_stopped_goes_on(move: Move, monkeypatch: pytest.Mo
     assert written_batches == 3
 
 
+async def test_a_log_moves_to_a_place_whatever_its_name_has(move: Move) -> None:
+    """A name with colons, quotes, dollars or percent signs shuts the log, and each refused write shows it unchanged."""
+    await fill(move.source, rows(0, 3))
+    for place in ("/srv/a :b/log.db", "[::1]:5432/:name", "it's \\:x $moved$ %s %(n)s {y}"):
+        await Moving(move.source).shut(place, NOW)
+        with pytest.raises(StorageUnavailableError) as refused:
+            await run(move.source, delete(event_log))
+        assert str(refused.value).endswith(f"this log has moved to {place}")
+        await Moving(move.source).open_again()
+
+
 async def test_a_move_that_did_not_end_can_be_taken_back(move: Move) -> None:
     """Before the target is whole the source can be opened again, and takes in; afterwards it cannot."""
     await fill(move.source, rows(0, 5))
