@@ -78,6 +78,17 @@ def test_a_mixture_that_would_be_a_mistake_is_not_applied() -> None:
     assert (found.applied, found.waiting) == ((), ("private.host", "private.token", "receiver.deadline_s"))
 
 
+def test_a_tenant_that_becomes_another_account_waits_whole() -> None:
+    """Until the restart the old account delivers, so its secrets stay, whatever else is applied at once."""
+    running = settings()
+    new = {f"tenants__acme__webhook_secrets__{name}": f"whsec-{name}-of-t2" for name in ("current", "next")}
+    found = change(running, settings(tenants__acme__tenant_id="t2", **new, receiver__deadline_s=1))
+    assert found.settings.tenants == running.tenants
+    assert found.applied == ("receiver.deadline_s",)
+    names = ("tenant_id", "webhook_secrets.current", "webhook_secrets.next")
+    assert found.waiting == tuple(f"tenants.acme.{name}" for name in names)
+
+
 def test_a_new_tenant_comes_without_its_key() -> None:
     """A backfill begins with the process: until the restart the key is not in force, and is named."""
     shop = {"tenant_id": "t2", "api_key": "key-of-shop", "webhook_secrets__current": "whsec-shop"}

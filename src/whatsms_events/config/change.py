@@ -72,9 +72,14 @@ def _mixed(running: Settings, wanted: Settings) -> Settings:
 
 
 def _tenant(running: TenantSettings | None, wanted: TenantSettings) -> TenantSettings:
-    """Return a tenant with the wanted secrets. A new one comes without its key: a backfill begins with a restart."""
+    """Return a tenant with the wanted secrets. A new one comes without its key: a backfill begins with a restart.
+
+    One that becomes another account waits whole: its new secrets are no use to the old account, which still delivers.
+    """
     if running is None:
         return wanted.model_copy(update={"api_key": None})
+    if wanted.tenant_id != running.tenant_id:
+        return running
     return running.model_copy(update={SECRETS: wanted.webhook_secrets})
 
 
