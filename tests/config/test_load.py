@@ -175,6 +175,21 @@ def test_paths_that_somebody_typed_begin_where_they_stand(tmp_path: Path, monkey
     assert load(path, environ={}, flags={"data_dir": "/a/b"}).data_dir == Path("/a/b")
 
 
+def test_absolute_paths_need_no_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process whose working folder an upgrade removed can read its settings where no path begins there."""
+    path = write(tmp_path, 'data_dir = "var"\n')
+    (tmp_path / "release").mkdir()
+    monkeypatch.chdir(tmp_path / "release")
+    (tmp_path / "release").rmdir()
+    flags = {"database.url": f"sqlite:///{tmp_path}/typed.db"}
+    try:
+        assert load(path, environ={}, flags=flags).data_dir == tmp_path / "var"
+        assert load(path, environ={E + "DATA_DIR": str(tmp_path)}).data_dir == tmp_path
+        assert load(None, environ={E + "DATA_DIR": str(tmp_path)}).data_dir == tmp_path
+    finally:
+        monkeypatch.chdir(tmp_path)
+
+
 def test_one_file_has_one_data_folder_by_whatever_name(tmp_path: Path) -> None:
     """A link to the file leads to the folder of the file; Kubernetes' links, whose folder changes, do not."""
     (tmp_path / "real").mkdir()

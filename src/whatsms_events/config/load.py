@@ -5,8 +5,9 @@ A problem names a setting and a rule, never a value, so that no secret is ever p
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -41,7 +42,7 @@ def load(
     """
     given, problems, misplaced = sources.read(path, secrets_dir, environ, flags, known)
     given.setdefault(_DATA_DIR, Given(str(Settings().data_dir), "default", sources.dotted(_DATA_DIR)))
-    folder = sources.folder(path, environ)
+    folder = partial(sources.folder, path, environ)
     for name in given.keys() & {*places(), _URL}:
         given[name] = _placed(given[name], folder, _SQLITE if name == _URL else "")
     settings, faults = _validate(given)
@@ -60,16 +61,21 @@ def load(
     return settings
 
 
-def _placed(one: Given, folder: Path, scheme: str) -> Given:
-    """Return the value with the path after `scheme` made absolute. A value without such a path stays as it is."""
+def _placed(one: Given, folder: Callable[[], Path], scheme: str) -> Given:
+    """Return the value with the path after `scheme` made absolute. A value without such a path stays as it is.
+
+    The working folder is asked for only where a path begins there: an upgrade may have removed that folder.
+    """
     value = str(one.value) if isinstance(one.value, Path) else one.value
     if not isinstance(value, str) or not value.startswith(scheme) or "\0" in value:
         return one
     path = os.path.expanduser(value.removeprefix(scheme))  # noqa: PTH111 - pathlib's raises where nobody has the name
     if path.startswith("~") or (scheme and path in ("", ":memory:")):
         return one
-    begins = folder if one.origin in ("file", "default") else Path.cwd()
-    return replace(one, value=f"{scheme}{begins / path}")
+    placed = Path(path)
+    if not placed.is_absolute():
+        placed = (folder() if one.origin in ("file", "default") else Path.cwd()) / placed
+    return replace(one, value=f"{scheme}{placed}")
 
 
 def _validate(given: Mapping[Name, Given]) -> tuple[Settings, list[tuple[Name, str]]]:

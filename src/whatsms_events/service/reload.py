@@ -89,6 +89,8 @@ class Reload:
             self._refuse("; ".join(exc.problems))
         except TimeoutError:
             self._refuse(f"the files were not read within {READ_S:g} s")
+        except OSError as exc:  # such as a working folder that is gone, where a path begins there
+            self._refuse(f"cannot be read: {(exc.strerror or type(exc).__name__).lower()}")
         else:
             metrics.SETTINGS_REFUSED.set(0)
             self._take(change(self._running, wanted))
