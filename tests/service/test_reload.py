@@ -204,3 +204,17 @@ async def test_tenants_and_tokens_come_and_go_without_a_restart(tmp_path: Path) 
     assert answer.status == 200, ready
     assert f"watchdog.{SLUG}" not in ready["roles"]
     await service.stop()
+
+
+async def test_an_empty_file_takes_no_tenant_from_a_process_without_a_receiver(tmp_path: Path) -> None:
+    """A file that is empty or cut off is a mistake for a consumer too: its read API goes on to know the tenants."""
+    service = Service(tmp_path / "service", roles="consumer")
+    await service.start()
+    line = await reloaded(service, "settings.refused", lambda: service.config.write_text(""), hup=True)
+    assert "tenants: none is set" in str(line["reason"])
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{service.private_url}/api/v1/{SLUG}/tickets") as answer,
+    ):
+        assert answer.status == 200
+    await service.stop()

@@ -17,7 +17,9 @@ import structlog
 
 from whatsms_events import __version__, metrics
 from whatsms_events.backfill.worker import Backfill
+from whatsms_events.config.checks import NO_TENANTS
 from whatsms_events.config.settings import Settings
+from whatsms_events.errors import ConfigError
 from whatsms_events.service.doors import Addresses, Doors
 from whatsms_events.service.live import LiveParts
 from whatsms_events.service.parts import (
@@ -189,7 +191,9 @@ class Service:
 
         def load() -> Settings:
             settings = files.load()
-            possible(settings, self.roles)  # an empty file is valid, and has no tenant
+            if self._settings.tenants and not settings.tenants:
+                raise ConfigError(NO_TENANTS)  # a file that is empty or cut off is valid
+            possible(settings, self.roles)
             return settings
 
         self._reload = Reload(replace(files, load=load), self._settings, partial(self._apply, parts))
