@@ -3,6 +3,8 @@
 import asyncio
 import json
 import signal
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -18,7 +20,9 @@ from servers.service import SLUG
 from whatsms_events import __version__
 from whatsms_events.cli.replay.options import SelectionOptions
 from whatsms_events.cli.replay.stage import Pace, rules_name
+from whatsms_events.cli.replay.view import print_findings
 from whatsms_events.config.settings import Settings
+from whatsms_events.domain.findings import Example, TableFinding
 from whatsms_events.domain.replay import WHOLE
 from whatsms_events.errors import StorageUnavailableError
 from whatsms_events.storage import tables
@@ -159,6 +163,33 @@ async def test_a_part_is_never_said_to_change_nothing_where_it_was_not_compared(
     assert (done.status, done.out) == (1, [])
     assert "restored from an older copy" in done.err[-1]
     assert "replay projection --go --swap" in done.err[-1]
+
+
+async def test_status_writes_nothing_into_a_shadow(tmp_path: Path) -> None:
+    """A command that only asks makes no tables in a shadow that is only begun, and does not touch a whole one."""
+    end = await filled(tmp_path, 40)
+    assert replay(tmp_path, "projection", "--go").status == 0
+    shadow = tmp_path / "projection.shadow.db"
+    whole = shadow.read_bytes()
+    assert f"{end} events read" in replay(tmp_path, "status").out[0]
+    assert shadow.read_bytes() == whole
+    for suffix in ("", "-wal", "-shm"):
+        shadow.with_name(shadow.name + suffix).unlink(missing_ok=True)
+    with closing(sqlite3.connect(shadow)) as begun:
+        begun.execute("CREATE TABLE only_begun (one INTEGER)")
+    assert "the shadow is being made" in replay(tmp_path, "status").out[0]
+    with closing(sqlite3.connect(shadow)) as begun:
+        assert begun.execute("SELECT name FROM sqlite_master").fetchall() == [("only_begun",)]
+
+
+def test_what_is_printed_is_what_was_found(capsys: pytest.CaptureFixture[str]) -> None:
+    """No value becomes an emoji, and a key with control characters can forge no line."""
+    example = Example(kind="changed", key=("t", "a\nnew b\x1b]0;x\x07"), fields={"status": ("a :smile: b", "c")})
+    found = TableFinding(table="ticket", rows=1, new=0, lost=0, changed=1, fields={"status": 1}, examples=(example,))
+    print_findings([found], "the end :car:")
+    *_, line, last = capsys.readouterr().out.splitlines()
+    assert line == r"changed ticket 't'/'a\nnew b\x1b]0;x\x07'  status 'a :smile: b' -> 'c'"
+    assert last == "the end :car:"
 
 
 @pytest.mark.parametrize("given", ["2026-01-31", "2026-01-31T00:00", "2026-01-31T00:00Z", "2026-01-31T00:00:00Z"])

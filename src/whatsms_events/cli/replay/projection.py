@@ -9,13 +9,13 @@ from whatsms_events.cli.running import stop_on_signals
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.findings import TableFinding
 from whatsms_events.domain.replay import Selection
-from whatsms_events.errors import IntegrityError
+from whatsms_events.errors import ConfigError, IntegrityError
 from whatsms_events.service.parts import kafka_target
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.selected import Selected
 from whatsms_events.storage.projection.apply import Projection
 from whatsms_events.storage.projection.holdings import Holdings
-from whatsms_events.storage.projection.shadow import has_shadow, open_shadow, remove_shadow
+from whatsms_events.storage.projection.shadow import has_shadow, open_shadow, remove_shadow, shadow_state
 from whatsms_events.storage.projection.swap import SwapOutcome
 from whatsms_events.workers.preview import Preview
 from whatsms_events.workers.replay import Offsets, ProjectionReplay, belongs, reached
@@ -210,11 +210,12 @@ async def shadow_standing(stage: ReplayStage) -> str:
     """Say how far the shadow is."""
     if not await has_shadow(stage.live, stage.shadow):
         return "nothing was read yet"
-    shadow = await open_shadow(stage.live, stage.shadow)
     try:
-        state = await Projection(shadow).state()
-    finally:
-        await shadow.close()
+        state = await shadow_state(stage.shadow)
+    except ConfigError:
+        return "the shadow is being made, or another release made it"
+    if state is None:
+        return "nothing was read yet"
     end = await EventLog(stage.log).end()
     return f"{state.applied:,} events read, up to position {state.applied_through:,} of {end:,}"
 

@@ -25,7 +25,7 @@ class ReplayView:
     def __init__(self, name: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._name = name
         self._monotonic = monotonic
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, emoji=False)
         self._begun = self._line_at = monotonic()
         self._events = 0
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"))
@@ -103,7 +103,7 @@ def _line(table: str, example: Example) -> str:
         f"{name} (hidden)" if both is None else f"{name} {both[0]!r} -> {both[1]!r}"
         for name, both in example.fields.items()
     )
-    return f"{example.kind:8}{table} {'/'.join(example.key)}  {fields}".rstrip()
+    return f"{example.kind:8}{table} {'/'.join(map(repr, example.key))}  {fields}".rstrip()
 
 
 def print_runs(runs: Sequence[ReplayRun], standing: Mapping[str, str]) -> None:
@@ -122,7 +122,7 @@ def print_runs(runs: Sequence[ReplayRun], standing: Mapping[str, str]) -> None:
 
 
 def _console() -> Console:
-    console = Console(markup=False, highlight=False)
+    console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = TABLE_WIDTH
     return console

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from whatsms_events.errors import ConfigError, StorageUnavailableError
 from whatsms_events.storage import engines
 from whatsms_events.storage.database import Database, DatabaseTarget, is_there, open_projection
+from whatsms_events.storage.projection.apply import ProjectionState, load_state
 from whatsms_events.storage.tables import projection_metadata
 from whatsms_events.storage.trouble import state_of
 
@@ -70,6 +71,19 @@ async def open_shadow(projection: Database, target: DatabaseTarget) -> Database:
         await shadow.close()
         raise
     return shadow
+
+
+async def shadow_state(target: DatabaseTarget) -> ProjectionState | None:
+    """Return how far the shadow is, None where nothing was read yet. Nothing is written.
+
+    Raise ConfigError where the shadow is not whole, or its schema is not that of this release.
+    """
+    shadow = await open_projection(target, migrate=False)
+    try:
+        async with shadow.read() as connection:
+            return await load_state(connection)
+    finally:
+        await shadow.close()
 
 
 async def analyse(shadow: Database) -> None:
