@@ -14,7 +14,10 @@ from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.trace import EventFacts
 
 LOOKUP_S: Final = 15.0
-"""A search takes tens of short reads; a broker that is slower than this is as good as away."""
+"""A search takes tens of short reads; a slower broker is as good as away. Waiting for a place counts too."""
+
+PLACES: Final = 4
+"""Searches at a time in one process: each has its own connections to the brokers, and nothing bounds the requests."""
 
 
 class RecordFinder:
@@ -24,13 +27,14 @@ class RecordFinder:
         self._rows = RelayRows(log)
         self._target = target
         self._prefix = prefix
+        self._places = asyncio.Semaphore(PLACES)
 
     async def find(self, found: EventFacts) -> RecordPlace:
         """Return where an event's record is, or why it is not found."""
         if self._target is None:
             return RecordPlace("off")
         try:
-            async with asyncio.timeout(LOOKUP_S):
+            async with asyncio.timeout(LOOKUP_S), self._places:
                 published = await self._rows.load(self._prefix)
                 lookup = Lookup(self._target, self._prefix, found.log_id, monotonic=time.monotonic)
                 through = 0 if published is None else published.published_through
