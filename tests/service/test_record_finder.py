@@ -3,15 +3,13 @@
 import asyncio
 from pathlib import Path
 
-import pytest
-
 from servers.compare import until
 from servers.ports import HOST
 from whatsms_events.domain.trace import RecordPlace
 from whatsms_events.kafka.connection import KafkaTarget
-from whatsms_events.service import record_finder
 from whatsms_events.service.record_finder import PLACES, RecordFinder
 from whatsms_events.storage.database import DatabaseTarget, open_projection
+from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.trace import EventFacts, Traces
 from workers.test_relay import append, opened
 
@@ -22,14 +20,14 @@ async def facts_of_one(folder: Path) -> EventFacts:
         await append(log, 1)
         projection = await open_projection(DatabaseTarget(f"sqlite:///{folder / 'projection.db'}"), migrate=True)
         traces = Traces(log, projection)
-        (entry,) = await traces._event_log.read(0, 1)  # noqa: SLF001 - its id
+        (entry,) = await EventLog(log).read(0, 1)
         found = await traces.event(entry.event.id)
         await projection.close()
     assert found is not None
     return found
 
 
-async def test_few_traces_ask_kafka_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_few_traces_ask_kafka_at_a_time(tmp_path: Path) -> None:
     """However many traces are asked for, no more than PLACES of them have a connection to the broker. Who gets no place
     in time is told that Kafka is unavailable, and a place that is given back goes to the next.
     """
@@ -39,11 +37,9 @@ async def test_few_traces_ask_kafka_at_a_time(tmp_path: Path, monkeypatch: pytes
     place = f"{HOST}:{silent.sockets[0].getsockname()[1]}"
     async with opened(tmp_path / "log.db") as log:
         finder = RecordFinder(log, KafkaTarget(place, timeout_s=120), "x")
-        monkeypatch.setattr(record_finder, "LOOKUP_S", 120)
-        searches = [asyncio.create_task(finder.find(facts)) for _number in range(3 * PLACES)]
+        searches = [asyncio.create_task(finder.find(facts, within_s=120)) for _number in range(3 * PLACES)]
         await until(lambda: len(connections) >= PLACES, 60, "the first searches reach the broker")
-        monkeypatch.setattr(record_finder, "LOOKUP_S", 0.2)
-        late = await asyncio.gather(*(finder.find(facts) for _number in range(9)))
+        late = await asyncio.gather(*(finder.find(facts, within_s=0.2) for _number in range(9)))
         assert late == [RecordPlace("unavailable")] * 9
         assert len(connections) == PLACES
         searches[0].cancel()

@@ -29,12 +29,12 @@ class RecordFinder:
         self._prefix = prefix
         self._places = asyncio.Semaphore(PLACES)
 
-    async def find(self, found: EventFacts) -> RecordPlace:
+    async def find(self, found: EventFacts, *, within_s: float = LOOKUP_S) -> RecordPlace:
         """Return where an event's record is, or why it is not found."""
         if self._target is None:
             return RecordPlace("off")
         try:
-            async with asyncio.timeout(LOOKUP_S), self._places:
+            async with asyncio.timeout(within_s), self._places:
                 published = await self._rows.load(self._prefix)
                 lookup = Lookup(self._target, self._prefix, found.log_id, monotonic=time.monotonic)
                 through = 0 if published is None else published.published_through
