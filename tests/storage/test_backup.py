@@ -12,7 +12,7 @@ import pytest
 
 from servers.compare import assert_like_a_clean_rebuild, assert_published, rows_of, whole_log
 from servers.kafka import Broker, RunningKafka
-from whatsms_events.errors import ConfigError, IntegrityError
+from whatsms_events.errors import ConfigError, IntegrityError, NotFoundError
 from whatsms_events.kafka.topics import create_topics
 from whatsms_events.storage import backup
 from whatsms_events.storage.backup import Backup, back_up
@@ -252,13 +252,26 @@ async def test_what_is_not_right_is_no_backup(bench: Bench, monkeypatch: pytest.
     assert made.log_through == 40
     with pytest.raises(ConfigError, match="is there already"):
         await backed_up(bench)
+    files = bench.folder / "log.db", bench.folder / "projection.db"
     with pytest.raises(ConfigError, match="cannot be used"):
-        await back_up(bench.folder / "log.db", bench.folder / "x", folder / "file", NOW, on_progress=print)
+        await back_up(*files, folder / "file", NOW, on_progress=print)
 
 
 async def cut_off(*_: object) -> None:
     """Stop as a signal does."""
     raise asyncio.CancelledError
+
+
+async def test_a_file_that_is_not_there_is_named(bench: Bench) -> None:
+    """A missing file of tables is named with what makes it, and nothing is left that looks like a backup."""
+    await bench.append(3)
+    tables = bench.folder / "elsewhere.db"
+    with pytest.raises(
+        NotFoundError, match=r"there are no tables at .*elsewhere\.db: `serve` with the role consumer makes"
+    ):
+        await back_up(bench.folder / "log.db", tables, bench.folder / "backups", NOW, on_progress=lambda *_: None)
+    assert not tables.exists()
+    assert not (bench.folder / "backups").exists()
 
 
 async def test_a_full_disk_is_said_before_anything_is_copied(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from whatsms_events.clock import now
 from whatsms_events.errors import ConfigError
 from whatsms_events.service.parts import log_target, on_sqlite, projection_target
 from whatsms_events.storage.backup import back_up
-from whatsms_events.storage.database import expect_log, place_of
+from whatsms_events.storage.database import place_of
 
 
 def backup(*, to: Path, options: SettingsOptions = DEFAULTS) -> int:
@@ -29,7 +29,6 @@ def backup(*, to: Path, options: SettingsOptions = DEFAULTS) -> int:
             "backup: is for SQLite; of a PostgreSQL server take pg_dump or pg_basebackup, which copy log and tables as "
             "of one moment"
         )
-    expect_log(log_target(settings))
     log, tables = (Path(place_of(target)) for target in (log_target(settings), projection_target(settings)))
     steps = Steps("backup: checking")
     made = run(back_up(log, tables, to, now(), on_progress=steps.at))

@@ -20,9 +20,9 @@ from typing import Final
 
 from sqlalchemy import select
 
-from whatsms_events.errors import ConfigError, IntegrityError, StorageUnavailableError
+from whatsms_events.errors import ConfigError, IntegrityError, NotFoundError, StorageUnavailableError
 from whatsms_events.storage import engines
-from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
+from whatsms_events.storage.database import Database, DatabaseTarget, expect_log, is_there, open_log, open_projection
 from whatsms_events.storage.log.verify import CheckedLog, verify
 from whatsms_events.storage.tables import event_log, projection
 from whatsms_events.storage.trouble import translated
@@ -53,7 +53,14 @@ async def back_up(
 
     Raise ConfigError where the folder cannot be used, StorageUnavailableError where a copy cannot be written, and
     IntegrityError where a copy is not right, so the database is not; then nothing is left that looks like a backup.
+    Where a file is not there, NotFoundError says what makes it.
     """
+    expect_log(_target(log))
+    if not is_there(_target(tables)):
+        raise NotFoundError(
+            f"there are no tables at {tables}: `serve` with the role consumer makes them from the log; else see "
+            "--config and data_dir"
+        )
     target = folder / f"{now:%Y%m%dT%H%M%SZ}"
     unfinished = folder / f"{UNFINISHED_PREFIX}{target.name}"
     _make_room(log, tables, folder, target, unfinished)
