@@ -92,7 +92,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
     config/         settings, sources, checks, load, render; change: what may change while a process runs
     service/        service: one process, its parts and their order
         roles, parts, upstream            what each role needs; settings -> parts; parts that speak to the vendor
-        reload, live                      changed settings -> the parts that take them
+        reload, aside, live               changed settings -> the parts that take them; a thread that may hang
         doors, handover                   the listeners and their sockets; taking over those of the process before
         record_finder                     the record of an event, whatever Kafka does
         start, supervisor, standings      waiting for databases; repeating and stopping; which role stands still

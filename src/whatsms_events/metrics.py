@@ -14,8 +14,8 @@ BUILD = Info("whatsms_events_build", "Version of the running program.")
 
 SETTINGS_REFUSED = Gauge(
     "whatsms_events_settings_refused",
-    "1: the configuration file or a secret file has changed and has a mistake, so the settings before it stay in "
-    "force. The log line `settings.refused` and `config check` say what to mend.",
+    "1: the configuration file or a secret file has changed and has a mistake, or cannot be read, so the settings "
+    "before it stay in force. The log line `settings.refused` and `config check` say what to mend.",
 )
 
 # The door.

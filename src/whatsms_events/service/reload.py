@@ -4,14 +4,19 @@ Theory of operation. What counts is the content: the configuration file and the 
 so that an edited file, a replaced one, and the links that Kubernetes swaps are all noticed in one way. A content that
 is new must be there twice in a row, because a file may be read while it is written. Then
 
-    read        a mistake: the settings that are in force stay, a line and a gauge say so, until the mistake is mended
+    read        a mistake: the settings that are in force stay, a line and a gauge say so, until the mistake is mended;
+                until then they are read at each look
     compare     `config.change` says what may change now, and names what waits for a restart
     apply       in one go, without a pause in which a delivery could be judged: so between two batches
+
+A file server may hang. So all reading is done in one thread beside the event loop, one look at a time, and neither the
+stop nor the end of the process waits for it.
 """
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
@@ -21,10 +26,11 @@ from whatsms_events.clock import within
 from whatsms_events.config.change import Change, change
 from whatsms_events.config.settings import Settings
 from whatsms_events.errors import ConfigError
+from whatsms_events.service.aside import SideThread
 
 POLL_S: Final = 2.0
 READ_S: Final = 10.0
-"""How long reading may take, such as from a file server that hangs."""
+"""How long a look may take until it is refused; its result is taken all the same where it comes later."""
 
 log = structlog.get_logger()
 
@@ -45,9 +51,10 @@ class Reload:
         self._running = running
         self._apply = apply
         self._asked = asyncio.Event()
-        self._stopped = False
+        self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._read = b""  # the content that was read last; none yet, for a file may change while the process starts
         self._seen = b""  # the content at the last look
+        self._refused = ""  # why the last reading was refused
         self._said: tuple[str, ...] = ()
         metrics.SETTINGS_REFUSED.set(0)
 
@@ -56,50 +63,67 @@ class Reload:
         self._asked.set()
 
     def stop(self) -> None:
-        """Let `run` end."""
-        self._stopped = True
+        """Let `run` end at once, also while the files are read."""
+        if not self._stopped.done():
+            self._stopped.set_result(None)
         self._asked.set()
 
     async def run(self) -> None:
         """Look every POLL_S until `stop`."""
-        self._seen = await self._fingerprint()
-        while True:
-            asked = await within(self._asked, POLL_S)
-            if self._stopped:
+        aside, asked = SideThread("settings"), False
+        try:
+            while not self._stopped.done():
+                await self._one_look(aside, asked=asked)
+                asked = await within(self._asked, POLL_S)
+                self._asked.clear()
+        finally:
+            aside.close()
+
+    async def _one_look(self, aside: SideThread, *, asked: bool) -> None:
+        """Look, and take what was found. A look that hangs is refused once, and no other begins until it has ended."""
+        look = aside.do(partial(self._look, asked=asked, refused=bool(self._refused)))
+        while not look.done():
+            await asyncio.wait((look, self._stopped), timeout=READ_S, return_when=asyncio.FIRST_COMPLETED)
+            if self._stopped.done():
+                look.cancel()
                 return
-            self._asked.clear()
-            content = await self._fingerprint()
+            if not look.done():
+                self._refuse(f"the files were not read within {READ_S:g} s", asked=asked)
+                asked = False
+        found = look.result()
+        if isinstance(found, str):
+            self._refuse(found, asked=asked)
+        elif found is not None:
+            self._take(found)
+
+    def _look(self, *, asked: bool, refused: bool) -> Change | str | None:
+        """Return what has changed, or why the settings are refused; None where there is nothing new to read.
+
+        This is for the other thread: all of it reads files, certificates among them. What was refused is read again
+        at each look, since the mistake may be in a file that the settings only name.
+        """
+        try:
+            content = self._files.fingerprint()
             settled, self._seen = content == self._seen, content
-            if asked or (settled and content != self._read):
-                self._read = content
-                await self._reread()
-
-    async def _fingerprint(self) -> bytes:
-        try:
-            async with asyncio.timeout(READ_S):
-                return await asyncio.to_thread(self._files.fingerprint)
-        except TimeoutError:
-            return self._read
-
-    async def _reread(self) -> None:
-        try:
-            async with asyncio.timeout(READ_S):
-                wanted = await asyncio.to_thread(self._files.load)
+            if not asked and not (settled and (refused or content != self._read)):
+                return None
+            self._read = content
+            return change(self._running, self._files.load())
         except ConfigError as exc:
-            self._refuse("; ".join(exc.problems))
-        except TimeoutError:
-            self._refuse(f"the files were not read within {READ_S:g} s")
+            return "; ".join(exc.problems)
         except OSError as exc:  # such as a working folder that is gone, where a path begins there
-            self._refuse(f"cannot be read: {(exc.strerror or type(exc).__name__).lower()}")
-        else:
-            metrics.SETTINGS_REFUSED.set(0)
-            self._take(change(self._running, wanted))
+            return f"cannot be read: {(exc.strerror or type(exc).__name__).lower()}"
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str, *, asked: bool) -> None:
+        """Say why, once for each reason, and whenever somebody asked."""
         metrics.SETTINGS_REFUSED.set(1)
-        log.error("settings.refused", reason=reason)
+        if asked or reason != self._refused:
+            log.error("settings.refused", reason=reason)
+        self._refused = reason
 
     def _take(self, found: Change) -> None:
+        metrics.SETTINGS_REFUSED.set(0)
+        self._refused = ""
         if found.applied:
             self._apply(found.settings)
             self._running = found.settings
