@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from threading import Event
 
 import pytest
@@ -36,6 +37,10 @@ class Files:
         self.looks += 1
         assert self.gate.wait(LIMIT_S)
         return self.content
+
+    def looked(self, times: int) -> bool:
+        """Tell whether so many looks began."""
+        return self.looks >= times
 
     def load(self) -> Settings:
         """Return what is wanted, or raise the problem."""
@@ -121,3 +126,31 @@ async def test_settings_that_were_refused_are_tried_again(problem: Exception) ->
             await until(lambda: bool(applied) and not refused(), LIMIT_S, "the change is applied")
     assert applied == [OTHER]
     assert [line["event"] for line in lines] == ["settings.refused", "settings.refused", "settings.applied"]
+
+
+def with_tenants(*slugs: str, **more: object) -> Settings:
+    """Return settings with these tenants."""
+    tenants = {slug: {"tenant_id": slug, "webhook_secrets": {"main": "whsec-of-all"}} for slug in slugs}
+    return Settings.model_validate({"tenants": tenants, **more})
+
+
+async def test_a_new_tenant_is_named_until_the_restart() -> None:
+    """A change that has nothing to do with the new tenant does not hide that its watchdog does not run; a tenant that
+    went and came back is named likewise.
+    """
+    files, applied = Files(), list[Settings]()
+    new, back = (f"tenants.{slug} (its watchdog and backfill)" for slug in ("new", "back"))
+    steps: list[tuple[Settings, list[str]]] = [
+        (with_tenants("back", "new"), [new]),
+        (with_tenants("back", "new", public={"port": 9001}), ["public.port", new]),
+        (with_tenants("new", public={"port": 9002}), ["public.port", new]),
+        (with_tenants("back", "new"), [back, new]),
+    ]
+    one = Reload(SettingsFiles(files.load, files.fingerprint), with_tenants("back"), applied.append)
+    with capture_logs() as lines:
+        async with asyncio.timeout(LIMIT_S), beside([one.run()], one.stop):
+            for number, (files.wanted, _) in enumerate(steps):
+                files.content = str(number).encode()
+                await until(partial(files.looked, files.looks + 4), LIMIT_S, "the step is read")
+    found = [line["fields"] for line in lines if line["event"] == "settings.waiting"]
+    assert found == [steps[0][1], steps[1][1], steps[3][1]]

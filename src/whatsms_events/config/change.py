@@ -4,7 +4,7 @@ A setting that is not in LIVE waits for a restart, whole: what one part of the p
 never applied by halves.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,22 +41,24 @@ class Change:
     waiting: tuple[str, ...]
 
 
-def change(running: Settings, wanted: Settings) -> Change:
+def change(running: Settings, wanted: Settings, *, watched: Collection[str]) -> Change:
     """Return what becomes of a process that works with `running` when its configuration is `wanted`.
 
+    `watched` are the slugs whose watchdog and backfill this process has: those of all other tenants wait for a restart.
     Nothing is applied where the mixture of both would be a mistake, such as a token that goes with an address that must
     wait.
     """
     mixed = _mixed(running, wanted)
     differing = _differing(running, wanted)
     if checks.faults(mixed, ()):
-        return Change(running, (), tuple(map(dotted, differing)))
+        return Change(running, (), (*map(dotted, differing), *_unwatched(running, watched)))
     waiting = _differing(mixed, wanted)
     applied = [name for name in differing if name not in set(waiting)]
-    new = sorted(
-        f"tenants.{slug} (its watchdog and backfill)" for slug in mixed.tenants.keys() - running.tenants.keys()
-    )
-    return Change(mixed, tuple(map(dotted, applied)), (*map(dotted, waiting), *new))
+    return Change(mixed, tuple(map(dotted, applied)), (*map(dotted, waiting), *_unwatched(mixed, watched)))
+
+
+def _unwatched(settings: Settings, watched: Collection[str]) -> list[str]:
+    return [f"tenants.{slug} (its watchdog and backfill)" for slug in sorted(settings.tenants.keys() - set(watched))]
 
 
 def _mixed(running: Settings, wanted: Settings) -> Settings:

@@ -49,6 +49,7 @@ class Reload:
     def __init__(self, files: SettingsFiles, running: Settings, apply: Callable[[Settings], None]) -> None:
         self._files = files
         self._running = running
+        self._watched = frozenset(running.tenants)  # those whose watchdog and backfill began with the process
         self._apply = apply
         self._asked = asyncio.Event()
         self._stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -108,7 +109,7 @@ class Reload:
             if not asked and not (settled and (refused or content != self._read)):
                 return None
             self._read = content
-            return change(self._running, self._files.load())
+            return change(self._running, self._files.load(), watched=self._watched)
         except ConfigError as exc:
             return "; ".join(exc.problems)
         except OSError as exc:  # such as a working folder that is gone, where a path begins there
@@ -127,6 +128,7 @@ class Reload:
         if found.applied:
             self._apply(found.settings)
             self._running = found.settings
+            self._watched &= found.settings.tenants.keys()  # what has ended does not begin again
             log.info("settings.applied", fields=list(found.applied))
         if found.waiting and found.waiting != self._said:
             log.warning("settings.waiting", fields=list(found.waiting))
