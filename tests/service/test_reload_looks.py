@@ -13,7 +13,6 @@ from structlog.testing import capture_logs
 from servers.compare import until
 from whatsms_events.config.settings import Settings
 from whatsms_events.errors import ConfigError
-from whatsms_events.service import reload
 from whatsms_events.service.reload import Reload, SettingsFiles
 from whatsms_events.service.supervisor import beside
 
@@ -52,15 +51,9 @@ class Files:
 @asynccontextmanager
 async def reloading(files: Files, applied: list[Settings]) -> AsyncIterator[Reload]:
     """Look at the files while the body runs."""
-    one = Reload(SettingsFiles(files.load, files.fingerprint), Settings(), applied.append)
+    one = Reload(SettingsFiles(files.load, files.fingerprint), Settings(), applied.append, poll_s=0.01, read_s=0.05)
     async with asyncio.timeout(LIMIT_S), beside([one.run()], one.stop):
         yield one
-
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reload, "POLL_S", 0.01)
-    monkeypatch.setattr(reload, "READ_S", 0.05)
 
 
 def refused() -> bool:
@@ -146,7 +139,9 @@ async def test_a_new_tenant_is_named_until_the_restart() -> None:
         (with_tenants("new", public={"port": 9002}), ["public.port", new]),
         (with_tenants("back", "new"), [back, new]),
     ]
-    one = Reload(SettingsFiles(files.load, files.fingerprint), with_tenants("back"), applied.append)
+    one = Reload(
+        SettingsFiles(files.load, files.fingerprint), with_tenants("back"), applied.append, poll_s=0.01, read_s=0.05
+    )
     with capture_logs() as lines:
         async with asyncio.timeout(LIMIT_S), beside([one.run()], one.stop):
             for number, (files.wanted, _) in enumerate(steps):

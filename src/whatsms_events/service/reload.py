@@ -46,8 +46,17 @@ class SettingsFiles:
 class Reload:
     """Lets `apply` have each change of the settings. `running` is what the process was started with."""
 
-    def __init__(self, files: SettingsFiles, running: Settings, apply: Callable[[Settings], None]) -> None:
+    def __init__(
+        self,
+        files: SettingsFiles,
+        running: Settings,
+        apply: Callable[[Settings], None],
+        *,
+        poll_s: float = POLL_S,
+        read_s: float = READ_S,
+    ) -> None:
         self._files = files
+        self._poll_s, self._read_s = poll_s, read_s
         self._running = running
         self._watched = frozenset(running.tenants)  # those whose watchdog and backfill began with the process
         self._apply = apply
@@ -70,12 +79,12 @@ class Reload:
         self._asked.set()
 
     async def run(self) -> None:
-        """Look every POLL_S until `stop`."""
+        """Look every `poll_s` seconds until `stop`."""
         aside, asked = SideThread("settings"), False
         try:
             while not self._stopped.done():
                 await self._one_look(aside, asked=asked)
-                asked = await within(self._asked, POLL_S)
+                asked = await within(self._asked, self._poll_s)
                 self._asked.clear()
         finally:
             aside.close()
@@ -84,12 +93,12 @@ class Reload:
         """Look, and take what was found. A look that hangs is refused once, and no other begins until it has ended."""
         look = aside.do(partial(self._look, asked=asked, refused=bool(self._refused)))
         while not look.done():
-            await asyncio.wait((look, self._stopped), timeout=READ_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((look, self._stopped), timeout=self._read_s, return_when=asyncio.FIRST_COMPLETED)
             if self._stopped.done():
                 look.cancel()
                 return
             if not look.done():
-                self._refuse(f"the files were not read within {READ_S:g} s", asked=asked)
+                self._refuse(f"the files were not read within {self._read_s:g} s", asked=asked)
                 asked = False
         found = look.result()
         if isinstance(found, str):
