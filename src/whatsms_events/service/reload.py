@@ -84,7 +84,8 @@ class Reload:
         try:
             while not self._stopped.done():
                 await self._one_look(aside, asked=asked)
-                asked = await within(self._asked, self._poll_s)
+                await within(self._asked, self._poll_s)
+                asked = self._asked.is_set()  # also where it was set just when the time was up
                 self._asked.clear()
         finally:
             aside.close()
