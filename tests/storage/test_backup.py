@@ -66,7 +66,7 @@ async def test_a_backup_under_load_goes_on_where_it_was_taken(bench: Bench) -> N
         consumer = bench.from_log()
         while not stop.is_set():
             await consumer.run_once()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # an idle consumer awaits nothing: the others must have their turn
         await consumer.close()
 
     async with asyncio.TaskGroup() as tasks:
