@@ -166,6 +166,7 @@ KILLED_RELAY: Mapping[Sample, float] = {
 }
 RELAY: Mapping[Sample, float] = {
     **EVERYWHERE,
+    **{sample("topic_keeps_seconds", topic=suffix): 31 * 86_400 for suffix in TOPICS},
     sample("role_state", role="relay"): 1,
     sample("relay_openings_total", cause="start"): 1,
     sample("relay_skipped_total", reason="visible"): 6,

@@ -314,6 +314,12 @@ PRIVACY: Final = Board(
                   "whoever sent them. Set it back to 0 when the reason is found.",
                   "Explain a refused signature"),
         )),
+        Row("What Kafka still has", (
+            graph("How long the topics keep", "s", latest(m.TOPIC_KEEPS, "topic"),
+                  "After so long a record is surely removed. Infinite: this topic keeps for ever, and a person who was "
+                  "forgotten here stays there.",
+                  "Other signs of a role"),
+        )),
         Row("What the vendor no longer shows", (
             graph("Held here, gone at the vendor", "short", latest(m.DRIFT, "entity", kind="extra"),
                   "What the last reconcile found here and not at the vendor, where somebody may have had it erased. "

@@ -53,6 +53,10 @@ LINES: Final = {
     "python.unraisable": "Python met an error that it could not raise.",
     "python.warned": "Python or a library warned.",
     "relay.hanging": "Partitions hang, so the relay opens again.",
+    "relay.keeps_for_ever": (
+        "These topics have no limit of time, so Kafka never forgets a person. Give them `retention.ms` by Kafka's own "
+        "tools: the log is the archive. The relay looks again every hour."
+    ),
     "relay.opened": "The relay opened, and publishes from here.",
     "relay.strays": "The last records of partitions name no log and were passed over. Find who writes them.",
     "request.failed": "A request failed by a mistake of ours and got 500. Report it.",

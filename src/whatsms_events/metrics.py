@@ -163,6 +163,12 @@ STRAY_RECORDS = Counter(
     "relay again at each opening. Any rise: find the writer, and let only the relay write there.",
     ["role", "topic"],
 )
+TOPIC_KEEPS = Gauge(
+    "whatsms_events_topic_keeps_seconds",
+    "After so long a record of this topic is surely removed; infinite where the topic keeps for ever, and then no "
+    "person is ever forgotten there. The active relay looks at each opening and every hour.",
+    ["topic"],
+)
 RELAY_SECONDS = Histogram(
     "whatsms_events_relay_transaction_duration_seconds", "One Kafka transaction. High: the broker.", buckets=_SECONDS
 )

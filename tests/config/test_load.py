@@ -573,6 +573,10 @@ def test_advice_names_what_is_allowed_but_doubtful() -> None:
     assert advice(load(environ=keyed, flags=large | patient)) == []
     (line,) = advice(load(environ=keyed, flags={"backfill.messages": "narrow"}))
     assert "read receipts" in line
+    brokers = {"kafka.bootstrap_servers": "kafka:9092"}
+    assert advice(load(environ=keyed, flags=brokers)) == []
+    (line,) = advice(load(environ=keyed, flags=brokers | {"kafka.retention_ms": "-1"}))
+    assert line.startswith("kafka.retention_ms: is -1, so topics keep every person's data for ever")
     flags = {
         "database.url": "postgresql://u@db/n",
         "kafka.security_protocol": "SASL_PLAINTEXT",

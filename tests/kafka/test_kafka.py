@@ -90,7 +90,16 @@ async def test_topics_are_created_once_and_compared_afterwards(target: KafkaTarg
     assert await create(target, topic_prefix) == []
     with pytest.raises(IntegrityError, match=rf"{names[2]} has partitions 3, the settings ask for 4"):
         await create(target, topic_prefix, partitions=4)
-    await check_topics(target, topic_prefix, body_limit_bytes=BODY_LIMIT)
+    found = await check_topics(target, topic_prefix, body_limit_bytes=BODY_LIMIT)
+    assert {topic.keeps_ms for topic in found.values()} == {None}
+
+
+async def test_a_topic_forgets_by_a_date_that_can_be_named(target: KafkaTarget, topic_prefix: str) -> None:
+    """Kafka removes whole segments, so a record stays for as long as its topic keeps and a segment takes: a day."""
+    days = [30 * 86_400_000, 31 * 86_400_000]
+    await create_topics(target, topic_prefix, partitions=1, replication_factor=1, retention_ms=days[0])
+    found = await check_topics(target, topic_prefix, body_limit_bytes=BODY_LIMIT)
+    assert {topic.keeps_ms for topic in found.values()} == {days[1]}
 
 
 async def test_topics_that_lose_events_or_cannot_hold_them_are_refused(target: KafkaTarget, topic_prefix: str) -> None:

@@ -10,6 +10,11 @@ def counted(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(f"whatsms_events_{name}_total", labels) or 0.0
 
 
+def shown(name: str, **labels: str) -> float | None:
+    """Return what a gauge of ours shows, None where nothing set it with these labels yet."""
+    return REGISTRY.get_sample_value(f"whatsms_events_{name}", labels)
+
+
 def name_of(metric: AnyMetric) -> str:
     """Return a metric's name without the ending of its kind."""
     (described,) = metric.describe()

@@ -1,6 +1,7 @@
 """The relay against real Apache Kafka, read back by a client that is not ours."""
 
 import asyncio
+import math
 import re
 import sqlite3
 import time
@@ -35,7 +36,7 @@ from structlog.testing import capture_logs
 
 from servers.compare import until
 from servers.kafka import Broker, RunningKafka
-from servers.metric import counted
+from servers.metric import counted, shown
 from servers.postgres import end_lock_holder
 from servers.witness import read_committed
 from servers.working import working
@@ -69,7 +70,7 @@ from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.storage.tables import event_log
 from whatsms_events.workers import relay as relay_module
-from whatsms_events.workers.relay import Relay
+from whatsms_events.workers.relay import TOPICS_LOOK_S, Relay
 
 BODY_LIMIT = 5 * 1024 * 1024
 TYPES = ["message.received", "message.ack", "ticket.updated", "contact.updated", "campaign.finished"]
@@ -158,14 +159,14 @@ class Stage:
         self.clocks: dict[Relay, Clock] = {}
         self.topics = [f"{prefix}.{suffix}" for suffix in TOPICS]
 
-    async def create(self, *, partitions: int = 4) -> None:
+    async def create(self, *, partitions: int = 4, retention_ms: int = 30 * 86_400_000) -> None:
         """Create the topics."""
         await create_topics(
             self.target,
             self.prefix,
             partitions=partitions,
             replication_factor=1,
-            retention_ms=-1,
+            retention_ms=retention_ms,
         )
 
     def relay(
@@ -642,6 +643,47 @@ async def test_records_that_name_no_log_are_passed_over(stage: Stage, database: 
     assert said[1][0]["log_level"] == "warning"
     assert strayed(0) - before == len(strays)
     await stage.assert_equal(database)
+
+
+async def test_a_topic_that_keeps_for_ever_is_told(
+    kafka: Broker | RunningKafka, topic_prefix: str, database: Database
+) -> None:
+    """Each opening names the topics without a limit, and looks again after an hour: the metric says infinity, and once
+    the topics have a limit it says when a record is surely gone.
+    """
+    stage = Stage(kafka.bootstrap, topic_prefix)
+    await stage.create(partitions=1, retention_ms=-1)
+    relay = stage.relay(database)
+    try:
+        with capture_logs() as lines:
+            await relay.run_once()
+        (said,) = [line for line in lines if line["event"] == "relay.keeps_for_ever"]
+        assert (said["log_level"], said["topics"]) == ("warning", stage.topics)
+        assert kept() == {math.inf}
+        await set_retention(stage, days=7)
+
+        async def told() -> bool:
+            stage.clocks[relay].ahead_s += TOPICS_LOOK_S  # an hour later
+            await relay.run_once()
+            return kept() == {8 * 86_400}
+
+        await until(told, 20, "the look at the topics")  # a broker answers with old settings for a moment
+    finally:
+        await stage.aclose()
+
+
+def kept() -> set[float | None]:
+    """Read the metric of how long topics keep records."""
+    return {shown("topic_keeps_seconds", topic=suffix) for suffix in TOPICS}
+
+
+async def set_retention(stage: Stage, *, days: int) -> None:
+    """Change the topics as an operator does."""
+    entry = ConfigEntry("retention.ms", str(days * 86_400_000), incremental_operation=AlterConfigOpType.SET)
+    admin = AdminClient({"bootstrap.servers": stage.target.bootstrap_servers})
+    for topic in stage.topics:
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+        await asyncio.to_thread(admin.incremental_alter_configs([resource])[resource].result, 10)
 
 
 def strayed(topic: int) -> float:

@@ -64,6 +64,11 @@ def advice(settings: Settings) -> list[str]:
             f"receiver.body_limit_bytes: so large a record may take {slow_s:.0f} s to Kafka; give kafka.timeout_s and "
             "relay.transaction_timeout_s as much, or the relay tries it again and again"
         )
+    if settings.kafka.bootstrap_servers and settings.kafka.retention_ms < 0:
+        lines.append(
+            "kafka.retention_ms: is -1, so topics keep every person's data for ever, also that of a person who was "
+            "forgotten here; the log is the archive, so give the topics a limit"
+        )
     if settings.backfill.messages != "off":
         lines.append("backfill.messages: listing messages may send read receipts to the people who wrote them")
     return lines

@@ -25,6 +25,8 @@ from whatsms_events.domain.normalize import BODY_BYTES
 logging.getLogger("pydantic_settings").setLevel(logging.WARNING)
 
 _MIB: Final = 1024 * 1024
+RETENTION_MS: Final = 30 * 24 * 3600 * 1000
+"""Thirty days: the log is the archive, and Kafka forgets a person by a date that can be named."""
 SECRET_MINIMUM: Final = 8
 TOKEN_MINIMUM: Final = 16
 
@@ -164,7 +166,7 @@ class Kafka(_Section):
     timeout_s: float = Field(default=10.0, ge=0.5, le=120)
     partitions: int = Field(default=12, ge=1, le=1000)
     replication_factor: int = Field(default=1, ge=1, le=10)
-    retention_ms: int = Field(default=-1, ge=-1, le=2**63 - 1)
+    retention_ms: int = Field(default=RETENTION_MS, ge=-1, le=2**63 - 1)
 
 
 class RelaySettings(_Section):

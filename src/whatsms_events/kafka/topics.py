@@ -17,6 +17,11 @@ from whatsms_events.errors import ConfigError, IntegrityError
 from whatsms_events.kafka.connection import MISSING, KafkaTarget, answered, arguments, hang_up
 
 POLL_S: Final = 0.05
+SEGMENT_MS: Final = 86_400_000
+"""Kafka removes whole segments, each once its newest record is old enough. The broker's own default is a segment a
+week, so that a record would stay for up to a week longer than its topic keeps."""
+
+_FOR_EVER: Final = -1
 _UNKNOWN: Final = errors.UnknownTopicOrPartitionError.errno
 
 
@@ -26,6 +31,8 @@ class Topic:
 
     partitions: int
     max_message_bytes: int
+    keeps_ms: int | None
+    """After so long no record is left, the segment that it is in included; None: it is kept for ever."""
 
 
 async def create_topics(
@@ -44,6 +51,7 @@ async def create_topics(
         "cleanup.policy": "delete",  # compaction would drop events
         "retention.ms": str(retention_ms),
         "max.message.bytes": str(target.max_message_bytes),
+        "segment.ms": str(SEGMENT_MS),
         # An acknowledged record outlives one broker, where there are enough of them.
         "min.insync.replicas": "2" if replication_factor > 2 else "1",
         "unclean.leader.election.enable": "false",
@@ -71,13 +79,14 @@ def _compare(topics: Mapping[str, Mapping[str, str]], wanted: Mapping[str, str])
         for key, value in wanted.items()
         if found.get(key) != value
         and not (key == "max.message.bytes" and int(found.get(key, 0)) > int(value))  # more is no fault
+        and not (key == "segment.ms" and int(found.get(key, value)) < int(value))  # nor is less
     ]
     if different:
         raise IntegrityError("; ".join(different) + ": existing topics are not changed, change them or the settings")
 
 
 async def check_topics(target: KafkaTarget, prefix: str, *, body_limit_bytes: int) -> dict[str, Topic]:
-    """Return each topic's partitions and limit.
+    """Return each topic's partitions and limit, and how long it keeps a record.
 
     Raise IntegrityError where a topic is missing, drops records by compaction, or cannot hold the largest event.
     """
@@ -93,9 +102,16 @@ async def check_topics(target: KafkaTarget, prefix: str, *, body_limit_bytes: in
                 f"{name} has cleanup.policy {policy} and max.message.bytes {size}: it must be delete (compaction drops "
                 f"events), and {needed} for receiver.body_limit_bytes {body_limit_bytes}"
             )
-    return {
-        name: Topic(int(topics[name]["partitions"]), int(topics[name]["max.message.bytes"])) for name in _names(prefix)
-    }
+    return {name: _topic(topics[name]) for name in _names(prefix)}
+
+
+def _topic(found: Mapping[str, str]) -> Topic:
+    retention_ms = int(found["retention.ms"])
+    return Topic(
+        partitions=int(found["partitions"]),
+        max_message_bytes=int(found["max.message.bytes"]),
+        keeps_ms=None if retention_ms == _FOR_EVER else retention_ms + int(found["segment.ms"]),
+    )
 
 
 async def count_partitions(target: KafkaTarget, prefix: str) -> dict[str, int]:

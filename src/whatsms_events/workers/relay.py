@@ -9,6 +9,7 @@ ends, they are dropped, and the rows are read again.
 """
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -37,6 +38,9 @@ T = TypeVar("T")
 TRANSACTION_BYTES: Final = 8 * 1024 * 1024
 SETTLE_S: Final = 2.0
 """Markers follow the answer to a commit by milliseconds. A transaction that is open for longer than this hangs."""
+
+TOPICS_LOOK_S: Final = 3600.0
+"""How often an open relay looks at the topics' settings: somebody may change them at any time."""
 
 OPENING_ABORTS: Final = 2
 """A broker that dies during an opening loses the markers of the opening abort too. The abort is then repeated once."""
@@ -130,6 +134,7 @@ class Relay:
         self._session: _Session | None = None
         self._cause: Literal["start", "error", "hanging"] = "start"
         self._check_due = 0.0
+        self._topics_due = 0.0
         self._stuck: dict[Partition, int] = {}  # where somebody else's open transactions stopped the last opening
         self._refused: tuple[str, int] | None = None  # the topic that refused a batch, and the size of that batch
 
@@ -197,7 +202,7 @@ class Relay:
 
     async def _open(self) -> _Session:
         log_id = await self._log.log_id()
-        topics = await check_topics(self._target, self._prefix, body_limit_bytes=self._body_limit_bytes)
+        topics = await self._look_at_topics()
         async with AsyncExitStack() as stack:
             producer = await Producer.open(
                 self._target,
@@ -226,6 +231,17 @@ class Relay:
         metrics.RELAY_OPENINGS.labels(self._cause).inc()
         log.info("relay.opened", cause=self._cause, published_through=session.published.published_through)
         return session
+
+    async def _look_at_topics(self) -> dict[str, Topic]:
+        """Check the topics, and tell how long they keep records and which keep them for ever."""
+        topics = await check_topics(self._target, self._prefix, body_limit_bytes=self._body_limit_bytes)
+        for name, topic in topics.items():
+            keeps_s = math.inf if topic.keeps_ms is None else topic.keeps_ms / 1000
+            metrics.TOPIC_KEEPS.labels(name.removeprefix(f"{self._prefix}.")).set(keeps_s)
+        if endless := [name for name, topic in topics.items() if topic.keeps_ms is None]:
+            log.warning("relay.keeps_for_ever", topics=endless)
+        self._topics_due = self._monotonic() + TOPICS_LOOK_S
+        return topics
 
     async def _connect(self, stack: AsyncExitStack, topics: Mapping[str, Topic]) -> _Readers:
         committed = await KafkaReader.open(self._target)
@@ -288,6 +304,8 @@ class Relay:
             await self._drop()
             return await self._open()
         await self._save(session)
+        if self._monotonic() >= self._topics_due:
+            await self._look_at_topics()
         self._check_due = self._monotonic() + self._check_interval_s
         return session
 
