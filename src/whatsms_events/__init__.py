@@ -12,6 +12,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         mismatch                          why a signature does not fit
         resources                         which fields there are: one table per resource; values: how one is read
         normalize                         raw body -> event; beneath it bodies, many, fields, times, secrets
+        personal                          which stored values are about a person; blanked and hidden
         documented                        the same for the documented shape alone, and faster
         verdicts                          a batch of deliveries -> whose they are, and what becomes of each
         fold                              event -> claims -> changed rows; beneath it rows (registers) and doubt

@@ -88,7 +88,7 @@ def answer_components(fields: Words) -> dict[str, JsonObject]:
     words = {name.capitalize(): _words(f"{name.capitalize()}s", fields) for name in get_args(Entity)}
     payloads = components(SHAPES.values(), TEMPLATE, words=words)
     # The resources have their names in the answers about themselves.
-    renamed = {name: f"Told{name}" if name in PERSONAL else name for name in payloads}
+    renamed = {name: f"Told{name}" if name.lower() in get_args(Entity) else name for name in payloads}
     told = {renamed[name]: _renamed(schema, renamed) for name, schema in payloads.items()}
     rows = {
         **_entities(),

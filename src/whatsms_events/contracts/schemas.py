@@ -8,17 +8,19 @@ import msgspec
 
 from whatsms_events.domain.bodies import JsonObject
 from whatsms_events.domain.events import SHAPES, EventType, entity
-from whatsms_events.domain.resources import RESOURCES
+from whatsms_events.domain.personal import EXTRA
+from whatsms_events.domain.personal import PERSONAL as FIELDS
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 Words = Mapping[str, Mapping[str, str]]
 """What the documentation says of fields: component -> field -> sentence."""
 
-PERSONAL: Final = {
-    name.capitalize(): {one.name for one in fields if one.personal} for name, fields in RESOURCES.items()
+PERSONAL: Final[Mapping[str, frozenset[str]]] = {
+    **{shape.__name__: frozenset((EXTRA,)) for shape in SHAPES.values()},
+    **{name.capitalize(): names | {EXTRA} for name, names in FIELDS.items()},
 }
-"""The fields of each struct that name, quote or show a contact."""
+"""The fields of each struct that name, quote or show a contact. Unknown fields count as personal."""
 
 _OWN_WORDS: Final = frozenset(("ack", "gone"))
 """Fields that the read API shows in another way than an event: what the documentation says there does not fit here."""

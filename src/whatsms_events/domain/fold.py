@@ -297,12 +297,17 @@ def _revision(claim: Claim, message: Message) -> Claim | None:
     content = {name: value for name in _CONTENT if (value := getattr(message, name)) is not UNSET}
     if not content:
         return None
-    text = _json.encode(content)
-    digest = hashlib.blake2b(text, digest_size=16).hexdigest()
+    text, digest = revision_of(content)
     key = Key("message_revision", claim.key.tenant, claim.key.id, digest)
     registers: Registers = {} if message.media_url is UNSET else {"media_url": message.media_url}
-    least, fixed = {"first_at": claim.time}, {"content": text.decode()}
+    least, fixed = {"first_at": claim.time}, {"content": text}
     return Claim(key, claim.time, claim.rank, registers, True, least, fixed=fixed, arrived=claim.arrived)
+
+
+def revision_of(content: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what a revision's row holds of a message's content, and the digest that is its key."""
+    text = _json.encode(content)
+    return text.decode(), hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
 def _first(*ids: Text) -> str | None:
