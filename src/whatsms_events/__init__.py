@@ -39,13 +39,15 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           secret_uses (which secret fitted, and when);
                                           selected, replays: what a replay takes of the log, and which there were;
                                           seals (closed ranges), verify (from the bytes up);
-                                          copying (into another database), moving (one place at a time)
+                                          copying (into another database), moving (one place at a time);
+                                          blanking: bytes and data of rows go, the rows stay
         projection/                       apply and rows: a batch in one transaction; hot (what stays in memory);
                                           holdings: what is held; parked: events that could not be applied;
                                           shadow, swap: a second projection beside it, and how it takes its place
         repair/                           runs, looks, reports of every backfill run: how far it got, what it found
         trace                             what is known of one event or one thing, by any name
         backup                            the SQLite files, copied while they are written to
+        scrubbing                         nothing of what was blanked stays in SQLite's files
         reads, audit                      what the read API asks; what the demo compares
     kafka/          connection, producer, topics; visible: what a read_committed reader can see;
                     lookup: the record of one event

@@ -91,6 +91,10 @@ def _sqlite_engine(url: URL, size: int, begin: str, *pragmas: str, check: Callab
             "PRAGMA foreign_keys=ON",
             "PRAGMA wal_autocheckpoint=1000",
             "PRAGMA journal_size_limit=67108864",
+            # What is blanked or deleted is overwritten with zeros, in whatever way this SQLite was built.
+            "PRAGMA secure_delete=ON",
+            # No page goes into a temporary file, which nobody would overwrite, but for VACUUM's.
+            "PRAGMA temp_store=MEMORY",
             *pragmas,
         ):
             cursor.execute(pragma)
