@@ -44,6 +44,7 @@ from whatsms_events.storage.repair.reports import Options, Reports
 from whatsms_events.storage.repair.runs import Checkpoints
 from whatsms_events.storage.trace import EventFacts, Traces
 from whatsms_events.web import api, app, receiver
+from whatsms_events.web.access import Access
 from whatsms_events.web.documents import ContractFiles
 from whatsms_events.web.health import Health
 from whatsms_events.web.rejects import Rejects
@@ -190,11 +191,11 @@ def routes() -> set[str]:
     """List every path of the private listener, its placeholders without their patterns."""
     nothing: Any = None
     parts = (
-        api.Api(nothing, {}, None, nothing),
-        Rejects((), 0, token=None, now=clock.now),
-        RunningSettings(lambda _salt: {}, None),
-        Tracing(nothing, nothing, nothing, {}, None),
-        ContractFiles({}, None),
+        api.Api(nothing, {}, nothing),
+        Rejects((), 0, now=clock.now),
+        RunningSettings(lambda _salt: {}),
+        Tracing(nothing, nothing, nothing, {}),
+        ContractFiles({}),
         Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool),
     )
     found = {getattr(route, "path", "") for part in parts for route in part.routes()}
@@ -277,12 +278,12 @@ async def filled_api(tmp_path: Path, aiohttp_client: AiohttpClient) -> AsyncIter
     projection = await open_projection(DatabaseTarget(f"sqlite:///{tmp_path / 'projection.db'}"), migrate=True)
     await fill(log, projection)
     health = Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool)
-    reading = api.Api(Queries(log, projection), {"shop": "tenant-1"}, None, Reports(log))
-    running = RunningSettings(lambda _salt: {"public.port": 8080}, None)
-    rejects = Rejects(["shop"], 1, token=None, now=clock.now)
+    reading = api.Api(Queries(log, projection), {"shop": "tenant-1"}, Reports(log))
+    running = RunningSettings(lambda _salt: {"public.port": 8080})
+    rejects = Rejects(["shop"], 1, now=clock.now)
     rejects.keep("shop", make_mocked_request("POST", "/webhooks/shop"), b"{}", "wrong")
-    tracing = Tracing(Traces(log, projection), no_kafka, Queries(log, projection), {"shop": "tenant-1"}, None)
-    yield await aiohttp_client(app.private_app(reading, health, rejects, running, tracing))
+    tracing = Tracing(Traces(log, projection), no_kafka, Queries(log, projection), {"shop": "tenant-1"})
+    yield await aiohttp_client(app.private_app(Access([]), health, rejects, running, tracing, reading))
     await projection.close()
     await log.close()
 

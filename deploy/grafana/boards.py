@@ -320,6 +320,12 @@ PRIVACY: Final = Board(
                   "forgotten here stays there.",
                   "Other signs of a role"),
         )),
+        Row("Who asked", (
+            graph("Refused at the private listener", "ops", rate(m.TOKENS_REFUSED, "reason"),
+                  "wrong rising: somebody guesses, or a token was changed and a reader has the old one. scope: a token "
+                  "was used for what it may not do. host: a page led a browser here.",
+                  "Change settings without a restart"),
+        )),
         Row("What the vendor no longer shows", (
             graph("Held here, gone at the vendor", "short", latest(m.DRIFT, "entity", kind="extra"),
                   "What the last reconcile found here and not at the vendor, where somebody may have had it erased. "

@@ -25,6 +25,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         seals                             hashes over closed ranges of the log, chained; the first flaw of one
         tenant, door                      two spellings of one id; what deliveries say of their sender
         silence, standing                 when silence is a fault; whether a role stands still
+        scopes                            what the holder of a token may do
         rotation                          when a webhook secret may be taken out of the configuration
     consume         for consumers in Python: a Kafka record, or a row of the read API, <-> a typed event
     storage/        all SQL
@@ -58,6 +59,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
     web/            HTTP in
         app, connection, framing          listeners, errors -> statuses; one connection; where requests begin and end
         sockets                           bound by us, or held by systemd
+        access                            who may ask for what: named tokens with scopes
         receiver, answers, tally          the door; what it answers; counting in bulk
         rejects                           the last deliveries with a wrong signature, for `verify`
         running                           the settings that the process works with, for `config diff`

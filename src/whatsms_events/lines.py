@@ -91,6 +91,7 @@ LINES: Final = {
     "time.unreadable": (
         "The vendor writes times in a form that is not read. Such events count by when they came. Report it."
     ),
+    "token.refused": "Wrong tokens came to the private listener: one line for those that come together.",
     "upstream.retrying": "A request to the REST API failed and is tried again.",
     "webhooks.heard": "Webhooks come again after a silence.",
     "webhooks.silent": (

@@ -17,6 +17,13 @@ SETTINGS_REFUSED = Gauge(
     "1: the configuration file or a secret file has changed and has a mistake, or cannot be read, so the settings "
     "before it stay in force. The log line `settings.refused` and `config check` say what to mend.",
 )
+TOKENS_REFUSED = Counter(
+    "whatsms_events_tokens_refused_total",
+    "Requests to the private listener that were refused, by why: missing or wrong token, scope (the token may not do "
+    "that), host (no token is set, and the request came under a strange name). wrong rising: somebody guesses, or a "
+    "token was changed and a reader still has the old one.",
+    ["reason"],
+)
 
 # The door.
 DELIVERIES = Counter(

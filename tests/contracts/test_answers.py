@@ -68,11 +68,11 @@ def unknown(schema: Any, shown: Any, place: str) -> list[str]:
 
 @pytest.mark.parametrize("path", sorted(DOCUMENT["paths"]))
 def test_each_operation_says_how_it_may_be_refused(path: str) -> None:
-    """Whatever the token guards has 401 and 400, what has a name in its path 404, what asks a database 503."""
+    """Whatever a token guards has 400, 401, 403 and 429, what has a name in its path 404, what asks a database 503."""
     operation = DOCUMENT["paths"][path]["get"]
     guarded = "security" not in operation
     assert guarded == path.startswith(("/api/", "/contracts"))
-    assert ({"400", "401"} <= operation["responses"].keys()) == guarded
+    assert ({"400", "401", "403", "429"} <= operation["responses"].keys()) == guarded
     assert ("404" in operation["responses"]) == (bool(re.search(r"\{", path)) or path == "/api/v1/events")
     assert ("503" in operation["responses"]) == (path.startswith(("/api/", "/readyz")))
 

@@ -9,7 +9,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 from pytest_aiohttp.plugin import AiohttpClient
 
-from web.test_api import TOKEN, cursor, fetch, private, refused, walk
+from web.listener import TOKEN
+from web.test_api import cursor, fetch, private, refused, walk
 from whatsms_events.domain.drift import DriftKind, Finding
 from whatsms_events.domain.events import Entity
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection

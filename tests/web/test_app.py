@@ -11,6 +11,7 @@ import pytest
 import structlog
 from aiohttp import web
 
+from web.listener import asking
 from whatsms_events.errors import (
     BrokerUnavailableError,
     IntegrityError,
@@ -54,7 +55,7 @@ async def fine(_request: web.BaseRequest) -> web.StreamResponse:
 
 def routed(handler: Handler) -> web.Application:
     """Return an application with this handler at `/`, as the private listener has one."""
-    return private_app(Parts("/", handler), Parts("/livez", fine))
+    return private_app(asking(None), Parts("/", handler), Parts("/livez", fine))
 
 
 @asynccontextmanager
@@ -103,7 +104,10 @@ async def test_error_becomes_its_status_and_says_nothing_else(
 async def test_unexpected_error_is_logged_by_type_and_place_only() -> None:
     """What nobody foresaw is one line for the operator: kind, module and line, never a value or a traceback."""
     parts = Parts("/things/{id}", raising(KeyError("canary")))
-    async with serving(private_app(parts, Parts("/livez", fine))) as url, aiohttp.ClientSession() as client:
+    async with (
+        serving(private_app(asking(None), parts, Parts("/livez", fine))) as url,
+        aiohttp.ClientSession() as client,
+    ):
         with structlog.testing.capture_logs() as lines:
             async with client.get(url + "/things/canary") as response:
                 assert response.status == 500
@@ -121,7 +125,7 @@ async def test_problem_that_a_part_wrote_itself_is_passed_on() -> None:
         content_type="application/problem+json",
         headers={"WWW-Authenticate": "Bearer"},
     )
-    app = private_app(Parts("/api", raising(error)), Parts("/livez", fine))
+    app = private_app(asking(None), Parts("/api", raising(error)), Parts("/livez", fine))
     async with serving(app) as url, aiohttp.ClientSession() as client, client.get(url + "/api") as response:
         assert (response.status, response.headers["WWW-Authenticate"]) == (401, "Bearer")
         assert await response.json(content_type=None) == {"detail": "a token is needed"}
@@ -129,7 +133,7 @@ async def test_problem_that_a_part_wrote_itself_is_passed_on() -> None:
 
 async def test_private_listener_serves_every_part() -> None:
     """API and probes are on the private listener; what is on none is 404."""
-    app = private_app(Parts("/api", fine), Parts("/livez", fine))
+    app = private_app(asking(None), Parts("/api", fine), Parts("/livez", fine))
     async with serving(app) as url, aiohttp.ClientSession() as client:
         for path, status in (("/api", 200), ("/livez", 200), ("/webhooks/acme", 404)):
             async with client.get(url + path) as response:

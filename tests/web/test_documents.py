@@ -7,9 +7,9 @@ import pytest
 from aiohttp import web
 from pytest_aiohttp import AiohttpClient
 
+from web.listener import listener
 from whatsms_events.contracts.published import published
 from whatsms_events.contracts.reading import reading_page
-from whatsms_events.errors import ConfigError
 from whatsms_events.web.documents import MEDIA_TYPES, ContractFiles
 
 TOKEN = "token-of-the-tests"
@@ -20,9 +20,7 @@ async def asked(
     aiohttp_client: AiohttpClient, path: str, token: str | None = TOKEN
 ) -> tuple[int, web.StreamResponse | dict[str, str], bytes]:
     """Return status, headers and body of an answer."""
-    application = web.Application()
-    application.add_routes(ContractFiles(published(), TOKEN).routes())
-    client = await aiohttp_client(application)
+    client = await aiohttp_client(listener(ContractFiles(published()), token=TOKEN))
     async with client.get(path, headers={} if token is None else {"Authorization": f"Bearer {token}"}) as answer:
         return answer.status, dict(answer.headers), await answer.read()
 
@@ -80,12 +78,6 @@ async def test_nothing_is_shown_without_the_token(aiohttp_client: AiohttpClient,
 async def test_what_is_no_file_is_not_found(aiohttp_client: AiohttpClient, path: str) -> None:
     """Only the names of the files lead somewhere: no path is ever opened."""
     assert (await asked(aiohttp_client, path))[0] == 404
-
-
-def test_an_empty_token_is_refused() -> None:
-    """An empty token would be no token."""
-    with pytest.raises(ConfigError, match=r"private\.token"):
-        ContractFiles({}, " ")
 
 
 def test_whatever_a_document_says_is_text_on_the_page() -> None:

@@ -9,17 +9,14 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from web.listener import TOKEN, listener
 from web.test_receiver import NOON, Door, delivery, opened
 from whatsms_events.domain.signature import HEADER
 from whatsms_events.storage.database import DatabaseTarget, open_projection
 from whatsms_events.storage.reads import Queries
 from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.web.api import Api
-from whatsms_events.web.app import private_app
-from whatsms_events.web.health import Health
 from whatsms_events.web.rejects import BODY_LIMIT_BYTES, KEPT_FOR, Rejects
-
-TOKEN = "token-of-the-tests"
 
 
 class Clock:
@@ -56,12 +53,11 @@ class Kept:
 async def keeping(folder: Path, limit: int) -> AsyncIterator[Kept]:
     """Run a door whose rejects are kept, and the private listener's application beside it."""
     clock = Clock()
-    rejects = Rejects(["acme"], limit, token=TOKEN, now=clock)
-    health = Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool)
+    rejects = Rejects(["acme"], limit, now=clock)
     async with opened(f"sqlite:///{folder / 'log.db'}", rejects=rejects, body_limit_bytes=1 << 20) as door:
         projection = await open_projection(DatabaseTarget(f"sqlite:///{folder / 'projection.db'}"), migrate=True)
-        api = Api(Queries(door.database, projection), {"acme": "tenant-1"}, TOKEN, Reports(door.database))
-        async with TestClient(TestServer(private_app(api, health, rejects))) as client:
+        api = Api(Queries(door.database, projection), {"acme": "tenant-1"}, Reports(door.database))
+        async with TestClient(TestServer(listener(rejects, api))) as client:
             yield Kept(door, client, clock)
         await projection.close()
 

@@ -5,13 +5,15 @@ from pathlib import Path
 from pytest_aiohttp.plugin import AiohttpClient
 from sqlalchemy import insert
 
+from web.listener import asking
+from whatsms_events.domain.scopes import SCOPES
 from whatsms_events.domain.trace import RecordPlace
 from whatsms_events.storage.database import DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.reads import Queries
 from whatsms_events.storage.tables import contact, ticket
 from whatsms_events.storage.trace import EventFacts, Traces
+from whatsms_events.web.access import Token
 from whatsms_events.web.app import private_app
-from whatsms_events.web.health import Health
 from whatsms_events.web.trace import Tracing
 
 FIRST, SECOND = "the-first-token-of-all", "the-second-token-of-all"
@@ -34,9 +36,9 @@ async def test_a_trace_is_for_holders_of_the_token_and_of_one_tenant(
         row = {"tenant": "t1", "id": "7", "known": True, "doubtful": False, "versions": '{"status":[5,1,3]}'}
         await connection.execute(insert(ticket).values(**row, status="open"))
         await connection.execute(insert(contact).values(**{**row, "versions": "{}", "tenant": "t2"}))
-    tracing = Tracing(Traces(log, projection), off, Queries(log, projection), {"acme": "t1"}, FIRST)
-    health = Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool)
-    client = await aiohttp_client(private_app(tracing, health))
+    tracing = Tracing(Traces(log, projection), off, Queries(log, projection), {"acme": "t1"})
+    access = asking(FIRST)
+    client = await aiohttp_client(private_app(access, tracing))
 
     async def status(path: str, token: str = FIRST) -> int:
         async with client.get(f"/api/v1/{path}", headers={"Authorization": f"Bearer {token}"}) as answer:
@@ -51,7 +53,8 @@ async def test_a_trace_is_for_holders_of_the_token_and_of_one_tenant(
         400,
         200,
     ]
-    tracing.change({"shop": "t2"}, SECOND)
+    tracing.change({"shop": "t2"})
+    access.change([Token("second", SECOND.encode(), SCOPES)])
     assert [await status(path, SECOND) for path in ("acme/trace/7", "shop/trace/7")] == [404, 200]
     assert await status("shop/trace/7") == 401
     async with client.get("/api/v1/shop/trace/7", headers={"Authorization": f"Bearer {SECOND}"}) as answer:

@@ -60,8 +60,8 @@ def _asked(url: str, settings: Settings) -> tuple[Mapping[str, object], bytes]:
     if not _is_address(url):
         raise ConfigError(f"--url {url}: should be http:// or https://, a host, and perhaps a port")
     request = urllib.request.Request(f"{url.rstrip('/')}/api/v1/settings")  # noqa: S310 - the scheme is checked above
-    if settings.private.token is not None:
-        request.add_unredirected_header("Authorization", f"Bearer {settings.private.token.get_secret_value()}")
+    if (token := settings.private.bearer("read", "operate")) is not None:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
     # No proxy of the environment: the token is for this process alone.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

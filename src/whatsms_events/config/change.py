@@ -24,7 +24,7 @@ LIVE: Final[frozenset[Name]] = frozenset(
         ),
     }
 )
-"""Beside these: the webhook secrets of each tenant, and whole tenants that come or go.
+"""Beside these: the named tokens, the webhook secrets of each tenant, and whole tenants that come or go.
 
 Not `receiver.body_limit_bytes`: the relay has asked the topics whether they take such records when it opened.
 """
@@ -66,7 +66,9 @@ def _mixed(running: Settings, wanted: Settings) -> Settings:
     tenants = {slug: _tenant(running.tenants.get(slug), one) for slug, one in wanted.tenants.items()}
     return running.model_copy(
         update={
-            "private": running.private.model_copy(update={"token": wanted.private.token}),
+            "private": running.private.model_copy(
+                update={"token": wanted.private.token, "tokens": wanted.private.tokens}
+            ),
             "receiver": running.receiver.model_copy(update=receiver),
             "tenants": tenants,
         }
@@ -92,4 +94,4 @@ def _differing(one: Settings, other: Settings) -> list[Name]:
 
 
 def _values(settings: Settings) -> Mapping[Name, object]:
-    return dict(flat(settings.model_dump()))
+    return {name: value for name, value in flat(settings.model_dump()) if value != {}}

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from whatsms_events.config.settings import Settings
 from whatsms_events.config.sources import Name
 from whatsms_events.domain.normalize import BODY_BYTES
+from whatsms_events.domain.scopes import scopes
 from whatsms_events.domain.tenant import canonical
 from whatsms_events.storage import postgres_url
 
@@ -96,8 +97,16 @@ def _listeners(settings: Settings) -> Iterator[Fault]:
 
 
 def _token(settings: Settings) -> Iterator[Fault]:
-    if settings.private.token is None and not loopback(settings.private.host):
+    private = settings.private
+    if private.token is None and not private.tokens and not loopback(private.host):
         yield ("private", "token"), "is required, since private.host can be reached from other machines"
+    known = {} if private.token is None else {private.token.get_secret_value(): "private.token"}
+    for name, one in private.tokens.items():
+        other = known.setdefault(one.token.get_secret_value(), f"private.tokens.{name}")
+        if other != f"private.tokens.{name}":
+            yield ("private", "tokens", name, "token"), f"is the same as {other}; each name needs a token of its own"
+        if scopes(one.scopes) & {"personal", "operate"} and "read" not in scopes(one.scopes):
+            yield ("private", "tokens", name, "scopes"), "should have read too, or it opens nothing"
 
 
 def _room(settings: Settings) -> Iterator[Fault]:
@@ -298,7 +307,7 @@ def _own_certificate(settings: Settings) -> Iterator[Fault]:
 
 _CHECKS: Final[dict[Callable[[Settings], Iterator[Fault]], tuple[str, ...]]] = {
     _listeners: ("public.host", "public.port", "private.host", "private.port"),
-    _token: ("private.host", "private.token"),
+    _token: ("private.host", "private.token", "private.tokens"),
     _database_url: ("database.url",),
     _room: ("receiver.in_flight_limit_bytes", "receiver.body_limit_bytes"),
     _database: ("database.url", "database.password", "database.tls", "database.tls_ca_file"),

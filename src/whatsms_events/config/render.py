@@ -37,7 +37,7 @@ def comparable(settings: Settings, salt: bytes) -> Mapping[str, object]:
         if isinstance(value, SecretStr):
             digest = hmac.digest(salt, value.get_secret_value().encode(), hashlib.sha256)
             shown[dotted(name)] = {"mark": digest[:MARK_BYTES].hex()}
-        else:
+        elif value != {}:  # a mapping without entries is no setting
             shown[dotted(name)] = str(value) if isinstance(value, Path) else value
     return shown
 

@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from whatsms_events.config.sources import Name
 from whatsms_events.domain.normalize import BODY_BYTES
+from whatsms_events.domain.scopes import Scope, scopes
 
 # With PYDANTIC_SETTINGS_DEBUG set the library logs every value it is given at DEBUG, secrets too.
 logging.getLogger("pydantic_settings").setLevel(logging.WARNING)
@@ -107,12 +108,32 @@ class Public(_Section):
     port: Port = 8080
 
 
+def _scopes(text: str) -> str:
+    scopes(text)
+    return text
+
+
+class TokenSettings(_Section):
+    """One more token of the private listener, for those who may do less."""
+
+    token: Token
+    scopes: Annotated[str, AfterValidator(_scopes)]
+
+
 class Private(_Section):
     """The listener for operators: read API, health, metrics."""
 
     host: Host = "127.0.0.1"
     port: Port = 8081
     token: Token | None = None
+    tokens: dict[SecretName, TokenSettings] = {}
+
+    def bearer(self, *needed: Scope) -> str | None:
+        """Return a token that may do what is needed, for our own commands; None where there is none."""
+        if self.token is not None:
+            return self.token.get_secret_value()
+        fit = (one.token.get_secret_value() for one in self.tokens.values() if scopes(one.scopes).issuperset(needed))
+        return next(fit, None)
 
 
 class Handover(_Section):

@@ -24,6 +24,8 @@ _SECRET_LIMIT_BYTES: Final = 64 * 1024
 _LINKS: Final = 40
 """The number of links that Linux follows."""
 
+_LABEL: Final = re.compile(r"[a-z0-9_]{1,31}")
+
 Name = tuple[str, ...]
 """The name of a setting by its parts: ("kafka", "timeout_s")."""
 
@@ -46,8 +48,10 @@ class UnreadableError(Exception):
 
 def dotted(name: Name) -> str:
     """Spell a name as TOML does. A secret written where its own name belongs is left out."""
-    if name[2:3] == ("webhook_secrets",) and re.fullmatch(r"[a-z0-9_]{1,31}", ".".join(name[3:])) is None:
+    if name[2:3] == ("webhook_secrets",) and not _LABEL.fullmatch(".".join(name[3:])):
         name = name[:3]
+    if name[:2] == ("private", "tokens") and not _LABEL.fullmatch(".".join(name[2:3])):
+        name = name[:2]
     return ".".join(name)
 
 

@@ -22,11 +22,11 @@ def private_routes() -> Iterator[tuple[str, str]]:
     """
     nothing: Any = None  # routes are asked for, never called
     parts = (
-        Api(nothing, {}, None, nothing),
-        Rejects((), 0, token=None, now=now),
-        RunningSettings(lambda _salt: {}, None),
-        ContractFiles({}, None),
-        Tracing(nothing, nothing, nothing, {}, None),
+        Api(nothing, {}, nothing),
+        Rejects((), 0, now=now),
+        RunningSettings(lambda _salt: {}),
+        ContractFiles({}),
+        Tracing(nothing, nothing, nothing, {}),
         Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool),
     )
     for part in parts:

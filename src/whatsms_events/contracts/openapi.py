@@ -114,9 +114,16 @@ _PLACEHOLDERS: Final[Mapping[str, JsonObject]] = {
 _REFUSALS: Final[Mapping[int, str]] = {
     400: "A parameter is unknown, given twice, or cannot be read; `parameter` names it.",
     401: "The bearer token is missing or wrong.",
+    403: "The token may not do this: `scope` names what it lacks. Or no token is set, and the request's Host is not "
+    "this machine's.",
     404: "There is nothing here by that name.",
+    429: "Too many wrong tokens came at a time; come again.",
     503: "The database is in trouble; come again.",
 }
+
+
+_UNGRANTED: Final = (401, 403, 429)
+"""How whoever may not ask is refused."""
 
 
 def read_api(routes: Iterable[tuple[str, str]], prose: Prose, *, version: str, url: str) -> JsonObject:
@@ -148,7 +155,8 @@ def read_api(routes: Iterable[tuple[str, str]], prose: Prose, *, version: str, u
                 "token": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "`private.token`, where one is set; without it every request is served.",
+                    "description": "`private.token`, or one of `private.tokens` with the scope `read` or more; where "
+                    "none is set, every request from this machine is served.",
                 }
             },
         },
@@ -159,7 +167,7 @@ def _operation(method: str, path: str, words: PathWords) -> JsonObject:
     guarded = path.startswith(GUARDED)
     reading = path.startswith("/api/")
     answered = ANSWERS[path]
-    statuses = [400, 401, *([503] if reading else [])] if guarded else []
+    statuses = [400, *_UNGRANTED, *([503] if reading else [])] if guarded else []
     if "{" in path or "tenant" in words.parameters:
         statuses.append(404)
     responses: JsonObject = {"200": _answer(answered.schema, answered.media_type)}
@@ -208,7 +216,7 @@ def _parameter(place: str, name: str, known: Mapping[str, JsonObject], path: str
 
 def _refusal(status: int, why: str) -> JsonObject:
     answer: JsonObject = {"description": why, "content": {PROBLEM_JSON: {"schema": ref("Problem")}}}
-    if status == 503:
+    if status in (429, 503):
         after = {"description": "Seconds.", "schema": {"type": "integer", "examples": [RETRY_AFTER_S]}}
         answer["headers"] = {"Retry-After": after}
     if status == 401:

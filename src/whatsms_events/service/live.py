@@ -5,10 +5,10 @@ from functools import partial
 
 from whatsms_events.config.render import comparable
 from whatsms_events.config.settings import Settings
-from whatsms_events.service.parts import access_token, door_tenants, observed, tenant_ids
+from whatsms_events.service.parts import door_tenants, observed, open_metrics, tenant_ids, tokens
 from whatsms_events.storage.log.committer import Committer
+from whatsms_events.web.access import Access
 from whatsms_events.web.api import Api
-from whatsms_events.web.documents import ContractFiles
 from whatsms_events.web.receiver import Receiver
 from whatsms_events.web.rejects import Rejects
 from whatsms_events.web.running import RunningSettings
@@ -26,12 +26,12 @@ class LiveParts:
     api: Api
     running: RunningSettings
     tracing: Tracing
-    contracts: ContractFiles
+    access: Access
     observer: Observer
 
     def change(self, settings: Settings) -> None:
         """Let every part have the settings."""
-        limits, token = settings.receiver, access_token(settings)
+        limits = settings.receiver
         self.committer.change(
             batch_limit=limits.batch_limit,
             queue_limit=limits.queue_limit,
@@ -41,9 +41,9 @@ class LiveParts:
         self.receiver.change(
             door_tenants(settings), in_flight_limit_bytes=limits.in_flight_limit_bytes, deadline_s=limits.deadline_s
         )
-        self.rejects.change(settings.tenants, limits.keep_rejects, token=token)
-        self.api.change(tenant_ids(settings), token)
-        self.running.change(partial(comparable, settings), token)
-        self.tracing.change(tenant_ids(settings), token)
-        self.contracts.change(token)
+        self.rejects.change(settings.tenants, limits.keep_rejects)
+        self.api.change(tenant_ids(settings))
+        self.running.change(partial(comparable, settings))
+        self.tracing.change(tenant_ids(settings))
+        self.access.change(tokens(settings), open_metrics=open_metrics(settings))
         self.observer.change(*observed(settings))

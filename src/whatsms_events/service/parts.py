@@ -13,6 +13,7 @@ from whatsms_events.config.render import comparable
 from whatsms_events.config.settings import Settings
 from whatsms_events.contracts.published import published
 from whatsms_events.domain.normalize import record_limit_bytes
+from whatsms_events.domain.scopes import SCOPES, scopes
 from whatsms_events.kafka.connection import MAX_MESSAGE_BYTES, KafkaTarget
 from whatsms_events.service.record_finder import RecordFinder
 from whatsms_events.service.roles import CHECKS, Role
@@ -37,6 +38,7 @@ from whatsms_events.storage.reads import Queries, write_problem
 from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.storage.trace import Traces
+from whatsms_events.web.access import Token
 from whatsms_events.web.api import Api
 from whatsms_events.web.documents import ContractFiles
 from whatsms_events.web.health import Check, Health
@@ -53,6 +55,9 @@ from whatsms_events.workers.sources import EventSource, KafkaSource, LogSource
 
 CHECKS_MISSED: Final = 3
 """The relay's place moves only when it checks what is visible; so many checks may fail before that is a fault."""
+
+THE_TOKEN: Final = "private.token"  # noqa: S105 - the name of the setting
+"""What logs call the holder of the token that may do everything. No named token can have a dot in its name."""
 
 RUN_STILL_S: Final = 900.0
 """A run is saved at each answer of the vendor; a pause after 429 takes two minutes at most, and may come again."""
@@ -164,7 +169,7 @@ def make_committer(settings: Settings, log: Database, on_commit: Callable[[int],
 
 def make_rejects(settings: Settings) -> Rejects:
     """Return the place for the last rejects of each tenant."""
-    return Rejects(settings.tenants, settings.receiver.keep_rejects, token=access_token(settings), now=now)
+    return Rejects(settings.tenants, settings.receiver.keep_rejects, now=now)
 
 
 def door_tenants(settings: Settings) -> Mapping[str, Tenant]:
@@ -200,34 +205,38 @@ def tenant_ids(settings: Settings) -> Mapping[str, str]:
 
 def make_api(settings: Settings, stores: Stores) -> Api:
     """Return the read API."""
-    return Api(
-        Queries(stores.log, stores.projection), tenant_ids(settings), access_token(settings), Reports(stores.log)
-    )
+    return Api(Queries(stores.log, stores.projection), tenant_ids(settings), Reports(stores.log))
 
 
 def make_tracing(settings: Settings, stores: Stores) -> Tracing:
     """Return what traces an event or a thing, as the command `trace` does."""
     finder = RecordFinder(stores.log, kafka_target(settings), settings.kafka.topic_prefix)
     queries = Queries(stores.log, stores.projection)
-    return Tracing(
-        Traces(stores.log, stores.projection), finder.find, queries, tenant_ids(settings), access_token(settings)
-    )
+    return Tracing(Traces(stores.log, stores.projection), finder.find, queries, tenant_ids(settings))
 
 
 def make_running(settings: Settings) -> RunningSettings:
     """Return what tells `config diff` which settings this process works with."""
-    return RunningSettings(partial(comparable, settings), access_token(settings))
+    return RunningSettings(partial(comparable, settings))
 
 
-def make_contracts(settings: Settings) -> ContractFiles:
+def make_contracts() -> ContractFiles:
     """Return what serves the contracts for machines."""
-    return ContractFiles(published(), access_token(settings))
+    return ContractFiles(published())
 
 
-def access_token(settings: Settings) -> str | None:
-    """Return the token that guards the read API; None where it needs none."""
-    token = settings.private.token
-    return token.get_secret_value() if token is not None else None
+def open_metrics(settings: Settings) -> bool:
+    """Tell whether `/metrics` is for everybody: until somebody has a token for it."""
+    return not any("metrics" in scopes(one.scopes) for one in settings.private.tokens.values())
+
+
+def tokens(settings: Settings) -> Sequence[Token]:
+    """Return the tokens that the private listener takes; where there is none, it asks for none."""
+    private = settings.private
+    found = [Token(THE_TOKEN, private.token.get_secret_value().encode(), SCOPES)] if private.token else []
+    for name, one in private.tokens.items():
+        found.append(Token(name, one.token.get_secret_value().encode(), scopes(one.scopes)))
+    return found
 
 
 def make_relay(

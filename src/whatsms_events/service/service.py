@@ -40,7 +40,9 @@ from whatsms_events.service.parts import (
     make_standings,
     make_tracing,
     on_sqlite,
+    open_metrics,
     projection_target,
+    tokens,
     unopened_stores,
 )
 from whatsms_events.service.reload import Reload, SettingsFiles
@@ -61,6 +63,7 @@ from whatsms_events.service.upstream import (
 from whatsms_events.storage.database import make_ready
 from whatsms_events.storage.engines import REPAIR_TURNS
 from whatsms_events.storage.log.committer import Committer
+from whatsms_events.web.access import Access
 from whatsms_events.web.app import Listener, private_app
 from whatsms_events.web.health import Health
 from whatsms_events.web.receiver import Receiver
@@ -140,9 +143,10 @@ class Service:
         public = Listener(receiver.handle, on_unparsable=receiver.count_unparsable)
         health, running = self._health(stores, start, receiver), make_running(settings)
         api, observer = make_api(settings, stores), make_observer(settings, stores)
-        tracing, contracts = make_tracing(settings, stores), make_contracts(settings)
-        private = Listener(private_app(api, health, rejects, running, tracing, contracts))
-        parts = LiveParts(committer, receiver, rejects, api, running, tracing, contracts, observer)
+        tracing, contracts = make_tracing(settings, stores), make_contracts()
+        access = Access(tokens(settings), open_metrics=open_metrics(settings))
+        private = Listener(private_app(access, health, rejects, running, tracing, contracts, api))
+        parts = LiveParts(committer, receiver, rejects, api, running, tracing, access, observer)
         door = public if "receiver" in self.roles else None
         doors = Doors(settings, door, private, roles=self._asked, given=self._given, away=away, on_taken=stop.set)
         stack.push_async_callback(doors.close_private)

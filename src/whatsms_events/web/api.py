@@ -1,4 +1,4 @@
-"""The read API: tickets, messages, contacts, campaigns, events, and what was parked, as JSON for holders of the token.
+"""The read API: tickets, messages, contacts, campaigns, events, and what was parked, as JSON.
 
 Lists take `limit` and `after`, the opaque `next` of the page before, and answer `{"<plural>": [...], "next": ...}`.
 A parameter that cannot be read is 400, and the answer names it. A thing that is not there is 404.
@@ -14,12 +14,10 @@ from aiohttp import web
 
 from whatsms_events.domain.drift import DriftKind
 from whatsms_events.domain.events import Entity, EventType
-from whatsms_events.errors import ConfigError
 from whatsms_events.storage.reads import Queries, Resource, RowPage, RowView
 from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.web.questions import (
     TOP,
-    authenticate,
     bad,
     entity_id,
     json_answer,
@@ -61,25 +59,20 @@ _BY_DRIFT: Final = msgspec.json.Decoder(tuple[str, str, str])
 
 
 class Api:
-    """The read API. `tenants` maps each slug to its tenant id. Where `token` is None, no request needs one."""
+    """The read API. `tenants` maps each slug to its tenant id."""
 
-    def __init__(self, queries: Queries, tenants: Mapping[str, str], token: str | None, reports: Reports) -> None:
-        if token is not None and not token.strip():
-            raise ConfigError("private.token is empty")
+    def __init__(self, queries: Queries, tenants: Mapping[str, str], reports: Reports) -> None:
         self._queries = queries
         self._reports = reports
-        self._tenants = tenants
-        self._slugs = {tenant_id: slug for slug, tenant_id in tenants.items()}
-        self._token = None if token is None else token.encode()
+        self.change(tenants)
 
-    def change(self, tenants: Mapping[str, str], token: str | None) -> None:
-        """Know these tenants from now on, and ask for this token."""
+    def change(self, tenants: Mapping[str, str]) -> None:
+        """Know these tenants from now on."""
         self._tenants = tenants
         self._slugs = {tenant_id: slug for slug, tenant_id in tenants.items()}
-        self._token = None if token is None else token.encode()
 
     def routes(self) -> list[web.AbstractRouteDef]:
-        """Return every route, each behind the token."""
+        """Return every route."""
         paths: dict[str, Handler] = {
             "/api/v1/events": self._events,
             "/api/v1/events/{position:[0-9]+}": self._event,
@@ -93,15 +86,7 @@ class Api:
         for resource in FILTERS:
             paths[f"/api/v1/{{slug}}/{resource}"] = partial(self._entities, resource)
             paths.setdefault(f"/api/v1/{{slug}}/{resource}/{{id}}", partial(self._entity, resource))
-        return [web.get(path, self._guarded(handler)) for path, handler in paths.items()]
-
-    def _guarded(self, handler: Handler) -> Handler:
-        async def guarded(request: web.Request) -> web.StreamResponse:
-            if self._token is not None:
-                authenticate(request, self._token)
-            return await handler(request)
-
-        return guarded
+        return [web.get(path, handler) for path, handler in paths.items()]
 
     async def _entities(self, resource: Resource, request: web.Request) -> web.Response:
         filters = FILTERS[resource]

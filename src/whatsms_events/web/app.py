@@ -18,6 +18,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from whatsms_events.errors import SignatureError, TransientError, WhatsmsEventsError
+from whatsms_events.web.access import Access, guard
 from whatsms_events.web.answers import PROBLEM_JSON, SERVER, problem
 from whatsms_events.web.connection import Connection, Unparsable
 from whatsms_events.web.sockets import BACKLOG, bound, port_of
@@ -53,11 +54,11 @@ class Routes(Protocol):
         """Return the routes to mount."""
 
 
-def private_app(api: Routes, health: Routes, *more: Routes) -> web.Application:
-    """Return what operators and probes reach."""
-    app = web.Application(middlewares=[_errors_to_statuses])
+def private_app(access: Access, *parts: Routes) -> web.Application:
+    """Return what operators and probes reach. Where two routes fit, the one that is given first answers."""
+    app = web.Application(middlewares=[_errors_to_statuses, guard(access)])
     app.on_response_prepare.append(_sign_off)
-    for part in (health, *more, api):
+    for part in parts:
         app.add_routes(part.routes())
     return app
 

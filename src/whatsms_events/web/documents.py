@@ -5,8 +5,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from whatsms_events.errors import ConfigError
-from whatsms_events.web.questions import authenticate, not_found, parameters
+from whatsms_events.web.questions import not_found, parameters
 
 MEDIA_TYPES: Final[Mapping[str, str]] = {
     "index.html": "text/html",
@@ -31,17 +30,10 @@ HEADERS: Final[Mapping[str, str]] = {
 
 
 class ContractFiles:
-    """Serves the files by their names; the page is at `/contracts` itself. `token` guards them, as it does the API."""
+    """Serves the files by their names; the page is at `/contracts` itself."""
 
-    def __init__(self, files: Mapping[str, bytes], token: str | None) -> None:
-        if token is not None and not token.strip():
-            raise ConfigError("private.token is empty")
+    def __init__(self, files: Mapping[str, bytes]) -> None:
         self._files = files
-        self._token = None if token is None else token.encode()
-
-    def change(self, token: str | None) -> None:
-        """Ask for this token from now on."""
-        self._token = None if token is None else token.encode()
 
     def routes(self) -> list[web.AbstractRouteDef]:
         """Return the page and the files."""
@@ -54,8 +46,6 @@ class ContractFiles:
         return self._answer(request, request.match_info["file"])
 
     def _answer(self, request: web.Request, name: str) -> web.Response:
-        if self._token is not None:
-            authenticate(request, self._token)
         parameters(request)
         if name not in self._files:
             raise not_found()

@@ -1,4 +1,4 @@
-"""This module answers /livez, /readyz and /metrics, without a token, on the private listener.
+"""This module answers /livez, /readyz and /metrics on the private listener; `access` says that they are open.
 
 /readyz is for people and alarms: 200 while each role of this process does its work or stands by for one that does.
 /readyz/{role} is for one role: /readyz/receiver tells whether a delivery would be accepted now, and that is what a load

@@ -1,17 +1,16 @@
-"""This module checks the token and the parameters of the read API's requests, and builds its answers.
+"""This module checks the parameters of the read API's requests, and builds its answers.
 
 A parameter that cannot be read is 400, and the answer names it. Errors are problem+json (RFC 9457).
 """
 
 import base64
-import hmac
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from whatsms_events.domain.bodies import is_storable
 from whatsms_events.storage.reads import PAGE_LIMIT, PageKey, RowPage, RowView
@@ -25,19 +24,8 @@ T = TypeVar("T")
 
 _encoder = msgspec.json.Encoder()
 _DIGITS: Final = re.compile(r"[0-9]{1,19}")
-_HEADERS: Final[Mapping[str, str]] = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+HEADERS: Final[Mapping[str, str]] = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 """Answers hold what people wrote: no cache may keep them, no browser may take them for a page."""
-
-
-def authenticate(request: web.Request, token: bytes) -> None:
-    """Check the bearer token, in constant time; raise 401."""
-    given = request.headers.getall(hdrs.AUTHORIZATION, [])
-    scheme, _, credentials = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-    # Bytes: compare_digest refuses text beyond ASCII, and aiohttp hands undecodable header bytes on as surrogates.
-    presented = credentials.strip().encode("utf-8", "surrogateescape")
-    if not hmac.compare_digest(presented, token) or scheme.lower() != "bearer":
-        challenge = {**_HEADERS, "WWW-Authenticate": 'Bearer realm="whatsms-events"'}
-        raise _problem(web.HTTPUnauthorized, "a bearer token is needed", headers=challenge)
 
 
 def parameters(request: web.Request, *allowed: str) -> dict[str, str]:
@@ -120,22 +108,23 @@ def one_answer(found: RowView | None) -> web.Response:
 
 def json_answer(value: object) -> web.Response:
     """Return the value as JSON that nobody caches."""
-    return web.Response(body=_encoder.encode(value), content_type="application/json", headers=_HEADERS)
+    return web.Response(body=_encoder.encode(value), content_type="application/json", headers=HEADERS)
 
 
 def bad(name: str, what: str) -> web.HTTPException:
     """Return 400 for a parameter."""
-    return _problem(web.HTTPBadRequest, f"{name} {what}", parameter=name)
+    return refusal(web.HTTPBadRequest, f"{name} {what}", parameter=name)
 
 
 def not_found() -> web.HTTPException:
     """Return 404."""
-    return _problem(web.HTTPNotFound, "there is nothing here by that name")
+    return refusal(web.HTTPNotFound, "there is nothing here by that name")
 
 
-def _problem(
-    kind: type[web.HTTPException], detail: str, *, headers: Mapping[str, str] = _HEADERS, **more: str
+def refusal(
+    kind: type[web.HTTPException], detail: str, *, headers: Mapping[str, str] = HEADERS, **more: str
 ) -> web.HTTPException:
+    """Return a refusal that says what was wrong; `more` are further members of its body."""
     status = HTTPStatus(kind.status_code)
     body = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail, **more}
     return kind(

@@ -13,8 +13,8 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from whatsms_events.errors import ConfigError
-from whatsms_events.web.questions import authenticate, json_answer, not_found, parameters
+from whatsms_events.web.access import require
+from whatsms_events.web.questions import json_answer, not_found, parameters
 
 KEPT_FOR: Final = timedelta(days=1)
 HEAD_LIMIT_BYTES: Final = 16 * 1024
@@ -36,23 +36,19 @@ class Reject:
 
 
 class Rejects:
-    """The rejects of all tenants, at most `limit` of each; 0 keeps none. `token` guards them, as it does the API."""
+    """The rejects of all tenants, at most `limit` of each; 0 keeps none."""
 
-    def __init__(self, slugs: Iterable[str], limit: int, *, token: str | None, now: Callable[[], datetime]) -> None:
-        if token is not None and not token.strip():
-            raise ConfigError("private.token is empty")
+    def __init__(self, slugs: Iterable[str], limit: int, *, now: Callable[[], datetime]) -> None:
         self._limit = limit
         self._kept: dict[str, deque[Reject]] = {slug: deque(maxlen=limit) for slug in slugs}
         self._count = 0
-        self._token = None if token is None else token.encode()
         self._now = now
         self._timer: asyncio.TimerHandle | None = None
 
-    def change(self, slugs: Iterable[str], limit: int, *, token: str | None) -> None:
-        """Keep another number from now on, of these tenants, for the holders of another token."""
+    def change(self, slugs: Iterable[str], limit: int) -> None:
+        """Keep another number from now on, of these tenants."""
         self._limit = limit
         self._kept = {slug: deque(self._kept.get(slug, ()), maxlen=limit) for slug in slugs}
-        self._token = None if token is None else token.encode()
 
     def keep(self, slug: str, request: web.BaseRequest, body: bytes, reason: str) -> None:
         """Keep a delivery of a tenant, in the place of the oldest one where there are as many as may be."""
@@ -90,8 +86,7 @@ class Rejects:
         raise not_found()
 
     def _of(self, request: web.Request) -> Sequence[Reject]:
-        if self._token is not None:
-            authenticate(request, self._token)
+        require(request, "personal")  # a body may hold anything
         parameters(request)
         self._forget()
         kept = self._kept.get(request.match_info["slug"])

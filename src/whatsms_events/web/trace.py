@@ -7,10 +7,9 @@ from uuid import UUID
 from aiohttp import web
 
 from whatsms_events.domain.trace import RecordPlace
-from whatsms_events.errors import ConfigError
 from whatsms_events.storage.reads import Queries, RowView
 from whatsms_events.storage.trace import KINDS, REACH, EventFacts, Match, Traces
-from whatsms_events.web.questions import authenticate, entity_id, json_answer, not_found, one_of, parameters
+from whatsms_events.web.questions import entity_id, json_answer, not_found, one_of, parameters
 from whatsms_events.web.trace_view import shown_event, shown_matches, shown_parked, shown_thing
 
 FindRecord = Callable[[EventFacts], Awaitable[RecordPlace]]
@@ -20,33 +19,24 @@ _KINDS: Final = {str(name): name for name in KINDS}
 
 
 class Tracing:
-    """Answers with a trace. `tenants` maps each slug to its tenant id; `token` guards it, as the API."""
+    """Answers with a trace. `tenants` maps each slug to its tenant id."""
 
-    def __init__(
-        self, traces: Traces, find: FindRecord, queries: Queries, tenants: Mapping[str, str], token: str | None
-    ) -> None:
-        if token is not None and not token.strip():
-            raise ConfigError("private.token is empty")
+    def __init__(self, traces: Traces, find: FindRecord, queries: Queries, tenants: Mapping[str, str]) -> None:
         self._traces = traces
         self._find = find
         self._queries = queries
-        self._tenants = tenants
-        self._slugs = {tenant_id: slug for slug, tenant_id in tenants.items()}
-        self._token = None if token is None else token.encode()
+        self.change(tenants)
 
-    def change(self, tenants: Mapping[str, str], token: str | None) -> None:
-        """Know these tenants from now on, and ask for this token."""
+    def change(self, tenants: Mapping[str, str]) -> None:
+        """Know these tenants from now on."""
         self._tenants = tenants
         self._slugs = {tenant_id: slug for slug, tenant_id in tenants.items()}
-        self._token = None if token is None else token.encode()
 
     def routes(self) -> list[web.AbstractRouteDef]:
         """Return the one route."""
         return [web.get("/api/v1/{slug}/trace/{id}", self._trace)]
 
     async def _trace(self, request: web.Request) -> web.Response:
-        if self._token is not None:
-            authenticate(request, self._token)
         asked, slug, text = parameters(request, "kind"), request.match_info["slug"], entity_id(request)
         kind = one_of(asked, "kind", _KINDS)
         if slug not in self._tenants:
