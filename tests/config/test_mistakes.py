@@ -12,20 +12,31 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from whatsms_events.config.load import load
-from whatsms_events.config.settings import Settings, TenantSettings, known
+from whatsms_events.config.settings import Settings, TenantSettings, TokenSettings, known
 from whatsms_events.config.sources import Name
 from whatsms_events.errors import ConfigError
 
 SHIPPED = (Path(__file__).parents[2] / "config" / "default.toml").read_text(encoding="utf-8")
 LIKE = ("tenants", "acme", "webhook_secrets", "current")
 TENANT: Mapping[Name, object] = {("tenants", "acme", "tenant_id"): "t-1", LIKE: "a-webhook-secret-of-the-tests"}
-NAMES = sorted({*known(("tenants", "acme")), *known(LIKE)} - {("tenants", "acme", "webhook_secrets", "name")})
+GIVEN: Mapping[Name, object] = {
+    **TENANT,
+    ("private", "tokens", "name", "token"): "a-token-of-the-tests",
+    ("private", "tokens", "name", "scopes"): "read",
+}
+"""What goes with one another, so that one mistake in it is the only one."""
+
+NAMES = sorted(
+    {*known(("tenants", "acme")), LIKE} - {("tenants", "acme", "webhook_secrets", "name")},
+)
 
 
 def field_of(name: Name) -> FieldInfo | None:
     """Return a setting's field; None for a secret among others, which is no field of its own."""
     if name[0] == "tenants":
         return TenantSettings.model_fields[name[2]] if len(name) == 3 else None
+    if name[:2] == ("private", "tokens"):
+        return TokenSettings.model_fields[name[3]]
     at = Settings.model_fields
     for key in name[:-1]:
         at = getattr(at[key].annotation, "model_fields")  # noqa: B009 - not every annotation has them
@@ -124,7 +135,7 @@ def test_each_single_mistake_beside_the_shipped_file_is_one_line_that_names_the_
         dotted, double = ".".join(name), "__".join(name)
         # A misspelt name stands for the right one, which is then missing.
         right = (*name[:-1], name[-1].removesuffix("_x"))
-        tenant = {one: kept for one, kept in TENANT.items() if one not in (name, right)}
+        tenant = {one: kept for one, kept in GIVEN.items() if one not in (name, right)}
         flags = {".".join(one): kept for one, kept in tenant.items()}
         text = str(value) if not isinstance(value, bool) else str(value).lower()
         if source == "file":
