@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from whatsms_events.domain.scopes import SCOPES, Scope
-from whatsms_events.web.access import Access, Token
+from whatsms_events.web.access import Access, NamedToken
 from whatsms_events.web.app import Routes, private_app
 from whatsms_events.web.health import Health
 
@@ -17,7 +17,7 @@ def probes() -> Health:
 
 def asking(token: str | None = TOKEN, scopes: frozenset[Scope] = SCOPES) -> Access:
     """Return an access that knows one token, or asks for none; a wrong one waits for nothing."""
-    tokens = [] if token is None else [Token("tests", token.encode(), scopes)]
+    tokens = [] if token is None else [NamedToken("tests", token.encode(), scopes)]
     return Access(tokens, wrong_s=0)
 
 

@@ -12,7 +12,7 @@ from pytest_aiohttp import AiohttpClient
 from web.listener import TOKEN, asking, bearer, probes
 from whatsms_events.domain.scopes import SCOPES, Scope, scopes
 from whatsms_events.errors import ConfigError
-from whatsms_events.web.access import Access, Holder, Token, holder, is_local, require
+from whatsms_events.web.access import Access, Holder, NamedToken, holder, is_local, require
 from whatsms_events.web.app import private_app
 
 Client = TestClient[web.Request, web.Application]
@@ -33,9 +33,9 @@ class Page:
         return web.json_response({})
 
 
-def named(name: str, *may: Scope) -> Token:
+def named(name: str, *may: Scope) -> NamedToken:
     """Return a token."""
-    return Token(name, f"the-token-of-{name}".encode(), frozenset(may))
+    return NamedToken(name, f"the-token-of-{name}".encode(), frozenset(may))
 
 
 def refused(reason: str) -> float:
@@ -100,7 +100,7 @@ async def test_without_a_token_only_the_probes_answer(aiohttp_client: AiohttpCli
 
 async def test_wrong_tokens_wait_one_behind_the_other_and_a_right_one_does_not(aiohttp_client: AiohttpClient) -> None:
     """While so many wrong tokens wait as may, a right one is answered, and another wrong one is told to come later."""
-    access = Access([Token("tests", TOKEN.encode(), SCOPES)], wrong_s=3600, wrong_limit=3)
+    access = Access([NamedToken("tests", TOKEN.encode(), SCOPES)], wrong_s=3600, wrong_limit=3)
     client = await aiohttp_client(private_app(access, probes(), Page()))
     before = refused("wrong")
     with structlog.testing.capture_logs() as lines:
@@ -125,7 +125,7 @@ async def status(client: Client, token: str) -> int:
 
 async def test_those_who_leave_make_room(aiohttp_client: AiohttpClient) -> None:
     """A wrong token whose sender went away waits no more: its place is free."""
-    access = Access([Token("tests", TOKEN.encode(), SCOPES)], wrong_s=0, wrong_limit=1)
+    access = Access([NamedToken("tests", TOKEN.encode(), SCOPES)], wrong_s=0, wrong_limit=1)
     client = await aiohttp_client(private_app(access, probes(), Page()))
     assert [await status(client, "wrong") for _ in range(3)] == [401, 401, 401]
 
@@ -169,7 +169,7 @@ async def test_a_session_stands_for_its_holder(aiohttp_client: AiohttpClient) ->
 def test_an_empty_token_is_refused(secret: str) -> None:
     """A token that everybody can guess is a mistake of the configuration."""
     with pytest.raises(ConfigError, match=r"private\.token"):
-        Access([Token("one", secret.encode(), SCOPES)])
+        Access([NamedToken("one", secret.encode(), SCOPES)])
 
 
 @pytest.mark.parametrize("text", ["", " ", "reads", "read,personal", "read write", "READ"])

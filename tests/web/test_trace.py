@@ -12,7 +12,7 @@ from whatsms_events.storage.database import DatabaseTarget, open_log, open_proje
 from whatsms_events.storage.reads import Queries
 from whatsms_events.storage.tables import contact, ticket
 from whatsms_events.storage.trace import EventFacts, Traces
-from whatsms_events.web.access import Token
+from whatsms_events.web.access import NamedToken
 from whatsms_events.web.app import private_app
 from whatsms_events.web.trace import Tracing
 
@@ -54,7 +54,7 @@ async def test_a_trace_is_for_holders_of_the_token_and_of_one_tenant(
         200,
     ]
     tracing.change({"shop": "t2"})
-    access.change([Token("second", SECOND.encode(), SCOPES)])
+    access.change([NamedToken("second", SECOND.encode(), SCOPES)])
     assert [await status(path, SECOND) for path in ("acme/trace/7", "shop/trace/7")] == [404, 200]
     assert await status("shop/trace/7") == 401
     async with client.get("/api/v1/shop/trace/7", headers={"Authorization": f"Bearer {SECOND}"}) as answer:

@@ -14,7 +14,7 @@ from servers.virtual_time import virtual
 from whatsms.vendor import MESSAGE, Say, Seen, client_of, html, in_turn, most_in_a_minute, say, talking
 from whatsms_events.errors import ConfigError, UpstreamError, UpstreamLimitedError, UpstreamUnavailableError
 from whatsms_events.whatsms import Client
-from whatsms_events.whatsms.limits import SCOPES, Budget, Limits
+from whatsms_events.whatsms.limits import QUOTAS, Budget, Limits
 from whatsms_events.whatsms.pages import Place
 
 PAGE = say({"tickets": []})
@@ -39,9 +39,9 @@ async def _done(call: Callable[[], Awaitable[Any]]) -> None:
         await call()
 
 
-def test_scopes_are_the_vendors_table() -> None:
+def test_quotas_are_the_vendors_table() -> None:
     """The limits are data, as on the vendor's page."""
-    assert [(scope.per_minute, scope.method, scope.template) for scope in SCOPES] == [
+    assert [(quota.per_minute, quota.method, quota.template) for quota in QUOTAS] == [
         (300, None, None),
         (60, "POST", "/tickets/{id}/messages"),
         (10, "POST", "/campaigns"),
@@ -61,7 +61,7 @@ async def test_requests_are_smooth() -> None:
 
 @pytest.mark.parametrize("share", [0.8, 1.0])
 @virtual
-async def test_scopes_are_nested(share: float) -> None:
+async def test_quotas_are_nested(share: float) -> None:
     """Sending and campaigns keep to their own limits, and count in that of the key, which others still use up."""
     limits = Limits(share=share)
     async with talking(documented, limits=limits) as (vendor, client), asyncio.TaskGroup() as group:

@@ -38,7 +38,7 @@ from whatsms_events.storage.reads import Queries, write_problem
 from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.storage.trace import Traces
-from whatsms_events.web.access import Token
+from whatsms_events.web.access import NamedToken
 from whatsms_events.web.api import Api
 from whatsms_events.web.documents import ContractFiles
 from whatsms_events.web.health import Check, Health
@@ -230,12 +230,12 @@ def open_metrics(settings: Settings) -> bool:
     return not any("metrics" in scopes(one.scopes) for one in settings.private.tokens.values())
 
 
-def tokens(settings: Settings) -> Sequence[Token]:
+def tokens(settings: Settings) -> Sequence[NamedToken]:
     """Return the tokens that the private listener takes; where there is none, it asks for none."""
     private = settings.private
-    found = [Token(THE_TOKEN, private.token.get_secret_value().encode(), SCOPES)] if private.token else []
+    found = [NamedToken(THE_TOKEN, private.token.get_secret_value().encode(), SCOPES)] if private.token else []
     for name, one in private.tokens.items():
-        found.append(Token(name, one.token.get_secret_value().encode(), scopes(one.scopes)))
+        found.append(NamedToken(name, one.token.get_secret_value().encode(), scopes(one.scopes)))
     return found
 
 

@@ -38,7 +38,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class NamedToken:
     """A token, what it may do, and the name that logs show of it."""
 
     name: str
@@ -83,7 +83,7 @@ class Access:
 
     def __init__(
         self,
-        tokens: Sequence[Token],
+        tokens: Sequence[NamedToken],
         *,
         open_metrics: bool = True,
         wrong_s: float = WRONG_S,
@@ -96,7 +96,7 @@ class Access:
         self.sessions: Session = lambda _request: None
         self.change(tokens, open_metrics=open_metrics)
 
-    def change(self, tokens: Sequence[Token], *, open_metrics: bool = True) -> None:
+    def change(self, tokens: Sequence[NamedToken], *, open_metrics: bool = True) -> None:
         """Ask for these tokens from now on. Raise ConfigError for an empty one."""
         if any(not one.secret.strip() for one in tokens):
             raise ConfigError("private.token is empty")
@@ -110,11 +110,11 @@ class Access:
         """Tell whether a token is needed at all."""
         return bool(self._tokens)
 
-    def named(self, name: str) -> Token | None:
+    def named(self, name: str) -> NamedToken | None:
         """Return the token of a name; None where it has gone."""
         return self._tokens.get(name)
 
-    def presented(self, secret: bytes) -> Token | None:
+    def presented(self, secret: bytes) -> NamedToken | None:
         """Return the token with this secret; each one is compared, in constant time."""
         digest = hashlib.sha256(secret).digest()
         found = [one for known, one in self._digests if hmac.compare_digest(known, digest)]

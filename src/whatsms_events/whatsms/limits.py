@@ -14,7 +14,7 @@ from whatsms_events.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class Quota:
     """Requests that are counted together, per API key. `method` and `template` are None for all of them."""
 
     name: str
@@ -23,15 +23,15 @@ class Scope:
     template: str | None = None
 
     def counts(self, method: str, template: str) -> bool:
-        """Tell whether this scope counts such requests."""
+        """Tell whether this quota counts such requests."""
         return self.method in (None, method) and self.template in (None, template)
 
 
-EVERYTHING: Final = Scope("everything", 300)
-SCOPES: Final = (
+EVERYTHING: Final = Quota("everything", 300)
+QUOTAS: Final = (
     EVERYTHING,
-    Scope("messages", 60, "POST", "/tickets/{id}/messages"),
-    Scope("campaigns", 10, "POST", "/campaigns"),
+    Quota("messages", 60, "POST", "/tickets/{id}/messages"),
+    Quota("campaigns", 10, "POST", "/campaigns"),
 )
 """The vendor's page, "Limiti di velocità". It does not say whether the minute is fixed or rolling."""
 
@@ -104,7 +104,7 @@ class Limits:
         if requests_per_minute < 1 or not 0 < share <= 1:
             raise ConfigError(f"{requests_per_minute} requests a minute, of them {share}: no rate at all")
         self._everything = _smooth(requests_per_minute, share)
-        self._narrow = [(scope, Lane(scope.per_minute, share)) for scope in SCOPES if scope is not EVERYTHING]
+        self._narrow = [(quota, Lane(quota.per_minute, share)) for quota in QUOTAS if quota is not EVERYTHING]
         self._open = asyncio.Event()
         self._open.set()
         self._paused_until = 0.0
@@ -150,7 +150,7 @@ class Limits:
             budget.connections.release()
 
     async def _pass(self, method: str, template: str, budget: Budget) -> None:
-        narrow = [lane for scope, lane in self._narrow if scope.counts(method, template)]
+        narrow = [lane for quota, lane in self._narrow if quota.counts(method, template)]
         async with AsyncExitStack() as held:
             for lane in (*narrow, *budget.lanes):
                 await held.enter_async_context(lane)
