@@ -183,6 +183,7 @@ SLEEPS = {
     "storage/database.py": "a file lock with a deadline: flock either waits for ever or not at all",
     "storage/projection/apply.py": "one turn of the loop in a long batch, for a receiver beside it",
     "storage/projection/rows.py": "the same",
+    "web/access.py": "the answer to a wrong token: to be late is what it is for",
     "web/app.py": "a server that stops: no connection tells when it has been idle for long enough",
     "kafka/visible.py": "no broker tells when a marker is written: the one place that polls for it",
     "kafka/connection.py": "one turn of the loop, for aiokafka's tasks to end",
