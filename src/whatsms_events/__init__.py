@@ -22,6 +22,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         replay, findings                  what a replay takes, how it is read again; how tables differ
         repair, walk, sighting            decisions of every backfill run: phases, items, answers; passes; clocks
         trace                             what became of one event, field by field
+        search, delays                    what a contact is found by; ranges of time that messages take
         seals                             hashes over closed ranges of the log, chained; the first flaw of one
         tenant, door                      two spellings of one id; what deliveries say of their sender
         silence, standing                 when silence is a fault; whether a role stands still
@@ -50,6 +51,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         backup                            the SQLite files, copied while they are written to
         scrubbing                         nothing of what was blanked stays in SQLite's files
         reads, audit                      what the read API asks; what the demo compares
+        conversations, acks               who is meant, what was said; what became of our messages
     kafka/          connection, producer, topics; visible: what a read_committed reader can see;
                     lookup: the record of one event
     whatsms/        the vendor's REST API as a typed client: `from whatsms_events.whatsms import Client`

@@ -16,7 +16,7 @@ from whatsms_events.domain.drift import Finding, Sighting, compare
 from whatsms_events.domain.events import SHAPES, Contact, Entity, EventType, Ref
 from whatsms_events.domain.resources import ACK_COLUMNS, RESOURCES, Field, columns
 from whatsms_events.domain.rows import Key, Row
-from whatsms_events.storage.tables import projection_metadata
+from whatsms_events.storage.tables import FOUND_BY, projection_metadata
 from whatsms_events.twin.shapes import Shape
 
 STRUCTS: dict[Entity, Any] = {
@@ -108,7 +108,7 @@ def test_every_field_that_the_vendor_sends_is_read(entity: Entity) -> None:
 def test_a_table_of_the_projection_has_just_the_columns_of_its_fields(entity: Entity) -> None:
     """Each column has the type of what the reader returns; a list is JSON."""
     table = projection_metadata.tables[entity]
-    frame = {"tenant", "id", "known", "doubtful", "versions"}
+    frame = {"tenant", "id", "known", "doubtful", "versions", *(FOUND_BY if entity == "contact" else ())}
     assert {column.name for column in table.c} == frame | columns(entity)
     for one in RESOURCES[entity]:
         if one.stored in ("value", "json", "by_rule"):

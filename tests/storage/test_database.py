@@ -19,6 +19,7 @@ import trustme
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, MetaData, Pool, create_engine, event, text
+from sqlalchemy.schema import SchemaItem
 
 from servers import postgres
 from servers.postgres import Postgres
@@ -67,7 +68,11 @@ async def test_migrations_make_what_the_tables_say(database_url: str, part: sche
         def ours(name: str | None, kind: str, _parents: object) -> bool:
             return kind != "table" or name in METADATA[part].tables
 
-        context = MigrationContext.configure(connection, opts={"include_name": ours})
+        def of_this_dialect(item: SchemaItem, *_about: object) -> bool:
+            return bool(item.info.get("only", connection.dialect.name) == connection.dialect.name)
+
+        opts = {"include_name": ours, "include_object": of_this_dialect}
+        context = MigrationContext.configure(connection, opts=opts)
         return list(compare_metadata(context, METADATA[part]))
 
     async with database.read() as connection:

@@ -40,8 +40,8 @@ _KINDS: Final[Mapping[type, JsonObject]] = {
     bytes: HEX,  # of a row, only hashes are shown
     UUID: IDENTIFIER,
 }
-_HIDDEN: Final = ("versions", "raw", "headers")
-"""Columns that no answer shows: our own book-keeping, and bytes."""
+_HIDDEN: Final = ("versions", "raw", "headers", *tables.FOUND_BY)
+"""Columns that no answer shows: our own book-keeping, bytes, and what repeats a field so that it is found."""
 
 _SECTIONS: Final[Mapping[str, str]] = {
     "Ticket": "Tickets",

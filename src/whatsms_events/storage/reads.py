@@ -47,7 +47,7 @@ _TABLES: Final[Mapping[Resource, Table]] = {
     "campaigns": tables.campaign,
     "messages": tables.message,
 }
-_BYTES: Final = ("raw", "headers")
+_UNSHOWN: Final = ("raw", "headers", *tables.FOUND_BY)
 
 PageKey = tuple[Any, ...]
 _Row = dict[str, Any]
@@ -90,7 +90,7 @@ class Queries:
         scan_limit: int = SCAN_LIMIT,
     ) -> None:
         self._log = log
-        self._projection = projection
+        self.projection = projection
         self._timeout_s = timeout_s
         self._page_text_limit = page_text_limit
         self._scan_limit = scan_limit
@@ -123,7 +123,7 @@ class Queries:
         past = None if timed or after is None else after[1:]
         rows: list[_Row] = []
         more = False
-        async with self._asking(table) as connection:
+        async with self.asking(table) as connection:
             # Two ranges of the index: a NULL is neither before nor after a key, and each database sorts it elsewhere.
             if timed:
                 dated, by_time = [*mine, column.created_at.is_not(None)], (column.created_at, column.id)
@@ -143,7 +143,7 @@ class Queries:
             return None
         table = tables.message_revision
         where = _equal(table, {"tenant": tenant, "message_id": message_id})
-        async with self._asking(table) as connection:
+        async with self.asking(table) as connection:
             rows, more = await self._page(
                 connection, table, (table.c.first_at, table.c.digest), where, after=None, limit=REVISION_LIMIT
             )
@@ -165,14 +165,14 @@ class Queries:
         Where a filter leaves out much, a page may be short or empty although more follow: go on from its `next`.
         """
         table, position = tables.event_log, tables.event_log.c.position
-        async with self._asking(table) as connection:
+        async with self.asking(table) as connection:
             # The end first: positions show in order of commit, so nothing can still appear below it.
             end = int((await connection.execute(select(func.coalesce(func.max(position), 0)))).scalar_one())
             upper = end if tenant is None and event_type is None else min(end, after + self._scan_limit)
             where = [position <= upper, *_equal(table, {"tenant": tenant, "type": event_type})]
             rows, more = await self._page(connection, table, (position,), where, after=(after,), limit=limit)
         through = rows[-1]["position"] if more and rows else max(after, upper)
-        return EventPage([_shown(row) for row in rows], through, end)
+        return EventPage([shown_row(row) for row in rows], through, end)
 
     async def event(self, position: int, *, raw: bool) -> RowView | None:
         """Return the event at a position, with its redeliveries and, if `raw`, its bytes; None where there is none."""
@@ -181,18 +181,18 @@ class Queries:
         columns += [table.c.raw] if raw else []
         query = select(*columns).outerjoin_from(table, tables.redelivery, table.c.id == again.id)
         query = query.where(table.c.position == position)
-        async with self._asking(table) as connection:
+        async with self.asking(table) as connection:
             row = (await connection.execute(query)).one_or_none()
-        return None if row is None else _shown(row._asdict())
+        return None if row is None else shown_row(row._asdict())
 
     async def _one(self, table: Table, tenant: str, entity_id: str) -> RowView | None:
-        query = select(table).where(*_equal(table, {"tenant": tenant, "id": entity_id}))
-        async with self._asking(table) as connection:
+        query = select(*_columns(table)).where(*_equal(table, {"tenant": tenant, "id": entity_id}))
+        async with self.asking(table) as connection:
             row = (await connection.execute(query)).one_or_none()
-        return None if row is None else _shown(row._asdict())
+        return None if row is None else shown_row(row._asdict())
 
     async def _list(self, table: Table, key: _Columns, where: _Where, *, after: PageKey | None, limit: int) -> RowPage:
-        async with self._asking(table) as connection:
+        async with self.asking(table) as connection:
             rows, more = await self._page(connection, table, key, where, after=after, limit=limit)
         return _paged(rows, [column.name for column in key], more=more)
 
@@ -219,8 +219,9 @@ class Queries:
         return [row._asdict() for row in await connection.execute(rows)], len(totals) > fitting
 
     @asynccontextmanager
-    async def _asking(self, table: Table) -> AsyncIterator[AsyncConnection]:
-        database = self._log if table.metadata is tables.log_metadata else self._projection
+    async def asking(self, table: Table) -> AsyncIterator[AsyncConnection]:
+        """Hold a place, and open a transaction of the database that has the table."""
+        database = self._log if table.metadata is tables.log_metadata else self.projection
         async with self.turn(), database.read() as connection:
             yield connection
 
@@ -238,17 +239,18 @@ def _equal(table: Table, wanted: Mapping[str, str | None]) -> _Where:
 
 
 def _columns(table: Table) -> _Columns:
-    """Return what a list shows: all but the bytes, of which it tells the size."""
-    listed = [column for column in table.c if column.name not in _BYTES]
+    """Return what is shown of a row: all but the bytes, of which the size is told, and what it is found by."""
+    listed = [column for column in table.c if column.name not in _UNSHOWN]
     return [*listed, func.length(table.c.raw).label("size")] if "raw" in table.c else listed
 
 
 def _paged(rows: Sequence[_Row], key: Sequence[str], *, more: bool) -> RowPage:
     # There may be no row although more follow: the rows moved to another ticket between the two statements of `_page`.
-    return RowPage([_shown(row) for row in rows], tuple(rows[-1][name] for name in key) if more and rows else None)
+    return RowPage([shown_row(row) for row in rows], tuple(rows[-1][name] for name in key) if more and rows else None)
 
 
-def _shown(row: _Row) -> RowView:
+def shown_row(row: _Row) -> RowView:
+    """Return a row as it is shown; it may have fewer columns than its table, but none of an ack or a reference less."""
     plain = {name: _value(name, value) for name, value in row.items()}
     if "versions" in plain:
         # The tenant is the slug that was asked for.

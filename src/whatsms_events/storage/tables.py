@@ -3,7 +3,7 @@
 Times are integers: microseconds since 1970, so that both databases store and compare them exactly.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from sqlalchemy import (
@@ -23,6 +23,9 @@ from sqlalchemy import (
 )
 
 from whatsms_events.domain.events import Entity
+
+# Compared byte by byte on both databases, so that a prefix is a range of the index, and the index is its order.
+Folded = Text().with_variant(Text(collation="C"), "postgresql")
 
 # SQLite gives out row ids only for a column that is declared exactly INTEGER.
 Position = BigInteger().with_variant(Integer(), "sqlite")
@@ -127,6 +130,7 @@ relay = Table(
 UNFINISHED = text("finished_at IS NULL")
 WANTED = text("messages = 'wanted'")
 UNSURE = text("(doubtful OR NOT known)")
+OURS = text("(from_me IS TRUE)")  # in other words than in `UNDELIVERED`, or SQLite would take the larger index there
 UNDELIVERED = text("(from_me AND ack < 3 AND failed_at IS NULL)")  # sent by us, not at the contact: see `domain.acks`
 
 backfill_run = Table(
@@ -229,8 +233,11 @@ projection_offset = Table(
 )
 
 
-def _row(name: str, *columns: Column[object]) -> Table:
-    """Return an entity's table: key, `known`, the derived doubt, columns of its fields, and their versions."""
+def _row(name: str, *columns: Column[object], found_by: Sequence[Column[object]] = ()) -> Table:
+    """Return an entity's table: key, `known`, the derived doubt, columns of its fields, and their versions.
+
+    `found_by` are columns that only questions use: what `domain.search` makes of the fields.
+    """
     return Table(
         name,
         projection_metadata,
@@ -241,6 +248,7 @@ def _row(name: str, *columns: Column[object]) -> Table:
         *columns,
         Column("gone", Boolean),  # true where the vendor no longer has it
         Column("versions", Text, nullable=False),  # JSON: register -> [version time, rank, position, doubtful?, aside?]
+        *found_by,
     )
 
 
@@ -262,6 +270,7 @@ ticket = _row(
 )
 Index("ticket_by_status", ticket.c.tenant, ticket.c.status, ticket.c.id)
 Index("ticket_by_contact", ticket.c.tenant, ticket.c.contact_id, ticket.c.id)
+Index("ticket_by_age", ticket.c.tenant, ticket.c.status, ticket.c.created_at, ticket.c.id)
 
 message = _row(
     "message",
@@ -296,6 +305,7 @@ Index(
     postgresql_where=UNDELIVERED,
     sqlite_where=UNDELIVERED,
 )
+Index("message_of_ours", message.c.tenant, message.c.created_at, postgresql_where=OURS, sqlite_where=OURS)
 
 message_revision = Table(
     "message_revision",
@@ -319,7 +329,30 @@ contact = _row(
     Column("extra_info", Text),  # JSON
     Column("created_at", BigInteger),
     Column("updated_at", BigInteger),
+    found_by=(
+        Column("folded_name", Folded),
+        Column("digits", Folded),
+        Column("digits_backwards", Folded),
+    ),
 )
+for _name, _column in (
+    ("contact_by_name", contact.c.folded_name),
+    ("contact_by_digits", contact.c.digits),
+    ("contact_by_ending", contact.c.digits_backwards),
+):
+    Index(_name, contact.c.tenant, _column, contact.c.id)
+for _table in (ticket, contact):
+    # For prefixes of ids. SQLite takes the primary key; PostgreSQL's follows the language of the database.
+    Index(
+        f"{_table.name}_by_id",
+        _table.c.tenant,
+        _table.c.id,
+        postgresql_ops={"id": "text_pattern_ops"},
+        info={"only": "postgresql"},
+    ).ddl_if(dialect="postgresql")
+
+FOUND_BY: Final = ("folded_name", "digits", "digits_backwards")
+"""Columns of `contact` that repeat a name or a number so that it is found. No answer shows them."""
 
 campaign = _row(
     "campaign",

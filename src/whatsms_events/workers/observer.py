@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import MappingProxyType
 from typing import Final, get_args
 
 import msgspec
 
 from whatsms_events import metrics
+from whatsms_events.domain.delays import STUCK_AFTER, STUCK_UNTIL
 from whatsms_events.domain.drift import DriftKind
 from whatsms_events.domain.events import Entity, to_micros
 from whatsms_events.errors import WhatsmsEventsError
@@ -26,9 +27,6 @@ from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.repair.reports import Overview, Reports
 
 LOOK_LIMIT_S: Final = 2.0
-UNDELIVERED_AFTER: Final = timedelta(days=1)
-UNDELIVERED_UNTIL: Final = timedelta(days=8)
-"""A message that did not arrive within a week never will: it must not be counted for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +153,7 @@ class Observer:
         with suppress(WhatsmsEventsError, TimeoutError):
             async with asyncio.timeout(LOOK_LIMIT_S):
                 for tenant, slug in self._slugs.items():
-                    stuck = await self._holdings.undelivered(tenant, now - UNDELIVERED_UNTIL, now - UNDELIVERED_AFTER)
+                    stuck = await self._holdings.undelivered(tenant, now - STUCK_UNTIL, now - STUCK_AFTER)
                     metrics.UNDELIVERED.labels(slug).set(stuck)
 
 

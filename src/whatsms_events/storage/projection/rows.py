@@ -17,6 +17,7 @@ from whatsms_events.domain.events import LogEntry
 from whatsms_events.domain.fold import merge_all
 from whatsms_events.domain.gone import in_doubt
 from whatsms_events.domain.rows import COLUMNS, Claim, Key, Row, Table, Version
+from whatsms_events.domain.search import searched
 from whatsms_events.errors import UnstorableError
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import CHUNK, among
@@ -176,4 +177,5 @@ def _record(key: Key, row: Row) -> tuple[Any, ...]:
     if key.table == "message_revision":
         return (key.tenant, key.id, key.digest, *values, versions)
     doubtful = row.doubtful or in_doubt(row.values["gone"], row.versions)
-    return (key.tenant, key.id, row.known, doubtful, *values, versions)
+    found_by = searched(row.values) if key.table == "contact" else ()
+    return (key.tenant, key.id, row.known, doubtful, *values, versions, *found_by)
