@@ -48,6 +48,7 @@ EMAIL = "canary@exemplo.pt"
 URL = "https://media.example/canary-file-5521"
 SECRET = "canary-secret-f00dfeed-0123456789"
 TOKEN = "canary-token-0badcafe-0123456789"
+READER = "token-of-one-who-may-read-only"
 PASSWORD = "canary-password-1337"
 
 
@@ -90,6 +91,7 @@ MARKED: Settings = {
     f"tenants.{SLUG}.webhook_secrets": {"current": SECRET},
     f"tenants.{SLUG}": {"api_key": "sk_live_canary"},
     "private": {"token": TOKEN},
+    "private.tokens.reader": {"token": READER, "scopes": "read"},
     "logs": {"level": "debug"},
     "receiver": {"deadline_s": 2.0},
 }
@@ -225,6 +227,26 @@ async def asked(services: Sequence[Service]) -> list[str]:
     return said
 
 
+SHOWN = (
+    *("events", "events/1", "parked/deliveries", "parked/events"),
+    *(f"{SLUG}/{name}" for name in ("tickets", "contacts", "tickets/t-1", "tickets/t-1/messages", "messages/m-1")),
+    *(f"{SLUG}/{name}" for name in ("contacts/c-1", "trace/m-1", "backfill", "drift")),
+)
+"""What the read API shows of those deliveries."""
+
+
+async def shown(service: Service, token: str) -> list[str]:
+    """Ask the read API for everything, as the holder of a token."""
+    said: list[str] = []
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+        for path in SHOWN:
+            url = f"{service.private_url}/api/v1/{path}"
+            async with session.get(url, headers={"Authorization": f"Bearer {token}"}) as answer:
+                assert answer.status == 200, (path, await answer.text())
+                said.append(await answer.text())
+    return said
+
+
 async def metric(service: Service, name: str) -> float:
     """Read one metric without labels from a process."""
     async with aiohttp.ClientSession() as session, session.get(f"{service.private_url}/metrics") as answer:
@@ -303,6 +325,9 @@ async def test_no_marked_value_is_shown_on_any_path(fleet: Fleet) -> None:
     said += await deliver(fleet.door)
     await parked_at_the_fold(fleet)
     said += await asked(fleet.services)
+    said += await shown(fleet.door, READER)
+    whole = " ".join(await shown(fleet.door, TOKEN))
+    assert {NAME, NUMBER, TEXT, EMAIL, URL} <= set(found_in(whole)), "whoever may see it, sees it"
     await fleet.stop()
     for words in (("config", "show"), ("config", "check"), ("parked", "list")):
         said += [printed(service, *words) for service in fleet.services]

@@ -61,7 +61,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
     web/            HTTP in
         app, connection, framing          listeners, errors -> statuses; one connection; where requests begin and end
         sockets                           bound by us, or held by systemd
-        access                            who may ask for what: named tokens with scopes
+        access, hiding                    who may ask for what: named tokens with scopes; who sees what
         receiver, answers, tally          the door; what it answers; counting in bulk
         rejects                           the last deliveries with a wrong signature, for `verify`
         running                           the settings that the process works with, for `config diff`

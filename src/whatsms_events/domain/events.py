@@ -235,8 +235,13 @@ def encode(payload: Payload) -> bytes:
 
 def decode(event: Event) -> Payload:
     """Return the event's payload; raise InvalidEventError("data") where the bytes are not its JSON form."""
+    return decode_as(event.type, event.data)
+
+
+def decode_as(event_type: EventType, data: bytes | str) -> Payload:
+    """Return the payload of an event of this type; raise InvalidEventError("data") as above."""
     try:
-        return _decoders[entity(event.type)].decode(event.data)
+        return _decoders[entity(event_type)].decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidEventError("data", type(exc).__name__) from exc
 

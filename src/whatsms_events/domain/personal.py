@@ -20,11 +20,13 @@ from whatsms_events.domain.events import (
     Contact,
     Entity,
     Event,
+    EventType,
     Extra,
     Message,
     Payload,
     Ticket,
     decode,
+    decode_as,
     encode,
 )
 from whatsms_events.domain.resources import RESOURCES
@@ -91,9 +93,9 @@ def blanked_data(event: Event) -> bytes:
     return encode(blanked(decode(event)))
 
 
-def hidden_data(event: Event) -> bytes:
-    """Return an event's data with "hidden" for each personal value; raise InvalidEventError as above."""
-    return encode(_changed(decode(event), _hide))
+def hidden_data(event_type: EventType, data: bytes | str) -> bytes:
+    """Return the data of an event of this type with "hidden" for each personal value; raise as `blanked_data` does."""
+    return encode(_changed(decode_as(event_type, data), _hide))
 
 
 def hidden(entity: str, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from whatsms_events.domain.drift import DriftKind
 from whatsms_events.domain.events import Entity, EventType
 from whatsms_events.storage.reads import Queries, Resource, RowPage, RowView
 from whatsms_events.storage.repair.reports import Reports
+from whatsms_events.web.access import require
+from whatsms_events.web.hiding import event_for_eyes, for_eyes
 from whatsms_events.web.questions import (
     TOP,
     bad,
@@ -42,6 +44,14 @@ FILTERS: Final[Mapping[Resource, Mapping[str, str]]] = {
     "messages": {},
 }
 """Per list of a tenant: query parameter -> column."""
+
+TABLES: Final[Mapping[Resource, Entity]] = {
+    "tickets": "ticket",
+    "contacts": "contact",
+    "campaigns": "campaign",
+    "messages": "message",
+}
+"""The table that each list shows."""
 
 _TYPES: Final = frozenset(map(str, EventType))
 _ENTITIES: Final = {str(name): name for name in get_args(Entity)}
@@ -94,11 +104,12 @@ class Api:
         wanted = {column: asked.get(name) for name, column in filters.items()}
         after, limit = key_after(asked, _BY_ID), page_limit(asked)
         page = await self._queries.entities(resource, self._tenant(request), wanted, after=after, limit=limit)
-        return page_answer(resource, page)
+        return page_answer(resource, _seen(request, resource, page))
 
     async def _entity(self, resource: Resource, request: web.Request) -> web.Response:
         parameters(request)
-        return one_answer(await self._queries.entity(resource, self._tenant(request), entity_id(request)))
+        found = await self._queries.entity(resource, self._tenant(request), entity_id(request))
+        return one_answer(None if found is None else for_eyes(request, TABLES[resource], found))
 
     async def _ticket_messages(self, request: web.Request) -> web.Response:
         asked = parameters(request, "after", "limit")
@@ -106,11 +117,13 @@ class Api:
         after, limit = key_after(asked, _BY_TIME), page_limit(asked)
         if await self._queries.entity("tickets", tenant, ticket_id) is None:
             raise not_found()
-        return page_answer("messages", await self._queries.messages(tenant, ticket_id, after=after, limit=limit))
+        page = await self._queries.messages(tenant, ticket_id, after=after, limit=limit)
+        return page_answer("messages", _seen(request, "messages", page))
 
     async def _message(self, request: web.Request) -> web.Response:
         parameters(request)
-        return one_answer(await self._queries.message(self._tenant(request), entity_id(request)))
+        found = await self._queries.message(self._tenant(request), entity_id(request))
+        return one_answer(None if found is None else for_eyes(request, "message", found))
 
     async def _parked_deliveries(self, request: web.Request) -> web.Response:
         asked = parameters(request, "after", "limit")
@@ -139,14 +152,16 @@ class Api:
         if after > page.end:
             # Positions are never given back: this reader has seen another log, or one that was longer.
             raise bad("after", f"is past the end of the log, {page.end}")
-        rows = [self._of_tenant(row) for row in page.rows]
+        rows = [event_for_eyes(request, self._of_tenant(row)) for row in page.rows]
         return json_answer({"events": rows, "next": page.next, "end": page.end})
 
     async def _event(self, request: web.Request) -> web.Response:
         asked = parameters(request, "raw")
         raw = number(asked, "raw", 0, 0, 1) == 1
+        if raw:
+            require(request, "personal")
         found = await self._queries.event(position(request), raw=raw)
-        return one_answer(None if found is None else self._of_tenant(found))
+        return one_answer(None if found is None else event_for_eyes(request, self._of_tenant(found)))
 
     async def _backfill(self, request: web.Request) -> web.Response:
         parameters(request)
@@ -176,3 +191,7 @@ class Api:
         if slug not in self._tenants:
             raise not_found()
         return self._tenants[slug]
+
+
+def _seen(request: web.Request, resource: Resource, page: RowPage) -> RowPage:
+    return RowPage([for_eyes(request, TABLES[resource], row) for row in page.rows], page.next)

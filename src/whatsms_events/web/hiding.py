@@ -1,0 +1,40 @@
+"""What is shown to whom: without the scope `personal`, "hidden" stands for whatever names, quotes or shows a person.
+
+Which values those are is said in `domain/personal` alone.
+"""
+
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from whatsms_events.domain import personal
+from whatsms_events.domain.events import EventType
+from whatsms_events.errors import InvalidEventError
+from whatsms_events.storage.reads import RowView
+from whatsms_events.web.access import holder
+
+UNREADABLE: Final = msgspec.Raw(msgspec.json.encode({personal.EXTRA: {personal.HIDDEN: True}}))
+"""Stands for data that nothing can be told of: all of it may be personal."""
+
+
+def may_see(request: web.Request) -> bool:
+    """Tell whether the one who asks may see what is personal."""
+    return "personal" in holder(request).scopes
+
+
+def for_eyes(request: web.Request, table: str, row: RowView) -> RowView:
+    """Return a row of this table of the projection as the one who asks may see it."""
+    return row if may_see(request) else personal.hidden(table, row)
+
+
+def event_for_eyes(request: web.Request, row: RowView) -> RowView:
+    """Return a row of the log as the one who asks may see it."""
+    data = row["data"]
+    if may_see(request) or not isinstance(data, msgspec.Raw):
+        return row
+    try:
+        hidden = msgspec.Raw(personal.hidden_data(EventType(str(row["type"])), bytes(data)))
+    except (InvalidEventError, ValueError):  # a row of another release, or one that somebody else wrote
+        hidden = UNREADABLE
+    return {**row, "data": hidden}
