@@ -24,6 +24,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         trace                             what became of one event, field by field
         search, delays                    what a contact is found by; ranges of time that messages take
         seals                             hashes over closed ranges of the log, chained; the first flaw of one
+        person                            who a person is in the data, and what is theirs or names them
         tenant, door                      two spellings of one id; what deliveries say of their sender
         silence, standing                 when silence is a fault; whether a role stands still
         scopes                            what the holder of a token may do
@@ -48,6 +49,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           shadow, swap: a second projection beside it, and how it takes its place
         repair/                           runs, looks, reports of every backfill run: how far it got, what it found
         trace                             what is known of one event or one thing, by any name
+        person                            all that is held of one person
         backup                            the SQLite files, copied while they are written to
         scrubbing                         nothing of what was blanked stays in SQLite's files
         reads, audit                      what the read API asks; what the demo compares
