@@ -27,6 +27,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         person                            who a person is in the data, and what is theirs or names them
         tenant, door                      two spellings of one id; what deliveries say of their sender
         silence, standing                 when silence is a fault; whether a role stands still
+        trail                             counters of the last minutes -> rates
         scopes                            what the holder of a token may do
         rotation                          when a webhook secret may be taken out of the configuration
     consume         for consumers in Python: a Kafka record, or a row of the read API, <-> a typed event
@@ -54,6 +55,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         scrubbing                         nothing of what was blanked stays in SQLite's files
         reads, audit                      what the read API asks; what the demo compares
         conversations, acks               who is meant, what was said; what became of our messages
+        pulse                             how far everything is, and what is parked
     kafka/          connection, producer, topics; visible: what a read_committed reader can see;
                     lookup: the record of one event
     whatsms/        the vendor's REST API as a typed client: `from whatsms_events.whatsms import Client`
@@ -71,6 +73,10 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         senders                           what was committed of one tenant -> alarms
         api, questions, views, health     the read API and its JSON; livez, readyz, metrics
         documents                         the contracts for machines, and a page about them
+        console/                          pages for people
+            console, frame, sessions      all of it; what every page has; who is signed in
+            rendering, charts, assets     templates -> pages; SVG; style and script
+            now, stations                 the first page; whether each station works
     workers/        loop repeats a piece, backs off, halts
         relay                             event log -> Kafka
         sources, consumer                 Kafka or event log -> projection
@@ -104,6 +110,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         reload, aside, live               changed settings -> the parts that take them; a thread that may hang
         doors, handover                   the listeners and their sockets; taking over those of the process before
         record_finder                     the record of an event, whatever Kafka does
+        console                           the pages of this process
         start, supervisor, standings      waiting for databases; repeating and stopping; which role stands still
     cli/            app: every command by its name; options, running
         serve, config, difference, db, backup, topics, events, trace, log, parked, verify, twin, completion, secrets

@@ -21,6 +21,8 @@ LINES: Final = {
         "For a quarter of an hour deliveries were stamped much earlier or later than they came. Compare "
         "the clocks, or wait for the vendor's queue."
     ),
+    "console.did": "Somebody used a button of the console: `holder` is the name of their token, `kind` the button.",
+    "console.opened": "Somebody signed in to the console with the token that `holder` names.",
     "consumer.strays": "Records in our topics that name no log were passed over. Find who writes them.",
     "database.moved": "Another server of `database.url` takes writes now. Nothing to do.",
     "database.readable": "Others than the owner can read a SQLite file. Narrow its mode.",
@@ -49,6 +51,7 @@ LINES: Final = {
     "observation.parked": "An observation could not be stored and was parked.",
     "observation.refused": "The vendor's answer was about something else than what was asked for.",
     "observation.too_large": "An observation is larger than a topic takes, and was left out.",
+    "personal.shown": "A page or an answer showed what is personal: to the holder of which token, of which thing.",
     "process.crashed": "The process ends on an error that nobody expected. This is our mistake: report it.",
     "python.unraisable": "Python met an error that it could not raise.",
     "python.warned": "Python or a library warned.",

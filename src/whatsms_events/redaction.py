@@ -26,7 +26,8 @@ from whatsms_events.errors import WhatsmsEventsError
 KEYS: Final = frozenset({
     # Who and where.
     "tenant", "slug", "role", "roles", "part", "stage", "dialect", "topic", "partition", "prefix", "host", "port",
-    "public", "private", "topics", "file", "path", "place", "source", "at", "pid", "library",  # path: never a request's
+    "holder", "public", "private", "topics", "file", "path", "place", "source", "at", "pid",
+    "library",  # path: never a request's
     # What and why.
     "id", "event_id", "log_id", "type", "types", "outcome", "reason", "detail", "error", "cause", "status", "signal",
     "category", "version", "seed", "kind", "entity", "phase", "resumed", "list", "page", "subject",

@@ -5,10 +5,12 @@ from functools import partial
 
 from whatsms_events.config.render import comparable
 from whatsms_events.config.settings import Settings
+from whatsms_events.service.console import console_tenants
 from whatsms_events.service.parts import door_tenants, observed, open_metrics, tenant_ids, tokens
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.web.access import Access
 from whatsms_events.web.api import Api
+from whatsms_events.web.console.console import Console
 from whatsms_events.web.receiver import Receiver
 from whatsms_events.web.rejects import Rejects
 from whatsms_events.web.running import RunningSettings
@@ -28,6 +30,7 @@ class LiveParts:
     tracing: Tracing
     access: Access
     observer: Observer
+    console: Console
 
     def change(self, settings: Settings) -> None:
         """Let every part have the settings."""
@@ -47,3 +50,4 @@ class LiveParts:
         self.tracing.change(tenant_ids(settings))
         self.access.change(tokens(settings), open_metrics=open_metrics(settings))
         self.observer.change(*observed(settings))
+        self.console.change(console_tenants(settings))

@@ -19,7 +19,9 @@ from whatsms_events import __version__, metrics
 from whatsms_events.backfill.worker import Backfill
 from whatsms_events.config.checks import NO_TENANTS
 from whatsms_events.config.settings import Settings
+from whatsms_events.domain.trail import Trail
 from whatsms_events.errors import ConfigError
+from whatsms_events.service.console import make_console, noted
 from whatsms_events.service.doors import Addresses, Doors
 from whatsms_events.service.live import LiveParts
 from whatsms_events.service.parts import (
@@ -107,6 +109,7 @@ class Service:
         self._keyed = keyed(settings)
         self._unkeyed = sorted(settings.tenants.keys() - self._keyed.keys()) if "backfill" in roles else []
         self._supervisor = Supervisor(advice=AGAIN)
+        self._trail = Trail()
         self._watch: Watch | None = None
         self._watchdogs: dict[str, Watchdog] = {}
         self._draining = False
@@ -145,8 +148,10 @@ class Service:
         api, observer = make_api(settings, stores), make_observer(settings, stores)
         tracing, contracts = make_tracing(settings, stores), make_contracts()
         access = Access(tokens(settings), open_metrics=open_metrics(settings))
-        private = Listener(private_app(access, health, rejects, running, tracing, contracts, api))
-        parts = LiveParts(committer, receiver, rejects, api, running, tracing, access, observer)
+        console = make_console(settings, stores, access, health, self._trail)
+        shown = private_app(access, health, rejects, running, tracing, contracts, console, api, dress=console.dress)
+        private = Listener(shown)
+        parts = LiveParts(committer, receiver, rejects, api, running, tracing, access, observer, console)
         door = public if "receiver" in self.roles else None
         doors = Doors(settings, door, private, roles=self._asked, given=self._given, away=away, on_taken=stop.set)
         stack.push_async_callback(doors.close_private)
@@ -172,7 +177,8 @@ class Service:
         committer = parts.committer
         receiving = committer if "receiver" in self.roles else None
         standings = make_standings(self._settings, [*jobs.readers, *jobs.writers], receiving)
-        self._watch = Watch(parts.observer, standings, self._supervisor.states)
+        note = partial(noted, self._trail, parts.receiver.refused_in_all)
+        self._watch = Watch(parts.observer, standings, self._supervisor.states, note=note)
         await self._watch.look()
         committing = committer if self.roles & {"receiver", "backfill"} else None
         close_door = partial(self._close_door, doors)

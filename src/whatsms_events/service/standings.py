@@ -30,7 +30,16 @@ class Watch:
     So the gauges of the databases stay true whatever the workers do: a worker that has halted measures nothing.
     """
 
-    def __init__(self, observer: Observer, standings: "Standings", states: States) -> None:
+    def __init__(
+        self,
+        observer: Observer,
+        standings: "Standings",
+        states: States,
+        *,
+        note: Callable[[DatabaseView], None] = lambda _seen: None,
+    ) -> None:
+        """`note` is told what each look showed."""
+        self._note = note
         self._observer = observer
         self._standings = standings
         self._states = states
@@ -49,7 +58,9 @@ class Watch:
     async def look(self) -> None:
         """Look once; a database that is away is no error here."""
         await self._observer.look()
-        self._standings.look(asyncio.get_running_loop().time(), self._states, self._observer.seen)
+        seen = self._observer.seen
+        self._standings.look(asyncio.get_running_loop().time(), self._states, seen)
+        self._note(seen)
         number = next(self._looks)
         if number % MESSAGES_EACH == 0:
             await self._observer.look_at_messages()

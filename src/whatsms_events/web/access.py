@@ -31,7 +31,8 @@ WRONG_S: Final = 0.5
 WRONG_LIMIT: Final = 20
 """How many of them wait; the next one is told at once to come again later."""
 
-OPEN: Final = ("/livez", "/readyz")
+OPEN: Final = ("/livez", "/readyz", "/sign-in", "/static/")
+"""Where paths begin that are for everybody: the probes, and what a page to sign in with needs."""
 METRICS: Final = "/metrics"
 
 log = structlog.get_logger()

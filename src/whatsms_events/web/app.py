@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Middleware
 
 from whatsms_events.errors import SignatureError, TransientError, WhatsmsEventsError
 from whatsms_events.web.access import Access, guard
@@ -54,9 +55,13 @@ class Routes(Protocol):
         """Return the routes to mount."""
 
 
-def private_app(access: Access, *parts: Routes) -> web.Application:
-    """Return what operators and probes reach. Where two routes fit, the one that is given first answers."""
-    app = web.Application(middlewares=[_errors_to_statuses, guard(access)])
+def private_app(access: Access, *parts: Routes, dress: Middleware | None = None) -> web.Application:
+    """Return what operators and probes reach. Where two routes fit, the one that is given first answers.
+
+    `dress` stands around everything: it makes pages for people of what is refused.
+    """
+    around: list[Middleware] = [] if dress is None else [dress]
+    app = web.Application(middlewares=[*around, _errors_to_statuses, guard(access)])
     app.on_response_prepare.append(_sign_off)
     for part in parts:
         app.add_routes(part.routes())

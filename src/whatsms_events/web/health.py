@@ -8,6 +8,7 @@ balancer asks. Kafka plays no part in that: events wait in the log.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -23,6 +24,17 @@ CACHE_S: Final = 1.0
 Check = Callable[[], Awaitable[str | None]]
 
 _encoder = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """What /readyz says: problems by check and by role, None where all is well; `details` decide nothing."""
+
+    ready: bool
+    draining: bool
+    checks: Mapping[str, str | None]
+    roles: Mapping[str, str | None]
+    details: Mapping[str, object]
 
 
 class Health:
@@ -80,7 +92,22 @@ class Health:
             lambda: {name: problem for name, problem in self._roles().items() if name.split(".")[0] == role},
         )
 
+    async def readiness(self) -> Readiness:
+        """Return how this process is, as /readyz answers."""
+        return await self._judged(self._checks.keys(), self._roles)
+
     async def _answer(self, wanted: Collection[str], roles: Callable[[], Mapping[str, str | None]]) -> web.Response:
+        found = await self._judged(wanted, roles)
+        body = {
+            "ready": found.ready,
+            "draining": found.draining,
+            "checks": {name: problem or "ok" for name, problem in found.checks.items()},
+            "roles": {name: problem or "ok" for name, problem in found.roles.items()},
+            "details": found.details,
+        }
+        return _json(200 if found.ready else 503, body)
+
+    async def _judged(self, wanted: Collection[str], roles: Callable[[], Mapping[str, str | None]]) -> Readiness:
         # These are asked each time: a sender of deliveries must know at once that this process stops.
         draining, starting = self._draining(), self._starting()
         found: dict[str, str | None] = {}
@@ -90,14 +117,7 @@ class Health:
             found = {name: problem for name, problem in (await self._problems()).items() if name in wanted}
         standing = roles()
         ready = not draining and not any(found.values()) and not any(standing.values())
-        body = {
-            "ready": ready,
-            "draining": draining,
-            "checks": {name: problem or "ok" for name, problem in found.items()},
-            "roles": {name: problem or "ok" for name, problem in standing.items()},
-            "details": self._details(),
-        }
-        return _json(200 if ready else 503, body)
+        return Readiness(ready, draining, found, standing, self._details())
 
     async def _problems(self) -> dict[str, str | None]:
         """Return each check's problem, at most CACHE_S old. Probes that come while the checks run share that run."""

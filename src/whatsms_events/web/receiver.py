@@ -182,6 +182,10 @@ class Receiver:
         """Return how many signatures were refused at a tenant's door so far."""
         return self._refused_signatures[slug]
 
+    def refused_in_all(self) -> int:
+        """Return how many signatures were refused at all doors so far."""
+        return sum(self._refused_signatures.values())
+
     async def _read(self, request: web.BaseRequest, headers: Sequence[str], hold: "Hold") -> bytes:
         """Return the body as it was on the wire; never hold more of it than the limits allow."""
         try:

@@ -1,0 +1,119 @@
+"""Renders the templates: what stands in a page is text unless a template says otherwise, and a name must be known.
+
+jinja2 is used alone: what aiohttp-jinja2 (last release 2023) adds are decorators for handlers, and pages here are made
+in one place, `frame`.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+from markupsafe import Markup
+
+from whatsms_events.domain.personal import HIDDEN
+from whatsms_events.web.console import charts
+from whatsms_events.web.console.assets import Assets
+
+FOLDER: Final = Path(__file__).with_name("templates")
+TEXT_LIMIT: Final = 2000
+"""Characters of one text on a page: a message may have many MiB, and a page of them would stop a browser."""
+
+URL_LIMIT: Final = 2000
+CLOCKS_S: Final = 5.0
+"""Another machine's clock may be ahead of ours by so much: what it wrote is not to come."""
+
+
+def environment(assets: Assets) -> Environment:
+    """Return what renders the templates of this package."""
+    made = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters |= {"age": age, "when": when, "count": count, "text": text, "lasting": lasting, "utc": utc}
+    made.globals |= {"asset": assets.__getitem__, "safe_url": safe_url, "charts": charts, "personal": personal}
+    return made
+
+
+def text(value: object, limit: int = TEXT_LIMIT) -> Markup:
+    """Return a text that somebody else wrote, as text: cut, and kept from turning the line around (right to left)."""
+    whole = "" if value is None else str(value)
+    shown = Markup("<bdi>{}</bdi>").format(whole[:limit])
+    if len(whole) <= limit:
+        return shown
+    return shown + Markup(' <span class="cut">… cut here, it has {} characters</span>').format(count(len(whole)))
+
+
+@pass_context
+def personal(context: Context, value: object, limit: int = TEXT_LIMIT) -> Markup:
+    """Return a text, name or number of a person, or the word "hidden" where the one who looks may not see it."""
+    if value is None or value == "":
+        return Markup('<span class="none">none</span>')
+    if not context["visit"].may("personal"):
+        return Markup('<span class="hidden-value">{}</span>').format(HIDDEN)
+    return text(value, limit)
+
+
+def safe_url(value: object) -> str | None:
+    """Return a URL that a link may have: http or https with a host; None for whatever else somebody wrote there."""
+    if not isinstance(value, str) or len(value) > URL_LIMIT:
+        return None
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        return None
+    fine = parts.scheme in ("http", "https") and parts.netloc and value.isprintable() and " " not in value
+    return value if fine else None
+
+
+def count(value: float | None) -> str:
+    """Return a number with its thousands apart."""
+    return "–" if value is None else f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")  # noqa: RUF001 - a dash
+
+
+def lasting(seconds: float | None) -> str:
+    """Return a duration in one or two words, as a person would say it."""
+    if seconds is None:
+        return "unknown"
+    whole = max(0, int(seconds))
+    if 0 < seconds < 1:
+        return "less than 1 s"
+    for unit, size, lesser, small in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "", 1)):
+        if whole >= size:
+            rest = whole % size // small
+            return f"{whole // size} {unit}" + (f" {rest} {lesser}" if lesser and rest else "")
+    return f"{whole} s"
+
+
+def utc(at: datetime) -> str:
+    """Return a time as it is written in logs."""
+    return at.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+@pass_context
+def age(context: Context, at: datetime | None) -> Markup:
+    """Return how long ago that was, with the time itself for whoever wants it."""
+    if at is None:
+        return Markup('<span class="none">never</span>')
+    ago = (context["visit"].now - at).total_seconds()
+    words = f"{lasting(ago)} ago" if ago > -CLOCKS_S else f"in {lasting(-ago)}"
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(), utc(at), words)
+
+
+def when(at: datetime | None) -> Markup:
+    """Return a time of day and a date, in UTC."""
+    if at is None:
+        return Markup('<span class="none">unknown</span>')
+    return Markup('<time datetime="{}">{}</time>').format(at.isoformat(), utc(at))
+
+
+def rendered(made: Environment, name: str, values: Mapping[str, Any]) -> bytes:
+    """Return a page. What UTF-8 cannot hold, such as half a surrogate pair in raw bytes, becomes a question mark."""
+    return made.get_template(name).render(values).encode("utf-8", "replace")

@@ -1,0 +1,97 @@
+"""Who is signed in to the console: a cookie that is worth something for as long as its token is, and no longer.
+
+Theory of operation. Nothing is kept here: the cookie names a token and a time, and its mark is an HMAC of both with the
+token as key. So every process that knows the token takes the cookie, a token that is changed ends it, and so does the
+time. A form carries another HMAC, of the cookie, which a page from elsewhere cannot know.
+"""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+from urllib.parse import urlsplit
+
+from aiohttp import hdrs, web
+
+from whatsms_events.web.access import Access, Holder, NamedToken
+
+COOKIE: Final = "whatsms_console"
+SESSION_S: Final = 12 * 3600
+"""A working day: who is at work the next morning signs in again."""
+
+
+class Sessions:
+    """Issues cookies and reads them. `access` has the tokens; a cookie is asked for after the bearer token."""
+
+    def __init__(self, access: Access, *, now: Callable[[], datetime], session_s: int = SESSION_S) -> None:
+        self._access = access
+        self._now = now
+        self._session_s = session_s
+        self._own_key = secrets.token_bytes(32)  # for forms where no token is configured
+        access.sessions = self.holder
+
+    def holder(self, request: web.Request) -> Holder | None:
+        """Return who the cookie says is here; None where there is none, or one that is over."""
+        token = self._token(request.cookies.get(COOKIE, ""))
+        return None if token is None else Holder(token.name, token.scopes)
+
+    def begin(self, answer: web.StreamResponse, token: NamedToken, *, secure: bool) -> None:
+        """Give the browser a cookie for the token."""
+        named = f"{token.name}.{int(self._now().timestamp()) + self._session_s}"
+        answer.set_cookie(
+            COOKIE,
+            f"{named}.{_mark(token.secret, 'session', named)}",
+            max_age=self._session_s,
+            path="/",
+            httponly=True,
+            samesite="Strict",
+            secure=secure,
+        )
+
+    def end(self, answer: web.StreamResponse) -> None:
+        """Let the browser forget the cookie."""
+        answer.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict")
+
+    def form_mark(self, request: web.Request, holder: Holder) -> str:
+        """Return what a form of this holder must carry."""
+        token = self._access.named(holder.name)
+        key = self._own_key if token is None else token.secret
+        return _mark(key, "form", holder.name, request.cookies.get(COOKIE, ""))
+
+    def sign(self, request: web.Request, holder: Holder, text: str) -> str:
+        """Return the mark of a sentence of ours that comes back to us in a URL."""
+        return _mark(self.form_mark(request, holder).encode(), "said", text)
+
+    def _token(self, cookie: str) -> NamedToken | None:
+        named, _, mark = cookie.rpartition(".")
+        name, _, until = named.rpartition(".")
+        token = self._access.named(name)
+        if token is None or not until.isascii() or not until.isdigit():
+            return None
+        if not hmac.compare_digest(_mark(token.secret, "session", named), mark.encode("ascii", "replace").decode()):
+            return None
+        return token if int(until) > self._now().timestamp() else None
+
+
+def _mark(key: bytes, *words: str) -> str:
+    return hmac.new(key, "\0".join(words).encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
+
+
+def secure(request: web.Request) -> bool:
+    """Tell whether the browser came by https, also by way of a proxy: its word is enough, since it only adds care."""
+    return request.secure or request.headers.get("X-Forwarded-Proto", "").strip().lower() == "https"
+
+
+def from_own_page(request: web.Request) -> bool:
+    """Tell whether a form came from a page of ours: every browser says so of a POST, in one header or the other."""
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get(hdrs.ORIGIN)
+    if site is not None and site != "same-origin":
+        return False
+    if origin is None:
+        return site is not None
+    try:
+        return bool(urlsplit(origin).netloc) and urlsplit(origin).netloc == request.host
+    except ValueError:
+        return False
