@@ -40,6 +40,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         log/                              committer (the queue), room (tenants share it), commit (one group),
                                           appends (its statements);
                                           event_log (reading), arrivals (by tenant), parked, relay_row;
+                                          retry (parked deliveries once more);
                                           secret_uses (which secret fitted, and when);
                                           selected, replays: what a replay takes of the log, and which there were;
                                           seals (closed ranges), verify (from the bytes up);
@@ -47,6 +48,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           blanking: bytes and data of rows go, the rows stay
         projection/                       apply and rows: a batch in one transaction; hot (what stays in memory);
                                           holdings: what is held; parked: events that could not be applied;
+                                          retry: parked events once more, with today's code;
                                           shadow, swap: a second projection beside it, and how it takes its place
         repair/                           runs, looks, reports of every backfill run: how far it got, what it found
         trace                             what is known of one event or one thing, by any name
@@ -81,7 +83,6 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         relay                             event log -> Kafka
         sources, consumer                 Kafka or event log -> projection
         sealer                            closed ranges of the log -> seals
-        retry                             parked events -> projection, with today's code
         rereading, replay                 the log once more, with today's code -> shadow tables, or shadow topics
         preview                           what a part of the log would change in the tables today
         watchdog, observer                silence -> alarm; tables -> gauges

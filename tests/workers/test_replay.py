@@ -22,12 +22,12 @@ from whatsms_events.storage.log.selected import Blanked, Selected
 from whatsms_events.storage.projection.apply import Offset, Projection
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.projection.parked import ParkedEvents
+from whatsms_events.storage.projection.retry import Retry
 from whatsms_events.storage.projection.shadow import has_shadow, open_shadow, remove_shadow, shadow_of
 from whatsms_events.storage.projection.swap import SwapOutcome
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.workers.preview import Preview
 from whatsms_events.workers.replay import Offsets, ProjectionReplay, ReplayAim
-from whatsms_events.workers.retry import Retry
 from whatsms_events.workers.sources import offsets_stand
 from workers.test_consumer import Bench, connect, opened
 

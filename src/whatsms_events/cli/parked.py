@@ -4,10 +4,9 @@ Two kinds are parked: deliveries at the door, named by an id, and events that co
 named by the place where they were read, as in `log@17` or `whatsms.messages/3@42`.
 """
 
-import hashlib
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -17,16 +16,14 @@ from cyclopts.validators import Number
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.running import run
 from whatsms_events.config.settings import Settings
-from whatsms_events.domain.events import Event
-from whatsms_events.domain.normalize import normalize
-from whatsms_events.domain.verdicts import Append
-from whatsms_events.errors import ConfigError, InvalidEventError, NotFoundError
+from whatsms_events.errors import ConfigError, NotFoundError
 from whatsms_events.service.parts import opened_log, opened_stores
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.parked import PAGE_LIMIT, Parked, ParkedDelivery, Taken
+from whatsms_events.storage.log.retry import DeliveryRetry, RetriedDeliveries
 from whatsms_events.storage.projection.apply import Projection, Retried
-from whatsms_events.storage.projection.parked import ParkedEvent, ParkedEvents, ReadPlace
-from whatsms_events.workers.retry import Retry
+from whatsms_events.storage.projection.parked import ParkedEvent, ParkedEvents, ReadPlace, parked_name
+from whatsms_events.storage.projection.retry import Retry
 
 Limit = Annotated[int, Parameter(validator=Number(gte=1, lte=PAGE_LIMIT))]
 ParkedAt = Literal["door", "fold"]
@@ -130,9 +127,13 @@ def retry_(
 
     async def at_door() -> bool:
         async with _deliveries(settings) as parked:
-            if isinstance(found, UUID):
-                return _tell_taken(await _retried(parked, found, tenants))
-            return await _retry_deliveries(parked, str(found), tenants)
+            retry = DeliveryRetry(parked, lambda: tenants)
+            if not isinstance(found, UUID):
+                return _tell_deliveries(await retry.all(str(found)))
+            taken = await retry.one(found)
+            if taken is None:
+                raise _missing(found)
+            return _tell_taken(taken)
 
     async def at_fold() -> bool:
         async with _events(settings) as (_, retry):
@@ -151,54 +152,15 @@ def _tell_taken(taken: Taken) -> bool:
     return True
 
 
+def _tell_deliveries(done: RetriedDeliveries) -> bool:
+    print(f"{done.appended} deliveries appended" + (f", {done.parked} still parked" if done.parked else ""))
+    return not done.parked
+
+
 def _tell_retried(done: Retried) -> bool:
     left = "".join(f", {count} still parked: {reason}" for reason, count in sorted(done.parked.items()))
     print(f"{done.applied} events applied{left}")
     return not done.parked
-
-
-async def _retry_deliveries(parked: Parked, reason: str, tenants: Sequence[str]) -> bool:
-    """Retry all deliveries with a reason, each once, and say what became of them; return whether none is left."""
-    appended, left, after = 0, 0, None
-    while page := await parked.list(after, PAGE_LIMIT, reason=reason):
-        for one in page:
-            try:
-                await _retried(parked, one.id, tenants)
-                appended += 1
-            except InvalidEventError:
-                left += 1
-        after = page[-1]
-    print(f"{appended} deliveries appended" + (f", {left} still parked" if left else ""))
-    return not left
-
-
-async def _retried(parked: Parked, parked_id: UUID, tenants: Sequence[str]) -> Taken:
-    """Append the event that this release makes of the delivery, or raise InvalidEventError, and it stays parked."""
-    one, raw = await _found(parked, parked_id)
-    try:
-        event = _read(one, raw, tenants)
-    except InvalidEventError as exc:
-        raise InvalidEventError(exc.reason, f"{exc.detail} (it stays parked)".strip()) from exc
-    taken = await parked.take(parked_id, Append(event, raw, hashlib.sha256(raw).digest(), one.signed_by))
-    if taken is None:
-        raise _missing(parked_id)
-    return taken
-
-
-def _read(one: ParkedDelivery, raw: bytes, tenants: Sequence[str]) -> Event:
-    """Return the event for the tenant that the delivery was parked under, or raise InvalidEventError.
-
-    Where no tenant has that id any more, the setting was wrong: the delivery belongs to the tenant that its body names.
-    """
-    try:
-        return normalize(raw, tenant=one.tenant, received_at=one.received_at)
-    except InvalidEventError as exc:
-        if exc.reason != "other_tenant" or one.tenant in tenants:
-            raise
-        for tenant in tenants:
-            with suppress(InvalidEventError):
-                return normalize(raw, tenant=tenant, received_at=one.received_at)
-        raise
 
 
 def discard_(
@@ -247,12 +209,11 @@ def _one_or_reason(name: str | None, reason: str | None) -> UUID | ReadPlace | s
 
 def _named(name: str) -> UUID | ReadPlace:
     """Return the id of a delivery, or the place of an event."""
-    with suppress(ValueError):
-        return UUID(name)
-    source, at, digits = name.rpartition("@")
-    if at and source and digits.isascii() and digits.isdigit() and len(digits) < 19:
-        return ReadPlace(source, int(digits))
-    raise ConfigError(f"{name}: neither the id of a delivery nor the place of an event, as `parked list` shows them")
+    found = parked_name(name)
+    if found is None:
+        what = "neither the id of a delivery nor the place of an event, as `parked list` shows them"
+        raise ConfigError(f"{name}: {what}")
+    return found
 
 
 def _stages(found: UUID | ReadPlace | str, stage: ParkedAt | None, at_door: Work, at_fold: Work) -> list[Work]:

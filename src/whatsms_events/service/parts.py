@@ -34,6 +34,7 @@ from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.log.seals import Seals
 from whatsms_events.storage.projection.apply import Projection
 from whatsms_events.storage.projection.parked import ParkedEvents
+from whatsms_events.storage.projection.retry import Retry
 from whatsms_events.storage.reads import Queries, write_problem
 from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.storage.role_lock import RoleLock
@@ -49,7 +50,6 @@ from whatsms_events.web.trace import Tracing
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.observer import Observer
 from whatsms_events.workers.relay import Relay
-from whatsms_events.workers.retry import Retry
 from whatsms_events.workers.sealer import Sealer
 from whatsms_events.workers.sources import EventSource, KafkaSource, LogSource
 

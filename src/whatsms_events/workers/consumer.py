@@ -15,8 +15,8 @@ from whatsms_events import metrics
 from whatsms_events.errors import WhatsmsEventsError
 from whatsms_events.storage.log.event_log import READ_LIMIT, READ_LIMIT_BYTES
 from whatsms_events.storage.projection.apply import Applied, Projection, ProjectionState
+from whatsms_events.storage.projection.retry import Retry
 from whatsms_events.storage.role_lock import RoleLock
-from whatsms_events.workers.retry import Retry
 from whatsms_events.workers.sources import EventSource, Reading
 
 LOOK_BATCHES: Final = 20

@@ -5,6 +5,7 @@ Records that name no log (reason `stray`) are parked too, but they are nobody's 
 
 import bisect
 import itertools
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -13,6 +14,7 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Select, delete, func, literal, select, tuple_
 
+from whatsms_events.domain.bodies import is_storable
 from whatsms_events.domain.events import from_micros
 from whatsms_events.domain.records import STRAY
 from whatsms_events.storage.database import Database
@@ -33,6 +35,16 @@ class ReadPlace(NamedTuple):
     def __str__(self) -> str:
         """Write it as commands take it."""
         return f"{self.source}@{self.at}"
+
+
+def parked_name(text: str) -> UUID | ReadPlace | None:
+    """Return what a name means: the id of a parked delivery, or the place of a parked event; None for neither."""
+    with suppress(ValueError):
+        return UUID(text)
+    source, at, digits = text.rpartition("@")
+    if at and is_storable(source) and digits.isascii() and digits.isdigit() and len(digits) < 19:
+        return ReadPlace(source, int(digits)) if source else None
+    return None
 
 
 @dataclass(frozen=True, slots=True)

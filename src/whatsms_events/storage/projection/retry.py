@@ -1,7 +1,7 @@
 """Retry parked events: read them again with today's code, and apply what can be applied by now."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -35,15 +35,27 @@ class Retry:
         found = await self._parked.bytes_of(place)
         return None if found is None else await self._retry([found])
 
-    async def all(self, reason: str | None = None) -> Retried:
-        """Retry all but strays, or those with one reason, piece by piece; each is tried once."""
-        types, parked, after = Counter[EventType](), Counter[str](), None
+    async def all(
+        self,
+        reason: str | None = None,
+        *,
+        after: ReadPlace | None = None,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> Retried:
+        """Retry all but strays, or those with one reason, piece by piece, until `enough` says so; each is tried once.
+
+        `last` of the result is where to go on, None at the end.
+        """
+        types, parked, last = Counter[EventType](), Counter[str](), None
         while page := await self._parked.retriable(after, PIECE, reason=reason):
             done = await self._retry(page)
             types += Counter(done.types)
             parked += Counter(done.parked)
             after = page[-1].place
-        return Retried(types, parked)
+            if enough():
+                last = after
+                break
+        return Retried(types, parked, last)
 
     async def _retry(self, found: Sequence[ParkedBytes]) -> Retried:
         items: list[ReadItem] = []

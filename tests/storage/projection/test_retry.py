@@ -16,8 +16,8 @@ from whatsms_events.storage import tables
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.apply import Projection, Retried
 from whatsms_events.storage.projection.parked import ParkedBytes, ParkedEvents, ReadPlace
+from whatsms_events.storage.projection.retry import ELSEWHERE, Retry
 from whatsms_events.storage.role_lock import RoleLock
-from whatsms_events.workers.retry import ELSEWHERE, Retry
 from workers.test_consumer import DEADLINE_S, Bench, connect, opened
 
 

@@ -1,0 +1,86 @@
+"""Retry parked deliveries: read them again with today's code, and append what is understood by now."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from whatsms_events.domain.events import Event
+from whatsms_events.domain.normalize import normalize
+from whatsms_events.domain.verdicts import Append
+from whatsms_events.errors import InvalidEventError
+from whatsms_events.storage.log.parked import Parked, ParkedDelivery, Taken
+
+PIECE: Final = 100
+"""So many between two looks whether it is enough for now."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetriedDeliveries:
+    """How many were appended, how many stay parked; `last` is the last one tried where more are left to try."""
+
+    appended: int
+    parked: int
+    last: ParkedDelivery | None = None
+
+
+class DeliveryRetry:
+    """Retries the parked deliveries of a log. `tenants` returns the ids of the tenants that the configuration has."""
+
+    def __init__(self, parked: Parked, tenants: Callable[[], Sequence[str]]) -> None:
+        self._parked = parked
+        self._tenants = tenants
+
+    async def one(self, parked_id: UUID) -> Taken | None:
+        """Append the event that this release makes of the delivery; return None where there is no such delivery.
+
+        Raise InvalidEventError where the delivery is still not understood: it stays parked.
+        """
+        found = await self._parked.show(parked_id)
+        return None if found is None else await self._take(*found)
+
+    async def all(
+        self,
+        reason: str,
+        *,
+        after: ParkedDelivery | None = None,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> RetriedDeliveries:
+        """Retry all deliveries with a reason, each once, the oldest first, until `enough` says so."""
+        appended, left = 0, 0
+        while page := await self._parked.list(after, PIECE, reason=reason):
+            for one in page:
+                try:
+                    await self.one(one.id)
+                    appended += 1
+                except InvalidEventError:
+                    left += 1
+            after = page[-1]
+            if enough():
+                return RetriedDeliveries(appended, left, after)
+        return RetriedDeliveries(appended, left)
+
+    async def _take(self, one: ParkedDelivery, raw: bytes) -> Taken | None:
+        try:
+            event = _read(one, raw, self._tenants())
+        except InvalidEventError as exc:
+            raise InvalidEventError(exc.reason, f"{exc.detail} (it stays parked)".strip()) from exc
+        return await self._parked.take(one.id, Append(event, raw, hashlib.sha256(raw).digest(), one.signed_by))
+
+
+def _read(one: ParkedDelivery, raw: bytes, tenants: Sequence[str]) -> Event:
+    """Return the event for the tenant that the delivery was parked under, or raise InvalidEventError.
+
+    Where no tenant has that id any more, the setting was wrong: the delivery belongs to the tenant that its body names.
+    """
+    try:
+        return normalize(raw, tenant=one.tenant, received_at=one.received_at)
+    except InvalidEventError as exc:
+        if exc.reason != "other_tenant" or one.tenant in tenants:
+            raise
+        for tenant in tenants:
+            with suppress(InvalidEventError):
+                return normalize(raw, tenant=tenant, received_at=one.received_at)
+        raise
