@@ -54,7 +54,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Asked(Generic[T]):
+class Brought(Generic[T]):
     """What a question brought, or in words why it brought nothing."""
 
     value: T | None
@@ -93,15 +93,15 @@ class Visit:
         """Return a page, or a piece of one: the template decides."""
         return self.frame.render(self, template, status, values)
 
-    async def asked(self, what: str, question: Awaitable[T], *, deadline_s: float = QUESTION_S) -> Asked[T]:
+    async def asked(self, what: str, question: Awaitable[T], *, deadline_s: float = QUESTION_S) -> Brought[T]:
         """Return what the question brings. `what` names it for people where it brings nothing in time."""
         try:
             async with asyncio.timeout(deadline_s):
-                return Asked(await question)
+                return Brought(await question)
         except TimeoutError:
-            return Asked(None, f"{what} could not be read: no answer within {deadline_s:g} s")
+            return Brought(None, f"{what} could not be read: no answer within {deadline_s:g} s")
         except WhatsmsEventsError as exc:
-            return Asked(None, f"{what} could not be read: {exc}")
+            return Brought(None, f"{what} could not be read: {exc}")
 
     def showed(self, kind: str, subject: str | None = None) -> None:
         """Note in the log that this page shows what is personal: who saw which thing, and nothing of what it says."""

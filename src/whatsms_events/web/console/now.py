@@ -14,7 +14,7 @@ from whatsms_events.storage.log.secret_uses import SecretUses
 from whatsms_events.storage.pulse import Flow, ParkedCounts, Pulse
 from whatsms_events.storage.repair.reports import Overview, Reports
 from whatsms_events.web.console import stations
-from whatsms_events.web.console.frame import Asked, Frame, Visit
+from whatsms_events.web.console.frame import Brought, Frame, Visit
 from whatsms_events.web.console.stations import Station, Tone
 from whatsms_events.web.health import Health, Readiness
 
@@ -113,11 +113,11 @@ class NowSeen:
     """What one look brought."""
 
     readiness: Readiness
-    flow: Asked[Flow]
-    applied: Asked[tuple[int, datetime | None]]
-    uses: Asked[list[SecretUse]]
-    overviews: Asked[list[Overview]]
-    parked: tuple[Asked[ParkedCounts], Asked[ParkedCounts]]
+    flow: Brought[Flow]
+    applied: Brought[tuple[int, datetime | None]]
+    uses: Brought[list[SecretUse]]
+    overviews: Brought[list[Overview]]
+    parked: tuple[Brought[ParkedCounts], Brought[ParkedCounts]]
 
 
 def _stations(visit: Visit, seen: NowSeen, rejected: Sequence[float | None]) -> list[Station]:
