@@ -7,7 +7,7 @@ named by the place where they were read, as in `log@17` or `whatsms.messages/3@4
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
 from cyclopts import Parameter
@@ -27,6 +27,8 @@ from whatsms_events.storage.projection.retry import Retry
 
 Limit = Annotated[int, Parameter(validator=Number(gte=1, lte=PAGE_LIMIT))]
 ParkedAt = Literal["door", "fold"]
+
+T = TypeVar("T")
 
 Work = Callable[[], Coroutine[Any, Any, int]]
 """A command's work at one of the two places."""
@@ -130,19 +132,13 @@ def retry_(
             retry = DeliveryRetry(parked, lambda: tenants)
             if not isinstance(found, UUID):
                 return _tell_deliveries(await retry.all(str(found)))
-            taken = await retry.one(found)
-            if taken is None:
-                raise _missing(found)
-            return _tell_taken(taken)
+            return _tell_taken(_there(await retry.one(found), found))
 
     async def at_fold() -> bool:
         async with _events(settings) as (_, retry):
             if not isinstance(found, ReadPlace):
                 return _tell_retried(await retry.all(str(found)))
-            done = await retry.one(found)
-            if done is None:
-                raise _missing(found)
-            return _tell_retried(done)
+            return _tell_retried(_there(await retry.one(found), found))
 
     return max(1 - run(work()) for work in _stages(found, stage, at_door, at_fold))
 
@@ -246,6 +242,13 @@ async def _found(parked: Parked, parked_id: UUID) -> tuple[ParkedDelivery, bytes
     if found is None:
         raise _missing(parked_id)
     return found
+
+
+def _there(done: T | None, found: UUID | ReadPlace) -> T:
+    """Return what a verb did; raise NotFoundError where it did nothing because there was nothing."""
+    if done is None:
+        raise _missing(found)
+    return done
 
 
 def _missing(found: UUID | ReadPlace) -> NotFoundError:

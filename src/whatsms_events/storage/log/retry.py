@@ -19,11 +19,11 @@ PIECE: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class RetriedDeliveries:
-    """How many were appended, how many stay parked; `last` is the last one tried where more are left to try."""
+    """How many were appended, and how many stay parked; `whole` is False where others were not tried."""
 
     appended: int
     parked: int
-    last: ParkedDelivery | None = None
+    whole: bool = True
 
 
 class DeliveryRetry:
@@ -41,15 +41,10 @@ class DeliveryRetry:
         found = await self._parked.show(parked_id)
         return None if found is None else await self._take(*found)
 
-    async def all(
-        self,
-        reason: str,
-        *,
-        after: ParkedDelivery | None = None,
-        enough: Callable[[], bool] = lambda: False,
-    ) -> RetriedDeliveries:
+    async def all(self, reason: str, *, enough: Callable[[], bool] = lambda: False) -> RetriedDeliveries:
         """Retry all deliveries with a reason, each once, the oldest first, until `enough` says so."""
         appended, left = 0, 0
+        after: ParkedDelivery | None = None
         while page := await self._parked.list(after, PIECE, reason=reason):
             for one in page:
                 try:
@@ -59,7 +54,7 @@ class DeliveryRetry:
                     left += 1
             after = page[-1]
             if enough():
-                return RetriedDeliveries(appended, left, after)
+                return RetriedDeliveries(appended, left, whole=False)
         return RetriedDeliveries(appended, left)
 
     async def _take(self, one: ParkedDelivery, raw: bytes) -> Taken | None:

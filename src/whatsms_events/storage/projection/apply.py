@@ -24,7 +24,6 @@ from whatsms_events.domain.records import STRAY
 from whatsms_events.errors import FencedError, IntegrityError, InvalidEventError
 from whatsms_events.storage.database import Database, insert
 from whatsms_events.storage.projection.hot import HotRows
-from whatsms_events.storage.projection.parked import ReadPlace
 from whatsms_events.storage.projection.rows import TURN, ClaimedEvent, Folding
 from whatsms_events.storage.tables import parked_event, projection, projection_offset
 
@@ -100,12 +99,12 @@ class Applied:
 class Retried:
     """What a retry did: how many parked events it applied, by type, and how many stay parked, by today's reason.
 
-    `last` is the last one tried where more are left to try.
+    `whole` is False where others were not tried.
     """
 
     types: Mapping[EventType, int]
     parked: Mapping[str, int]
-    last: ReadPlace | None = None
+    whole: bool = True
 
     @property
     def applied(self) -> int:

@@ -35,27 +35,17 @@ class Retry:
         found = await self._parked.bytes_of(place)
         return None if found is None else await self._retry([found])
 
-    async def all(
-        self,
-        reason: str | None = None,
-        *,
-        after: ReadPlace | None = None,
-        enough: Callable[[], bool] = lambda: False,
-    ) -> Retried:
-        """Retry all but strays, or those with one reason, piece by piece, until `enough` says so; each is tried once.
-
-        `last` of the result is where to go on, None at the end.
-        """
-        types, parked, last = Counter[EventType](), Counter[str](), None
+    async def all(self, reason: str | None = None, *, enough: Callable[[], bool] = lambda: False) -> Retried:
+        """Retry all but strays, or those with one reason, until `enough` says so after a piece; each is tried once."""
+        types, parked, after = Counter[EventType](), Counter[str](), None
         while page := await self._parked.retriable(after, PIECE, reason=reason):
             done = await self._retry(page)
             types += Counter(done.types)
             parked += Counter(done.parked)
             after = page[-1].place
             if enough():
-                last = after
-                break
-        return Retried(types, parked, last)
+                return Retried(types, parked, whole=False)
+        return Retried(types, parked)
 
     async def _retry(self, found: Sequence[ParkedBytes]) -> Retried:
         items: list[ReadItem] = []
