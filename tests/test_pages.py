@@ -242,7 +242,7 @@ NOT_NAMES: Final = {
     *("max.message.bytes", "isolation.level", "transactional.id", "thing.happened", "data.message"),
 }
 FIELDS: Final = re.compile(
-    r"(ack|user|queue|options|progress|report|revisions|door|matches|delivery|log|record|tables|thing)\."
+    r"(ack|user|queue|options|progress|report|revisions|door|matches|delivery|log|record|tables|thing|tickets|counts|parts)\."
 )
 """Fields within fields, as the page about the read API names them, and details of `/readyz`."""
 

@@ -7,6 +7,7 @@ import json
 import random
 import re
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,12 +17,14 @@ from aiohttp.test_utils import TestClient
 from pytest_aiohttp.plugin import AiohttpClient
 from sqlalchemy import Table, insert
 
-from web.listener import TOKEN, listener
+from web.listener import TOKEN, asking, bearer, listener, probes
+from whatsms_events.domain.events import to_micros
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.reads import Queries
 from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.web.api import Api
+from whatsms_events.web.app import private_app
 
 Client = TestClient[web.Request, web.Application]
 
@@ -120,7 +123,61 @@ async def test_every_question_takes_one_of_the_readers_places(
     routes = Api(queries, TENANTS, Reports(databases[0])).routes()
     paths = [re.sub(r"{position.*}", "1", route).format(slug="shop", id="1") for route in map(path_of, routes)]
     async with asyncio.timeout(60):
-        assert {path: (await client.get(path)).status for path in paths} == dict.fromkeys(paths, 503)
+        given = {path: {"find": "x"} if path.endswith("/conversations") else {} for path in paths}
+        found = {path: (await client.get(path, params=asked)).status for path, asked in given.items()}
+    assert found == dict.fromkeys(paths, 503)
+
+
+async def test_a_conversation_is_found_and_not_by_a_name_that_is_hidden(
+    databases: tuple[Database, Database], put: Any, client: Client, aiohttp_client: AiohttpClient
+) -> None:
+    """With the contact and its tickets; without the scope personal by ids alone, and the name is hidden. What is looked
+    for must be given.
+    """
+    await put(
+        tables.contact,
+        {"tenant": "tenant-1", "id": "p1", "name": "João", "folded_name": "joao", "number": "55", "is_group": False},
+    )
+    await put(tables.ticket, {"tenant": "tenant-1", "id": "k1", "contact_id": "p1", "status": "open"})
+    page = await fetch(client, "/api/v1/shop/conversations", find=" JOÃO ")
+    (one,) = page["conversations"]
+    assert (one["matched"], one["contact_id"], one["name"], one["number"]) == ("name", "p1", "João", "55")
+    assert [ticket["id"] for ticket in one["tickets"]] == ["k1"]
+    assert (page["complete"], page["next"]) == (True, None)
+    assert (await fetch(client, "/api/v1/bank/conversations", find="joao"))["conversations"] == []
+    for query in ({}, {"find": ""}, {"find": "  "}, {"find": "x", "limit": "51"}):
+        await refused(client, "/api/v1/shop/conversations", 400, **query)
+    api = Api(Queries(*databases), TENANTS, Reports(databases[0]))
+    app = private_app(asking(scopes=frozenset({"read"})), probes(), api)
+    reader = await aiohttp_client(app, headers=bearer())
+    assert (await fetch(reader, "/api/v1/shop/conversations", find="joao"))["conversations"] == []
+    (hidden,) = (await fetch(reader, "/api/v1/shop/conversations", find="k1"))["conversations"]
+    assert (hidden["contact_id"], hidden["name"], hidden["number"]) == ("p1", "hidden", "hidden")
+
+
+async def test_what_became_of_messages_is_counted_to_the_hour(
+    databases: tuple[Database, Database], put: Any, aiohttp_client: AiohttpClient
+) -> None:
+    """Of the hours that are asked for, in as many parts, 24 at most; and those that are stuck by ticket."""
+    at = datetime(2026, 5, 1, 12, tzinfo=UTC)
+    ours = {"tenant": "tenant-1", "from_me": True, "ticket_id": "k1"}
+    hour, now = 3_600_000_000, to_micros(at)
+    await put(
+        tables.message,
+        *(ours | {"id": f"m{age}", "created_at": now - age * hour - 1, "ack": 2} for age in (0, 1, 30, 60, 300)),
+    )
+    api = Api(Queries(*databases), TENANTS, Reports(databases[0]), now=lambda: at)
+    client = await aiohttp_client(private_app(asking(), probes(), api), headers=bearer())
+    for hours, parts, count in (("1", 1, 1), ("2", 2, 2), ("24", 24, 2), ("744", 24, 5)):
+        found = await fetch(client, "/api/v1/shop/acks", hours=hours)
+        assert (len(found["parts"]), found["counts"]["sent"]) == (parts, count)
+        assert found["until"] == "2026-05-01T12:00:00Z"
+    assert (await fetch(client, "/api/v1/shop/acks"))["counts"]["ours"] == 2
+    for hours in ("0", "745", "x"):
+        await refused(client, "/api/v1/shop/acks", 400, hours=hours)
+    stuck = await fetch(client, "/api/v1/shop/acks/stuck")
+    assert [(one["ticket_id"], one["count"]) for one in stuck["tickets"]] == [("k1", 2)]
+    assert (stuck["messages"], stuck["complete"]) == (2, True)
 
 
 def path_of(route: web.AbstractRouteDef) -> str:

@@ -23,12 +23,13 @@ from whatsms_events.contracts.schemas import (
 from whatsms_events.contracts.traces import trace_components
 from whatsms_events.domain.acks import LEVELS
 from whatsms_events.domain.bodies import JsonObject
+from whatsms_events.domain.delays import OUTCOMES, RANGES
 from whatsms_events.domain.drift import DriftKind
 from whatsms_events.domain.events import SHAPES, Entity, EventType, Origin
 from whatsms_events.domain.resources import ACK_COLUMNS, GROUPS, NAMED
 from whatsms_events.storage import tables
 from whatsms_events.storage.repair.reports import Kind, Options
-from whatsms_events.web.views import ShownProgress
+from whatsms_events.web.views import FOUND_TICKET, ShownProgress
 
 TEMPLATE: Final = "#/components/schemas/{name}"
 
@@ -51,6 +52,9 @@ _SECTIONS: Final[Mapping[str, str]] = {
     "Campaign": "Campaigns",
     "LoggedEvent": "Events",
     "LoggedEventInFull": "Events",
+    "FoundConversation": "Conversations",
+    "SentMessages": "Acks",
+    "StuckTicket": "Acks",
     "Run": "Backfills",
     "Difference": "Drift",
     "ParkedDelivery": "Parked",
@@ -95,6 +99,8 @@ def answer_components(fields: Words) -> dict[str, JsonObject]:
         **_events(),
         **_parked(),
         **_backfills(),
+        **_sent_messages(),
+        "FoundConversation": _found(),
         "RejectedDelivery": row(
             {"number": INTEGER, "received_at": TIME, "reason": enum(("wrong",)), "size_bytes": INTEGER}
         ),
@@ -233,6 +239,33 @@ def _backfills() -> dict[str, JsonObject]:
         "fields": listed(TEXT),
     }
     return {"Run": row(run), "Difference": row(difference)}
+
+
+def _found() -> JsonObject:
+    """Return what `conversations` answers of each contact that was found."""
+    ticket, contact = _columns("ticket"), _columns("contact")
+    return row(
+        {
+            "matched": enum(("id", "name", "number", "ticket")),
+            "contact_id": nullable(TEXT),
+            **{name: contact[name] for name in ("name", "number", "is_group")},
+            "tickets": listed(row({name: ticket[name] for name in FOUND_TICKET})),
+            "tickets_complete": FLAG,
+        }
+    )
+
+
+def _sent_messages() -> dict[str, JsonObject]:
+    """Return what became of the messages of a period, and which tickets have stuck ones."""
+    counts = row(dict.fromkeys(OUTCOMES, INTEGER))
+    ranges = {**listed(INTEGER), "minItems": len(RANGES), "maxItems": len(RANGES)}
+    between = {"since": TIME, "until": TIME}
+    part = {**between, "counts": counts, "delivered_after": ranges, "read_after": ranges, "complete": FLAG}
+    ids = {name: nullable(TEXT) for name in ("ticket_id", "contact_id", "status")}
+    return {
+        "SentMessages": row({**between, "counts": counts, "bounds_s": listed(INTEGER), "parts": listed(row(part))}),
+        "StuckTicket": row({**ids, "count": INTEGER, "oldest_at": TIME, "newest_at": TIME}),
+    }
 
 
 def _report(report: JsonObject) -> JsonObject:

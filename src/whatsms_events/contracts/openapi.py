@@ -11,13 +11,15 @@ from typing import Final, get_args
 
 from whatsms_events.contracts.answers import answer_components, page, ref
 from whatsms_events.contracts.prose import PathWords, Prose
-from whatsms_events.contracts.schemas import DIALECT, INTEGER, TEXT, enum, listed, nullable, row
+from whatsms_events.contracts.schemas import DIALECT, FLAG, INTEGER, TEXT, enum, listed, nullable, row
 from whatsms_events.domain.bodies import JsonObject
 from whatsms_events.domain.drift import DriftKind
 from whatsms_events.domain.events import Entity, EventType
+from whatsms_events.storage.conversations import FOUND_LIMIT
 from whatsms_events.storage.reads import PAGE_LIMIT
 from whatsms_events.storage.trace import KINDS
 from whatsms_events.web.answers import PROBLEM_JSON, RETRY_AFTER_S
+from whatsms_events.web.api import ACK_HOURS, DAY_HOURS
 from whatsms_events.web.questions import DEFAULT_LIMIT, TOP
 
 VERSION: Final = "3.1.1"
@@ -54,6 +56,13 @@ ANSWERS: Final[Mapping[str, GoodAnswer]] = {
     "/api/v1/{slug}/contacts/{id}": GoodAnswer(ref("Contact")),
     "/api/v1/{slug}/campaigns": GoodAnswer(page("campaigns", "Campaign")),
     "/api/v1/{slug}/campaigns/{id}": GoodAnswer(ref("Campaign")),
+    "/api/v1/{slug}/conversations": GoodAnswer(
+        page("conversations", "FoundConversation", complete=FLAG, next={"type": "null"})
+    ),
+    "/api/v1/{slug}/acks": GoodAnswer(ref("SentMessages")),
+    "/api/v1/{slug}/acks/stuck": GoodAnswer(
+        page("tickets", "StuckTicket", messages=INTEGER, complete=FLAG, next={"type": "null"})
+    ),
     "/api/v1/{slug}/backfill": GoodAnswer(page("runs", "Run", next={"type": "null"})),
     "/api/v1/{slug}/drift": GoodAnswer(
         page("drift", "Difference", run=nullable(INTEGER), finished_at=nullable({**TEXT, "format": "date-time"}))
@@ -92,12 +101,27 @@ _QUERY: Final[Mapping[str, JsonObject]] = {
     "type": {**enum(EventType), "description": "Only events of this type."},
     "entity": {**enum(get_args(Entity)), "description": "Only differences of this entity."},
     "kind": {**enum(get_args(DriftKind)), "description": "Only differences of this kind."},
+    "find": {**TEXT, "minLength": 1, "description": "An id, or the beginning of a name or number."},
+    "hours": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": ACK_HOURS,
+        "default": DAY_HOURS,
+        "description": "How long the period is that ends now.",
+    },
     "raw": {"type": "integer", "enum": [0, 1], "default": 0, "description": "1 to get the bytes that came."},
 }
 """Each parameter of a query by its name."""
 
 _QUERY_OF: Final[Mapping[tuple[str, str], JsonObject]] = {
     ("/api/v1/{slug}/trace/{id}", "kind"): {**enum(KINDS), "description": "Only what is of this kind."},
+    ("/api/v1/{slug}/conversations", "limit"): {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": FOUND_LIMIT,
+        "default": FOUND_LIMIT,
+        "description": "How many conversations are answered.",
+    },
     ("/api/v1/events", "after"): {**_POSITION, "default": 0, "description": "The position to go on behind."},
 }
 """The same, where one path means something else by it."""

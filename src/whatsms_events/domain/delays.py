@@ -1,5 +1,6 @@
 """How long messages of ours took from step to step, as counts in a fixed set of ranges, and what became of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -46,6 +47,6 @@ class PeriodPart:
     complete: bool
 
 
-def total(parts: list[PeriodPart]) -> tuple[int, ...]:
+def total(parts: Sequence[PeriodPart]) -> tuple[int, ...]:
     """Return the counts of all parts together, in the order of OUTCOMES."""
     return tuple(map(sum, zip(*(one.counts for one in parts), strict=True))) if parts else (0,) * len(OUTCOMES)

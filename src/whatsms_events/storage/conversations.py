@@ -102,15 +102,15 @@ class Conversations:
 
     def __init__(self, queries: Queries) -> None:
         self._queries = queries
-        self._dialect = queries.projection.dialect
 
-    async def find(self, tenant: str, text: str, *, limit: int = FOUND_LIMIT) -> FoundPage:
+    async def find(self, tenant: str, text: str, *, personal: bool, limit: int = FOUND_LIMIT) -> FoundPage:
         """Return whose conversations a text may mean: the beginning of an id or a name, a number's beginning or end.
 
-        An id of a message is compared as a whole. The text must be storable and not empty.
+        An id of a message is compared as a whole. Unless `personal`, only ids are compared: by beginnings anybody
+        could spell out a name that is hidden. The text must be storable and not empty.
         """
         async with self._queries.asking(tables.ticket) as connection:
-            contacts, matched, more = await self._contacts(connection, tenant, text, limit)
+            contacts, matched, more = await self._contacts(connection, tenant, text, limit, personal=personal)
             named = await self._named_tickets(connection, tenant, text, limit)
             tickets = await _tickets_of(connection, tenant, list(contacts))
             missing = {row["contact_id"] for row in named if row["contact_id"] is not None} - contacts.keys()
@@ -121,12 +121,12 @@ class Conversations:
         return FoundPage(found[:limit], complete=not more and len(named) <= limit and len(found) <= limit)
 
     async def _contacts(
-        self, connection: AsyncConnection, tenant: str, text: str, limit: int
+        self, connection: AsyncConnection, tenant: str, text: str, limit: int, *, personal: bool
     ) -> tuple[dict[str, dict[str, Any]], dict[str, str], bool]:
         """Return the contacts that a text may mean, by what each was found, and whether there are more."""
         table, typed = tables.contact.c, asked(text)
         ways: list[tuple[str, ColumnElement[bool] | None, Any]] = [
-            ("id", begins(table.id, typed.id, self._dialect), None),
+            ("id", begins(table.id, typed.id, self._queries.projection.dialect), None),
             ("number", within(table.digits, typed.number), table.digits),
             ("number", within(table.digits_backwards, typed.ending), table.digits_backwards),
             ("name", within(table.folded_name, typed.name), table.folded_name),
@@ -134,7 +134,7 @@ class Conversations:
         contacts: dict[str, dict[str, Any]] = {}
         matched: dict[str, str] = {}
         more = False
-        for name, condition, order in ways:
+        for name, condition, order in ways if personal else ways[:1]:
             if condition is None:
                 continue
             query = select(*_shown_columns(tables.contact)).where(table.tenant == tenant, condition).limit(limit + 1)
@@ -151,7 +151,7 @@ class Conversations:
         """Return the tickets whose id begins with the text, and that of the message with this id."""
         table, typed = tables.ticket.c, asked(text).id
         query = select(*_shown_columns(tables.ticket)).where(
-            table.tenant == tenant, begins(table.id, typed, self._dialect)
+            table.tenant == tenant, begins(table.id, typed, self._queries.projection.dialect)
         )
         rows = [row._asdict() for row in await connection.execute(query.limit(limit + 1))]
         message = tables.message.c

@@ -5,6 +5,7 @@ A parameter that cannot be read is 400, and the answer names it. A thing that is
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated, Final, get_args
 from uuid import UUID
@@ -12,12 +13,16 @@ from uuid import UUID
 import msgspec
 from aiohttp import web
 
+from whatsms_events.clock import now
+from whatsms_events.domain.delays import STUCK_AFTER, STUCK_UNTIL
 from whatsms_events.domain.drift import DriftKind
 from whatsms_events.domain.events import Entity, EventType
+from whatsms_events.storage.acks import PARTS, SentMessages
+from whatsms_events.storage.conversations import FOUND_LIMIT, Conversations
 from whatsms_events.storage.reads import Queries, Resource, RowPage, RowView
 from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.web.access import require
-from whatsms_events.web.hiding import event_for_eyes, for_eyes
+from whatsms_events.web.hiding import event_for_eyes, for_eyes, may_see
 from whatsms_events.web.questions import (
     TOP,
     bad,
@@ -33,7 +38,7 @@ from whatsms_events.web.questions import (
     parameters,
     position,
 )
-from whatsms_events.web.views import of_tenant, shown_runs
+from whatsms_events.web.views import of_tenant, shown_found, shown_period, shown_runs, shown_stuck
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -60,6 +65,10 @@ _KINDS: Final = {str(name): name for name in get_args(DriftKind)}
 RUNS: Final = 50
 """Backfill runs shown of a tenant; more are not kept."""
 
+DAY_HOURS: Final = 24
+ACK_HOURS: Final = 31 * 24
+"""The longest period whose messages are looked at."""
+
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=TOP)]
 _BY_ID: Final = msgspec.json.Decoder(tuple[str])
 _BY_TIME: Final = msgspec.json.Decoder(tuple[_Int64 | None, str])
@@ -71,8 +80,13 @@ _BY_DRIFT: Final = msgspec.json.Decoder(tuple[str, str, str])
 class Api:
     """The read API. `tenants` maps each slug to its tenant id."""
 
-    def __init__(self, queries: Queries, tenants: Mapping[str, str], reports: Reports) -> None:
+    def __init__(
+        self, queries: Queries, tenants: Mapping[str, str], reports: Reports, *, now: Callable[[], datetime] = now
+    ) -> None:
         self._queries = queries
+        self._conversations_of = Conversations(queries)
+        self._sent = SentMessages(queries)
+        self._now = now
         self._reports = reports
         self.change(tenants)
 
@@ -90,6 +104,9 @@ class Api:
             "/api/v1/parked/events": self._parked_events,
             "/api/v1/{slug}/tickets/{id}/messages": self._ticket_messages,
             "/api/v1/{slug}/messages/{id}": self._message,
+            "/api/v1/{slug}/conversations": self._conversations,
+            "/api/v1/{slug}/acks": self._acks,
+            "/api/v1/{slug}/acks/stuck": self._stuck,
             "/api/v1/{slug}/backfill": self._backfill,
             "/api/v1/{slug}/drift": self._drift,
         }
@@ -162,6 +179,27 @@ class Api:
             require(request, "personal")
         found = await self._queries.event(position(request), raw=raw)
         return one_answer(None if found is None else event_for_eyes(request, self._of_tenant(found)))
+
+    async def _conversations(self, request: web.Request) -> web.Response:
+        asked = parameters(request, "find", "limit")
+        tenant, limit = self._tenant(request), number(asked, "limit", FOUND_LIMIT, 1, FOUND_LIMIT)
+        text = asked.get("find", "").strip()
+        if not text:
+            raise bad("find", "must be given: an id, or the beginning of a name or number")
+        page = await self._conversations_of.find(tenant, text, personal=may_see(request), limit=limit)
+        return json_answer(shown_found(page, lambda contact: for_eyes(request, "contact", contact)))
+
+    async def _acks(self, request: web.Request) -> web.Response:
+        hours = number(parameters(request, "hours"), "hours", DAY_HOURS, 1, ACK_HOURS)
+        until = self._now()
+        since = until - timedelta(hours=hours)
+        parts = await self._sent.period(self._tenant(request), since, until, parts=min(hours, PARTS))
+        return json_answer(shown_period(parts, since, until))
+
+    async def _stuck(self, request: web.Request) -> web.Response:
+        parameters(request)
+        page = await self._sent.stuck(self._tenant(request), self._now(), after=STUCK_AFTER, until=STUCK_UNTIL)
+        return json_answer(shown_stuck(page))
 
     async def _backfill(self, request: web.Request) -> web.Response:
         parameters(request)

@@ -5,14 +5,22 @@
 """
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Final
 
 import msgspec
 
+from whatsms_events.domain import delays
+from whatsms_events.domain.delays import BOUNDS_S, OUTCOMES, PeriodPart
 from whatsms_events.domain.drift import Count
+from whatsms_events.storage.acks import StuckPage
+from whatsms_events.storage.conversations import Found, FoundPage
 from whatsms_events.storage.reads import PageKey, RowPage, RowView
 from whatsms_events.storage.repair.reports import RunInfo
+
+FOUND_TICKET: Final = ("id", "status", "channel", "created_at", "updated_at")
+"""What is shown of a ticket that was found."""
 
 _encoder: Final = msgspec.json.Encoder()
 
@@ -81,3 +89,50 @@ def _progress(saved: bytes) -> RowView:
         "unsettled": standing.unsettled,
         "stopped": standing.stopped,
     }
+
+
+def shown_found(page: FoundPage, seen: Callable[[RowView], RowView]) -> RowView:
+    """Return whose conversations a text may mean; `seen` gives a contact as the one who asks may see it."""
+    return {"conversations": [_found(one, seen) for one in page.found], "complete": page.complete, "next": None}
+
+
+def _found(one: Found, seen: Callable[[RowView], RowView]) -> RowView:
+    contact = seen(one.contact or {})
+    tickets = [{name: row[name] for name in FOUND_TICKET} for row in one.tickets]
+    return {
+        "matched": one.matched,
+        "contact_id": contact.get("id"),
+        "name": contact.get("name"),
+        "number": contact.get("number"),
+        "is_group": contact.get("is_group"),
+        "tickets": tickets,
+        "tickets_complete": one.tickets_complete,
+    }
+
+
+def shown_period(parts: Sequence[PeriodPart], since: datetime, until: datetime) -> RowView:
+    """Return what became of the messages of a period, as a whole and by its parts."""
+    return {
+        "since": since,
+        "until": until,
+        "counts": dict(zip(OUTCOMES, delays.total(parts), strict=True)),
+        "bounds_s": BOUNDS_S,
+        "parts": [_part(one) for one in parts],
+    }
+
+
+def _part(one: PeriodPart) -> RowView:
+    delivered_after, read_after = one.delays
+    return {
+        "since": one.since,
+        "until": one.until,
+        "counts": dict(zip(OUTCOMES, one.counts, strict=True)),
+        "delivered_after": delivered_after,
+        "read_after": read_after,
+        "complete": one.complete,
+    }
+
+
+def shown_stuck(page: StuckPage) -> RowView:
+    """Return the tickets with messages that were not delivered."""
+    return {"tickets": page.tickets, "messages": page.messages, "complete": page.complete, "next": None}
