@@ -4,21 +4,20 @@ import io
 import sys
 import time
 from collections.abc import Callable
-from typing import BinaryIO, Final, Self
+from typing import BinaryIO, Final
 
 import msgspec
 import structlog
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from whatsms_events.backfill import worker as backfill
 from whatsms_events.backfill.run import HeldBack, Report, standing_of
+from whatsms_events.cli.progress import Bar
 from whatsms_events.domain.repair import advice
 from whatsms_events.storage.reads import RowPage
 from whatsms_events.storage.repair.reports import RunInfo
 
-LINE_S: Final = 5.0
 NAMES: Final = 50
 WIDTH: Final = 160
 """The width of a table where the output is no terminal."""
@@ -30,45 +29,25 @@ log = structlog.get_logger()
 _reports = msgspec.json.Decoder(Report)
 
 
-class View:
-    """A progress bar on a terminal, else a log line now and then; on standard error, as standard output is for data."""
+class View(Bar):
+    """How far a backfill is; where there is no terminal, by log lines."""
 
     def __init__(self, slug: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(slug, monotonic=monotonic)
         self._slug = slug
-        self._monotonic = monotonic
-        self._console = Console(stderr=True)
-        self._line_at = monotonic() + LINE_S
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"))
-        self._bar = Progress(*columns, TimeElapsedColumn(), console=self._console, transient=True)
-        self._task = self._bar.add_task(slug, total=None, numbers="")
-
-    def __enter__(self) -> Self:
-        """Begin to show."""
-        if self._console.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leave the terminal clean."""
-        if self._console.is_terminal:
-            self._bar.stop()
 
     @property
     def lines(self) -> BinaryIO | None:
         """Where log lines go: above the bar on a terminal, None for standard error."""
-        return _Above(self._console) if self._console.is_terminal else None
-
-    def say(self, words: str) -> None:
-        """Print a line for a person."""
-        self._console.print(words, markup=False, highlight=False, soft_wrap=True)
+        return _Above(self.console) if self.console.is_terminal else None
 
     def show_waiting(self, other: RunInfo | None) -> None:
         """Show what is waited for: another process's run, or None while that has none yet."""
         kind, cause = ("", "") if other is None else (other.run.kind, other.run.cause)
         remaining = 0 if other is None else other.remaining
-        if self._console.is_terminal:
+        if self.console.is_terminal:
             numbers = f"{kind} ({cause})  {remaining} items left" if other is not None else ""
-            self._bar.update(self._task, description=f"{self._slug} waits for another process", numbers=numbers)
+            self.move(numbers, name=f"{self._slug} waits for another process")
         else:
             log.info("backfill.waiting", tenant=self._slug, kind=kind, cause=cause, remaining=remaining)
 
@@ -76,12 +55,10 @@ class View:
         """Show how far it is, and what it waits for."""
         done, whole = progress.shown - progress.remaining, max(progress.shown, progress.expected or 0)
         drift = progress.found.total()
-        if self._console.is_terminal:
+        if self.console.is_terminal:
             numbers = f"{done} of {whole}  {progress.requests} requests  {drift} found  {trouble}"
-            description = f"{self._slug} {progress.phase}"
-            self._bar.update(self._task, description=description, total=whole or None, completed=done, numbers=numbers)
-        elif self._monotonic() >= self._line_at:
-            self._line_at = self._monotonic() + LINE_S
+            self.move(numbers, name=f"{self._slug} {progress.phase}", total=whole or None, completed=done)
+        elif self.due():
             log.info(
                 "backfill.progress",
                 tenant=self._slug,

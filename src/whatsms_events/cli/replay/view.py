@@ -3,60 +3,39 @@
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from whatsms_events.cli.progress import Bar
 from whatsms_events.domain.findings import Example, TableFinding
 from whatsms_events.storage.log.replays import ReplayRun
 from whatsms_events.storage.log.selected import Blanked, TypeSpan
 
-LINE_S: Final = 5.0
 TABLE_WIDTH: Final = 160
 """The width of a table where the output is no terminal."""
 
 
-class ReplayView:
-    """A progress bar on a terminal, else a line now and then; on standard error, as standard output is for data."""
+class ReplayView(Bar):
+    """How far a replay is, and how fast."""
 
     def __init__(self, name: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(name, monotonic=monotonic)
         self._name = name
-        self._monotonic = monotonic
-        self._console = Console(stderr=True, emoji=False)
-        self._begun = self._line_at = monotonic()
+        self._begun = monotonic()
         self._events = 0
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"))
-        self._bar = Progress(*columns, TimeElapsedColumn(), console=self._console, transient=True)
-        self._task = self._bar.add_task(name, total=None, numbers="")
-
-    def __enter__(self) -> Self:
-        """Begin to show."""
-        if self._console.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leave the terminal clean."""
-        if self._console.is_terminal:
-            self._bar.stop()
 
     def show(self, position: int, through: int, events: int) -> None:
         """Show how far it is; `events` were read since the last call."""
         self._events += events
         rate = self._events / max(self._monotonic() - self._begun, 0.001)
         numbers = f"position {position:,} of {through:,}, {rate:,.0f} events a second"
-        if self._console.is_terminal:
-            self._bar.update(self._task, total=through or None, completed=position, numbers=numbers)
-        elif self._monotonic() >= self._line_at + LINE_S:
-            self._line_at = self._monotonic()
+        if self.console.is_terminal:
+            self.move(numbers, total=through or None, completed=position)
+        elif self.due():
             self.say(f"{self._name}: {numbers}")
-
-    def say(self, words: str) -> None:
-        """Print a line for a person."""
-        self._console.print(words, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(value: object) -> None:
