@@ -219,7 +219,7 @@ def test_files_that_are_no_certificates_are_refused(command: list[str], tmp_path
         no_key.format(r"kafka\.key_file"),
     )
     good = given("ours.pem", "ours.pem", "ours.pem", kafka__key_file="key")
-    advice, server, verdict = run(tmp_path, "config", "check", *good).out
+    advice, server, *_kept, verdict = run(tmp_path, "config", "check", *good).out
     assert (advice, verdict) == (NO_KEY, "the configuration can be used")
     assert server.startswith("database.url: the log database at db.example:5432/n cannot be used")
 
@@ -337,11 +337,15 @@ def test_config_show_says_where_each_value_comes_from_and_no_secret(tmp_path: Pa
 
 
 def test_config_check_says_that_it_can_be_used(tmp_path: Path) -> None:
-    """A good configuration is status 0; what deserves a second look is a line before the verdict."""
+    """A good configuration is status 0; what deserves a second look, and what has no end, are lines before that."""
+    ends = set_to(retention__data_days="365", retention__texts_days="365")
+    kept = ["retention.parked_days: what is parked is kept for ever"]
     key = set_to(tenants__acme__api_key="sk_live_0123456789")
-    assert run(tmp_path, "config", "check", *key) == Done(0, ["the configuration can be used"], [])
-    assert run(tmp_path, "config", "check") == Done(0, [NO_KEY, "the configuration can be used"], [])
-    done = run(tmp_path, "config", "check", *key, *set_to(database__url="postgresql://u@db.example/n"))
+    assert run(tmp_path, "config", "check", *key, *ends) == Done(0, ["the configuration can be used"], [])
+    assert run(tmp_path, "config", "check", *ends) == Done(0, [NO_KEY, "the configuration can be used"], [])
+    parked = set_to(retention__parked_days="0")
+    assert run(tmp_path, "config", "check", *key, *ends, *parked).out == [*kept, "the configuration can be used"]
+    done = run(tmp_path, "config", "check", *key, *ends, *set_to(database__url="postgresql://u@db.example/n"))
     assert (done.status, done.err) == (0, [])
     *said, verdict = done.out
     assert [line.split(":")[0] for line in said] == ["database.tls", "database.url"], "the server is not there"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from whatsms_events.config.checks import NO_TENANTS, advice
+from whatsms_events.config.checks import NO_TENANTS, advice, kept_for_ever
 from whatsms_events.config.load import load
 from whatsms_events.config.render import describe, render
 from whatsms_events.config.settings import Settings, known
@@ -588,6 +588,23 @@ def test_advice_names_what_is_allowed_but_doubtful() -> None:
     assert [line.split(":")[0] for line in lines] == ["kafka.sasl_mechanism", "database.tls"]
 
 
+def test_what_is_kept_for_ever_is_named_with_its_tenants() -> None:
+    """Each kind without an end is one line, of all tenants or of those that have none; bytes end with their data."""
+    two = TENANT | {E + "TENANTS__ZOO__TENANT_ID": "t-2", E + "TENANTS__ZOO__WEBHOOK_SECRETS__A": "a-secret-of-zoo"}
+    assert kept_for_ever(load(environ=two)) == [
+        "retention.raw_days: the bytes of every delivery are kept for ever",
+        "retention.data_days: the data of every event is kept for ever",
+        "retention.texts_days: the wording of every message is kept for ever",
+    ]
+    own = {"tenants.zoo.retention.data_days": "30", "tenants.acme.retention.parked_days": "0"}
+    assert kept_for_ever(load(environ=two, flags={"retention.texts_days": "0.5"} | own)) == [
+        "retention.raw_days: the bytes of every delivery of acme are kept for ever",
+        "retention.data_days: the data of every event of acme is kept for ever",
+        "retention.parked_days: what is parked of acme is kept for ever",
+    ]
+    assert kept_for_ever(load(environ={})) == []
+
+
 # What is shown.
 
 
@@ -670,7 +687,8 @@ def test_default_toml_has_every_setting_with_its_default_and_a_sentence() -> Non
     defaults = {".".join(n): v for n, v, _ in describe(Settings()) if v is not None and not starts(n, *named)}
     given, examples = in_defaults("#"), in_defaults("##")
     assert {name: str(value) for name, value in given.items()} == {name: str(value) for name, value in defaults.items()}
-    everything = {".".join(name[:3]) for name in known(("tenants", "acme")) if not starts(name, named[1])}
+    at_acme = [name for name in known(("tenants", "acme")) if not starts(name, named[1])]
+    everything = {".".join(name if "retention" in name else name[:3]) for name in at_acme}
     everything |= {".".join(name) for name in known(("private", "tokens", "grafana")) if starts(name, named[1])}
     assert given.keys() | examples.keys() == everything
     assert not given.keys() & examples.keys()

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from whatsms_events.config.load import load
-from whatsms_events.config.settings import Settings, TenantSettings, TokenSettings, known
+from whatsms_events.config.settings import Settings, TenantRetention, TenantSettings, TokenSettings, known
 from whatsms_events.config.sources import Name
 from whatsms_events.errors import ConfigError
 
@@ -33,6 +33,8 @@ NAMES = sorted(
 
 def field_of(name: Name) -> FieldInfo | None:
     """Return a setting's field; None for a secret among others, which is no field of its own."""
+    if name[0] == "tenants" and name[2] == "retention":
+        return TenantRetention.model_fields[name[3]]
     if name[0] == "tenants":
         return TenantSettings.model_fields[name[2]] if len(name) == 3 else None
     if name[:2] == ("private", "tokens"):

@@ -1,18 +1,21 @@
 """`config check` and `config show`: what is wrong with the configuration, and where each setting comes from."""
 
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
-from whatsms_events.config.checks import NO_TENANTS, advice
+from whatsms_events.config.checks import NO_TENANTS, advice, kept_for_ever
 from whatsms_events.config.render import render
 from whatsms_events.config.settings import Settings
 from whatsms_events.errors import ConfigError, StorageUnavailableError
 
 
 def check(*, options: SettingsOptions = DEFAULTS) -> int:
-    """Say every mistake of the configuration, a line each, and end with status 2; or say that it can be used."""
+    """Say every mistake of the configuration, a line each, and end with status 2; or say that it can be used.
+
+    Beside that it says what is worth a second look, and what is kept of people for ever.
+    """
     settings = options.load()
     if not settings.tenants:
         raise ConfigError(NO_TENANTS)
-    for line in (*advice(settings), *_server_advice(settings)):
+    for line in (*advice(settings), *_server_advice(settings), *kept_for_ever(settings)):
         print(line)
     print("the configuration can be used")
     return 0

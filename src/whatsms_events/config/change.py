@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from whatsms_events.config import checks
-from whatsms_events.config.settings import Settings, TenantSettings
+from whatsms_events.config.settings import Settings, TenantRetention, TenantSettings
 from whatsms_events.config.sources import Name, dotted, flat
 
 LIVE: Final[frozenset[Name]] = frozenset(
@@ -78,10 +78,12 @@ def _mixed(running: Settings, wanted: Settings) -> Settings:
 def _tenant(running: TenantSettings | None, wanted: TenantSettings) -> TenantSettings:
     """Return a tenant with the wanted secrets. A new one comes without its key: a backfill begins with a restart.
 
+    So do retentions of its own; until then it has the default ones.
+
     One that becomes another account waits whole: its new secrets are no use to the old account, which still delivers.
     """
     if running is None:
-        return wanted.model_copy(update={"api_key": None})
+        return wanted.model_copy(update={"api_key": None, "retention": TenantRetention()})
     if wanted.tenant_id != running.tenant_id:
         return running
     return running.model_copy(update={SECRETS: wanted.webhook_secrets})

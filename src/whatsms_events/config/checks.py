@@ -75,6 +75,35 @@ def advice(settings: Settings) -> list[str]:
     return lines
 
 
+_KEPT: Final = {
+    "raw_days": ("the bytes of every delivery", "are"),
+    "data_days": ("the data of every event", "is"),
+    "texts_days": ("the wording of every message", "is"),
+    "parked_days": ("what is parked", "is"),
+    "items_days": ("what a backfill read that stands still", "is"),
+    "drift_days": ("what backfills found to differ", "is"),
+}
+
+
+def kept_for_ever(settings: Settings) -> list[str]:
+    """Return a line for each kind that is kept without an end, with the tenants of which it is."""
+    lines = []
+    for name, (what, verb) in _KEPT.items():
+        ends = (name, "data_days") if name == "raw_days" else (name,)  # the bytes go with the data
+        slugs = [slug for slug in settings.tenants if not any(kept_days(settings, slug, one) for one in ends)]
+        if slugs:
+            whose = "" if len(slugs) == len(settings.tenants) else f" of {', '.join(slugs)}"
+            lines.append(f"retention.{name}: {what}{whose} {verb} kept for ever")
+    return lines
+
+
+def kept_days(settings: Settings, slug: str | None, name: str) -> float:
+    """Return how many days something is kept for a tenant, or for tenants without values of their own; 0: for ever."""
+    own = None if slug is None else getattr(settings.tenants[slug].retention, name)
+    days: float = getattr(settings.retention, name) if own is None else own
+    return days
+
+
 NO_TENANTS: Final = (
     "tenants: none is set, so every webhook would get 404; set tenants.<slug>.tenant_id and "
     "tenants.<slug>.webhook_secrets.<name>"

@@ -74,6 +74,9 @@ Token = Annotated[SecretStr, _secret(TOKEN_MINIMUM, header=True)]
 WebhookSecret = Annotated[SecretStr, _secret(SECRET_MINIMUM)]
 Interval = Annotated[float, Field(ge=0.01, le=60)]
 Days = Annotated[float, Field(ge=0, le=31_622_400)]
+KeptDays = Annotated[float, Field(ge=0, le=36_500)]
+"""Days after which something is not kept any more; 0 is for ever."""
+OwnDays = Annotated[float | None, Field(ge=0, le=36_500)]
 Parameter = Annotated[str, _form(r"[A-Za-z0-9_.\[\]-]{1,64}", "should be the name of a query parameter")]
 
 
@@ -215,6 +218,30 @@ class SealerSettings(_Section):
     interval_s: float = Field(default=60.0, ge=0.1, le=86_400)
 
 
+class RetentionSettings(_Section):
+    """How many days what is kept of people is kept; 0 is for ever. What only serves the operator has an end."""
+
+    raw_days: KeptDays = 0.0
+    data_days: KeptDays = 0.0
+    texts_days: KeptDays = 0.0
+    parked_days: KeptDays = 90.0
+    rejects_days: KeptDays = 1.0
+    items_days: KeptDays = 30.0
+    drift_days: KeptDays = 90.0
+
+
+class TenantRetention(_Section):
+    """The same for one tenant; what is not set is as in `retention`."""
+
+    raw_days: OwnDays = None
+    data_days: OwnDays = None
+    texts_days: OwnDays = None
+    parked_days: OwnDays = None
+    rejects_days: OwnDays = None
+    items_days: OwnDays = None
+    drift_days: OwnDays = None
+
+
 class Whatsms(_Section):
     """How the vendor's REST API is spoken to, where a tenant has a key for it."""
 
@@ -266,6 +293,7 @@ class TenantSettings(_Section):
     ]
     api_key: Annotated[SecretStr, _secret(1, header=True)] | None = None
     webhook_secrets: Annotated[dict[SecretName, WebhookSecret], Field(min_length=1)]
+    retention: TenantRetention = TenantRetention()
 
 
 class Settings(BaseSettings):
@@ -283,6 +311,7 @@ class Settings(BaseSettings):
     relay: RelaySettings = RelaySettings()
     consumer: ConsumerSettings = ConsumerSettings()
     sealer: SealerSettings = SealerSettings()
+    retention: RetentionSettings = RetentionSettings()
     whatsms: Whatsms = Whatsms()
     backfill: BackfillSettings = BackfillSettings()
     watchdog: WatchdogSettings = WatchdogSettings()

@@ -5,12 +5,12 @@ of the log: a row that changed behind the copy would stay in the new place as it
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, LargeBinary, Text, case, cast, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from whatsms_events.domain.retention import KeptRow
 from whatsms_events.storage.database import CHUNK, Database
 from whatsms_events.storage.tables import event_log
 
@@ -18,19 +18,7 @@ BLANKING: Final = "blanking"
 """The role lock of everybody who blanks, and of `log copy`."""
 
 PIECE_BYTES: Final = 4 * 1024 * 1024
-"""Bytes that are blanked in one transaction, about: SQLite overwrites all of them while nobody can append."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeptRow:
-    """A row as one that blanks sees it. `received_at` in microseconds; `size` in bytes, 0 where `raw` is blanked."""
-
-    position: int
-    tenant: str
-    received_at: int
-    size: int
-    has_raw: bool
-    has_data: bool
+"""Bytes of rows that are blanked in one transaction, about: SQLite overwrites all of them while nobody can append."""
 
 
 class Blanking:
