@@ -27,6 +27,7 @@ from whatsms_events import __version__, metrics
 from whatsms_events.domain.drift import DriftKind
 from whatsms_events.domain.events import Entity
 from whatsms_events.domain.records import TOPICS, to_record
+from whatsms_events.domain.retention import KINDS as RETAINED
 from whatsms_events.domain.signature import HEADER, sign
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.tables import event_log
@@ -87,6 +88,10 @@ APPLIED = {
     sample("message_ack_delay_seconds_count", level="read"): 1,
     sample("message_ack_delay_seconds_sum", level="read"): 9,
 }
+RETENTION = {
+    sample("role_state", role="retention"): 1,
+    **{sample("retention_behind_seconds", kind=kind): 0 for kind in RETAINED},
+}
 BUILD = {sample("build_info", version=__version__): 1, sample("settings_refused"): 0}
 
 ON_SQLITE: Mapping[Sample, float] = {
@@ -98,6 +103,7 @@ ON_SQLITE: Mapping[Sample, float] = {
     sample("sealed_through_position"): 0,  # sealed once it has waited for sealer.interval_s
     sample("seal_lag_events"): 6,
     sample("role_state", role="sealer"): 1,
+    **RETENTION,
     sample("applied_through_position"): 6,
     sample("consumer_skipped_total"): 0,
     sample("role_state", role=f"watchdog.{SLUG}"): 1,
@@ -193,6 +199,7 @@ TIMES = {
     "clock_offset_seconds",
     "secret_last_match_timestamp_seconds",
     "free_bytes",
+    "retention_oldest_timestamp_seconds",
 }
 """Times, durations and the disk of real processes: the test knows bounds only."""
 
@@ -262,7 +269,8 @@ def test_no_metric_is_left_untested() -> None:
     """Every metric of the module has a sample in the tables that the tests below hold real processes to."""
     once = repaired(tickets=1, contacts=1, finished=1, running=1, requests=1)
     tables = (ON_SQLITE, RECEIVER, KILLED_RELAY, RELAY, CONSUMER, once)
-    elsewhere = {"unreadable_times_total", "tokens_refused_total"}  # tests/test_meaning.py, tests/web/test_access.py
+    # In tests/test_meaning.py, tests/web/test_access.py, and tests/workers/test_retention.py.
+    elsewhere = {"unreadable_times_total", "tokens_refused_total", "retention_blanked_total"}
     tested = {name for table in tables for name, _labels in table} | AT_LEAST_ONE | TIMES | elsewhere
     names = {name_of(one).removeprefix("whatsms_events_") for one in vars(metrics).values() if isinstance(one, KINDS)}
     assert len(names) >= 28

@@ -282,8 +282,8 @@ What is held of people, where, and who can see it: `docs/privacy.md`.
 **This board shows what exists today:** how much is held, what is kept although it was not understood, and what is held
 here although the vendor no longer shows it.
 
-**There are no figures yet** for what the service does not do yet: a retention for the log and the tables, erasing one
-person, exporting what is held of one, and who read personal data. They come with the commands that do it.
+**There are no figures yet** for what the service does not do yet: erasing one person,
+exporting what is held of one, and who read personal data. They come with the commands that do it.
 """
 
 PRIVACY: Final = Board(
@@ -294,8 +294,8 @@ PRIVACY: Final = Board(
         Row("What is held", (
             text("What this board shows", TO_COME.strip(), "What exists today, and what does not yet.", "Watch it"),
             graph("Events held", "short", latest(m.LOG_END).named("events"),
-                  "Positions of the log. Each has the exact bytes of a delivery with names and texts, and none is "
-                  "removed: it only grows.",
+                  "Positions of the log. Each has the exact bytes of a delivery with names and texts, until its days "
+                  "are over: none is removed, so it only grows.",
                   "Back it up"),
             graph("Events a second that are kept", "ops", rate(m.APPENDED, "type"),
                   "How fast it grows, and with what: message.* has texts, contact.* has names and numbers.",
@@ -326,6 +326,20 @@ PRIVACY: Final = Board(
                   "was used for what it may not do. host: a page led a browser here.",
                   "Change settings without a restart"),
         )),
+        Row("What has an end", (
+            graph("Age of the oldest that has an end", "s",
+                  age(m.RETENTION_OLDEST, "kind"),
+                  "How old the oldest is that is kept of what has an end, by kind. It stops at the days of the "
+                  "setting; beyond them something holds retention up.",
+                  "WhatsmsRetentionBehind"),
+            graph("How far retention is behind", "s", latest(m.RETENTION_BEHIND, "kind"),
+                  "For how long the oldest that is due has been so. Over a day: relay or consumer are behind, or "
+                  "nobody blanks.",
+                  "WhatsmsRetentionBehind"),
+            graph("Blanked by retention", "ops", rate(m.RETENTION_BLANKED, "kind"),
+                  "Rows a second that were blanked or removed, since their days were over.",
+                  "WhatsmsRetentionBehind"),
+        )),
         Row("What the vendor no longer shows", (
             graph("Held here, gone at the vendor", "short", latest(m.DRIFT, "entity", kind="extra"),
                   "What the last reconcile found here and not at the vendor, where somebody may have had it erased. "
@@ -334,10 +348,6 @@ PRIVACY: Final = Board(
             graph("Not marked as gone", "short", latest(m.BACKFILL_HELD_BACK, "tenant", "entity"),
                   "The same, but so many that none was marked. Above zero: a person must decide.",
                   "WhatsmsGoneHeldBack"),
-            graph("Blanked by retention", "ops", rate(m.RELAY_SKIPPED, "reason", reason="blanked").named("rows"),
-                  "Rows that the relay met without their bytes. There is no retention yet, so any of them was blanked "
-                  "by hand.",
-                  "Other signs of a role"),
         )),
     ),
 )  # fmt: skip

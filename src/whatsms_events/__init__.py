@@ -25,6 +25,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         search, delays                    what a contact is found by; ranges of time that messages take
         seals                             hashes over closed ranges of the log, chained; the first flaw of one
         person                            who a person is in the data, and what is theirs or names them
+        retention                         how long each kind is kept, and what is due
         tenant, door                      two spellings of one id; what deliveries say of their sender
         silence, standing                 when silence is a fault; whether a role stands still
         trail                             counters of the last minutes -> rates
@@ -45,7 +46,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           selected, replays: what a replay takes of the log, and which there were;
                                           seals (closed ranges), verify (from the bytes up);
                                           copying (into another database), moving (one place at a time);
-                                          blanking: bytes and data of rows go, the rows stay
+                                          blanking (bytes and data of rows go, the rows stay),
+                                          retention_places (how far retention is)
         projection/                       apply and rows: a batch in one transaction; hot (what stays in memory);
                                           holdings: what is held; parked: events that could not be applied;
                                           retry: parked events once more, with today's code;
@@ -54,7 +56,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         trace                             what is known of one event or one thing, by any name
         person                            all that is held of one person
         backup                            the SQLite files, copied while they are written to
-        scrubbing                         nothing of what was blanked stays in SQLite's files
+        scrubbing, expiry                 nothing of what was blanked stays in SQLite's files; by-products with an end
         reads, audit                      what the read API asks; what the demo compares
         conversations, acks               who is meant, what was said; what became of our messages
         pulse                             how far everything is, and what is parked
@@ -83,6 +85,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         relay                             event log -> Kafka
         sources, consumer                 Kafka or event log -> projection
         sealer                            closed ranges of the log -> seals
+        retention                         what was kept for its time -> blanked
         rereading, replay                 the log once more, with today's code -> shadow tables, or shadow topics
         preview                           what a part of the log would change in the tables today
         watchdog, observer                silence -> alarm; tables -> gauges

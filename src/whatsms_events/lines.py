@@ -63,6 +63,7 @@ LINES: Final = {
     "relay.opened": "The relay opened, and publishes from here.",
     "relay.strays": "The last records of partitions name no log and were passed over. Find who writes them.",
     "request.failed": "A request failed by a mistake of ours and got 500. Report it.",
+    "retention.blanked": "Retention blanked or removed rows whose time was over: one line for each kind and spell.",
     "role.active": "The role works in this process now.",
     "role.fenced": "Another process took the role over. This one stands by.",
     "role.halted": "A person must decide: the reason says what does not fit. The role looks again every minute.",

@@ -111,6 +111,24 @@ SEAL_LAG = Gauge(
     "whatsms_events_seal_lag_events",
     "How many positions of the log are not sealed. Growing for more than sealer.interval_s: the same.",
 )
+RETENTION_BLANKED = Counter(
+    "whatsms_events_retention_blanked_total",
+    "Rows that retention blanked or removed, by kind: their time was over. Flat where nothing has an end, or where "
+    "nothing is due.",
+    ["kind"],
+)
+RETENTION_OLDEST = Gauge(
+    "whatsms_events_retention_oldest_timestamp_seconds",
+    "Time of the oldest that is kept of what has an end, by kind; 0 where there is none. `time() - x` is its age, and "
+    "beyond the days of the setting only by minutes.",
+    ["kind"],
+)
+RETENTION_BEHIND = Gauge(
+    "whatsms_events_retention_behind_seconds",
+    "For how long the oldest that is due has been so, by kind. Over a day: something holds retention up, such as a "
+    "relay or a consumer that is behind, and the promise to forget is broken.",
+    ["kind"],
+)
 FREE_BYTES = Gauge(
     "whatsms_events_free_bytes",
     "Free bytes of the disk that the log's SQLite file is on; NaN with PostgreSQL, whose disk this process does not "

@@ -29,7 +29,7 @@ EMPTY: Final = {
     "overview: How late Kafka is-A": "nothing waits for Kafka, but for moments",
     "pipeline: How late Kafka is-A": "nothing waits for Kafka, but for moments",
     "pipeline: Rows skipped-A": "no relay was killed while it published",
-    "privacy: Blanked by retention-A": "there is no retention yet",
+    "privacy: Blanked by retention-A": "nothing is so old that its days are over",
 }
 """Queries that find nothing while the service of this test works well, with the reason."""
 

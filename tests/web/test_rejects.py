@@ -50,10 +50,10 @@ class Kept:
 
 
 @asynccontextmanager
-async def keeping(folder: Path, limit: int) -> AsyncIterator[Kept]:
+async def keeping(folder: Path, limit: int, **kept_for: timedelta) -> AsyncIterator[Kept]:
     """Run a door whose rejects are kept, and the private listener's application beside it."""
     clock = Clock()
-    rejects = Rejects(["acme"], limit, now=clock)
+    rejects = Rejects(["acme"], limit, now=clock, kept_for=kept_for)
     async with opened(f"sqlite:///{folder / 'log.db'}", rejects=rejects, body_limit_bytes=1 << 20) as door:
         projection = await open_projection(DatabaseTarget(f"sqlite:///{folder / 'projection.db'}"), migrate=True)
         api = Api(Queries(door.database, projection), {"acme": "tenant-1"}, Reports(door.database))
@@ -102,6 +102,16 @@ async def test_a_reject_is_gone_after_a_day(tmp_path: Path, moved: timedelta) ->
         kept.clock.now = NOON + moved
         assert await kept.list() == []
         assert (await kept.get("/api/v1/acme/rejects/1"))[0] == 404
+
+
+async def test_a_tenant_may_keep_rejects_for_another_time(tmp_path: Path) -> None:
+    """Its own time counts, whatever the others'."""
+    async with keeping(tmp_path, 2, acme=2 * KEPT_FOR, zoo=timedelta(hours=1)) as kept:
+        await kept.door.post(delivery(1), secret=b"another")
+        kept.clock.now = NOON + KEPT_FOR
+        assert len(await kept.list()) == 1
+        kept.clock.now = NOON + 2 * KEPT_FOR
+        assert await kept.list() == []
 
 
 async def test_rejects_need_the_token_and_a_tenant(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from whatsms_events.domain.seals import SAYS, Flaw
 from whatsms_events.errors import ConfigError, IntegrityError
 from whatsms_events.service.parts import log_target, opened_log
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, place_of, upgrade
+from whatsms_events.storage.log.blanking import BLANKING
 from whatsms_events.storage.log.copying import Copied, LogCopy
 from whatsms_events.storage.log.verify import CheckedLog, verify
 from whatsms_events.storage.role_lock import RoleLock
@@ -32,7 +33,7 @@ _HEAD_MISSING: Final = (
     "before that seal"
 )
 
-WORKING: Final = ("relay", "consumer", "sealer")
+WORKING: Final = ("relay", "consumer", "sealer", BLANKING)
 """Roles that show whether a service still works on a log: each holds its lock while it does."""
 
 

@@ -20,10 +20,10 @@ from typing import Final, Literal, NamedTuple, get_args
 
 from whatsms_events.domain.events import to_micros
 
-Kind = Literal["raw", "data", "texts", "parked", "items", "drift"]
+RetentionKind = Literal["raw", "data", "texts", "parked", "items", "drift"]
 """What has a term of its own. `raw` is the bytes as they came, `data` what was read of them: the bytes go with it."""
 
-KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+KINDS: Final[tuple[RetentionKind, ...]] = get_args(RetentionKind)
 
 AHEAD: Final = timedelta(days=1)
 """Rows that come from so far in the future do not hold up what is behind them."""
@@ -32,13 +32,13 @@ _MICROS: Final = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class RetentionTerms:
     """How long each kind is kept: None, or a kind that is not there, means for ever. `own`: by tenant id."""
 
-    default: Mapping[Kind, timedelta | None]
-    own: Mapping[str, Mapping[Kind, timedelta | None]] = field(default_factory=dict)
+    default: Mapping[RetentionKind, timedelta | None]
+    own: Mapping[str, Mapping[RetentionKind, timedelta | None]] = field(default_factory=dict)
 
-    def kept(self, tenant: str | None, kind: Kind) -> timedelta | None:
+    def kept(self, tenant: str | None, kind: RetentionKind) -> timedelta | None:
         """Return how long a tenant's things are kept, None for ever. The bytes never outlive the data."""
         mine = {**self.default, **(self.own.get(tenant, {}) if tenant is not None else {})}
         found = mine.get(kind)
@@ -51,7 +51,7 @@ class Terms:
 class Group:
     """The tenants that keep a kind for one time: these, or all but these, also those that are not configured."""
 
-    kind: Kind
+    kind: RetentionKind
     kept: timedelta
     tenants: frozenset[str]
     but: bool
@@ -70,8 +70,12 @@ class Group:
         """Return the latest time, in microseconds, of what is due now."""
         return to_micros(now) - self.kept // _MICROS
 
+    def left(self, place: "Place") -> list[int]:
+        """Return the time of the oldest row that was passed as too young; nothing where none was."""
+        return [] if place.left_due is None else [place.left_due - self.kept // _MICROS]
 
-def groups(terms: Terms, kind: Kind) -> list[Group]:
+
+def groups(terms: RetentionTerms, kind: RetentionKind) -> list[Group]:
     """Return the groups of a kind, the default first. What is kept for ever has none."""
     default = _apart(terms, None, kind)
     own: dict[timedelta | None, set[str]] = defaultdict(set)
@@ -84,7 +88,7 @@ def groups(terms: Terms, kind: Kind) -> list[Group]:
     return found + [Group(kind, kept, frozenset(tenants), but=False) for kept, tenants in sorted(some)]
 
 
-def _apart(terms: Terms, tenant: str | None, kind: Kind) -> timedelta | None:
+def _apart(terms: RetentionTerms, tenant: str | None, kind: RetentionKind) -> timedelta | None:
     """Return how long a kind is kept; None for bytes that go with the data, at the same time."""
     kept = terms.kept(tenant, kind)
     return None if kind == "raw" and kept == terms.kept(tenant, "data") else kept

@@ -4,15 +4,18 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from whatsms_events.clock import now
+from whatsms_events.config.checks import kept_days
 from whatsms_events.config.render import comparable
 from whatsms_events.config.settings import Settings
 from whatsms_events.contracts.published import published
 from whatsms_events.domain.normalize import record_limit_bytes
+from whatsms_events.domain.retention import KINDS, RetentionKind, RetentionTerms
 from whatsms_events.domain.scopes import SCOPES, scopes
 from whatsms_events.kafka.connection import MAX_MESSAGE_BYTES, KafkaTarget
 from whatsms_events.service.record_finder import RecordFinder
@@ -50,6 +53,7 @@ from whatsms_events.web.trace import Tracing
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.observer import Observer
 from whatsms_events.workers.relay import Relay
+from whatsms_events.workers.retention import Retention
 from whatsms_events.workers.sealer import Sealer
 from whatsms_events.workers.sources import EventSource, KafkaSource, LogSource
 
@@ -58,6 +62,9 @@ CHECKS_MISSED: Final = 3
 
 THE_TOKEN: Final = "private.token"  # noqa: S105 - the name of the setting
 """What logs call the holder of the token that may do everything. No named token can have a dot in its name."""
+
+EVER_DAYS: Final = 36_500.0
+"""What is in memory ends with the process anyway."""
 
 RUN_STILL_S: Final = 900.0
 """A run is saved at each answer of the vendor; a pause after 429 takes two minutes at most, and may come again."""
@@ -169,7 +176,9 @@ def make_committer(settings: Settings, log: Database, on_commit: Callable[[int],
 
 def make_rejects(settings: Settings) -> Rejects:
     """Return the place for the last rejects of each tenant."""
-    return Rejects(settings.tenants, settings.receiver.keep_rejects, now=now)
+    days = {slug: kept_days(settings, slug, "rejects_days") for slug in settings.tenants}
+    kept_for = {slug: timedelta(days=one or EVER_DAYS) for slug, one in days.items()}
+    return Rejects(settings.tenants, settings.receiver.keep_rejects, now=now, kept_for=kept_for)
 
 
 def door_tenants(settings: Settings) -> Mapping[str, Tenant]:
@@ -291,6 +300,23 @@ def make_sealer(settings: Settings, log: Database, *, monotonic: Callable[[], fl
     """Return the worker that seals closed parts of the log."""
     lock = RoleLock(log, "sealer")
     return Sealer(Seals(log), lock, interval_s=settings.sealer.interval_s, now=now, monotonic=monotonic)
+
+
+def terms_of(settings: Settings) -> RetentionTerms:
+    """Return how long each kind is kept, by tenant."""
+
+    def kept(slug: str | None) -> dict[RetentionKind, timedelta | None]:
+        days = {kind: kept_days(settings, slug, f"{kind}_days") for kind in KINDS}
+        return {kind: timedelta(days=one) if one else None for kind, one in days.items()}
+
+    return RetentionTerms(kept(None), {tenant.tenant_id: kept(slug) for slug, tenant in settings.tenants.items()})
+
+
+def make_retention(settings: Settings, stores: Stores, *, monotonic: Callable[[], float] = time.monotonic) -> Retention:
+    """Return the worker that blanks what was kept for its time."""
+    prefix = None if settings.kafka.bootstrap_servers is None else settings.kafka.topic_prefix
+    terms = terms_of(settings)
+    return Retention(stores.log, stores.projection, terms, prefix=prefix, now=now, monotonic=monotonic)
 
 
 def observed(settings: Settings) -> tuple[Mapping[str, str], Collection[str], Mapping[str, Collection[str]]]:

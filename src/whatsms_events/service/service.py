@@ -37,6 +37,7 @@ from whatsms_events.service.parts import (
     make_receiver,
     make_rejects,
     make_relay,
+    make_retention,
     make_running,
     make_sealer,
     make_standings,
@@ -71,6 +72,7 @@ from whatsms_events.web.health import Health
 from whatsms_events.web.receiver import Receiver
 from whatsms_events.web.sockets import Sockets
 from whatsms_events.workers.loop import AGAIN
+from whatsms_events.workers.retention import POLL_S
 from whatsms_events.workers.sealer import LOOK_S
 from whatsms_events.workers.watchdog import Watchdog
 
@@ -238,7 +240,7 @@ class Service:
         return Jobs(await self._writers(stores, committer, receiver, stack), self._readers(stores))
 
     def _readers(self, stores: Stores) -> list[Job]:
-        """Return the relay and the consumer, each where this process has the role; the sealer is beside the latter."""
+        """Return the relay and the consumer, each where this process has the role; the latter also seals and blanks."""
         settings, kafka, jobs = self._settings, kafka_target(self._settings), []
         if kafka is not None and "relay" in self.roles:
             jobs.append(Job("relay", make_relay(settings, kafka, stores.log), settings.relay.poll_interval_s))
@@ -247,6 +249,7 @@ class Service:
             if settings.sealer.enabled:
                 look_s = min(LOOK_S, settings.sealer.interval_s)  # receivers elsewhere ring no bell here
                 jobs.append(Job("sealer", make_sealer(settings, stores.log), look_s))
+            jobs.append(Job("retention", make_retention(settings, stores), POLL_S))
         return jobs
 
     async def _writers(

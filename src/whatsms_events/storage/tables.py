@@ -108,6 +108,17 @@ seal = Table(
     Column("sealed_at", BigInteger, nullable=False),
 )
 
+retention = Table(
+    "retention",
+    log_metadata,
+    Column("term", Text, primary_key=True),  # names a kind, how long it is kept, and whose it is: a hash
+    Column("kind", Text, nullable=False),
+    Column("through", BigInteger, nullable=False),  # every row up to here is done, but for what was left
+    Column("left_at", BigInteger),  # the first row that was passed as too young
+    Column("left_due", BigInteger),  # when the first of those is due
+    Column("updated_at", BigInteger, nullable=False),
+)
+
 log_move = Table(
     "log_move",
     log_metadata,

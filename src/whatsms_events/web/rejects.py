@@ -1,14 +1,15 @@
 """The last deliveries of each tenant with a wrong signature, for `whatsms-events verify`: kept where a setting says so.
 
-They are in memory alone, few, of bounded size, and gone after a day or a restart: nobody has proved who sent them, and
-they may hold what a person wrote.
+They are in memory alone, few, of bounded size, and gone when their days are over or after a restart: nobody has proved
+who sent them, and they may hold what a person wrote.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -17,9 +18,14 @@ from whatsms_events.web.access import require
 from whatsms_events.web.questions import json_answer, not_found, parameters
 
 KEPT_FOR: Final = timedelta(days=1)
+"""Where a tenant has no time of its own."""
+
 HEAD_LIMIT_BYTES: Final = 16 * 1024
 BODY_LIMIT_BYTES: Final = 256 * 1024
 """A larger body is not kept: cut, it would explain nothing. Documented bodies are far smaller."""
+
+LATEST_S: Final = 86_400.0
+"""A timer for longer is set again: a clock may be set meanwhile, and loops take no wait of years."""
 
 SECRET_HEADERS: Final = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
 """What a proxy in front may add, and what no signature depends on."""
@@ -36,10 +42,18 @@ class Reject:
 
 
 class Rejects:
-    """The rejects of all tenants, at most `limit` of each; 0 keeps none."""
+    """The rejects of all tenants, at most `limit` of each; 0 keeps none. `kept_for`: how long, by slug."""
 
-    def __init__(self, slugs: Iterable[str], limit: int, *, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        slugs: Iterable[str],
+        limit: int,
+        *,
+        now: Callable[[], datetime],
+        kept_for: Mapping[str, timedelta] = MappingProxyType({}),
+    ) -> None:
         self._limit = limit
+        self._kept_for = kept_for
         self._kept: dict[str, deque[Reject]] = {slug: deque(maxlen=limit) for slug in slugs}
         self._count = 0
         self._now = now
@@ -96,8 +110,8 @@ class Rejects:
 
     def _forget_later(self) -> None:
         if self._timer is None:
-            oldest = min(kept[0].received_at for kept in self._kept.values() if kept)
-            delay_s = max(1.0, (oldest + KEPT_FOR - self._now()).total_seconds())
+            first = min(kept[0].received_at + self._for(slug) for slug, kept in self._kept.items() if kept)
+            delay_s = min(max(1.0, (first - self._now()).total_seconds()), LATEST_S)
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_time)
 
     def _on_time(self) -> None:
@@ -107,11 +121,14 @@ class Rejects:
             self._forget_later()
 
     def _forget(self) -> None:
-        """Erase what is older than a day; also what a clock that was set back shows as coming from the future."""
+        """Erase what is too old; also what a clock that was set back shows as coming from the future."""
         now = self._now()
-        for kept in self._kept.values():
-            while kept and not kept[0].received_at <= now < kept[0].received_at + KEPT_FOR:
+        for slug, kept in self._kept.items():
+            while kept and not kept[0].received_at <= now < kept[0].received_at + self._for(slug):
                 kept.popleft()
+
+    def _for(self, slug: str) -> timedelta:
+        return self._kept_for.get(slug, KEPT_FOR)
 
 
 def _shown(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[bytes, bytes]]:
