@@ -125,3 +125,38 @@ def test_nothing_but_the_domain_is_imported() -> None:
     program = f"import sys, whatsms_events.consume; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+@given(entries=st.lists(ENTRIES, max_size=4), cut=st.integers(0, 4000), slug=st.none() | st.just("acme"))
+def test_back_and_forth_over_the_feed_is_the_identity(entries: list[LogEntry], cut: int, slug: str | None) -> None:
+    """Blocks become the events that become the same blocks; a block that is cut off is no event and moves no place."""
+    records = [to_record(one, LOG_ID) for one in entries]
+    blocks = [consume.to_feed(consume.from_kafka(one.headers, one.value), slug) for one in records]
+    text = b"".join(blocks)
+    whole = [n for n in range(len(blocks)) if len(b"".join(blocks[: n + 1])) <= cut]
+    for limit, wanted in ((len(text), entries), (cut, [entries[n] for n in whole])):
+        feed = consume.FeedReader()
+        lines = text[:limit].decode(errors="ignore").split("\n")
+        sent = [one for one in map(feed.line, lines) if one is not None]
+        read = [consume.from_json(one.data) for one in sent]
+        assert [(one.position, one.event) for one in read] == [(one.position, one.event) for one in wanted]
+        assert [one.name for one in sent] == [one.event.type for one in wanted]
+        assert not any(one.ended for one in sent)
+        assert feed.last_id == (f"{wanted[-1].position}-{wanted[-1].event.id}" if wanted else "")
+        assert [consume.to_feed(one, slug) for one in read] == blocks[: len(wanted)]
+
+
+def test_the_rules_of_server_sent_events_are_kept() -> None:
+    """A comment, an unknown field and `retry` change nothing; data of several lines is joined; an id without data moves
+    the place; an id with a NUL is none; what has no name is a message; the last block says why.
+    """
+    feed = consume.FeedReader("1")
+    text = (
+        ": hello\nretry: 3\nid: 2\n\nid: 3\0\ndata: a\ndata:b\n\nevent: feed.ended\ndata: {}\nid: 4\n\nid: 5\ndata: c"
+    )
+    sent = [one for one in map(feed.line, text.split("\n")) if one is not None]
+    assert [(one.name, one.data, one.ended) for one in sent] == [
+        ("message", "a\nb", False),
+        ("feed.ended", "{}", True),
+    ]
+    assert feed.last_id == "4"

@@ -39,6 +39,7 @@ from whatsms_events.lines import LINES
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.log.commit import Outcome
+from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.reads import Queries
 from whatsms_events.storage.repair.reports import Options, Reports
 from whatsms_events.storage.repair.runs import Checkpoints
@@ -46,6 +47,7 @@ from whatsms_events.storage.trace import EventFacts, Traces
 from whatsms_events.web import api, app, receiver
 from whatsms_events.web.access import Access
 from whatsms_events.web.documents import ContractFiles
+from whatsms_events.web.feed import Feed
 from whatsms_events.web.health import Health
 from whatsms_events.web.rejects import Rejects
 from whatsms_events.web.running import RunningSettings
@@ -195,6 +197,7 @@ def routes() -> set[str]:
         Rejects((), 0, now=clock.now),
         RunningSettings(lambda _salt: {}),
         Tracing(nothing, nothing, nothing, {}),
+        Feed(nothing, nothing, {}, ()),
         ContractFiles({}),
         Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool),
     )
@@ -290,7 +293,9 @@ async def filled_api(tmp_path: Path, aiohttp_client: AiohttpClient) -> AsyncIter
     rejects = Rejects(["shop"], 1, now=clock.now)
     rejects.keep("shop", make_mocked_request("POST", "/webhooks/shop"), b"{}", "wrong")
     tracing = Tracing(Traces(log, projection), no_kafka, Queries(log, projection), {"shop": "tenant-1"})
-    yield await aiohttp_client(app.private_app(Access([]), health, rejects, running, tracing, reading))
+    feed = Feed(Queries(log, projection), EventLog(log), {"shop": "tenant-1"}, ())
+    yield await aiohttp_client(app.private_app(Access([]), health, rejects, running, tracing, feed, reading))
+    feed.stop()
     await projection.close()
     await log.close()
 

@@ -55,6 +55,24 @@ async def test_the_reader_of_the_log_meets_each_event_once(tmp_path: Path) -> No
     await service.stop()
 
 
+async def test_the_reader_of_the_feed_meets_each_message_once(tmp_path: Path) -> None:
+    """`feed.py` prints a message that was there, and after a restart of both sides the next one alone, as it comes."""
+    service = Service(tmp_path / "service")
+    await service.start()
+    asked = (service.private_url, str(tmp_path / "place.txt"), "--messages", "1")
+    async with aiohttp.ClientSession() as session:
+        await told(session, service)
+        assert await ran("feed.py", *asked) == ["2 t-1 wrote Olá"]
+        await service.stop()
+        following = asyncio.create_task(ran("feed.py", *asked))  # it waits for the service
+        await service.start()
+        message = {"id": "m-9", "body": "E agora?", "fromMe": False}
+        again = delivery("message.received", "2026-01-15T11:00:00Z", message=message, ticket={"id": "t-1"})
+        await post(session, service, again)
+        assert await following == ["6 t-1 wrote E agora?"]
+    await service.stop()
+
+
 async def published(kafka: Broker | RunningKafka, topic_prefix: str, folder: Path) -> Service:
     """Return a service that runs, after its relay has published the whole story."""
     settings: dict[str, dict[str, object]] = {

@@ -185,6 +185,8 @@ SLEEPS = {
     "storage/projection/rows.py": "the same",
     "web/access.py": "the answer to a wrong token: to be late is what it is for",
     "web/app.py": "a server that stops: no connection tells when it has been idle for long enough",
+    "web/feed.py": "readers that are behind rest after each page, for a receiver beside them",
+    "web/tail.py": "one turn of the loop after some readers, for a receiver beside them",
     "kafka/visible.py": "no broker tells when a marker is written: the one place that polls for it",
     "kafka/connection.py": "one turn of the loop, for aiokafka's tasks to end",
     "kafka/topics.py": "no broker tells when a topic that was made is there",

@@ -106,6 +106,7 @@ ON_SQLITE: Mapping[Sample, float] = {
     **RETENTION,
     sample("applied_through_position"): 6,
     sample("consumer_skipped_total"): 0,
+    sample("feed_readers"): 0,
     sample("role_state", role=f"watchdog.{SLUG}"): 1,
     sample("silent", tenant=SLUG): 0,
     sample("parked_in_a_row", tenant=SLUG): 1,
@@ -269,8 +270,8 @@ def test_no_metric_is_left_untested() -> None:
     """Every metric of the module has a sample in the tables that the tests below hold real processes to."""
     once = repaired(tickets=1, contacts=1, finished=1, running=1, requests=1)
     tables = (ON_SQLITE, RECEIVER, KILLED_RELAY, RELAY, CONSUMER, once)
-    # In tests/test_meaning.py, tests/web/test_access.py, and tests/workers/test_retention.py.
-    elsewhere = {"unreadable_times_total", "tokens_refused_total", "retention_blanked_total"}
+    # In tests/test_meaning.py, tests/web/test_access.py, tests/workers/test_retention.py, and tests/web/test_feed.py.
+    elsewhere = {"unreadable_times_total", "tokens_refused_total", "retention_blanked_total", "feed_ended_total"}
     tested = {name for table in tables for name, _labels in table} | AT_LEAST_ONE | TIMES | elsewhere
     names = {name_of(one).removeprefix("whatsms_events_") for one in vars(metrics).values() if isinstance(one, KINDS)}
     assert len(names) >= 28

@@ -139,6 +139,15 @@ PIPELINE: Final = Board(
                   "delivery gets 503.",
                   "WhatsmsDiskFilling"),
         )),
+        Row("The event feed", (
+            graph("Readers", "short", latest(m.FEED_READERS, "instance"),
+                  "Who reads the event feed of each process now. At private.feed_readers_limit the next ones get 503.",
+                  "Watch it"),
+            graph("Feeds that ended", "ops", rate(m.FEED_ENDED, "reason"),
+                  "Feeds a second that ended, by reason. stalled: a reader is too slow, or hangs. full: there are as "
+                  "many as may be. restored: the log is older than what readers have.",
+                  "Watch it"),
+        )),
         Row("Kafka", (
             graph("Published by topic", "ops", rate(m.RELAY_PUBLISHED, "topic"),
                   "Events a second that were committed to Kafka. Flat while the log grows: not publishing.",

@@ -26,6 +26,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         seals                             hashes over closed ranges of the log, chained; the first flaw of one
         person                            who a person is in the data, and what is theirs or names them
         retention                         how long each kind is kept, and what is due
+        feed                              the form of the event feed: blocks of text, and places
         tenant, door                      two spellings of one id; what deliveries say of their sender
         silence, standing                 when silence is a fault; whether a role stands still
         trail                             counters of the last minutes -> rates
@@ -74,6 +75,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         rejects                           the last deliveries with a wrong signature, for `verify`
         running                           the settings that the process works with, for `config diff`
         trace, trace_view                 all that is known of one event or one thing
+        feed, tail                        events as they come; the end of the log, read once for all readers
         senders                           what was committed of one tenant -> alarms
         api, questions, views, health     the read API and its JSON; livez, readyz, metrics
         documents                         the contracts for machines, and a page about them

@@ -6,6 +6,14 @@
     if isinstance(consumed.data, MessagePayload) and consumed.event.type is EventType.MESSAGE_RECEIVED:
         print(consumed.data.message.body)
 
+The event feed sends a block of lines for each event:
+
+    feed = consume.FeedReader()
+    for line in lines:  # of GET /api/v1/stream; `feed.last_id` is its header Last-Event-ID after a break
+        sent = feed.line(line)
+        if sent is not None and not sent.ended:
+            consumed = consume.from_json(sent.data)
+
 Nothing here reads or writes: any client of Kafka or HTTP will do, with or without asyncio. The types are those of
 `whatsms_events.domain.events`. A type of event that this release does not know is an `InvalidEventError` like whatever
 else cannot be read: a consumer notes it and goes on.
@@ -19,6 +27,7 @@ from uuid import UUID
 import msgspec
 
 from whatsms_events.domain.events import Event, EventType, LogEntry, Origin, Payload, decode
+from whatsms_events.domain.feed import ENDED, Place, block
 from whatsms_events.domain.records import KafkaRecord, from_record, to_record
 from whatsms_events.errors import InvalidEventError
 
@@ -71,6 +80,57 @@ class _Page(msgspec.Struct, frozen=True, kw_only=True):
     events: list[msgspec.Raw]
     next: int
     end: int
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """One block that the feed sent: `name` is a type of event, and `data` its row for `from_json`.
+
+    The last one of a feed that the service ends is named `feed.ended`, and its data is JSON with a `reason`.
+    """
+
+    name: str
+    data: str
+
+    @property
+    def ended(self) -> bool:
+        """Tell whether it says why the feed ends, and is no event."""
+        return self.name == ENDED
+
+
+class FeedReader:
+    """Makes blocks of the lines of the event feed, by the rules of Server-Sent Events (WHATWG HTML, 9.2.6).
+
+    `last_id` is what to send as `Last-Event-ID` when the feed is asked for again; empty before the first id.
+    """
+
+    def __init__(self, last_id: str = "") -> None:
+        self.last_id = last_id
+        self._id = last_id
+        self._name = ""
+        self._data: list[str] = []
+
+    def line(self, line: str) -> Sent | None:
+        """Take the next line, with its end or without; return a block where the line ends one that has data."""
+        line = line.rstrip("\r\n")
+        if line:
+            name, _, value = line.partition(":")
+            self._field(name, value.removeprefix(" "))
+            return None
+        self.last_id = self._id  # only now: the block might have been cut off
+        name, data = self._name, self._data
+        self._name, self._data = "", []
+        return Sent(name=name or "message", data="\n".join(data)) if data else None
+
+    def _field(self, name: str, value: str) -> None:
+        match name:
+            case "id" if "\0" not in value:
+                self._id = value
+            case "event":
+                self._name = value
+            case "data":
+                self._data.append(value)
+            case _:  # a comment has no name; `retry`, and what nobody knows, change nothing here
+                pass
 
 
 _rows: Final = msgspec.json.Decoder(_Row)
@@ -128,6 +188,12 @@ def to_json(consumed: Consumed, slug: str | None = None) -> bytes:
             data=msgspec.Raw(event.data or _NULL),
         )
     )
+
+
+def to_feed(consumed: Consumed, slug: str | None = None) -> bytes:
+    """Return the block that the event feed sends of the event, as far as the event tells."""
+    place = Place(consumed.position, consumed.event.id)
+    return block(place, consumed.event.type, to_json(consumed, slug))
 
 
 def _of_row(row: _Row) -> Consumed:

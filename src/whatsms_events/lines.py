@@ -36,6 +36,11 @@ LINES: Final = {
     "detail.not_read": "One ticket or contact has no usable answer by id. It is left to the next run.",
     "event.parked": "An event could not be applied to the projection. The rest goes on.",
     "events.retried": "Parked events were tried again at the start (`consumer.retry_parked`); `parked` are left.",
+    "feed.cut_off": "A reader of the event feed took nothing for 30 seconds and was cut off. It may come again.",
+    "feed.restored": (
+        "The log ends before what readers of the event feed have: it was restored from an older copy. They were cut "
+        "off, and are refused where they come again with an event that the log does not hold."
+    ),
     "http.failed": "An answer failed outside every route. The class says what it was.",
     "http.refused": "A request was refused before it reached a route.",
     "library.logged": "A library logged something itself. `library` and `place` say where.",

@@ -140,6 +140,19 @@ PARKED = Counter(
     ["stage", "reason"],
 )
 
+# The event feed.
+FEED_READERS = Gauge(
+    "whatsms_events_feed_readers",
+    "Readers of the event feed of this process now. At private.feed_readers_limit: the next ones get 503.",
+)
+FEED_ENDED = Counter(
+    "whatsms_events_feed_ended_total",
+    "Feeds that ended, by reason: left (the reader went), stalled (it took nothing for 30 seconds), full (there were "
+    "as many as may be, so it was refused), stopping, settings (token or tenants changed), unavailable (the database), "
+    "restored (the log ends before what readers had). stalled rising: a reader is too slow, or hangs.",
+    ["reason"],
+)
+
 # The relay.
 ROLE_STATE = Gauge(
     "whatsms_events_role_state",

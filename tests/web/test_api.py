@@ -24,7 +24,7 @@ from whatsms_events.storage.database import Database, DatabaseTarget, open_log, 
 from whatsms_events.storage.reads import Queries
 from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.web.api import Api
-from whatsms_events.web.app import private_app
+from whatsms_events.web.app import Routes, private_app
 
 Client = TestClient[web.Request, web.Application]
 
@@ -43,9 +43,11 @@ async def databases(database_url: str) -> AsyncIterator[tuple[Database, Database
     await log.close()
 
 
-def private(databases: tuple[Database, Database], token: str | None, queries: Queries | None = None) -> web.Application:
+def private(
+    databases: tuple[Database, Database], token: str | None, queries: Queries | None = None, *more: Routes
+) -> web.Application:
     """Make the private listener's application."""
-    return listener(Api(queries or Queries(*databases), TENANTS, Reports(databases[0])), token=token)
+    return listener(Api(queries or Queries(*databases), TENANTS, Reports(databases[0])), *more, token=token)
 
 
 @pytest.fixture

@@ -130,6 +130,7 @@ class Private(_Section):
     port: Port = 8081
     token: Token | None = None
     tokens: dict[SecretName, TokenSettings] = {}
+    feed_readers_limit: int = Field(default=500, ge=0, le=10_000)
 
     def bearer(self, *needed: Scope) -> str | None:
         """Return a token that may do what is needed, for our own commands; None where there is none."""

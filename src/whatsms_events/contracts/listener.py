@@ -7,6 +7,7 @@ from typing import Any, Final
 from whatsms_events.clock import now
 from whatsms_events.web.api import Api
 from whatsms_events.web.documents import ContractFiles
+from whatsms_events.web.feed import Feed
 from whatsms_events.web.health import Health
 from whatsms_events.web.rejects import Rejects
 from whatsms_events.web.running import RunningSettings
@@ -27,6 +28,7 @@ def private_routes() -> Iterator[tuple[str, str]]:
         RunningSettings(lambda _salt: {}),
         ContractFiles({}),
         Tracing(nothing, nothing, nothing, {}),
+        Feed(nothing, nothing, {}, ()),
         Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool),
     )
     for part in parts:

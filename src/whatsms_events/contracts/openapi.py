@@ -20,6 +20,7 @@ from whatsms_events.storage.reads import PAGE_LIMIT
 from whatsms_events.storage.trace import KINDS
 from whatsms_events.web.answers import PROBLEM_JSON, RETRY_AFTER_S
 from whatsms_events.web.api import ACK_HOURS, DAY_HOURS
+from whatsms_events.web.feed import LAST_EVENT_ID
 from whatsms_events.web.questions import DEFAULT_LIMIT, TOP
 
 VERSION: Final = "3.1.1"
@@ -47,6 +48,7 @@ ANSWERS: Final[Mapping[str, GoodAnswer]] = {
     "/api/v1/parked/deliveries": GoodAnswer(page("deliveries", "ParkedDelivery")),
     "/api/v1/parked/events": GoodAnswer(page("events", "ParkedEvent")),
     "/api/v1/settings": GoodAnswer(ref("RunningSettings")),
+    "/api/v1/stream": GoodAnswer(TEXT, "text/event-stream"),
     "/api/v1/{slug}/tickets": GoodAnswer(page("tickets", "Ticket")),
     "/api/v1/{slug}/tickets/{id}": GoodAnswer(ref("Ticket")),
     "/api/v1/{slug}/tickets/{id}/messages": GoodAnswer(page("messages", "Message")),
@@ -99,6 +101,7 @@ _QUERY: Final[Mapping[str, JsonObject]] = {
     "contact": {**TEXT, "description": "Only those of the contact with this id."},
     "tenant": {**TEXT, "description": "Only those of the tenant with this slug."},
     "type": {**enum(EventType), "description": "Only events of this type."},
+    "ticket": {**TEXT, "description": "Only events of the ticket with this id."},
     "entity": {**enum(get_args(Entity)), "description": "Only differences of this entity."},
     "kind": {**enum(get_args(DriftKind)), "description": "Only differences of this kind."},
     "find": {**TEXT, "minLength": 1, "description": "An id, or the beginning of a name or number."},
@@ -123,8 +126,19 @@ _QUERY_OF: Final[Mapping[tuple[str, str], JsonObject]] = {
         "description": "How many conversations are answered.",
     },
     ("/api/v1/events", "after"): {**_POSITION, "default": 0, "description": "The position to go on behind."},
+    ("/api/v1/stream", "after"): {**_POSITION, "default": 0, "description": "The position to go on behind."},
 }
 """The same, where one path means something else by it."""
+
+_HEADERS_OF: Final[Mapping[str, Mapping[str, JsonObject]]] = {
+    "/api/v1/stream": {
+        LAST_EVENT_ID: {
+            **TEXT,
+            "description": "The `id` of the last block that was read, to go on behind it; counts more than `after`.",
+        }
+    }
+}
+"""The headers that a path looks at."""
 
 _PLACEHOLDERS: Final[Mapping[str, JsonObject]] = {
     "slug": {**TEXT, "description": "The name of the tenant's section in the configuration."},
@@ -197,9 +211,11 @@ def _operation(method: str, path: str, words: PathWords) -> JsonObject:
     responses: JsonObject = {"200": _answer(answered.schema, answered.media_type)}
     responses |= {str(status): _answer(schema, JSON) for status, schema in (answered.also or {}).items()}
     responses |= {str(status): {"$ref": f"#/components/responses/Refused{status}"} for status in sorted(statuses)}
+    headers = _HEADERS_OF.get(path, {})
     parameters = [
         *(_parameter("path", name, _PLACEHOLDERS, path) for name in re.findall(r"\{(\w+)\}", path)),
         *(_parameter("query", name, _QUERY, path) for name in words.parameters),
+        *(_parameter("header", name, headers, path) for name in headers),
     ]
     return {
         "operationId": operation_id(method, path.removeprefix("/api/v1")),

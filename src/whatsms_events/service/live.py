@@ -11,6 +11,7 @@ from whatsms_events.storage.log.committer import Committer
 from whatsms_events.web.access import Access
 from whatsms_events.web.api import Api
 from whatsms_events.web.console.console import Console
+from whatsms_events.web.feed import Feed
 from whatsms_events.web.receiver import Receiver
 from whatsms_events.web.rejects import Rejects
 from whatsms_events.web.running import RunningSettings
@@ -27,6 +28,7 @@ class LiveParts:
     rejects: Rejects
     api: Api
     running: RunningSettings
+    feed: Feed
     tracing: Tracing
     access: Access
     observer: Observer
@@ -46,6 +48,7 @@ class LiveParts:
         )
         self.rejects.change(settings.tenants, limits.keep_rejects)
         self.api.change(tenant_ids(settings))
+        self.feed.change(tenant_ids(settings), tokens(settings))
         self.running.change(partial(comparable, settings))
         self.tracing.change(tenant_ids(settings))
         self.access.change(tokens(settings), open_metrics=open_metrics(settings))

@@ -45,6 +45,8 @@ from whatsms_events.storage.trace import Traces
 from whatsms_events.web.access import NamedToken
 from whatsms_events.web.api import Api
 from whatsms_events.web.documents import ContractFiles
+from whatsms_events.web.feed import PLACES as FEED_PLACES
+from whatsms_events.web.feed import Feed
 from whatsms_events.web.health import Check, Health
 from whatsms_events.web.receiver import Receiver, Tenant
 from whatsms_events.web.rejects import Rejects
@@ -215,6 +217,17 @@ def tenant_ids(settings: Settings) -> Mapping[str, str]:
 def make_api(settings: Settings, stores: Stores) -> Api:
     """Return the read API."""
     return Api(Queries(stores.log, stores.projection), tenant_ids(settings), Reports(stores.log))
+
+
+def make_feed(settings: Settings, stores: Stores) -> Feed:
+    """Return the event feed."""
+    return Feed(
+        Queries(stores.log, stores.projection, places=FEED_PLACES),
+        EventLog(stores.log),
+        tenant_ids(settings),
+        tokens(settings),
+        readers_limit=settings.private.feed_readers_limit,
+    )
 
 
 def make_tracing(settings: Settings, stores: Stores) -> Tracing:

@@ -32,6 +32,7 @@ from whatsms_events.service.parts import (
     make_committer,
     make_consumer,
     make_contracts,
+    make_feed,
     make_health,
     make_observer,
     make_receiver,
@@ -149,11 +150,14 @@ class Service:
         health, running = self._health(stores, start, receiver), make_running(settings)
         api, observer = make_api(settings, stores), make_observer(settings, stores)
         tracing, contracts = make_tracing(settings, stores), make_contracts()
+        feed = make_feed(settings, stores)
         access = Access(tokens(settings), open_metrics=open_metrics(settings))
         console = make_console(settings, stores, access, health, self._trail)
-        shown = private_app(access, health, rejects, running, tracing, contracts, console, api, dress=console.dress)
+        shown = private_app(
+            access, health, rejects, running, tracing, contracts, console, feed, api, dress=console.dress
+        )
         private = Listener(shown)
-        parts = LiveParts(committer, receiver, rejects, api, running, tracing, access, observer, console)
+        parts = LiveParts(committer, receiver, rejects, api, running, feed, tracing, access, observer, console)
         door = public if "receiver" in self.roles else None
         doors = Doors(settings, door, private, roles=self._asked, given=self._given, away=away, on_taken=stop.set)
         stack.push_async_callback(doors.close_private)
@@ -187,6 +191,7 @@ class Service:
         async with (
             beside([self._watch.run()], self._watch.stop),
             self._supervisor.running(committing, writers=jobs.writers, readers=jobs.readers, close_door=close_door),
+            beside([parts.feed.run()], parts.feed.stop),
         ):
             if committing is None:
                 committer.connected.set()  # nothing is committed here, so nothing is waited for

@@ -23,10 +23,10 @@ MIGRATION_TIMEOUT_S: Final = 3600.0
 REPAIR_TURNS: Final = 3
 """The most transactions at a time of all backfills and watchdogs together; each tenant may have one of each."""
 
-POOL_SIZE: Final = 11
+POOL_SIZE: Final = 14
 """As many as can be wanted at a time, however many tenants there are: relay, consumer, observer and the uses of
-secrets one each, the probes two, the read API `reads.READERS`, backfills and watchdogs REPAIR_TURNS. The committer and
-the role locks have connections of their own.
+secrets one each, the probes two, the read API `reads.READERS`, the event feed three, backfills and watchdogs
+REPAIR_TURNS. The committer and the role locks have connections of their own.
 """
 
 PRIVATE_MODE: Final = 0o600

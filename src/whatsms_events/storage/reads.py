@@ -159,18 +159,32 @@ class Queries:
         table = tables.parked_event
         return await self._list(table, (table.c.source, table.c.at), [], after=after, limit=limit)
 
-    async def events(self, *, after: int, limit: int, tenant: str | None, event_type: str | None) -> EventPage:
-        """Return events at positions above `after`, of every tenant and type or of one.
+    async def events(
+        self,
+        *,
+        after: int,
+        limit: int,
+        tenant: str | None = None,
+        event_type: str | None = None,
+        ticket: str | None = None,
+        text_limit: int | None = None,
+    ) -> EventPage:
+        """Return events at positions above `after`, of every tenant, type and ticket or of one.
 
         Where a filter leaves out much, a page may be short or empty although more follow: go on from its `next`.
+        `text_limit` is about how many characters a page may have, where that is fewer than those of every page.
         """
         table, position = tables.event_log, tables.event_log.c.position
+        wanted = {"tenant": tenant, "type": event_type, "ticket_id": ticket}
         async with self.asking(table) as connection:
             # The end first: positions show in order of commit, so nothing can still appear below it.
             end = int((await connection.execute(select(func.coalesce(func.max(position), 0)))).scalar_one())
-            upper = end if tenant is None and event_type is None else min(end, after + self._scan_limit)
-            where = [position <= upper, *_equal(table, {"tenant": tenant, "type": event_type})]
-            rows, more = await self._page(connection, table, (position,), where, after=(after,), limit=limit)
+            filtered = any(value is not None for value in wanted.values())
+            upper = min(end, after + self._scan_limit) if filtered else end
+            where = [position <= upper, *_equal(table, wanted)]
+            rows, more = await self._page(
+                connection, table, (position,), where, after=(after,), limit=limit, text_limit=text_limit
+            )
         through = rows[-1]["position"] if more and rows else max(after, upper)
         return EventPage([shown_row(row) for row in rows], through, end)
 
@@ -205,6 +219,7 @@ class Queries:
         *,
         after: PageKey | None,
         limit: int,
+        text_limit: int | None = None,
     ) -> tuple[list[_Row], bool]:
         """Return the next rows in the order of `key` that fit into a page, and whether more follow."""
         if after is not None:
@@ -214,7 +229,8 @@ class Queries:
         texts = [func.coalesce(func.length(column), 0) for column in table.c if isinstance(column.type, Text)]
         sizes = select(functools.reduce(operator.add, texts)).where(*where).order_by(*key).limit(limit + 1)
         totals = list(itertools.accumulate((await connection.execute(sizes)).scalars()))
-        fitting = min(limit, max(1, bisect.bisect_right(totals, self._page_text_limit)))
+        fits = self._page_text_limit if text_limit is None else min(text_limit, self._page_text_limit)
+        fitting = min(limit, max(1, bisect.bisect_right(totals, fits)))
         rows = select(*_columns(table)).where(*where).order_by(*key).limit(fitting)
         return [row._asdict() for row in await connection.execute(rows)], len(totals) > fitting
 

@@ -159,13 +159,15 @@ class Api:
         return of_tenant(row, self._slugs)
 
     async def _events(self, request: web.Request) -> web.Response:
-        asked = parameters(request, "after", "limit", "tenant", "type")
+        asked = parameters(request, "after", "limit", "tenant", "type", "ticket")
         after, limit = number(asked, "after", 0, 0, TOP), page_limit(asked)
         tenant = self._slug(asked["tenant"]) if "tenant" in asked else None
         event_type = asked.get("type")
         if event_type is not None and event_type not in _TYPES:
             raise bad("type", "is no event type")
-        page = await self._queries.events(after=after, limit=limit, tenant=tenant, event_type=event_type)
+        page = await self._queries.events(
+            after=after, limit=limit, tenant=tenant, event_type=event_type, ticket=asked.get("ticket")
+        )
         if after > page.end:
             # Positions are never given back: this reader has seen another log, or one that was longer.
             raise bad("after", f"is past the end of the log, {page.end}")

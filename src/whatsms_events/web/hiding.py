@@ -30,8 +30,13 @@ def for_eyes(request: web.Request, table: str, row: RowView) -> RowView:
 
 def event_for_eyes(request: web.Request, row: RowView) -> RowView:
     """Return a row of the log as the one who asks may see it."""
+    return row if may_see(request) else hidden_event(row)
+
+
+def hidden_event(row: RowView) -> RowView:
+    """Return a row of the log as everybody may see it who may read."""
     data = row["data"]
-    if may_see(request) or not isinstance(data, msgspec.Raw):
+    if not isinstance(data, msgspec.Raw):
         return row
     try:
         hidden = msgspec.Raw(personal.hidden_data(EventType(str(row["type"])), bytes(data)))

@@ -10,10 +10,11 @@ from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from whatsms_events.domain.bodies import is_storable
 from whatsms_events.storage.reads import PAGE_LIMIT, PageKey, RowPage, RowView
+from whatsms_events.web.answers import RETRY_AFTER_S
 from whatsms_events.web.views import shown_page
 
 DEFAULT_LIMIT: Final = 50
@@ -119,6 +120,12 @@ def bad(name: str, what: str) -> web.HTTPException:
 def not_found() -> web.HTTPException:
     """Return 404."""
     return refusal(web.HTTPNotFound, "there is nothing here by that name")
+
+
+def busy(detail: str) -> web.HTTPException:
+    """Return 503, with when to come again."""
+    headers = {**HEADERS, hdrs.RETRY_AFTER: str(RETRY_AFTER_S)}
+    return refusal(web.HTTPServiceUnavailable, detail, headers=headers)
 
 
 def refusal(
