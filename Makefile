@@ -48,9 +48,10 @@ check: lint ## lint, types, and every test that needs no server
 bench: $(VENV)/test.stamp ## measure, in minutes: ARGS="ingest startup --rounds 5"
 	$(BIN)/python bench/run.py $(ARGS)
 
-docs: $(VENV)/test.stamp ## write docs/reference and the dashboards from the code
+docs: $(VENV)/test.stamp ## write docs/reference, the dashboards and the operator's rules
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m deploy.grafana.generate
+	$(BIN)/python -m deploy.prometheus.generate
 
 picture: $(VENV)/run.stamp ## run the demo and draw its terminal: docs/demo.svg, docs/proof.svg
 	$(BIN)/python docs/picture.py $(ARGS)

@@ -221,10 +221,12 @@ SHORT: Final = {"[15m]": "[20s]", "[5m]": "[10s]", "for: 10m": "for: 2s"}
 
 @pytest.mark.process
 async def test_a_real_prometheus_sees_an_alert_begin_and_end(tmp_path: Path) -> None:
-    """It scrapes a real service, evaluates every rule without an error, fires on wrong signatures, and clears."""
-    service = Service(tmp_path / "service")
+    """It scrapes a service by a token, evaluates every rule without an error, fires on wrong signatures, and clears."""
+    token = {"token": "a-token-for-prometheus-alone", "scopes": "metrics"}
+    service = Service(tmp_path / "service", settings={"private.tokens.prometheus": token})
+    target = service.private_url.removeprefix("http://")
     try:
-        server = Prometheus(tmp_path / "prometheus", service.private_url.removeprefix("http://"), SHORT)
+        server = Prometheus(tmp_path / "prometheus", target, SHORT, token=token["token"])
     except UnavailableError as exc:
         missing(str(exc))
     await service.start()
@@ -235,6 +237,8 @@ async def test_a_real_prometheus_sees_an_alert_begin_and_end(tmp_path: Path) -> 
         assert await query(server, "process_start_time_seconds") != []
         assert await firing(server) == {}
         async with aiohttp.ClientSession() as session:
+            async with session.get(f"{service.private_url}/metrics") as closed:
+                assert closed.status == 401
 
             async def rejected() -> bool:
                 good = delivery("ticket.closed", "2026-01-15T10:40:00Z", ticket={"id": "t-2"})

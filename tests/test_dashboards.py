@@ -48,7 +48,9 @@ ANSWERS: Final = ["Receiving", "Verifying", "Publishing", "Applying", "Repairing
 UNITS: Final = {"reqps", "ops", "s", "bytes", "short", "none", "percentunit"}
 """Those of Grafana's units that are used: it takes any other word for a suffix."""
 
-NOT_SHOWN: Final[dict[str, str]] = {}
+NOT_SHOWN: Final[dict[str, str]] = {
+    "whatsms_events_secret_first_match_timestamp_seconds": "an alert asks which is older",
+}
 """Metrics that no panel shows, with the reason."""
 
 OF_PROMETHEUS: Final = {

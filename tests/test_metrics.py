@@ -198,6 +198,7 @@ TIMES = {
     "backfill_last_success_timestamp_seconds",
     "last_accepted_timestamp_seconds",
     "clock_offset_seconds",
+    "secret_first_match_timestamp_seconds",
     "secret_last_match_timestamp_seconds",
     "free_bytes",
     "retention_oldest_timestamp_seconds",

@@ -333,7 +333,7 @@ PRIVACY: Final = Board(
             graph("Refused at the private listener", "ops", rate(m.TOKENS_REFUSED, "reason"),
                   "wrong rising: somebody guesses, or a token was changed and a reader has the old one. scope: a token "
                   "was used for what it may not do. host: a page led a browser here.",
-                  "Change settings without a restart"),
+                  "Refused at the private listener"),
         )),
         Row("What has an end", (
             graph("Age of the oldest that has an end", "s",

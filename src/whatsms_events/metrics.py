@@ -38,6 +38,12 @@ SIGNED_BY = Counter(
     "Verified deliveries by the name of the secret that fitted. An old secret at zero can be removed.",
     ["tenant", "secret"],
 )
+SECRET_FIRST_MATCH = Gauge(
+    "whatsms_events_secret_first_match_timestamp_seconds",
+    "When a delivery first fitted this secret, as far as the log knows; 0 for never. Of two secrets in use the one "
+    "that began later is the new one.",
+    ["tenant", "secret"],
+)
 SECRET_LAST_MATCH = Gauge(
     "whatsms_events_secret_last_match_timestamp_seconds",
     "When a delivery last fitted this secret, whichever process took it in; 0 for never. `time() - x` growing for an "

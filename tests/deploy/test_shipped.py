@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
+from deploy.prometheus import generate
 
 from conftest import missing
 from servers import warm
@@ -426,7 +427,7 @@ def test_only_the_proxy_reaches_the_public_port(objects: list[dict[str, Any]]) -
 
 
 def test_an_overlay_with_the_monitor_renders(tmp_path: Path) -> None:
-    """An overlay like that of the page has its own image, and a monitor whose job is the one that the rules ask for."""
+    """An overlay like that of the page has its own image, a monitor whose job the rules ask for, and these rules."""
     base, monitoring = (os.path.relpath(KUBERNETES / name, tmp_path) for name in ("base", "monitoring"))
     overlay = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "hooks",
@@ -445,6 +446,13 @@ def test_an_overlay_with_the_monitor_renders(tmp_path: Path) -> None:
     assert jobs == [PROMETHEUS["scrape_configs"][0]["job_name"]]
     (which,) = monitor["spec"]["selector"]["matchExpressions"]
     assert which["values"] == list(ROLES)
+    (rules,) = [one for one in objects if one["kind"] == "PrometheusRule"]
+    assert rules["spec"] == yaml.safe_load((DEPLOY / "prometheus" / "rules.yml").read_text(encoding="utf-8"))
+
+
+def test_the_rules_of_the_operator_are_those_of_prometheus() -> None:
+    """The PrometheusRule is what `make docs` makes of `rules.yml`, comments and all."""
+    assert generate.OBJECT.read_text(encoding="utf-8") == generate.rule_object()
 
 
 # What all of them share.

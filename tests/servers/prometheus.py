@@ -25,10 +25,18 @@ def program(name: str) -> str:
 class Prometheus(Server):
     """One Prometheus that scrapes `target` and evaluates the rules each second.
 
-    `durations` are replaced in the rules, or it is a function that writes them with others.
+    `durations` are replaced in the rules, or it is a function that writes them with others. With a `token` the line
+    about a token in the shipped configuration is taken in, and the file that it names has the token.
     """
 
-    def __init__(self, folder: Path, target: str, durations: Mapping[str, str] | Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        target: str,
+        durations: Mapping[str, str] | Callable[[str], str],
+        *,
+        token: str | None = None,
+    ) -> None:
         """Raise UnavailableError where Prometheus is not installed."""
         self._program = program("prometheus")
         super().__init__(folder)
@@ -44,6 +52,10 @@ class Prometheus(Server):
         (folder / "rules.yml").write_text(rules, encoding="utf-8")
         config = (DEPLOY / "prometheus.yml").read_text(encoding="utf-8")
         config = re.sub(r"(_interval|_timeout): \d+s", r"\1: 1s", config).replace("127.0.0.1:8081", target)
+        if token is not None:
+            config, found = re.subn(r"# (authorization: \{credentials_file: metrics-token\})", r"\1", config)
+            assert found == 1
+            (folder / "metrics-token").write_text(token, encoding="utf-8")
         (folder / "prometheus.yml").write_text(config, encoding="utf-8")
 
     @property

@@ -84,7 +84,8 @@ class Observer:
         self._gone = (self._gone | {*self._slugs.values()}) - {*slugs.values()}
         for tenant, names in self._secrets.items():
             for name in {*names} - {*secrets.get(tenant, ())}:
-                metrics.SECRET_LAST_MATCH.remove_by_labels({"tenant": self._slugs[tenant], "secret": name})
+                for gauge in (metrics.SECRET_FIRST_MATCH, metrics.SECRET_LAST_MATCH):
+                    gauge.remove_by_labels({"tenant": self._slugs[tenant], "secret": name})
         self._slugs, self._secrets = slugs, secrets
         self._keyed = {tenant: slugs[tenant] for tenant in keyed}
 
@@ -137,15 +138,17 @@ class Observer:
                 _show_drift([one for tenant, one in overviews.items() if tenant in self._keyed])
 
     async def look_at_secrets(self) -> None:
-        """Set the gauge of when each configured secret last fitted, whichever process took the delivery in."""
+        """Set the gauges of when each configured secret first and last fitted, whichever process took a delivery in."""
         for slug in self._gone:  # each time: what ends with its tenant may still show something
             metrics.forget(slug)
         with suppress(WhatsmsEventsError, TimeoutError):
             async with asyncio.timeout(LOOK_LIMIT_S):
-                last = {(use.tenant, use.name): use.last_at.timestamp() for use in await self._uses.all()}
+                uses = {(use.tenant, use.name): use for use in await self._uses.all()}
                 for tenant, names in self._secrets.items():
                     for name in names:
-                        metrics.SECRET_LAST_MATCH.labels(self._slugs[tenant], name).set(last.get((tenant, name), 0))
+                        use, labels = uses.get((tenant, name)), (self._slugs[tenant], name)
+                        metrics.SECRET_FIRST_MATCH.labels(*labels).set(use.first_at.timestamp() if use else 0)
+                        metrics.SECRET_LAST_MATCH.labels(*labels).set(use.last_at.timestamp() if use else 0)
 
     async def look_at_messages(self) -> None:
         """Set the gauge of messages that are stuck: it moves within hours, and each look costs an index a few pages."""

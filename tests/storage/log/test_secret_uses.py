@@ -125,9 +125,10 @@ async def test_uses_that_cannot_be_saved_are_kept_and_saved_later(database: Data
     assert (await uses.all())[0] == SecretUse("acme", "current", NOON, NOON + timedelta(seconds=1), 3)
 
 
-async def test_a_gauge_shows_when_each_configured_secret_last_fitted(database: Database) -> None:
-    """It is the table's time, so every process shows it, and zero for a secret that never fitted."""
+async def test_gauges_show_when_each_configured_secret_first_and_last_fitted(database: Database) -> None:
+    """They are the table's times, so every process shows them, and zero for a secret that never fitted."""
     uses = SecretUses(database)
+    uses.add("acme", "previous", 1, NOON - timedelta(hours=3))
     uses.add("acme", "previous", 1, NOON)
     await uses.save()
     names = {"acme": ["current", "previous"]}
@@ -135,10 +136,13 @@ async def test_a_gauge_shows_when_each_configured_secret_last_fitted(database: D
         database, database, prefix=None, slugs={"acme": "shop"}, keyed=[], secrets=names, now=lambda: NOON
     )
     await observer.look_at_secrets()
-    found = [
-        REGISTRY.get_sample_value(
-            "whatsms_events_secret_last_match_timestamp_seconds", {"tenant": "shop", "secret": name}
-        )
-        for name in names["acme"]
-    ]
-    assert found == [0, NOON.timestamp()]
+    found = {
+        which: [
+            REGISTRY.get_sample_value(
+                f"whatsms_events_secret_{which}_match_timestamp_seconds", {"tenant": "shop", "secret": name}
+            )
+            for name in names["acme"]
+        ]
+        for which in ("first", "last")
+    }
+    assert found == {"first": [0, NOON.timestamp() - 3 * 3600], "last": [0, NOON.timestamp()]}
