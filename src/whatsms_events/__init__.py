@@ -74,7 +74,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         receiver, answers, tally          the door; what it answers; counting in bulk
         rejects                           the last deliveries with a wrong signature, for `verify`
         running                           the settings that the process works with, for `config diff`
-        trace, trace_view                 all that is known of one event or one thing
+        trace, trace_view, trace_words    all that is known of one event or one thing, as JSON and in words
         feed, tail                        events as they come; the end of the log, read once for all readers
         senders                           what was committed of one tenant -> alarms
         api, questions, views, health     the read API and its JSON; livez, readyz, metrics
@@ -83,6 +83,9 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
             console, frame, sessions      all of it; what every page has; who is signed in
             rendering, charts, assets     templates -> pages; SVG; style and script
             now, stations                 the first page; whether each station works
+            conversations, bubbles        who is meant, which tickets wait; what was said, as it is drawn
+            passport, acks, heat          the way of one event; what became of our messages; delays by the hour
+            places                        where things are, and what a page was asked for
     workers/        loop repeats a piece, backs off, halts
         relay                             event log -> Kafka
         sources, consumer                 Kafka or event log -> projection

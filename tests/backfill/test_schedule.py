@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from servers.reconciling import ALL, PLAN, House, house
+from whatsms_events.backfill.schedule import PEOPLE_LIMIT
 from whatsms_events.backfill.worker import Backfill
 from whatsms_events.storage.repair.reports import Options
 from whatsms_events.twin.world import World
@@ -117,4 +118,27 @@ async def test_what_is_asked_for_runs_after_the_one_under_way(here: House) -> No
     backfill.progress = replace(backfill.progress, finished=False)
     assert await next_cause(here, backfill) == "silence"
     assert await next_cause(here, backfill) is None
+    await backfill.close()
+
+
+async def test_a_ticket_that_a_person_asks_about_is_looked_at_before_all_else(here: House) -> None:
+    """One request, with nothing in doubt: a change that no webhook told is there afterwards, no messages were read, and
+    the next look is made only when somebody asks again. What a command asked for comes after it.
+    """
+    await here.reconcile()
+    ticket = here.open_ticket()
+    ticket.status = "closed"
+    here.world.account.touch_ticket(ticket)
+    here.world.account.outbox.clear()  # the webhook is lost
+    backfill, asked = here.backfill(), here.rest.counts.copy()
+    backfill.ask("reconcile", "command", ALL)
+    assert backfill.ask_about(str(ticket.id))
+    assert await next_cause(here, backfill) == "console"
+    assert (await here.held("ticket"))[str(ticket.id)]["status"] == "closed"
+    assert here.rest.counts - asked == {("GET", "/tickets/{id}"): 1}
+    assert await next_cause(here, backfill) == "command"
+    assert await next_cause(here, backfill) is None
+    assert all(backfill.ask_about(f"other{number}") for number in range(PEOPLE_LIMIT))
+    assert not backfill.ask_about("one too many")
+    assert backfill.ask_about("other0")
     await backfill.close()

@@ -8,9 +8,13 @@ from typing import Final
 from whatsms_events.backfill.run import MODES, Mode, Parts, Plan, new_item
 from whatsms_events.domain.events import Entity
 from whatsms_events.domain.repair import ItemCame
+from whatsms_events.domain.rows import Key
 from whatsms_events.storage.repair.looks import Doubt
 from whatsms_events.storage.repair.reports import Kind, Options, Run, RunInfo
 from whatsms_events.storage.repair.runs import Item
+
+PEOPLE_LIMIT: Final = 50
+"""Tickets that people wait for: more than that is a case for a reconcile."""
 
 REPAIR_LIMIT: Final = 200
 """Entities of one repair: more than that is a case for a reconcile."""
@@ -56,6 +60,7 @@ class Schedule:
 
     def __init__(self, parts: Parts, last_accepted: Callable[[], Awaitable[datetime | None]]) -> None:
         self.asked: AskedRun | None = None
+        self._tickets: dict[str, None] = {}  # that people ask about, in the order of their questions
         self._allowed: Mode = parts.plan.options.messages
         self._parts = parts
         self._last_accepted = last_accepted
@@ -67,6 +72,13 @@ class Schedule:
         self.asked = asked
         self._allowed = max(self._allowed, asked.options.messages, key=MODES.index)
 
+    def ask_about(self, ticket_id: str) -> bool:
+        """Note that somebody wants to know how a ticket is; False where too many wait already."""
+        if ticket_id not in self._tickets and len(self._tickets) >= PEOPLE_LIMIT:
+            return False
+        self._tickets[ticket_id] = None
+        return True
+
     async def due(self, now: datetime) -> tuple[AskedRun, Doubts | None] | None:
         """Return the run to begin or to go on with, and what a new repair is about; None where none is."""
         if self._away is None:
@@ -74,6 +86,8 @@ class Schedule:
         last = await self._parts.checkpoints.last(self._parts.tenant)
         if last is not None and last.finished_at is None:
             return AskedRun(last.run.kind, last.run.cause, last.run.options), None
+        if self._tickets:  # somebody sits and waits, and the run is a short one
+            return AskedRun("repair", "console", Options(messages="off")), await self._of_people(now)
         asked = self.asked or await self._by_itself(now)
         if asked is None or asked.kind == "reconcile":
             return None if asked is None else (asked, None)
@@ -94,6 +108,11 @@ class Schedule:
         asked = self.asked
         if asked is not None and (asked.kind, asked.options) == (begun.kind, begun.options):
             self.asked = asked if resumed and asked.cause != "command" else None
+
+    def met(self, doubts: Doubts) -> None:
+        """Forget the tickets that a run looks at which was begun for them."""
+        for one in doubts.looks:
+            self._tickets.pop(one.id, None)
 
     def messages(self, run: Run) -> Mode:
         """Return how many lists of messages may be read for a run: no more than this process was told to read.
@@ -125,6 +144,16 @@ class Schedule:
         if not self._parts.plan.outage_s or accepted is None or accepted >= silent_from:
             return False
         return reconcile is None or reconcile.run.started_at < silent_from
+
+    async def _of_people(self, now: datetime) -> Doubts:
+        """Return the tickets that people ask about, whether or not anything of them is in doubt."""
+        parts, doubts = self._parts, Doubts(self._parts.plan, now)
+        rows = await parts.holdings.rows({Key("ticket", parts.tenant, one) for one in self._tickets})
+        for one in self._tickets:
+            row = rows.get(Key("ticket", parts.tenant, one))
+            versions = () if row is None else row.versions.values()
+            doubts.add(Doubt("ticket", one, max((version.latest for version in versions), default=0)), None)
+        return doubts
 
     async def _doubts(self, asked: AskedRun, now: datetime) -> Doubts:
         """Return doubtful entities and stubs, without those that were looked at in their present state."""

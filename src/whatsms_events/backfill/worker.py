@@ -112,6 +112,11 @@ class Backfill:
         self._schedule.ask(AskedRun(kind, cause, options))
         self._look_at = self._parts.now()
 
+    def ask_about(self, ticket_id: str) -> bool:
+        """Ask for one look at a ticket, soon; False where too many wait already."""
+        self._look_at = self._parts.now()
+        return self._schedule.ask_about(ticket_id)
+
     async def run_once(self) -> int:
         """Do one bounded piece and return 1; 0 where there is nothing to do now.
 
@@ -181,6 +186,7 @@ class Backfill:
             again_at = now if doubts.campaigns else None
             standing = msgspec.structs.replace(live.standing, expected=len(doubts.looks), again_at=again_at)
             await live.save(standing, items=list(doubts.items.values()), looks=doubts.looks)
+            self._schedule.met(doubts)
         self._live, self._comparison = live, Comparison(live)
         log.info("backfill.begun", tenant=parts.slug, kind=run.kind, cause=run.cause, resumed=run.resumed)
         return True

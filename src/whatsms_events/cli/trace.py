@@ -1,8 +1,7 @@
 """`trace`: all that is known of one event, delivery, message, ticket, contact or campaign."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
-from typing import Annotated, Any, Final
+from collections.abc import Iterator
+from typing import Annotated, Final
 
 import msgspec
 from cyclopts import Parameter
@@ -19,13 +18,20 @@ from whatsms_events.storage.reads import Queries
 from whatsms_events.storage.trace import REACH, TracedKind, Traces
 from whatsms_events.web.trace import passport
 from whatsms_events.web.trace_view import shown_matches
+from whatsms_events.web.trace_words import (
+    TraceView,
+    at,
+    kafka_words,
+    outcome_words,
+    place_words,
+    rest_words,
+    table_words,
+)
 
 QUERY_S: Final = 300.0
 """A command may look through the whole log, which a request must not."""
 
 Reach = Annotated[int, Parameter(validator=Number(gte=0, lt=2**63))]
-
-TraceView = Mapping[str, Any]
 
 
 def trace(
@@ -97,21 +103,17 @@ def _lines(found: TraceView) -> Iterator[str]:
     elif shown["kind"] == "parked":
         delivery = shown["delivery"]
         yield f"parked delivery {shown['id']} of {shown['tenant'] or shown['tenant_id']}: {shown['reason']}"
-        yield f"  received   {_at(delivery['first_received_at'])}, came {delivery['count']}x"
+        yield f"  received   {at(delivery['first_received_at'])}, came {delivery['count']}x"
         yield f"  bytes      sha256 {delivery['sha256']}, signed with {delivery['signed_by'] or 'an unknown secret'}"
     else:
         yield f"{shown['kind']} {shown['id']} of {shown['tenant'] or shown['tenant_id']}"
         yield from _thing(shown)
         for field in shown["fields"]:
-            yield f"  {field['field']:<18} {_place(field)}"
+            yield f"  {field['field']:<18} {place_words(field)}"
         behind = f" behind position {shown['looked_behind']}" if shown["looked_behind"] else ""
         yield f"  its last events{behind}:"
         for event in shown["events"]:
-            yield f"    {event['position']}  {_at(event['received_at'])}  {event['type']}  {event['id']}"
-
-
-def _at(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")
+            yield f"    {event['position']}  {at(event['received_at'])}  {event['type']}  {event['id']}"
 
 
 def _event(shown: TraceView) -> Iterator[str]:
@@ -121,56 +123,15 @@ def _event(shown: TraceView) -> Iterator[str]:
     size = "blanked" if delivery["blanked"] else f"{delivery['size']} bytes"
     yield f"  bytes      {size}, sha256 {delivery['sha256']}"
     signed = f", signed with {delivery['signed_by']}" if delivery["signed_by"] else ""
-    yield f"  received   {_at(delivery['first_received_at'])} from {shown['origin']}{signed}"
+    yield f"  received   {at(delivery['first_received_at'])} from {shown['origin']}{signed}"
     if delivery["redelivered"]:
-        yield f"  again      {delivery['redelivered']}x, at last {_at(delivery['last_redelivered_at'])}"
-    yield f"  kafka      {_kafka(shown['record'])}"
-    yield f"  tables     {_state(tables)}"
+        yield f"  again      {delivery['redelivered']}x, at last {at(delivery['last_redelivered_at'])}"
+    yield f"  kafka      {kafka_words(shown['record'])}"
+    yield f"  tables     {table_words(tables)}"
     for field in tables["fields"]:
-        yield f"    {field['table']} {field['id']} {field['field']}: {_outcome(field)}"
+        yield f"    {field['table']} {field['id']} {field['field']}: {outcome_words(field)}"
     if shown["thing"] is not None:
         yield from _thing(shown["thing"])
-
-
-_RANKS: Final = {"earlier": "an earlier time", "higher": "a higher level"}
-
-_KAFKA: Final = {
-    "not_published": "not published yet",
-    "past_retention": "not there any more: retention removed what was published so early",
-    "not_found": "not there: retention had blanked it before it was published, or its partition was another one",
-    "off": "Kafka is off",
-    "unavailable": "Kafka does not answer, or its topics are not there",
-}
-
-
-def _kafka(place: TraceView) -> str:
-    if place["state"] == "published":
-        return f"{place['topic']}/{place['partition']} at offset {place['offset']}"
-    return _KAFKA[place["state"]]
-
-
-def _state(tables: TraceView) -> str:
-    if tables["parked"] is not None:
-        return f"could not be applied, and is parked: {tables['parked']}"
-    if tables["state"] == "not_applied":
-        return f"not applied yet: they are at position {tables['applied_through']}"
-    if tables["changes"] is None:
-        return "applied; what it said was blanked, or cannot be read any more"
-    return "applied" if not tables["changes"] else "applied, but this release reads it otherwise: see `replay`"
-
-
-def _outcome(field: TraceView) -> str:
-    same = ", which says the same" if field["same"] and field["outcome"] == "lost" else ""
-    doubt = " (doubtful)" if field["doubtful"] else ""
-    if field["outcome"] == "lost":
-        return f"lost to {_place(field['winner'])}{same}{doubt}"
-    return f"{'holds' if field['outcome'] == 'holds' else 'not applied'}{doubt}"
-
-
-def _place(place: TraceView) -> str:
-    parts = [_RANKS.get(place["rank"], place["rank"]), None if place["time"] is None else f"of {_at(place['time'])}"]
-    parts.append(None if place["position"] is None else f"at position {place['position']}")
-    return " ".join(part for part in parts if part)
 
 
 def _thing(thing: TraceView) -> Iterator[str]:
@@ -180,16 +141,6 @@ def _thing(thing: TraceView) -> Iterator[str]:
     if thing["doubtful"]:
         yield f"  doubtful   {', '.join(thing['doubtful'])}"
     if (ack := thing["ack"]) is not None:
-        failed = f", failed {_at(ack['failed_at'])}" if ack["failed_at"] else ""
+        failed = f", failed {at(ack['failed_at'])}" if ack["failed_at"] else ""
         yield f"  ack        {ack['name'] or 'none'}{failed}"
-    yield f"  REST       {', '.join(_rest(thing['rest']))}"
-
-
-def _rest(rest: TraceView) -> Sequence[str]:
-    found = [f"a field was told {_at(rest['observed_at'])}"] if rest["observed_at"] else ["no field was told by it"]
-    if (run := rest["last_reconcile"]) is None:
-        return [*found, "no reconcile has finished"]
-    if not run["compared"]:
-        return [*found, f"reconcile {run['run']} did not look at messages"]
-    what = f"found it {run['difference']}" if run["difference"] else "found no difference"
-    return [*found, f"reconcile {run['run']} of {_at(run['started_at'])} {what}"]
+    yield f"  REST       {', '.join(rest_words(thing['rest']))}"

@@ -5,15 +5,21 @@ from collections.abc import Callable, Mapping
 from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.trail import Trail
-from whatsms_events.service.parts import Stores
+from whatsms_events.service.parts import Stores, kafka_target
+from whatsms_events.service.record_finder import RecordFinder
 from whatsms_events.storage.log.secret_uses import SecretUses
 from whatsms_events.storage.pulse import Pulse
+from whatsms_events.storage.reads import Queries
 from whatsms_events.storage.repair.reports import Reports
+from whatsms_events.storage.trace import Traces
 from whatsms_events.web.access import Access
+from whatsms_events.web.console.acks import AcksPage
 from whatsms_events.web.console.assets import Assets
-from whatsms_events.web.console.console import Console
+from whatsms_events.web.console.console import Console, ConsolePage
+from whatsms_events.web.console.conversations import AskRest, ConversationsPage
 from whatsms_events.web.console.frame import ConsoleTenant, Frame
 from whatsms_events.web.console.now import NowPage, NowParts
+from whatsms_events.web.console.passport import PassportPage
 from whatsms_events.web.console.sessions import Sessions
 from whatsms_events.web.health import Health
 from whatsms_events.workers.observer import DatabaseView
@@ -33,12 +39,22 @@ def noted(trail: Trail, rejected: Callable[[], int], seen: DatabaseView) -> None
     trail.note(now(), {**far, "rejected": rejected()})
 
 
-def make_console(settings: Settings, stores: Stores, access: Access, health: Health, trail: Trail) -> Console:
-    """Return the console; its pages stand in the menu in this order."""
+def make_console(
+    settings: Settings, stores: Stores, access: Access, health: Health, trail: Trail, *, ask: AskRest
+) -> Console:
+    """Return the console; its pages stand in the menu in this order. `ask` has WhatSMS asked about a ticket."""
     assets, sessions = Assets(), Sessions(access, now=now)
     frame = Frame(sessions, assets, console_tenants(settings), now=now)
     prefix = None if settings.kafka.bootstrap_servers is None else settings.kafka.topic_prefix
     seen = NowParts(
         health, Pulse(stores.log, stores.projection), Reports(stores.log), SecretUses(stores.log), trail, lambda: prefix
     )
-    return Console(access, sessions, frame, assets, [NowPage(frame, seen)])
+    queries, traces = Queries(stores.log, stores.projection), Traces(stores.log, stores.projection)
+    finder = RecordFinder(stores.log, kafka_target(settings), settings.kafka.topic_prefix)
+    pages: list[ConsolePage] = [
+        NowPage(frame, seen),
+        ConversationsPage(frame, queries, traces, ask),
+        PassportPage(frame, queries, traces, finder.find),
+        AcksPage(frame, queries),
+    ]
+    return Console(access, sessions, frame, assets, pages)

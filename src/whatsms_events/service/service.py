@@ -115,6 +115,7 @@ class Service:
         self._trail = Trail()
         self._watch: Watch | None = None
         self._watchdogs: dict[str, Watchdog] = {}
+        self._backfills: dict[str, Backfill] = {}
         self._draining = False
 
     def look_again(self) -> None:
@@ -152,7 +153,7 @@ class Service:
         tracing, contracts = make_tracing(settings, stores), make_contracts()
         feed = make_feed(settings, stores)
         access = Access(tokens(settings), open_metrics=open_metrics(settings))
-        console = make_console(settings, stores, access, health, self._trail)
+        console = make_console(settings, stores, access, health, self._trail, ask=self._ask_about)
         shown = private_app(
             access, health, rejects, running, tracing, contracts, console, feed, api, dress=console.dress
         )
@@ -262,7 +263,7 @@ class Service:
     ) -> list[Job]:
         """Return a backfill for each tenant with a key, and a watchdog for each whose webhooks come in here."""
         upstream = Upstream(self._settings, stores.log.in_turns(REPAIR_TURNS), stores.projection.in_turns(REPAIR_TURNS))
-        backfills: dict[str, Backfill] = {}
+        self._backfills = backfills = {}
         for slug in self._keyed if "backfill" in self.roles else ():
             accepted, lock = await upstream.accepted(slug), lock_of(stores.log, slug)
             backfills[slug] = upstream.backfill(slug, submit_to(committer), lock, accepted)
@@ -273,6 +274,15 @@ class Service:
             *(Job(role_of(slug), backfill, IDLE_S, GRACE_S) for slug, backfill in backfills.items()),
             *(Job(f"watchdog.{slug}", watchdog, WATCH_S, GRACE_S) for slug, watchdog in self._watchdogs.items()),
         ]
+
+    async def _ask_about(self, slug: str, ticket_id: str) -> str | None:
+        """Let the backfill look at one ticket; return in words why it cannot, None where it will."""
+        backfill = self._backfills.get(slug)
+        if backfill is None:
+            return "This process has no backfill of this tenant: ask in the console of the one that has the role."
+        if why := self._supervisor.halted.get(role_of(slug)):
+            return f"The backfill has halted: {why}"
+        return None if backfill.ask_about(ticket_id) else "Enough tickets wait for an answer already: try again later."
 
     def _health(self, stores: Stores, start: Start, receiver: Receiver) -> Health:
         """Return the probes: they ask what this process knows of its roles at that moment."""

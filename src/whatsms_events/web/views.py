@@ -47,10 +47,11 @@ def of_tenant(row: RowView, slugs: Mapping[str, str]) -> RowView:
 
 def shown_page(plural: str, page: RowPage, **more: object) -> RowView:
     """Return a page of rows with the opaque `next` to go on after, null at the end."""
-    return {**more, plural: page.rows, "next": None if page.next is None else _opaque(page.next)}
+    return {**more, plural: page.rows, "next": None if page.next is None else opaque(page.next)}
 
 
-def _opaque(key: PageKey) -> str:
+def opaque(key: PageKey) -> str:
+    """Return a key as it stands in `next`."""
     return base64.urlsafe_b64encode(_encoder.encode(key)).decode().rstrip("=")
 
 

@@ -193,7 +193,10 @@ class Frame:
         """Return a page made of a template."""
         said, by = visit.request.query.get("said", ""), visit.request.query.get("by", "")
         ours = bool(said) and hmac.compare_digest(by.encode(), self.mark_of(visit, said).encode())
-        here = next((path for _title, path in self.links if path == visit.request.path), "")
+        path = visit.request.path  # what lies below a page belongs to it
+        here = next(
+            (one for _title, one in self.links if path == one or (one != "/" and path.startswith(f"{one}/"))), ""
+        )
         known = {"visit": visit, "links": self.links, "here": here, "said": said if ours else ""}
         return web.Response(
             status=status, headers=HEADERS, body=rendered(self._templates, template, {**known, **values})

@@ -1,0 +1,145 @@
+"""The page Conversations: whose is it, which tickets wait, what was said in one, and asking WhatSMS about it."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+from aiohttp import web
+
+from whatsms_events.domain.bodies import is_storable
+from whatsms_events.errors import NotFoundError
+from whatsms_events.storage.conversations import AGES, COUNTED, TALK_LIMIT, Conversations, StatusAges
+from whatsms_events.storage.reads import Queries
+from whatsms_events.storage.trace import Confirmed, Traces
+from whatsms_events.web.console import places
+from whatsms_events.web.console.bubbles import days, unexplained
+from whatsms_events.web.console.frame import ConsoleTenant, Frame, Visit
+from whatsms_events.web.questions import TOP, key_after
+from whatsms_events.web.views import opaque
+
+TICKETS: Final = 50
+"""Tickets of one page."""
+
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=TOP)]
+_BY_TIME: Final = msgspec.json.Decoder(tuple[_Int64 | None, str])
+_BY_AGE: Final = msgspec.json.Decoder(tuple[_Int64, str])
+
+AskRest = Callable[[str, str], Awaitable[str | None]]
+"""Ask WhatSMS about one ticket of a tenant, by slug and id; returns why it cannot be asked, None where it will be."""
+
+
+class ConversationsPage:
+    """Three views: what was looked for, the tickets of a status, and one conversation."""
+
+    title = "Conversations"
+    path = places.CONVERSATIONS
+
+    def __init__(self, frame: Frame, queries: Queries, traces: Traces, ask: AskRest) -> None:
+        self._frame = frame
+        self._queries = queries
+        self._traces = traces
+        self._conversations = Conversations(queries)
+        self._ask = ask
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        """Return the pages, and the one button."""
+        return [
+            self._frame.get(self.path, self._overview),
+            self._frame.get(places.TICKET, self._ticket),
+            self._frame.post("/conversations/ask", self._ask_rest),
+        ]
+
+    async def _overview(self, visit: Visit) -> web.Response:
+        asked = places.asked_of(visit)
+        known: dict[str, Any] = {"asked": asked, "place": places.place, "found": None, "listed": None, "ages": None}
+        known |= {"names": [name for name, _ in AGES], "counted": COUNTED, "slug": "", "more": None}
+        tenant = places.tenant_of(visit, asked)
+        if tenant is None:
+            return visit.page("conversations.html", **known)
+        slug, tenant_id = tenant[0], tenant[1].tenant_id
+        known |= {"slug": slug, "statuses": cells}
+        text = asked.get("find", "").strip()
+        if text:
+            personal = visit.may("personal")
+            known["found"] = await visit.asked(
+                "What was looked for", self._conversations.find(tenant_id, text, personal=personal)
+            )
+            visit.showed("conversations.found")
+        elif "status" in asked:
+            known |= await self._listed(visit, slug, tenant_id, asked)
+        else:
+            known["ages"] = await visit.asked("The tickets", self._conversations.ages(tenant_id, visit.now))
+        return visit.page("conversations.html", **known)
+
+    async def _listed(self, visit: Visit, slug: str, tenant_id: str, asked: Mapping[str, str]) -> dict[str, Any]:
+        """Return a page of the tickets of a status, and the way to the next one."""
+        numbers = {str(number): number for number in range(len(AGES))}
+        age, key = numbers.get(asked.get("age", "")), key_after(asked, _BY_AGE)
+        after = None if key is None else (key[0], key[1])
+        question = self._conversations.tickets(
+            tenant_id, asked["status"], visit.now, age=age, after=after, limit=TICKETS
+        )
+        listed = await visit.asked("The tickets", question)
+        visit.showed("tickets")
+        following = None if listed.value is None else listed.value[1]
+        query = {"tenant": slug, "status": asked["status"], "age": age}
+        more = None if following is None else places.place(self.path, **query, after=opaque(following))
+        return {"listed": listed, "more": more}
+
+    async def _ticket(self, visit: Visit) -> web.Response:
+        asked = places.asked_of(visit)
+        slug, tenant = places.named_tenant(visit, asked)
+        ticket_id, key = asked.get("id", ""), key_after(asked, _BY_TIME)
+        ticket = await self._queries.entity("tickets", tenant.tenant_id, ticket_id)
+        if ticket is None:
+            raise NotFoundError("nobody ever named this ticket here")
+        before = None if key is None else (key[0], key[1])
+        talk = await visit.asked(
+            "The messages", self._conversations.talk(tenant.tenant_id, ticket_id, before=before, limit=TALK_LIMIT)
+        )
+        contact = await visit.asked("The contact", self._contact(tenant, ticket["contact_id"]))
+        rest = await visit.asked("What WhatSMS confirmed", self._rest(tenant, ticket_id))
+        visit.showed("conversation", ticket_id)
+        messages, older = ([], None) if talk.value is None else (talk.value.messages, talk.value.older)
+        return visit.page(
+            "ticket.html",
+            slug=slug,
+            keyed=tenant.keyed,
+            ticket=ticket,
+            contact=contact,
+            rest=rest,
+            talk=talk,
+            days=days(messages),
+            older=None
+            if older is None
+            else places.place(places.TICKET, tenant=slug, id=ticket_id, after=opaque(older)),
+            newest=before is None,
+            gap=before is None and talk.value is not None and unexplained(ticket["last_message"], messages),
+            place=places.place,
+        )
+
+    async def _contact(self, tenant: ConsoleTenant, contact_id: object) -> Mapping[str, object] | None:
+        if not isinstance(contact_id, str):
+            return None
+        return await self._queries.entity("contacts", tenant.tenant_id, contact_id)
+
+    async def _rest(self, tenant: ConsoleTenant, ticket_id: str) -> Confirmed:
+        async with self._queries.turn():
+            return (await self._traces.thing("ticket", tenant.tenant_id, ticket_id)).rest
+
+    async def _ask_rest(self, visit: Visit, fields: Mapping[str, str]) -> web.Response:
+        slug, _tenant = places.named_tenant(visit, fields)
+        ticket_id = fields.get("id", "")
+        if not ticket_id or not is_storable(ticket_id):
+            raise NotFoundError("nobody ever named this ticket here")
+        refused = await self._ask(slug, ticket_id)
+        if refused is None:
+            visit.did("ticket.ask", ticket_id)
+        said = refused or "WhatSMS is being asked about this ticket. Load the page again in a minute."
+        return visit.back(places.place(places.TICKET, tenant=slug, id=ticket_id), said)
+
+
+def cells(one: StatusAges) -> list[tuple[int | None, int]]:
+    """Return the cells of a status: the number of the age that a cell links to, and the count."""
+    numbers: list[int | None] = [*range(len(AGES)), None]
+    return list(zip(numbers, one.counts, strict=True))

@@ -1,0 +1,139 @@
+"""The page Passport draws the way of one event or delivery: from bytes over the log and Kafka to the tables."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, get_args
+
+from aiohttp import hdrs, web
+
+from whatsms_events.domain.trace import RecordPlace
+from whatsms_events.errors import NotFoundError
+from whatsms_events.storage.reads import Queries
+from whatsms_events.storage.trace import EventFacts, Match, TracedKind, Traces
+from whatsms_events.web.console import places
+from whatsms_events.web.console.frame import HEADERS, Frame, Visit
+from whatsms_events.web.console.stations import Tone
+from whatsms_events.web.questions import TOP
+from whatsms_events.web.trace import passport
+from whatsms_events.web.trace_view import shown_matches
+from whatsms_events.web.trace_words import kafka_words, outcome_words, place_words, rest_words, table_words
+
+KAFKA_S: Final = 4.0
+"""How long Kafka is searched: a page cannot wait as long as the command does."""
+
+EVENT_AT: Final = "/passport/at"
+
+_KINDS: Final[dict[str, TracedKind]] = {str(name): name for name in get_args(TracedKind)}
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """One station of the way: whether the thing was there, when, and what is known of it."""
+
+    title: str
+    tone: Tone
+    word: str
+    at: datetime | None
+    says: str
+
+
+class PassportPage:
+    """The page; what is looked for stands in its query. `find` looks for the record of an event."""
+
+    title = "Passport"
+    path = places.PASSPORT
+
+    def __init__(
+        self,
+        frame: Frame,
+        queries: Queries,
+        traces: Traces,
+        find: Callable[[EventFacts], Awaitable[RecordPlace]],
+        *,
+        kafka_s: float = KAFKA_S,
+    ) -> None:
+        self._frame = frame
+        self._queries = queries
+        self._traces = traces
+        self._find = find
+        self._kafka_s = kafka_s
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        """Return the page, and the way to the event at a position."""
+        return [self._frame.get(self.path, self._page), self._frame.get(EVENT_AT, self._at)]
+
+    async def _page(self, visit: Visit) -> web.Response:
+        asked = places.asked_of(visit)
+        text, kind = asked.get("find", "").strip(), asked.get("kind")
+        slugs = {one.tenant_id: slug for slug, one in visit.frame.tenants.items()}
+        wanted = [one for one, slug in slugs.items() if asked.get("tenant") in (None, slug)]
+        matches: list[Match] = []
+        if text and wanted:
+            async with self._queries.turn():
+                found = await self._traces.matches(text, wanted)
+            matches = [one for one in found if kind is None or one.kind == _KINDS.get(kind)]
+        shown: Any = await passport(self._traces, matches, self._in_time, slugs, turn=self._queries)
+        known = {"text": text, "matches": shown_matches(matches, slugs), "shown": shown, "place": places.place}
+        words: dict[str, Any] = {"outcome": outcome_words, "told_by": place_words, "rest": rest_words}
+        number = text if text.isascii() and text.isdigit() and int(text) <= TOP else None
+        return visit.page("passport.html", stops=_stops(shown), number=number, **known, **words)
+
+    async def _at(self, visit: Visit) -> web.Response:
+        """Lead to the event at a position of the log."""
+        text = places.asked_of(visit).get("position", "")
+        row = None
+        if text.isascii() and text.isdigit() and int(text) <= TOP:
+            row = await self._queries.event(int(text), raw=False)
+        if row is None:
+            raise NotFoundError("there is no event at this position")
+        to = places.place(self.path, find=row["id"], kind="event")
+        return web.Response(status=303, headers={**HEADERS, hdrs.LOCATION: to})
+
+    async def _in_time(self, found: EventFacts) -> RecordPlace:
+        try:
+            async with asyncio.timeout(self._kafka_s):
+                return await self._find(found)
+        except TimeoutError:
+            return RecordPlace("unavailable")
+
+
+def _stops(shown: Any) -> list[Stop]:
+    """Return the stations of an event or of a parked delivery; a thing has none."""
+    if shown is None or shown["kind"] not in ("event", "parked"):
+        return []
+    return _of_event(shown) if shown["kind"] == "event" else _of_parked(shown)
+
+
+def _of_parked(shown: Any) -> list[Stop]:
+    delivery = shown["delivery"]
+    times = "" if delivery["count"] == 1 else f", {delivery['count']} times so far"
+    signed = f"signed with {delivery['signed_by']}" if delivery["signed_by"] else "nobody noted by which secret"
+    return [
+        Stop("Received", "good", "came", delivery["first_received_at"], f"by webhook{times}"),
+        Stop("Verified", "good", "signed", None, signed),
+        Stop("Log", "warn", "parked", None, f"not appended: {shown['reason']}"),
+    ]
+
+
+def _of_event(shown: Any) -> list[Stop]:
+    delivery, tables, record = shown["delivery"], shown["tables"], shown["record"]
+    happened: Tone = "good" if shown["occurred_at"] else "plain"
+    size = "its bytes were blanked by retention or erasure" if delivery["blanked"] else f"{delivery['size']} bytes"
+    again = ""
+    if delivery["redelivered"]:
+        again = f"; the same bytes came again {delivery['redelivered']} times"
+    by_hook = shown["origin"] == "webhook"
+    signed = delivery["signed_by"]
+    verified = f"signed with {signed}" if signed else "no signature: it was not delivered" if not by_hook else "unknown"
+    kafka: Tone = {"published": "good", "off": "plain", "not_published": "warn"}.get(record["state"], "warn")  # type: ignore[assignment]
+    table: Tone = "bad" if tables["parked"] else "good" if tables["state"] == "applied" else "warn"
+    return [
+        Stop("Happened", happened, "at WhatSMS", shown["occurred_at"], "by the clock of WhatSMS"),
+        Stop("Received", "good", shown["origin"], delivery["first_received_at"], f"{size}{again}"),
+        Stop("Verified", "good" if signed or not by_hook else "plain", "signed" if signed else "-", None, verified),
+        Stop("Log", "good", "appended", None, f"position {shown['log']['position']}"),
+        Stop("Kafka", kafka, record["state"].replace("_", " "), None, kafka_words(record)),
+        Stop("Tables", table, tables["state"].replace("_", " "), None, table_words(tables)),
+    ]
