@@ -25,7 +25,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         search, delays                    what a contact is found by; ranges of time that messages take
         seals                             hashes over closed ranges of the log, chained; the first flaw of one
         person                            who a person is in the data, and what is theirs or names them
-        retention                         how long each kind is kept, and what is due
+        retention, texts                  how long each kind is kept, and what is due; how old what was written is
         feed                              the form of the event feed: blocks of text, and places
         tenant, door                      two spellings of one id; what deliveries say of their sender
         silence, standing                 when silence is a fault; whether a role stands still
@@ -52,6 +52,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         projection/                       apply and rows: a batch in one transaction; hot (what stays in memory);
                                           holdings: what is held; parked: events that could not be applied;
                                           retry: parked events once more, with today's code;
+                                          texts: blanked when their days are over;
                                           shadow, swap: a second projection beside it, and how it takes its place
         repair/                           runs, looks, reports of every backfill run: how far it got, what it found
         trace                             what is known of one event or one thing, by any name

@@ -61,7 +61,7 @@ class Bench:
             prefix=prefix,
             now=lambda: self.now,
             monotonic=lambda: self.time,
-            pace=BlankingPace(rows=rows, size_bytes=100_000),
+            pace=BlankingPace(rows=rows, size_bytes=100_000, texts=rows),
         )
 
     async def done(self, working: Retention) -> None:

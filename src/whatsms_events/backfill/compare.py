@@ -22,11 +22,12 @@ from whatsms_events.backfill.shown import last_shown, shown_payload, unpack
 from whatsms_events.domain import drift
 from whatsms_events.domain.differences import LISTED_ONLY
 from whatsms_events.domain.drift import Finding, Sighting, Verdict
-from whatsms_events.domain.events import Event
+from whatsms_events.domain.events import Event, to_micros
 from whatsms_events.domain.last_message import Told, explained
 from whatsms_events.domain.repair import COMPARED, ItemCame, compared, is_left
 from whatsms_events.domain.rows import Key, Row
 from whatsms_events.domain.sighting import as_of
+from whatsms_events.domain.texts import still_told
 from whatsms_events.domain.verdicts import Append
 from whatsms_events.errors import InvalidEventError, TransientError
 from whatsms_events.storage.repair.runs import Item
@@ -185,12 +186,20 @@ class Comparison:
         An observation has one time. With the part that only the list showed, all of it is as old as the list; so that
         part is left out where it shows nothing new, or where the row is newer.
         """
-        sighting = self._sighting(item)
+        sighting = self._in_time(self._sighting(item), row)
         if (whole := self._listed(item, sighting, told)) is not None:
+            whole = self._in_time(whole, row)
             verdict = drift.compare(self._parts.tenant, whole, row)
             if isinstance(verdict, Finding) and {*verdict.fields} & {*LISTED_ONLY[item.entity]}:
                 return whole, verdict
         return sighting, drift.compare(self._parts.tenant, sighting, row)
+
+    def _in_time(self, sighting: Sighting, row: Row | None) -> Sighting:
+        """Leave out texts whose days are over: retention blanked them here, or would at once."""
+        if not self._parts.plan.texts_s:
+            return sighting
+        cutoff = to_micros(self._parts.now() - timedelta(seconds=self._parts.plan.texts_s))
+        return replace(sighting, payload=still_told(sighting.entity, sighting.payload, row, cutoff))
 
     def _sighting(self, item: Item) -> Sighting:
         """Return what was seen, without the fields that only lists show."""

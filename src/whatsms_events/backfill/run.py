@@ -39,7 +39,7 @@ class Plan:
     `settle_s`: an answer is compared so long after it came, when webhooks that were on their way have arrived.
     `absence_s`: what the vendor does not show is looked for once more, so long after. `gone_share`: the part of an
     entity that a run may mark as gone by itself. `data_limit_bytes`: what is larger as an event is left out, since a
-    record over what topics take halts the relay.
+    record over what topics take halts the relay. `texts_s`: texts that are older are neither compared nor taken in.
     """
 
     options: Options
@@ -51,6 +51,7 @@ class Plan:
     absence_s: float
     gone_share: float
     data_limit_bytes: int = normalize.data_limit_bytes(normalize.BODY_BYTES)
+    texts_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

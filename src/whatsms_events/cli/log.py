@@ -1,7 +1,8 @@
 """`log verify` and `log copy`: prove that the log is what was received, and move it to another database."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -13,11 +14,11 @@ from cyclopts.validators import Number
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.progress import Steps
 from whatsms_events.cli.running import run
-from whatsms_events.clock import now
+from whatsms_events.clock import now, within
 from whatsms_events.config.checks import url_problem
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.seals import SAYS, Flaw
-from whatsms_events.errors import ConfigError, IntegrityError
+from whatsms_events.errors import ConfigError, IntegrityError, TransientError
 from whatsms_events.service.parts import log_target, opened_log
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, place_of, upgrade
 from whatsms_events.storage.log.blanking import BLANKING
@@ -33,7 +34,11 @@ _HEAD_MISSING: Final = (
     "before that seal"
 )
 
-WORKING: Final = ("relay", "consumer", "sealer", BLANKING)
+PIECES: Final = 100
+PIECE_S: Final = 0.1
+"""A piece of retention takes a fraction of a second, and it rests longer than it works."""
+
+WORKING: Final = ("relay", "consumer", "sealer")
 """Roles that show whether a service still works on a log: each holds its lock while it does."""
 
 
@@ -187,13 +192,15 @@ def _copy_target(to: str, password_file: Path | None, *, tls: bool, tls_ca_file:
 
 async def _copied(settings: Settings, target: DatabaseTarget, *, finish: bool, take_back: bool) -> int:
     steps = Steps("log copy")
-    async with _both(settings, target) as (source, copy):
-        making = LogCopy(source, copy, from_place=place_of(log_target(settings)), to_place=place_of(target))
+    async with _both(settings, target) as (source, copy), AsyncExitStack() as stack:
+        places, blanking = (place_of(log_target(settings)), place_of(target)), RoleLock(source, BLANKING)
+        making = LogCopy(source, copy, from_place=places[0], to_place=places[1], blanking=blanking)
         if take_back:
             await making.take_back()
             print("the log here takes in again; the copy is not used, and may be removed")
             return 0
-        begun = await making.begin(now())
+        stack.push_async_callback(making.close)
+        begun = await _begun(making)
         if begun.through:
             steps.say(f"goes on behind position {begun.through}")
         if not finish:
@@ -207,6 +214,15 @@ async def _copied(settings: Settings, target: DatabaseTarget, *, finish: bool, t
             moved = await making.finish(now(), steps.at)
         _say_moved(moved, place_of(target))
         return 0
+
+
+async def _begun(making: LogCopy) -> Copied:
+    """Begin, also where a piece of retention is just being done."""
+    for _ in range(PIECES):
+        with suppress(TransientError):
+            return await making.begin(now())
+        await within(asyncio.Event(), PIECE_S)
+    return await making.begin(now())
 
 
 def _say_moved(moved: Copied, place: str) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 from whatsms_events import clock
 from whatsms_events.backfill.run import Plan
 from whatsms_events.backfill.worker import Backfill
+from whatsms_events.config.checks import kept_days
 from whatsms_events.config.settings import Settings, TenantSettings
 from whatsms_events.domain.normalize import BODY_BYTES, data_limit_bytes
 from whatsms_events.domain.verdicts import Append
@@ -153,6 +154,7 @@ class Upstream:
         client: Client | None = None,
     ) -> Backfill:
         """Return a tenant's backfill, which appends by `submit`."""
+        plan, days = plan or plan_of(self._settings), kept_days(self._settings, slug, "texts_days")
         return Backfill(
             slug,
             self._settings.tenants[slug].tenant_id,
@@ -162,7 +164,7 @@ class Upstream:
             event_log=EventLog(self._log),
             submit=submit,
             lock=lock,
-            plan=plan or plan_of(self._settings),
+            plan=replace(plan, texts_s=86_400 * days),
             now=self._now,
             last_accepted=accepted,
         )

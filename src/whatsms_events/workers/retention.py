@@ -3,12 +3,13 @@
 Theory of operation. One process at a time blanks (the role lock BLANKING, which a copy of the log and `forget` take
 too), one piece at a time, and gives the lock back after each piece. A piece of the log is taken only up to where the
 relay has published and the projection has applied. After a piece it rests for nine times as long as the piece took, so
-that those who append have nine tenths of the time. At the end of a spell the files of SQLite are scrubbed.
+that those who append have nine tenths of the time. At the end of a spell the files of SQLite are scrubbed; that of the
+projection is written anew where texts were blanked, since rows that grow leave copies of themselves in it.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -16,12 +17,14 @@ import structlog
 
 from whatsms_events import metrics
 from whatsms_events.domain.retention import KINDS, Group, KeptRow, Place, RetentionKind, RetentionTerms, groups, sweep
+from whatsms_events.domain.rows import Key
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.expiry import ByProduct, by_products
 from whatsms_events.storage.log.blanking import BLANKING, PIECE_BYTES, Blanking
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.log.retention_places import RetentionPlaces
 from whatsms_events.storage.projection.apply import Projection
+from whatsms_events.storage.projection.texts import Texts
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.storage.scrubbing import scrub
 
@@ -33,6 +36,13 @@ REST: Final = 9.0
 
 LOOK_S: Final = 60.0
 """How often is looked whether something is due."""
+
+TEXT_ROWS: Final = 5000
+FENCE_S: Final = 10.0
+"""After each piece that blanks texts the consumer begins anew, which takes it a second."""
+
+PASS_S: Final = 6 * 3600.0
+"""How often all texts are looked at: the tables have no order of age."""
 
 POLL_S: Final = 0.1
 """How often the loop asks: a rest may be short."""
@@ -46,6 +56,19 @@ class BlankingPace:
     size_bytes: int = PIECE_BYTES
     rest: float = REST
     look_s: float = LOOK_S
+    texts: int = TEXT_ROWS
+    fence_s: float = FENCE_S
+    pass_s: float = PASS_S
+
+
+@dataclass(slots=True)
+class _Pass:
+    """One reading of all texts: where it is, what it blanked so far, the oldest text that it left, when it is due."""
+
+    place: Key | None = None
+    blanked: int = 0
+    oldest: dict[str, int] = field(default_factory=dict)
+    due_at: float = 0.0
 
 
 class Retention:
@@ -63,7 +86,6 @@ class Retention:
         pace: BlankingPace = BlankingPace(),
     ) -> None:
         self._log, self._tables = log, projection
-        self._terms = terms
         self._prefix = prefix
         self._now = now
         self._monotonic = monotonic
@@ -77,9 +99,15 @@ class Retention:
         self._expiring = _expiring(terms, by_products(log, projection))
         self._done = Counter[RetentionKind]()
         self._unscrubbed = False
+        self._texts = Texts(projection)
+        self._of_texts = groups(terms, "texts")
+        self._pass = _Pass()
+        self._oldest_texts: Mapping[str, int] = {}
         self._active = False
         self._due_at = 0.0
+        self._pause_s = 0.0
         self._kept = False
+        self._rewrite = False
 
     @property
     def active(self) -> bool:
@@ -90,7 +118,7 @@ class Retention:
         """Blank a piece where it is time and something is due, and return how many rows that were."""
         if self._monotonic() < self._due_at:
             return 0
-        started = self._monotonic()
+        started, self._pause_s = self._monotonic(), 0.0
         self._active = await self._lock.take()
         try:
             done = await self._piece() if self._active else 0
@@ -99,7 +127,8 @@ class Retention:
         finally:
             await self._lock.release()
         spent_s = self._monotonic() - started
-        self._due_at = started + spent_s + (self._pace.rest * spent_s if done else self._pace.look_s)
+        rest_s = max(self._pace.rest * spent_s, self._pause_s) if done else self._pace.look_s
+        self._due_at = started + spent_s + rest_s
         return done
 
     async def look(self) -> None:
@@ -120,6 +149,23 @@ class Retention:
             if done := await product.expire(group, now):
                 self._count(group.kind, done)
                 return done
+        if self._of_texts and self._monotonic() >= self._pass.due_at:
+            return await self._blank_texts(now)
+        return 0
+
+    async def _blank_texts(self, now: datetime) -> int:
+        """Go on with a pass over the texts; return how many rows were looked at, 0 at its end."""
+        found = await self._texts.expire(self._pass.place, self._of_texts, now, self._pace.texts)
+        self._pass.place = found.place
+        self._pass.blanked += found.blanked
+        for key, at in found.oldest.items():
+            self._pass.oldest[key] = min(at, self._pass.oldest.get(key, at))
+        self._count("texts", found.blanked)
+        self._pause_s = self._pace.fence_s if found.blanked else 0.0
+        if found.place is not None:
+            return max(found.rows, 1)
+        self._oldest_texts, self._rewrite = self._pass.oldest, self._rewrite or self._pass.blanked > 0
+        self._pass = _Pass(due_at=self._monotonic() + self._pace.pass_s)
         return 0
 
     def _count(self, kind: RetentionKind, done: int) -> None:
@@ -148,8 +194,8 @@ class Retention:
 
     async def _end_spell(self) -> None:
         """Scrub what was written over, say what was done, and show how far everything is."""
-        if self._unscrubbed and await scrub(self._log) and await scrub(self._tables):
-            self._unscrubbed = False
+        if self._unscrubbed and await scrub(self._log) and await scrub(self._tables, rewrite=self._rewrite):
+            self._unscrubbed = self._rewrite = False
         for kind, rows in self._done.items():
             log.info("retention.blanked", kind=kind, rows=rows)
         self._done.clear()
@@ -171,6 +217,10 @@ class Retention:
             if (one := await product.oldest(group)) is not None:
                 oldest[group.kind].append(one)
                 behind[group.kind].append(group.cutoff(now) - one)
+        for group in self._of_texts:
+            if (one := self._oldest_texts.get(group.key)) is not None:
+                oldest["texts"].append(one)
+                behind["texts"].append(group.cutoff(now) - one)
         for kind in KINDS:
             metrics.RETENTION_OLDEST.labels(kind).set(min(oldest[kind], default=0) / 1e6)
             metrics.RETENTION_BEHIND.labels(kind).set(max(behind[kind]) / 1e6)

@@ -5,7 +5,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,15 +17,24 @@ from servers.compare import assert_published, until, whole_log
 from servers.kafka import Broker, RunningKafka
 from storage.log.test_event_log import append, fill
 from storage.log.test_seals import Clock, seal_all, sealer
+from whatsms_events.domain.retention import Group, Place, Sweep
 from whatsms_events.domain.verdicts import Append
-from whatsms_events.errors import ConfigError, IntegrityError, OverloadedError, StorageUnavailableError
+from whatsms_events.errors import (
+    ConfigError,
+    IntegrityError,
+    OverloadedError,
+    StorageUnavailableError,
+    TransientError,
+)
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection, place_of
 from whatsms_events.storage.log import copying
+from whatsms_events.storage.log.blanking import BLANKING, Blanking
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.copying import LogCopy
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.moving import SHUT, Moving
 from whatsms_events.storage.log.relay_row import RelayRows
+from whatsms_events.storage.log.retention_places import RetentionPlaces
 from whatsms_events.storage.log.verify import verify
 from whatsms_events.storage.projection.apply import Projection
 from whatsms_events.storage.role_lock import RoleLock
@@ -61,17 +70,26 @@ class Move:
         self._stack.push_async_callback(self.source.close)
         self.target = await open_log(self.places[1], migrate=True, even_moved=True)
         self._stack.push_async_callback(self.target.close)
+        self.blanking = RoleLock(self.source, BLANKING)
         self.copy = self.again()
 
     def again(self) -> LogCopy:
         """Return a copy that knows nothing of an earlier one, as after a crash."""
         from_place, to_place = map(place_of, self.places)
-        return LogCopy(self.source, self.target, from_place=from_place, to_place=to_place, batch_rows=BATCH_ROWS)
+        return LogCopy(
+            self.source,
+            self.target,
+            from_place=from_place,
+            to_place=to_place,
+            blanking=self.blanking,
+            batch_rows=BATCH_ROWS,
+        )
 
     async def finished(self) -> None:
         """Copy everything, and move."""
         await self.copy.begin(NOW)
         await self.copy.finish(NOW, ignore)
+        await self.copy.close()
 
     async def assert_same(self) -> None:
         """Every table of both holds the same."""
@@ -432,3 +450,46 @@ async def test_relay_and_consumer_go_on_against_the_moved_log(
         while (await Projection(projection).state()).applied_through < 180:
             await consumer.run_once()
         await consumer.close()
+
+
+async def test_what_is_blanked_while_it_is_copied_is_blanked_in_the_copy(move: Move) -> None:
+    """Rows that retention took between two runs of the command, the last copied one too, are blanked in the copy; while
+    it runs nobody else may blank; and afterwards both hold the same, to the place of retention.
+    """
+    await fill(move.source, rows(0, 60))
+    await move.copy.begin(NOW)
+    other = await open_log(move.places[0], migrate=False, even_moved=True)
+    blanking = RoleLock(other, BLANKING)
+    assert not await blanking.take()
+    await move.copy.grow(ignore)
+    await move.copy.close()
+    assert await blanking.take()
+    await Blanking(other).blank([1, 2, 7, 60])
+    await Blanking(other).blank([9], data=False)
+    group = Group("data", timedelta(days=1), frozenset(), but=True)
+    await RetentionPlaces(other).take(group, Sweep((3,), Place(3)), NOW)
+    again = move.again()
+    with pytest.raises(TransientError, match="being blanked"):
+        await again.begin(NOW)
+    await blanking.release()
+    await other.close()
+    await fill(move.source, rows(60, 90))
+    await again.begin(NOW)
+    await again.finish(NOW, ignore)
+    await again.close()
+    await move.assert_same()
+    seen = await verify(move.target)
+    assert (seen.flaw, seen.rows, seen.blanked) == (None, 90, 6)
+    assert (await RetentionPlaces(move.target).load())[group.key] == Place(3)
+
+
+async def test_a_source_that_holds_other_events_is_not_taken_for_a_blanked_one(move: Move) -> None:
+    """A row of another event that happens to be blanked at the copy's last position is not the copied row."""
+    await fill(move.source, rows(0, 30))
+    await move.copy.begin(NOW)
+    await move.copy.grow(ignore)
+    await move.copy.close()
+    changed = update(event_log).where(event_log.c.position == 30).values(id=UUID(int=7), raw=None, data=None)
+    await run(move.source, changed)
+    with pytest.raises(IntegrityError, match="event_log 30 is not in the source"):
+        await move.again().begin(NOW)

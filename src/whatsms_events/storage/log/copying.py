@@ -5,7 +5,9 @@ That is believed only while the target's last row and last seal are the source's
 backup meanwhile may have given the same positions to other events.
 What changes (redeliveries, parked deliveries, the relay's row, backfills) is copied in the last step, after the source
 was shut in its own database. The target bears a mark from its first row on, and cannot be opened until the mark is
-taken away. A crash at any point leaves one log that can be used at most:
+taken away. Rows that were blanked in the source since they were copied are blanked in the target at each beginning;
+while the command runs it holds the role lock BLANKING, so none is. A crash at any point leaves one log that can be used
+at most:
 
     source lives, target marked     copying; it may be stopped, and goes on behind the target's last position
     source shut, target marked      the last step; it is begun again, and begins what changes anew
@@ -24,9 +26,12 @@ import msgspec
 from sqlalchemy import ColumnElement, LargeBinary, Select, Table, Text, func, insert, literal, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from whatsms_events.errors import IntegrityError
+from whatsms_events.domain.retention import KeptRow
+from whatsms_events.errors import IntegrityError, TransientError
 from whatsms_events.storage.database import Database
+from whatsms_events.storage.log.blanking import Blanking
 from whatsms_events.storage.log.moving import SHUT, Moving
+from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.storage.tables import backfill_run, event_log, log, seal
 
 BATCH_ROWS: Final = 1000
@@ -57,11 +62,22 @@ class Copied:
 
 
 class LogCopy:
-    """A copy from one open database to another. `from_place` and `to_place` are what each calls the other one."""
+    """A copy from one open database to another. `from_place` and `to_place` are what each calls the other one.
+
+    `blanking` is the source's role lock BLANKING.
+    """
 
     def __init__(
-        self, source: Database, target: Database, *, from_place: str, to_place: str, batch_rows: int = BATCH_ROWS
+        self,
+        source: Database,
+        target: Database,
+        *,
+        from_place: str,
+        to_place: str,
+        blanking: RoleLock,
+        batch_rows: int = BATCH_ROWS,
     ) -> None:
+        self._blanking = blanking
         self._source = source
         self._target = target
         self._from_place = from_place
@@ -71,7 +87,12 @@ class LogCopy:
         self._source_mark = Moving(source)
 
     async def begin(self, now: datetime) -> Copied:
-        """Make the target ready, and return how far it is; raise IntegrityError where it is something else."""
+        """Make the target ready, and return how far it is; raise IntegrityError where it is something else.
+
+        From here on until `close` nothing is blanked in the source. Raise TransientError where somebody just does it.
+        """
+        if not await self._blanking.take():
+            raise TransientError("rows of the log are being blanked, or another copy of it is made: try again")
         mark = await self._source_mark.mark()
         if mark is not None and (mark.state, mark.place) != ("gone", self._to_place):
             raise IntegrityError(f"the source: {mark.problem}")
@@ -80,7 +101,23 @@ class LogCopy:
         await self._mark.begin(own.log_id, own.created_at, self._from_place, now)
         through, end = await _last(self._target, event_log), await _last(self._source, event_log)
         await self._expect_same_last()
+        await self._blank_what_was()
         return Copied(own.log_id, through, end, shut=mark is not None)
+
+    async def close(self) -> None:
+        """Let the source's rows be blanked again."""
+        await self._blanking.release()
+
+    async def _blank_what_was(self) -> None:
+        """Blank the rows of the target that were blanked in the source since they were copied."""
+        rows, copied, after = Blanking(self._source), Blanking(self._target), 0
+        through = await _last(self._target, event_log)
+        while some := await rows.rows(after, through, BATCH_ROWS):
+            after = some[-1].position
+            there = {row.position: row for row in await copied.rows(some[0].position - 1, after, BATCH_ROWS)}
+            for data in (False, True):
+                gone = [row.position for row in some if _lost(row, there.get(row.position), data=data)]
+                await copied.blank(gone, data=data)
 
     async def _expect_same_last(self) -> None:
         """Raise IntegrityError where the target's last row or last seal is not the source's at the same place.
@@ -92,7 +129,7 @@ class LogCopy:
             key = next(iter(table.primary_key))
             last = await _last(self._target, table)
             query = select(table).where(key == last)
-            if last and await _row(self._source, query) != await _row(self._target, query):
+            if last and not _is_same(await _row(self._source, query), await _row(self._target, query), table):
                 raise IntegrityError(
                     f"{table.name} {last} is not in the source what it is in the target: the source was restored from "
                     "a backup, or changed, since it was copied. This copy cannot go on: put an empty database in its "
@@ -135,6 +172,8 @@ class LogCopy:
         """
         end = await self._source_mark.shut(self._to_place, now)
         await self._expect_same_last()
+        if not await self._blanking.held():  # its session broke: somebody may have blanked meanwhile
+            await self._blank_what_was()
         through = await self.grow(on_progress)
         if through != end:
             raise IntegrityError(f"the target ends at position {through}, and the source at {end}")
@@ -169,6 +208,21 @@ class LogCopy:
         if source.place != self._to_place or mark is None or mark.state != "coming" or not same:
             raise IntegrityError(f"the log has moved to {source.place}, and is or may be in use there")
         await self._source_mark.open_again()
+
+
+def _is_same(source: CopiedRow | None, target: CopiedRow | None, table: Table) -> bool:
+    """Tell whether two rows are the same; what is blanked in the source may be in the target still."""
+    if source is None or target is None or table is not event_log:
+        return source == target
+    pairs = zip(table.c, source, target, strict=True)
+    return all(mine == other or (mine is None and column.name in ("raw", "data")) for column, mine, other in pairs)
+
+
+def _lost(row: KeptRow, copied: KeptRow | None, *, data: bool) -> bool:
+    """Tell whether a row of the source has lost its bytes, or its data, and the copy has them still."""
+    if copied is None:
+        return False
+    return copied.has_data and not row.has_data if data else copied.has_raw and not row.has_raw
 
 
 def _check_bytes(names: Sequence[str], rows: Sequence[CopiedRow]) -> None:
