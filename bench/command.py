@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench import behind, door, fresh, long, start
+from bench import behind, blanking, door, fresh, long, start
 from bench.load import Cores, FailedError, Load, compiled
 from bench.report import Finding, write
 from bench.stage import SkippedError, Stage
@@ -30,6 +30,7 @@ ROWS: Final[Mapping[str, Row]] = {
     "rebuild": behind.rebuild,
     "fresh": fresh.fresh,
     "startup": start.startup,
+    "blanking": blanking.blanking,
     "memory": long.memory,
     "large": long.large,
 }

@@ -68,10 +68,17 @@ async def running(server: T, cores: Collection[int]) -> AsyncIterator[T]:
 
 
 def service(
-    folder: Path, *, roles: str = "receiver", database: str | None = None, kafka: Mapping[str, str] | None = None
+    folder: Path,
+    *,
+    roles: str = "receiver",
+    database: str | None = None,
+    kafka: Mapping[str, str] | None = None,
+    retention: Mapping[str, float] | None = None,
 ) -> Service:
-    """Return the service with its default configuration, but for ports, database, Kafka and tenant."""
+    """Return the service with its default configuration, but for ports, database, Kafka, retention and tenant."""
     settings: dict[str, dict[str, object]] = {}
+    if retention:
+        settings["retention"] = dict(retention)
     if database is not None:
         settings["database"] = {"url": database}
     if kafka:
