@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check bench docs picture lint format lock clean
+.PHONY: help run test test-long check bench docs picture images lint format lock clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ docs: $(VENV)/test.stamp ## write docs/reference, the dashboards and the operato
 
 picture: $(VENV)/run.stamp ## run the demo and draw its terminal: docs/demo.svg, docs/proof.svg
 	$(BIN)/python docs/picture.py $(ARGS)
+
+images: $(VENV)/test.stamp ## take pictures of the console's pages: docs/images
+	$(BIN)/python docs/images.py
 
 format: $(VENV)/test.stamp ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -81,6 +81,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         api, questions, views, health     the read API and its JSON; livez, readyz, metrics
         documents                         the contracts for machines, and a page about them
         console/                          pages for people
+            live                          events as they come
             console, frame, sessions      all of it; what every page has; who is signed in
             rendering, charts, assets     templates -> pages; SVG; style and script
             now, stations                 the first page; whether each station works

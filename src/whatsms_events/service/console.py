@@ -18,6 +18,7 @@ from whatsms_events.web.console.assets import Assets
 from whatsms_events.web.console.console import Console, ConsolePage
 from whatsms_events.web.console.conversations import AskRest, ConversationsPage
 from whatsms_events.web.console.frame import ConsoleTenant, Frame
+from whatsms_events.web.console.live import LivePage
 from whatsms_events.web.console.now import NowPage, NowParts
 from whatsms_events.web.console.passport import PassportPage
 from whatsms_events.web.console.sessions import Sessions
@@ -56,5 +57,6 @@ def make_console(
         ConversationsPage(frame, queries, traces, ask),
         PassportPage(frame, queries, traces, finder.find),
         AcksPage(frame, queries),
+        LivePage(frame, queries),
     ]
     return Console(access, sessions, frame, assets, pages)

@@ -1,0 +1,93 @@
+// Reads the event feed and shows each event as a row. Whatever it is told becomes text, never markup.
+"use strict";
+
+const live = document.getElementById("live");
+const LIMIT = 160; // characters of what an event says
+const AGAIN_MS = 3000; // a browser gives up where it is refused once; this one asks again
+
+if (live) {
+  const rows = document.getElementById("rows");
+  const state = document.getElementById("state");
+  const pause = document.getElementById("pause");
+  const most = Number(live.dataset.rows);
+  let source = null;
+  let timer = 0;
+  let place = ""; // the last event that was shown, as the feed names it
+
+  function say(word, tone) {
+    state.textContent = word;
+    state.className = tone ? `badge ${tone}` : "badge";
+  }
+
+  function cell(row, text, kind) {
+    const made = row.insertCell();
+    const inner = document.createElement("bdi");
+    inner.textContent = text === null || text === undefined || text === "" ? "–" : String(text);
+    made.append(inner);
+    if (kind) made.className = kind;
+    return made;
+  }
+
+  // The one sentence of an event: a text, a status, or how far a message got.
+  function said(event) {
+    const data = event.data || {};
+    const message = data.message || {};
+    if (event.type === "message.ack") return `ack ${message.ack ?? "?"}`;
+    const text = message.body ?? (data.ticket || {}).status ?? (data.contact || {}).name ?? (data.campaign || {}).name;
+    if (text && typeof text === "object") return "hidden";
+    const whole = text === null || text === undefined ? "" : String(text);
+    return whole.length > LIMIT ? `${whole.slice(0, LIMIT)}…` : whole;
+  }
+
+  function show(sent) {
+    place = sent.lastEventId;
+    const event = JSON.parse(sent.data);
+    const row = rows.insertRow(0);
+    const link = document.createElement("a");
+    link.href = `/passport?find=${encodeURIComponent(event.id)}`;
+    link.textContent = event.position;
+    const first = row.insertCell();
+    first.className = "number";
+    first.append(link);
+    const came = document.createElement("time");
+    came.dateTime = event.received_at;
+    came.textContent = String(event.received_at).slice(11, 19);
+    row.insertCell().append(came);
+    cell(row, event.type);
+    cell(row, said(event), "says");
+    cell(row, event.subject, "id").title = event.subject ?? "";
+    cell(row, event.ticket_id === event.subject ? "" : event.ticket_id, "id").title = event.ticket_id ?? "";
+    cell(row, event.tenant ?? event.tenant_id);
+    while (rows.rows.length > most) rows.deleteRow(-1);
+    document.getElementById("none").hidden = true;
+  }
+
+  function open() {
+    const url = new URL(live.dataset.feed, location.href);
+    if (place) url.searchParams.set("after", place.split("-")[0]);
+    source = new EventSource(url);
+    source.onopen = () => say("live", "good");
+    source.onerror = () => {
+      say("away, trying again", "warn");
+      if (source.readyState === EventSource.CLOSED) timer = setTimeout(open, AGAIN_MS);
+    };
+    source.addEventListener(live.dataset.ended, (sent) => say(JSON.parse(sent.data).detail, "warn"));
+    for (const type of live.dataset.types.split(" ")) source.addEventListener(type, show);
+  }
+
+  function close() {
+    clearTimeout(timer);
+    if (source) source.close();
+  }
+
+  pause.addEventListener("click", () => {
+    const paused = pause.getAttribute("aria-pressed") !== "true";
+    pause.setAttribute("aria-pressed", String(paused));
+    pause.textContent = paused ? "Go on" : "Pause";
+    close();
+    if (paused) say("paused: nothing is lost, it goes on where it stopped", "");
+    else open();
+  });
+  addEventListener("pagehide", close);
+  open();
+}

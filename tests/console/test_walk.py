@@ -1,0 +1,100 @@
+"""A real headless Chromium walks every page of a running service's console."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, expect
+
+from conftest import missing
+from console.stage import LOOKS, READ_TOKEN, TOKEN, Walker, browsing, chromium, say, told_service, walking
+from servers.service import Service
+
+pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
+
+BODY = "Olá"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """Give a browser to all tests of this module."""
+    path = chromium()
+    if path is None:
+        missing("no Chromium is installed, so no page was walked (apt-get install chromium)")
+    async with browsing(path) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    """Give a service with something on every page, to all tests of this module."""
+    async with told_service(tmp_path_factory.mktemp("console")) as running:
+        yield running
+
+
+async def fine(walker: Walker, path: str) -> None:
+    """Open a page and hold it to what every page must be: its heading, no violation, no complaint, no sideways way."""
+    await walker.go(path)
+    await expect(walker.page.get_by_role("heading", level=1)).to_be_visible()
+    assert await walker.violations() == [], path
+    assert not await walker.overflows(), path
+    assert walker.complaints == [], path
+
+
+@pytest.mark.parametrize("look", LOOKS)
+async def test_every_page_can_be_read_by_everybody(browser: Browser, service: Service, look: str) -> None:
+    """Light, dark and 360 px wide: axe-core finds no violation of WCAG 2.2 AA on any page of the menu nor on the page
+    to sign in, nothing stands beyond the edge, and the browser complains about nothing.
+    """
+    async with walking(browser, service, look) as walker:
+        await fine(walker, "/sign-in")
+        await walker.sign_in(TOKEN)
+        menu = await walker.menu()
+        assert {"/", "/live"} <= set(menu)
+        for path in menu:
+            await fine(walker, path)
+
+
+async def test_live_shows_events_as_they_come(browser: Browser, service: Service) -> None:
+    """An event that comes is a row at once, with what it says as text; a filter leaves others out; while it is paused
+    nothing is shown, and after it nothing is missing.
+    """
+    async with walking(browser, service) as walker:
+        await walker.sign_in(TOKEN)
+        await walker.go("/live?type=message.received")
+        page = walker.page
+        await expect(page.locator("#state")).to_have_text("live")
+        hostile = "<img src=x onerror=document.title='hit'> \u202egnp"
+        await say(service, "message.received", "2026-01-15T12:00:00Z", message={"id": "m-live-1", "body": hostile})
+        await say(service, "ticket.closed", "2026-01-15T12:00:01Z", ticket={"id": "t-live-1"})
+        row = page.locator("#rows tr").first
+        await expect(row).to_contain_text("m-live-1")
+        await expect(row.locator("td.says")).to_have_text(hostile)
+        assert await page.locator("#rows img").count() == 0
+        await page.get_by_role("button", name="Pause").click()
+        await say(service, "message.received", "2026-01-15T12:00:02Z", message={"id": "m-live-2", "body": "a"})
+        await say(service, "message.received", "2026-01-15T12:00:03Z", message={"id": "m-live-3", "body": "b"})
+        await expect(row).to_contain_text("m-live-1")
+        await page.get_by_role("button", name="Go on").click()
+        await expect(row).to_contain_text("m-live-3")
+        await expect(page.locator("#rows tr").nth(1)).to_contain_text("m-live-2")
+        await expect(page.locator("#rows tr").nth(2)).to_contain_text("m-live-1")
+        await expect(page.locator("#rows")).not_to_contain_text("t-live-1")
+        assert await walker.violations() == []
+        assert walker.complaints == []
+
+
+async def test_with_read_alone_no_text_and_no_name_is_shown(browser: Browser, service: Service) -> None:
+    """Who has the scope `read` alone sees "hidden" where texts stand, on Live too, and no page says a name or text."""
+    async with walking(browser, service) as walker:
+        await walker.sign_in(READ_TOKEN)
+        for path in await walker.menu():
+            await fine(walker, path)
+            shown = await walker.page.locator("body").inner_text()
+            assert "João" not in shown, path
+            assert BODY not in shown, path
+        await walker.go("/live?type=message.received")
+        await say(service, "message.received", "2026-01-15T13:00:00Z", message={"id": "m-hid", "body": "a secret"})
+        row = walker.page.locator("#rows tr").first
+        await expect(row).to_contain_text("m-hid")
+        await expect(row.locator("td.says")).to_have_text("hidden")
