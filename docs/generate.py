@@ -23,7 +23,7 @@ from whatsms_events import metrics
 from whatsms_events.cli.app import app
 from whatsms_events.config.settings import Kafka, Private
 from whatsms_events.contracts.documents import contract_files, documents
-from whatsms_events.domain.events import SHAPES, EventType, entity
+from whatsms_events.domain.events import OURS, SHAPES, EventType, entity
 from whatsms_events.lines import LINES
 
 DOCS: Final = Path(__file__).resolve().parent
@@ -143,7 +143,8 @@ def event_types_page() -> str:
         "",
         *_head("type", "about", "told by"),
     ]
-    told_by = {one: "a backfill" if one.endswith("observed") else "a webhook" for one in EventType}
+    ours = {one: "the command `forget`" if one is EventType.CONTACT_FORGOTTEN else "a backfill" for one in OURS}
+    told_by = {one: ours.get(one, "a webhook") for one in EventType}
     lines += [_row(f"`{one.value}`", entity(one), teller) for one, teller in told_by.items()]
     done: set[str] = set()
     for name, shape in SHAPES.items():

@@ -323,6 +323,12 @@ PRIVACY: Final = Board(
                   "whoever sent them. Set it back to 0 when the reason is found.",
                   "Explain a refused signature"),
         )),
+        Row("Who was forgotten", (
+            graph("Blanked when it came late", "ops", rate(m.SUPPRESSED, "type"),
+                  "Events and parked deliveries a second that told something old of somebody who was forgotten. A "
+                  "few are retries. Many for long: the vendor still has the person, and tells of them.",
+                  "Somebody asks to be forgotten"),
+        )),
         Row("What Kafka still has", (
             graph("How long the topics keep", "s", latest(m.TOPIC_KEEPS, "topic"),
                   "After so long a record is surely removed. Infinite: this topic keeps for ever, and a person who was "

@@ -13,6 +13,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         resources                         which fields there are: one table per resource; values: how one is read
         normalize                         raw body -> event; beneath it bodies, many, fields, times, secrets
         personal                          which stored values are about a person; blanked and hidden
+        suppression, marks                what stays of an event of somebody who was forgotten; how they are recognised
         documented                        the same for the documented shape alone, and faster
         verdicts                          a batch of deliveries -> whose they are, and what becomes of each
         fold                              event -> claims -> changed rows; beneath it rows (registers) and doubt
@@ -48,11 +49,12 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           seals (closed ranges), verify (from the bytes up);
                                           copying (into another database), moving (one place at a time);
                                           blanking (bytes and data of rows go, the rows stay),
-                                          retention_places (how far retention is)
+                                          retention_places (how far retention is);
+                                          erasure (of a person), suppression (who was forgotten, for who appends)
         projection/                       apply and rows: a batch in one transaction; hot (what stays in memory);
                                           holdings: what is held; parked: events that could not be applied;
                                           retry: parked events once more, with today's code;
-                                          texts: blanked when their days are over;
+                                          texts: blanked when their days are over; erasure: of a person, at once;
                                           shadow, swap: a second projection beside it, and how it takes its place
         repair/                           runs, looks, reports of every backfill run: how far it got, what it found
         trace                             what is known of one event or one thing, by any name
@@ -93,6 +95,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         sources, consumer                 Kafka or event log -> projection
         sealer                            closed ranges of the log -> seals
         retention                         what was kept for its time -> blanked
+        forgetting                        a person -> nothing, step by step
         rereading, replay                 the log once more, with today's code -> shadow tables, or shadow topics
         preview                           what a part of the log would change in the tables today
         watchdog, observer                silence -> alarm; tables -> gauges
@@ -120,11 +123,13 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         roles, parts, upstream            what each role needs; settings -> parts; parts that speak to the vendor
         reload, aside, live               changed settings -> the parts that take them; a thread that may hang
         doors, handover                   the listeners and their sockets; taking over those of the process before
+        suppressions                      the marks of who was forgotten, as a file
         record_finder                     the record of an event, whatever Kafka does
         console                           the pages of this process
         start, supervisor, standings      waiting for databases; repeating and stopping; which role stands still
     cli/            app: every command by its name; options, running
         serve, config, difference, db, backup, topics, events, trace, log, parked, verify, twin, completion, secrets
+        forget, suppressions              erase a person; keep them erased after a restore
         progress                          how far a long command is
         demo/                             commands, play, settings, truth, repair, view
         backfill/                         commands, foreground, view

@@ -96,6 +96,10 @@ LINES: Final = {
         "The changed configuration has a mistake: the settings before it stay in force. Mend what the reason names."
     ),
     "settings.waiting": "These settings have changed and need a restart; until then the old ones are in force.",
+    "suppression.key": (
+        "People were forgotten in this log with a `privacy.key` that this process does not have. Deliveries are taken "
+        "in, but what comes late of those people is kept. Give the process the key and restart it."
+    ),
     "thread.crashed": "A thread ended on an error that nobody expected. Report it.",
     "time.unreadable": (
         "The vendor writes times in a form that is not read. Such events count by when they came. Report it."

@@ -140,6 +140,12 @@ FREE_BYTES = Gauge(
     "Free bytes of the disk that the log's SQLite file is on; NaN with PostgreSQL, whose disk this process does not "
     "see. Falling towards zero: at zero deliveries get 503.",
 )
+SUPPRESSED = Counter(
+    "whatsms_events_suppressed_total",
+    "Events, and parked deliveries, of which something was blanked when they came, since they tell of somebody who was "
+    "forgotten. A rise: the vendor still sends what is old of them.",
+    ["type"],
+)
 PARKED = Counter(
     "whatsms_events_parked_total",
     "Deliveries parked at the door and events parked at the fold. Any rise: read `parked`.",

@@ -60,6 +60,9 @@ OWN_OPTIONS = {
     "replay status": {"--json"},
     "replay discard": {"--prefix"},
     "secrets status": {"--tenant", "--json"},
+    "forget": {"--tenant", "--contact", "--go", "--rewrite", "--wait", "--json"},
+    "suppressions export": {"FILE"},
+    "suppressions import": {"FILE"},
     "twin": {
         *("--target", "--secret-file", "--host", "--port", "--api-key", "--tenant-id", "--seed", "--rate", "--dialect"),
         *("--past", "--seconds", "--paused", "--drop", "--redeliver", "--reorder", "--delay"),
@@ -417,11 +420,11 @@ def test_help_says_what_a_command_does_and_takes(command: str, own: set[str], tm
 def test_help_of_the_groups_lists_every_command_with_its_sentence(tmp_path: Path) -> None:
     """`whatsms-events`, and each group, shows its commands; each says what it does."""
     listed = set()
-    for group in ("", "config", "db", "topics", "events", "log", "parked", "backfill", "replay", "secrets"):
+    names = ("config", "db", "topics", "events", "log", "parked", "backfill", "replay", "secrets", "suppressions")
+    for group in ("", *names):
         done = run(tmp_path, *group.split(), config=None)
         assert done.status == 0
         rows = [re.match(r"│ ([a-z]+) {2,}[A-Z].*\.\s*│$", line) for line in done.out]
         listed |= {f"{group} {row[1]}".strip() for row in rows if row}
-    groups = {"config", "db", "topics", "events", "log", "parked", "backfill", "replay", "secrets"}
-    assert listed == set(OWN_OPTIONS) | groups
+    assert listed == set(OWN_OPTIONS) | set(names)
     assert run(tmp_path, "--version", config=None).out == [__version__]

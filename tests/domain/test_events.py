@@ -56,7 +56,7 @@ def event_of(data: bytes, event_type: EventType = EventType.MESSAGE_RECEIVED) ->
 
 
 def test_event_types_are_the_vendors_nine_and_ours() -> None:
-    """The names are the vendor's, to the letter, and `*.observed` for what a backfill saw."""
+    """The names are the vendor's, to the letter, `*.observed` for what a backfill saw, and one for who is forgotten."""
     assert [event_type.value for event_type in EventType] == [
         "message.received",
         "message.sent",
@@ -71,6 +71,7 @@ def test_event_types_are_the_vendors_nine_and_ours() -> None:
         "ticket.observed",
         "contact.observed",
         "campaign.observed",
+        "contact.forgotten",
     ]
 
 

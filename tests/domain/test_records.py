@@ -242,6 +242,7 @@ def test_topics_are_cut_where_order_matters() -> None:
         "contact.created": "contacts",
         "contact.updated": "contacts",
         "contact.observed": "contacts",
+        "contact.forgotten": "contacts",
         "campaign.finished": "campaigns",
         "campaign.observed": "campaigns",
     }

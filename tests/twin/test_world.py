@@ -9,7 +9,7 @@ from itertools import islice
 
 import pytest
 
-from whatsms_events.domain.events import EventType, MessagePayload, decode
+from whatsms_events.domain.events import OURS, EventType, MessagePayload, decode
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.twin.account import Webhook
 from whatsms_events.twin.dialects import DIALECTS, write
@@ -17,7 +17,7 @@ from whatsms_events.twin.world import NATURAL_PACE, World
 
 START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 TENANT = "6f1d3a52-1111-4222-8333-944445555666"
-NINE = {event_type for event_type in EventType if not event_type.endswith(".observed")}
+NINE = set(EventType) - OURS
 EACH_DIALECT = pytest.mark.parametrize("dialect", DIALECTS)
 
 

@@ -14,6 +14,7 @@ REPLAY: Final = "test_pages.py::test_the_tables_are_made_again_as_the_runbook_sa
 BACKUP: Final = "test_pages.py::test_a_backup_is_made_and_restored_as_the_runbook_says"
 STUCK: Final = "test_pages.py::test_the_stuck_messages_are_listed_as_the_runbook_says"
 MOVE: Final = "cli/test_log.py::test_a_log_is_moved_as_the_runbook_says"
+FORGET: Final = "cli/test_forget.py::test_somebody_is_forgotten_beside_a_running_service"
 PARKED: Final = "cli/test_parked.py::test_parked_deliveries_are_seen_to_beside_a_running_service"
 
 GIVEN: Final = {
@@ -31,6 +32,8 @@ GIVEN: Final = {
     "whatsms-events replay kafka": (
         "workers/test_replay_topics.py::test_a_killed_replay_to_kafka_goes_on_and_each_event_is_there_once"
     ),
+    "whatsms-events forget": FORGET,
+    "whatsms-events suppressions": FORGET,
     "whatsms-events trace": "cli/test_trace.py::test_an_event_is_followed_by_its_id_its_hash_and_what_it_is_about",
     "whatsms-events parked": PARKED,
     "whatsms-events parked list --config whatsms.toml --stage fold": (

@@ -31,6 +31,7 @@ GROUPS: Final = {
     "backfill": "Find and repair what the webhook missed.",
     "replay": "Read the log again with this release: new tables, or topics of their own.",
     "secrets": "Rotate webhook secrets.",
+    "suppressions": "Keep people forgotten where a log is restored from a backup.",
 }
 
 COMMANDS: Final = {
@@ -120,6 +121,18 @@ COMMANDS: Final = {
     "replay discard": (
         "replay.commands:discard_",
         "Give up the replay that is not finished, and remove its shadow; shadow topics are left to you.",
+    ),
+    "forget": (
+        "forget:forget",
+        "Erase a person: blank all that log, tables, parked and backfills hold of them, now and when it comes late.",
+    ),
+    "suppressions export": (
+        "suppressions:export_",
+        "Write the marks of everybody who was forgotten into a file: keyed hashes and moments, and nothing else.",
+    ),
+    "suppressions import": (
+        "suppressions:import_",
+        "Take the marks of a file into a log that was restored, and blank what it holds of the people forgotten since.",
     ),
     "secrets status": (
         "secrets:status_",

@@ -17,7 +17,7 @@ from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.running import run
 from whatsms_events.config.settings import Settings
 from whatsms_events.errors import ConfigError, NotFoundError
-from whatsms_events.service.parts import opened_log, opened_stores
+from whatsms_events.service.parts import opened_log, opened_stores, privacy_key
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.parked import PAGE_LIMIT, Parked, ParkedDelivery, Taken
 from whatsms_events.storage.log.retry import DeliveryRetry, RetriedDeliveries
@@ -226,7 +226,7 @@ def _stages(found: UUID | ReadPlace | str, stage: ParkedAt | None, at_door: Work
 @asynccontextmanager
 async def _deliveries(settings: Settings) -> AsyncIterator[Parked]:
     async with opened_log(settings) as log:
-        yield Parked(log)
+        yield Parked(log, privacy_key(settings))
 
 
 @asynccontextmanager

@@ -244,6 +244,11 @@ def _upstream_url(settings: Settings) -> Iterator[Fault]:
     yield from ((name, problem) for problem, broken in rules.items() if broken)
 
 
+def _privacy(settings: Settings) -> Iterator[Fault]:
+    if settings.privacy.suppressions_file is not None and settings.privacy.key is None:
+        yield ("privacy", "suppressions_file"), "is of no use without privacy.key"
+
+
 def _budget(settings: Settings) -> Iterator[Fault]:
     if settings.backfill.requests_per_minute > settings.whatsms.requests_per_minute:
         yield ("backfill", "requests_per_minute"), "should be whatsms.requests_per_minute or fewer"
@@ -335,6 +340,7 @@ def _own_certificate(settings: Settings) -> Iterator[Fault]:
 
 
 _CHECKS: Final[dict[Callable[[Settings], Iterator[Fault]], tuple[str, ...]]] = {
+    _privacy: ("privacy.suppressions_file", "privacy.key"),
     _listeners: ("public.host", "public.port", "private.host", "private.port"),
     _token: ("private.host", "private.token", "private.tokens"),
     _database_url: ("database.url",),

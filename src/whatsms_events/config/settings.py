@@ -278,6 +278,13 @@ class WatchdogSettings(_Section):
     probe_interval_s: float = Field(default=300.0, ge=1, le=86_400)
 
 
+class Privacy(_Section):
+    """What erasing a person needs: a key of its own, and where those who were forgotten are kept beside the log."""
+
+    key: Annotated[SecretStr, _secret(TOKEN_MINIMUM)] | None = None
+    suppressions_file: PathSetting | None = None
+
+
 class Logs(_Section):
     """Which log lines are written."""
 
@@ -316,6 +323,7 @@ class Settings(BaseSettings):
     whatsms: Whatsms = Whatsms()
     backfill: BackfillSettings = BackfillSettings()
     watchdog: WatchdogSettings = WatchdogSettings()
+    privacy: Privacy = Privacy()
     logs: Logs = Logs()
     tenants: dict[Slug, TenantSettings] = {}
 

@@ -12,7 +12,7 @@ from whatsms_events.contracts.schemas import Words, components, row
 from whatsms_events.domain import signature
 from whatsms_events.domain.bodies import JsonObject
 from whatsms_events.domain.documented import CampaignData, ContactData, MessageData, TicketData
-from whatsms_events.domain.events import SHAPES, Entity, EventType, Origin, entity
+from whatsms_events.domain.events import OURS, SHAPES, Entity, EventType, Origin, entity
 from whatsms_events.domain.records import OPTIONAL, READERS, TOPICS, TYPE_PREFIX, topic_of
 
 VERSION: Final = "3.1.0"
@@ -64,7 +64,7 @@ class TopicWords:
 
 def asyncapi(words: Words, topics: TopicWords, *, version: str, prefix: str) -> JsonObject:
     """Return the document; raise LookupError for a header that nothing describes."""
-    told = [one for one in EventType if not one.endswith("observed")]
+    told = [one for one in EventType if one not in OURS]
     return {
         "asyncapi": VERSION,
         "info": {

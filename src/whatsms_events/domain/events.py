@@ -18,7 +18,7 @@ from whatsms_events.errors import InvalidEventError
 
 
 class EventType(StrEnum):
-    """The vendor's nine, and the four of ours that say what a backfill saw."""
+    """The vendor's nine, the four of ours that say what a backfill saw, and the one that says who was forgotten."""
 
     MESSAGE_RECEIVED = "message.received"
     MESSAGE_SENT = "message.sent"
@@ -33,9 +33,22 @@ class EventType(StrEnum):
     TICKET_OBSERVED = "ticket.observed"
     CONTACT_OBSERVED = "contact.observed"
     CAMPAIGN_OBSERVED = "campaign.observed"
+    CONTACT_FORGOTTEN = "contact.forgotten"
 
 
-Origin = Literal["webhook", "backfill"]
+OURS: Final = frozenset(
+    (
+        *(EventType.MESSAGE_OBSERVED, EventType.TICKET_OBSERVED),
+        *(EventType.CONTACT_OBSERVED, EventType.CAMPAIGN_OBSERVED),
+        EventType.CONTACT_FORGOTTEN,
+    )
+)
+"""The types that no webhook tells."""
+
+
+Origin = Literal["webhook", "backfill", "operator"]
+"""Who told: the vendor's webhook, an answer of its REST API, or who runs this service."""
+
 Entity = Literal["message", "ticket", "contact", "campaign"]
 
 Text = str | None | UnsetType
@@ -149,10 +162,23 @@ class TicketPayload(Struct, frozen=True, kw_only=True, omit_defaults=True):
     extra: Extra = {}
 
 
+class Forgotten(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Whose values are erased, by ids alone: those of the person's tickets, the first thousand of them.
+
+    `contact_ids` has every id of the person. `kafka_until` is when our topics hold nothing of the person any more;
+    null where they keep for ever.
+    """
+
+    contact_ids: list[str] = []
+    ticket_ids: list[str] = []
+    kafka_until: Time = UNSET
+
+
 class ContactPayload(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`contact.created`, `.updated` and `.observed`."""
+    """`contact.created`, `.updated`, `.observed` and `.forgotten`. Only the last one has `forgotten`."""
 
     contact: Contact
+    forgotten: Forgotten | UnsetType = UNSET
     extra: Extra = {}
 
 
@@ -208,7 +234,12 @@ def entity(event_type: EventType) -> Entity:
             return "message"
         case EventType.TICKET_CREATED | EventType.TICKET_UPDATED | EventType.TICKET_CLOSED | EventType.TICKET_OBSERVED:
             return "ticket"
-        case EventType.CONTACT_CREATED | EventType.CONTACT_UPDATED | EventType.CONTACT_OBSERVED:
+        case (
+            EventType.CONTACT_CREATED
+            | EventType.CONTACT_UPDATED
+            | EventType.CONTACT_OBSERVED
+            | EventType.CONTACT_FORGOTTEN
+        ):
             return "contact"
         case EventType.CAMPAIGN_FINISHED | EventType.CAMPAIGN_OBSERVED:
             return "campaign"

@@ -146,6 +146,9 @@ def claims(event: Event, payload: Payload) -> list[Claim]:
         case TicketPayload():
             return _told_ticket(by, payload, subject)
         case ContactPayload():
+            if event.type is EventType.CONTACT_FORGOTTEN:
+                # The rows follow from what is left of the other events, whatever the order in which they are applied.
+                return [Claim(Key("contact", event.tenant, subject), by.at, SNAPSHOT, {})]
             return [_contact(by, payload.contact, subject, known=True)]
         case CampaignPayload():
             return [_campaign(by, payload.campaign, subject)]

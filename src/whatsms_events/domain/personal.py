@@ -78,6 +78,7 @@ _LISTS: Final = frozenset(one.name for fields in RESOURCES.values() for one in f
 _WORDING: Final = PERSONAL["message"] | COLUMNS["message_revision"]  # a revision in a row, and one in an answer
 
 _json: Final = msgspec.json.Decoder()
+_encoder: Final = msgspec.json.Encoder()
 
 Retold = Callable[[str, Any], Any]
 """What becomes of the value of a personal field, or of `extra`, by the field's name."""
@@ -171,3 +172,27 @@ def _hide(name: str, value: Any) -> Any:
     if value is None:
         return None
     return [HIDDEN] if name in _LISTS else HIDDEN
+
+
+def texts_in(value: Any) -> list[str]:
+    """Return every text of a JSON value."""
+    match value:
+        case str():
+            return [value]
+        case dict():
+            return [text for one in value.values() for text in texts_in(one)]
+        case list():
+            return [text for one in value for text in texts_in(one)]
+        case _:
+            return []
+
+
+def spellings(value: str) -> set[bytes]:
+    """Return a text as JSON spells it: as it is, and with escapes alone, as many a vendor's library does."""
+    plain = _encoder.encode(value)[1:-1]
+    return {plain, "".join(one if one.isascii() else _escape(one) for one in plain.decode()).encode()}
+
+
+def _escape(letter: str) -> str:
+    units = letter.encode("utf-16-be")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))

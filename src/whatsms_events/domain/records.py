@@ -66,7 +66,11 @@ def partition_of(key: bytes, partitions: int) -> int:
 _TOPICS: Final = {event_type: topic_of(event_type) for event_type in EventType}
 _TYPE_VALUES: Final = {event_type: (TYPE_PREFIX + event_type).encode("ascii") for event_type in EventType}
 _TYPES: Final = {value: event_type for event_type, value in _TYPE_VALUES.items()}
-_ORIGIN_VALUES: Final[Mapping[Origin, bytes]] = {"webhook": b"webhook", "backfill": b"backfill"}
+_ORIGIN_VALUES: Final[Mapping[Origin, bytes]] = {
+    "webhook": b"webhook",
+    "backfill": b"backfill",
+    "operator": b"operator",
+}
 _ORIGINS: Final[Mapping[bytes, Origin]] = {value: origin for origin, value in _ORIGIN_VALUES.items()}
 
 # A header may be absent (KeyError) or, in Kafka, have no value at all (AttributeError, TypeError).

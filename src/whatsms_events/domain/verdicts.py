@@ -36,13 +36,15 @@ class Delivery(NamedTuple):
 class Append:
     """An event for the log, with the bytes it came as and their SHA-256.
 
-    `signed_by` is the name of the secret that verified it; None for what came over no signed door.
+    `signed_by` is the name of the secret that verified it; None for what came over no signed door. `blanked`: the bytes
+    are not kept, since they tell of somebody who was forgotten.
     """
 
     event: Event
     raw: bytes
     sha256: bytes
     signed_by: str | None = None
+    blanked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

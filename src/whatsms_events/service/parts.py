@@ -35,6 +35,7 @@ from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.log.seals import Seals
+from whatsms_events.storage.log.suppression import HeldSuppressions
 from whatsms_events.storage.projection.apply import Projection
 from whatsms_events.storage.projection.parked import ParkedEvents
 from whatsms_events.storage.projection.retry import Retry
@@ -173,7 +174,14 @@ def make_committer(settings: Settings, log: Database, on_commit: Callable[[int],
         queue_limit_bytes=receiver.in_flight_limit_bytes,
         on_commit=on_commit,
         shared=len(settings.tenants) > 1,
+        suppressions=HeldSuppressions(log, privacy_key(settings)),
     )
+
+
+def privacy_key(settings: Settings) -> bytes | None:
+    """Return the key of the marks of people who were forgotten; None where it is not given."""
+    key = settings.privacy.key
+    return None if key is None else key.get_secret_value().encode()
 
 
 def make_rejects(settings: Settings) -> Rejects:

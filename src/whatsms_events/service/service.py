@@ -45,6 +45,7 @@ from whatsms_events.service.parts import (
     make_tracing,
     on_sqlite,
     open_metrics,
+    privacy_key,
     projection_target,
     tokens,
     unopened_stores,
@@ -54,6 +55,7 @@ from whatsms_events.service.roles import ROLES, Role, possible
 from whatsms_events.service.standings import Watch
 from whatsms_events.service.start import Start
 from whatsms_events.service.supervisor import Job, Supervisor, beside
+from whatsms_events.service.suppressions import check_suppressions
 from whatsms_events.service.upstream import (
     GRACE_S,
     IDLE_S,
@@ -243,6 +245,12 @@ class Service:
         migrate = on_sqlite(self._settings)
         await make_ready(stores.log, log_target(self._settings), migrate=migrate)
         await make_ready(stores.projection, projection_target(self._settings), migrate=migrate)
+        await check_suppressions(
+            stores.log,
+            privacy_key(self._settings),
+            self._settings.privacy.suppressions_file,
+            appends=bool(self.roles & {"receiver", "backfill"}),
+        )
         return Jobs(await self._writers(stores, committer, receiver, stack), self._readers(stores))
 
     def _readers(self, stores: Stores) -> list[Job]:

@@ -220,6 +220,36 @@ replay = Table(
     Index("replay_unfinished", "target", "prefix", unique=True, postgresql_where=UNFINISHED, sqlite_where=UNFINISHED),
 )
 
+erasure = Table(
+    "erasure",
+    log_metadata,
+    Column("number", Position, primary_key=True, autoincrement=True),
+    Column("tenant", Text, nullable=False),
+    Column("contact_id", Text, nullable=False),
+    Column("forgotten_at", BigInteger, nullable=False),
+    Column("log_end", BigInteger, nullable=False),  # what stands up to here is from before, whatever its times say
+    Column("event_id", Uuid),  # of `contact.forgotten`; null until it is appended, or where it was imported
+    Column("through", BigInteger, nullable=False),  # how far the log was looked through; up to `until` it must be
+    Column("until", BigInteger, nullable=False),
+    Column("kafka_until", BigInteger),  # when our topics hold nothing of the person any more
+    Column("blanked", Text, nullable=False),  # JSON: by table, how many rows
+    Column("finished_at", BigInteger),
+    Index("erasure_by_contact", "tenant", "contact_id"),
+    sqlite_autoincrement=True,
+)
+
+suppression = Table(
+    "suppression",
+    log_metadata,
+    # In the order of commits, as in `event_log`: one process at a time adds to it. A reader goes on from the last one.
+    Column("number", Position, primary_key=True, autoincrement=True),
+    Column("tenant", Text, nullable=False),
+    Column("mark", LargeBinary, nullable=False),  # a keyed hash: see `domain.marks`
+    Column("forgotten_at", BigInteger, nullable=False),
+    Column("key_check", LargeBinary, nullable=False),  # tells whether the key is the one that made it
+    sqlite_autoincrement=True,
+)
+
 projection_metadata = MetaData()
 
 projection = Table(

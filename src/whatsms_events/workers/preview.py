@@ -61,6 +61,8 @@ class Preview:
     def _read(self, one: StoredEvent) -> LogEntry | None:
         if not one.wanted:
             return None
+        if one.raw is None and one.entry.event.data:
+            return one.entry  # the bytes are gone, and what was read of them stands
         if one.raw is None:
             self.blanked += 1
             return None

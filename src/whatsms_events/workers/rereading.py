@@ -6,8 +6,6 @@ from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
-import msgspec
-
 from whatsms_events.domain.events import Checkpoint, LogEntry
 from whatsms_events.domain.replay import WHOLE, Selection, read_again
 from whatsms_events.errors import IntegrityError, InvalidEventError
@@ -24,7 +22,8 @@ DISCARD: Final = "`whatsms-events replay discard` removes it; then begin anew."
 class RereadSource:
     """What a shadow is filled from, up to the position `through`: this is a source for the consumer.
 
-    `blanked` has the positions of rows whose bytes retention had taken when they were read here.
+    `blanked` has the positions of rows of which retention had left nothing when they were read here. A row of somebody
+    who was forgotten has no bytes, but what is left of its data: that is taken as it stands.
     """
 
     def __init__(self, event_log: EventLog) -> None:
@@ -50,17 +49,24 @@ class RereadSource:
             last = found[-1].entry
             checkpoint = Checkpoint(log_id=log_id, position=last.position, event_id=last.event.id)
             after = replace(after, checkpoint=checkpoint, applied_through=last.position)
-        items = [_item(one.entry, one.raw) for one in found if one.raw is not None]
+        items = [_item(one.entry, one.raw) for one in found if _is_left(one)]
         if len(items) < len(found) and len(self.blanked) < BLANKED_LIMIT:
-            self.blanked.update(one.entry.position for one in found if one.raw is None)
+            self.blanked.update(one.entry.position for one in found if not _is_left(one))
         return Reading(items, after, skipped=len(found) - len(items))
 
     async def close(self) -> None:
         """Do nothing: this source has no connection of its own."""
 
 
-def _item(entry: LogEntry, raw: bytes) -> ReadItem:
+def _is_left(one: StoredEvent) -> bool:
+    """Tell whether anything is left to read: where only the bytes are gone, what was read of them stands."""
+    return one.raw is not None or bool(one.entry.event.data)
+
+
+def _item(entry: LogEntry, raw: bytes | None) -> ReadItem:
     event, at = entry.event, entry.position
+    if raw is None:
+        return ReadItem("log", at, event.data, (), entry)
     try:
         again = read_again(event, raw, at)
     except InvalidEventError as exc:
@@ -101,7 +107,7 @@ class RereadLog:
     def _entry(self, one: StoredEvent) -> LogEntry:
         entry = one.entry
         if one.raw is None:
-            return LogEntry(position=entry.position, event=msgspec.structs.replace(entry.event, data=b""))
+            return entry  # what is left of it: nothing, or what was read of bytes that are gone
         try:
             return LogEntry(position=entry.position, event=read_again(entry.event, one.raw, entry.position))
         except InvalidEventError as exc:

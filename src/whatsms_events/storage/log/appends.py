@@ -17,6 +17,7 @@ from whatsms_events.domain.events import to_micros
 from whatsms_events.domain.verdicts import Append, Park
 from whatsms_events.errors import StorageUnavailableError
 from whatsms_events.storage.database import Database
+from whatsms_events.storage.log.suppression import READ_LIMIT, MarkRow
 
 EventRow = tuple[
     UUID,
@@ -31,7 +32,7 @@ EventRow = tuple[
     str | None,
     bytes,
     str,
-    bytes,
+    bytes | None,
     str | None,
 ]
 """The values of EVENT_COLUMNS, in their order."""
@@ -81,7 +82,7 @@ def event_row(item: Append) -> EventRow:
         event.message_id,
         item.sha256,
         event.data.decode("utf-8"),
-        item.raw,
+        None if item.blanked else item.raw,
         item.signed_by,
     )
 
@@ -134,6 +135,9 @@ class Appends(Protocol):
     async def park(self, rows: Sequence[ParkRow]) -> dict[UUID, int]:
         """Park, or count one that is parked already; return how often each came so far."""
 
+    async def marks(self, number: int) -> Sequence[MarkRow]:
+        """Return the marks of people who were forgotten behind a number, as `SuppressionTable.behind` does."""
+
 
 def appends(database: Database, connection: Any) -> Appends:
     """Return the statements of the database's dialect on a connection lent by its `driver`."""
@@ -142,6 +146,9 @@ def appends(database: Database, connection: Any) -> Appends:
     return PostgresAppends(connection)
 
 
+_MARKS: Final = (
+    "SELECT number, tenant, mark, forgotten_at, key_check FROM suppression WHERE number > {} ORDER BY number LIMIT {}"
+)
 _EVENT: Final = ", ".join(EVENT_COLUMNS)
 _PARKED: Final = "id, tenant, reason, detail, received_at, content_encoding, sha256, raw, signed_by, count"
 _ADD_COUNT: Final = (
@@ -194,6 +201,10 @@ class SqliteAppends:
         """Park, or count one that is parked already; return how often each came so far."""
         sql = f"INSERT INTO parked_delivery ({_PARKED}) VALUES {_values(len(rows), 10)} {_ADD_PARKED}"  # noqa: S608 - names and question marks only
         return {UUID(key): count for key, count in await self._fetch(sql, rows)}
+
+    async def marks(self, number: int) -> Sequence[MarkRow]:
+        """Return the marks of people who were forgotten behind a number, as `SuppressionTable.behind` does."""
+        return [(*row,) for row in await self._execute(_MARKS.format("?", READ_LIMIT), [number])]
 
     async def _fetch(self, sql: str, rows: Sequence[tuple[UUID, *tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
         # SQLAlchemy keeps a UUID as 32 hex digits on SQLite.
@@ -260,8 +271,16 @@ class PostgresAppends:
         """Park, or count one that is parked already; return how often each came so far."""
         return {UUID(int=key.int): count for key, count in await self._fetch(_PG_PARK, rows)}
 
+    async def marks(self, number: int) -> Sequence[MarkRow]:
+        """Return the marks of people who were forgotten behind a number, as `SuppressionTable.behind` does."""
+        found = await self._ask(_MARKS.format("$1", READ_LIMIT), number)
+        return [(*row,) for row in found]
+
     async def _fetch(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
         columns = [list(column) for column in zip(*rows, strict=True)]
+        return await self._ask(sql, *columns)
+
+    async def _ask(self, sql: str, *columns: Any) -> list[Any]:
         try:
             return list(await self._connection.fetch(sql, *columns, timeout=STATEMENT_TIMEOUT_S))
         except asyncpg.InternalClientError as exc:  # a connection that breaks in the wrong moment is reported like this

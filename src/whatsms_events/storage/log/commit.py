@@ -7,13 +7,15 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, assert_never, get_args
 from uuid import UUID
 
 import structlog
 
 from whatsms_events import metrics
 from whatsms_events.domain.events import Event, Origin, to_micros
+from whatsms_events.domain.marks import Suppressions
+from whatsms_events.domain.suppression import suppressed, suppressed_park
 from whatsms_events.domain.verdicts import Append, Delivery, Park
 from whatsms_events.errors import StorageUnavailableError, UnstorableError
 from whatsms_events.storage.log.appends import Appends, EventRow, event_row, park_row
@@ -110,6 +112,23 @@ def waiting_for(item: Append | Park, answer: PendingOutcome, deadline: float) ->
     return Parking(item, answer, deadline)
 
 
+def suppress(one: Waiting, suppressions: Suppressions) -> None:
+    """Blank what the item tells of people who were forgotten before that."""
+    match one:
+        case Appending():
+            item = suppressed(one.item, suppressions)
+            if item is not one.item:
+                one.item, one.row = item, event_row(item)
+                metrics.SUPPRESSED.labels(item.event.type.value).inc()
+        case Parking():
+            park = suppressed_park(one.item, suppressions)
+            if park is not one.item:
+                one.item = park
+                metrics.SUPPRESSED.labels("parked").inc()
+        case _:
+            assert_never(one)
+
+
 def give(answer: PendingOutcome, outcome: Outcome | Exception) -> None:
     """Answer the handler, if it still waits."""
     if not answer.done():  # its deadline may have passed, or its handler was cancelled
@@ -122,7 +141,7 @@ class Commit:
     def __init__(self, statements: Appends, on_commit: Callable[[int], None]) -> None:
         self._statements = statements
         self._on_commit = on_commit
-        self._types: dict[Origin, Counter[str]] = {"webhook": Counter(), "backfill": Counter()}
+        self._types: dict[Origin, Counter[str]] = {one: Counter() for one in get_args(Origin)}
         self._parked: Counter[str] = Counter()
         self._duplicates: Counter[Origin] = Counter()
 

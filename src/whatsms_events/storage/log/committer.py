@@ -33,10 +33,12 @@ from whatsms_events.storage.log.commit import (
     Parking,
     Waiting,
     give,
+    suppress,
     waiting_for,
 )
 from whatsms_events.storage.log.room import Room, take_fairly
 from whatsms_events.storage.log.secret_uses import SecretUses
+from whatsms_events.storage.log.suppression import HeldSuppressions
 
 BATCH_LIMIT: Final = 2000  # SQLite binds at most 32,766 values in a statement, and a row has 14
 BATCH_LIMIT_BYTES: Final = 16 * 1024 * 1024
@@ -69,8 +71,10 @@ class Committer:
         queue_limit_bytes: int,
         on_commit: Callable[[int], None],
         shared: bool = False,
+        suppressions: HeldSuppressions | None = None,
     ) -> None:
         self._database = database
+        self._suppressions = suppressions or HeldSuppressions(database)
         self._batch_limit = min(batch_limit, BATCH_LIMIT)
         self._on_commit = on_commit
         self._arrivals: deque[Arriving] = deque()  # what is to be judged
@@ -84,6 +88,7 @@ class Committer:
         self._uses = SecretUses(database)
         self._away = ""  # why the database is away, while it is
         self._refusing = ""  # why nothing is taken in, while that is so
+        self._unknown_marks: str | None = None  # why some marks cannot be looked for
         self.connected = asyncio.Event()  # once it has had a connection
         metrics.QUEUED_DELIVERIES.set_function(lambda: self._places.used)
 
@@ -280,6 +285,7 @@ class Committer:
         commit = Commit(statements, self._on_commit)
         self._committing = batch
         try:
+            await self._suppress(statements, batch)
             await commit.append([one for one in batch if isinstance(one, Appending)])
             await commit.park([one for one in batch if isinstance(one, Parking)])
         except UnstorableError as exc:  # a refused event was parked instead, and no other row may be refused
@@ -292,6 +298,18 @@ class Committer:
             metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
             metrics.COMMIT_ROWS.observe(len(batch))
             commit.report()
+
+    async def _suppress(self, statements: Appends, batch: Sequence[Waiting]) -> None:
+        """Blank what tells of people who were forgotten, with all marks that there are when it is committed."""
+        if self._suppressions.due:
+            await self._suppressions.look(statements.marks)
+            problem = self._suppressions.problem
+            if problem is not None and problem != self._unknown_marks:
+                log.error("suppression.key", reason=problem)
+            self._unknown_marks = problem
+        if self._suppressions.now:
+            for one in batch:
+                suppress(one, self._suppressions.now)
 
     def _forget_answered(self) -> None:
         """Make room while the database is away: deliveries for which nobody waits any more leave the queue."""

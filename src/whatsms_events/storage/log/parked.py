@@ -12,9 +12,12 @@ from sqlalchemy import RowMapping, delete, func, literal, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from whatsms_events.domain.events import from_micros, to_micros
+from whatsms_events.domain.suppression import suppressed
 from whatsms_events.domain.verdicts import Append
+from whatsms_events.errors import ConfigError
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.appends import EVENT_COLUMNS, event_row
+from whatsms_events.storage.log.suppression import HeldSuppressions
 from whatsms_events.storage.tables import event_log, parked_delivery
 
 PAGE_LIMIT: Final = 500
@@ -63,10 +66,14 @@ _PLACE = tuple_(parked_delivery.c.received_at, parked_delivery.c.id)
 
 
 class Parked:
-    """The parked deliveries of the log's database. All verbs raise StorageUnavailableError where it is away."""
+    """The parked deliveries of the log's database. All verbs raise StorageUnavailableError where it is away.
 
-    def __init__(self, database: Database) -> None:
+    `privacy_key` is the key of the marks of people who were forgotten, None where it is not given.
+    """
+
+    def __init__(self, database: Database, privacy_key: bytes | None = None) -> None:
         self._database = database
+        self._held = HeldSuppressions(database, privacy_key)
 
     async def list(
         self, after: ParkedDelivery | None, limit: int, *, reason: str | None = None
@@ -94,8 +101,14 @@ class Parked:
     async def take(self, parked_id: UUID, append: Append) -> Taken | None:
         """Append the event that a parked delivery became, and remove the delivery; return None where it is not there.
 
-        Raise UnstorableError where the database refuses the event: then it stays parked.
+        What it tells of people who were forgotten since it came is blanked. Raise UnstorableError where the database
+        refuses the event: then it stays parked. Raise ConfigError where those people could not be recognised.
         """
+        suppressions = await self._held.look()
+        if self._held.problem is not None:
+            raise ConfigError(f"privacy.key: {self._held.problem}")
+        if suppressions:
+            append = suppressed(append, suppressions)
         insert = postgresql.insert if self._database.dialect == "postgresql" else sqlite.insert
         row = dict(zip(EVENT_COLUMNS, event_row(append), strict=True))
         append_it = insert(event_log).values(row).on_conflict_do_nothing(index_elements=["id"])

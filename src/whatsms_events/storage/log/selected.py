@@ -25,7 +25,7 @@ class TypeSpan:
 
 @dataclass(frozen=True, slots=True)
 class Blanked:
-    """How many events of a selection retention has blanked, and the position of the first one."""
+    """Of how many events of a selection retention has left nothing, and the position of the first one."""
 
     count: int
     first: int | None
@@ -72,8 +72,8 @@ class Selected:
             ]
 
     async def blanked(self, selection: Selection) -> Blanked:
-        """Return what retention took of a selection: its bytes are gone, so it cannot be read again."""
-        gone = case((event_log.c.raw.is_(None), event_log.c.position))
+        """Return what retention took of a selection: bytes and data are gone, so it cannot be read again."""
+        gone = case((event_log.c.raw.is_(None) & event_log.c.data.is_(None), event_log.c.position))
         query = select(func.count(gone), func.min(gone)).where(_all_of(selection))
         async with self._database.read() as connection:
             count, first = (await connection.execute(query)).one()

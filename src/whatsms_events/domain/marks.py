@@ -1,0 +1,125 @@
+"""What ties an event to a person who was forgotten, kept as keyed hashes: nobody can tell from a mark whose it is.
+
+A *mark* is kept of the ids of a person's contacts, tickets and messages, and of their numbers, each with the moment at
+which they were forgotten. Who has the database and no key learns nothing from marks, not even by trying numbers.
+"""
+
+import hmac
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias, assert_never
+
+from whatsms_events.domain.last_message import plain
+
+MarkKind: TypeAlias = Literal["contact", "number", "ticket", "message", "text"]
+"""What is marked. A "text" is one that the person wrote in somebody else's ticket: see `text_name`."""
+
+Find: TypeAlias = Callable[[MarkKind, str], int | None]
+"""When the person was forgotten to whom an id, a number or a text belongs, in microseconds; None for nobody."""
+
+MARK_BYTES: Final = 16
+"""128 bits of the keyed hash: no two of a billion marks are the same by chance."""
+
+NUMBER_DIGITS: Final = 6
+"""A text with fewer digits is no number that tells who somebody is."""
+
+_NUMBER: Final = re.compile(r"\+?[0-9 ().-]{6,40}(?:[@:].*)?", re.DOTALL)
+_EDGE: Final = " .…\ufffd"
+
+
+def number_name(number: str) -> str | None:
+    """Return a number's digits, as it is marked: it comes with signs, and as 351910000731@c.us; None for no number."""
+    if _NUMBER.fullmatch(number) is None:
+        return None
+    digits = "".join(one for one in re.split("[@:]", number)[0] if one in "0123456789")
+    return digits if len(digits) >= NUMBER_DIGITS else None
+
+
+def text_name(ticket_id: str, text: str) -> str:
+    """Return what is marked of a text: with its ticket, since "ok" is everybody's."""
+    return f"{ticket_id}\0{plain(text)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """Makes marks with a key that is no part of any database, so that a mark tells nothing to who has no key."""
+
+    key: bytes
+
+    def mark(self, tenant: str, kind: MarkKind, value: str) -> bytes:
+        """Return the mark of an id, a number or a text of a tenant (its id)."""
+        parts = (part.encode("utf-8", "surrogatepass") for part in (tenant, kind, value))
+        framed = b"".join(len(part).to_bytes(8) + part for part in parts)
+        return hmac.digest(self.key, framed, "sha256")[:MARK_BYTES]
+
+    @property
+    def check(self) -> bytes:
+        """Return what tells one key from another, and tells nothing of either."""
+        return hmac.digest(self.key, b"whatsms-events suppression key", "sha256")[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class Suppressions:
+    """The marks of everybody who was forgotten, each with the moment; false where there are none."""
+
+    marker: Marker | None = None
+    held: Mapping[bytes, int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """Tell whether anybody was forgotten: the only question that is asked where nobody was."""
+        return bool(self.held)
+
+    def of(self, tenant: str) -> Find:
+        """Return what finds the marks of one tenant's people."""
+        marker, held = self.marker, self.held
+        if marker is None:
+            return lambda _kind, _value: None
+        return lambda kind, value: held.get(marker.mark(tenant, kind, value))
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPerson:
+    """A person while they are being forgotten: what ties events to them, in the plain. It is never written down.
+
+    `texts` has, by ticket of somebody else, what they wrote there, each as `plain` gives it.
+    """
+
+    forgotten_at: int
+    contacts: Collection[str] = frozenset()
+    numbers: Collection[str] = frozenset()
+    tickets: Collection[str] = frozenset()
+    messages: Collection[str] = frozenset()
+    texts: Mapping[str, Collection[str]] = field(default_factory=dict)
+
+    def find(self, kind: MarkKind, value: str) -> int | None:
+        """Tell when the person was forgotten, if this is theirs."""
+        match kind:
+            case "contact":
+                mine = value in self.contacts
+            case "number":
+                mine = value in self.numbers
+            case "ticket":
+                mine = value in self.tickets
+            case "message":
+                mine = value in self.messages
+            case "text":
+                ticket_id, _, text = value.partition("\0")
+                mine = any(shows(text, one) for one in self.texts.get(ticket_id, ()))
+            case _:
+                assert_never(kind)
+        return self.forgotten_at if mine else None
+
+    def names(self) -> Iterator[tuple[MarkKind, str]]:
+        """Yield everything of which a mark is kept."""
+        yield from (("contact", one) for one in self.contacts)
+        yield from (("number", one) for one in self.numbers)
+        yield from (("ticket", one) for one in self.tickets)
+        yield from (("message", one) for one in self.messages)
+        yield from (("text", text_name(of, one)) for of, texts in self.texts.items() for one in texts)
+
+
+def shows(shown: str, text: str) -> bool:
+    """Tell whether a preview is of a text: the whole of it, or its beginning."""
+    cut = shown.rstrip(_EDGE)
+    return shown == text or (len(cut) >= NUMBER_DIGITS and text.startswith(cut))

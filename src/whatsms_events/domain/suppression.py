@@ -1,0 +1,384 @@
+"""What is blanked of an event because it tells of somebody who was forgotten after it happened.
+
+Theory of operation. A person is recognised by what ties an event to them: the ids of their contact, tickets and
+messages, and their number. Of each a *mark* is kept, a keyed hash, with the moment at which the person was forgotten.
+`remaining` looks for marks in every part of an event, and blanks each part that is theirs and from before:
+
+    message     theirs: its id, its author, or its ticket is. From before: it was created before; where its time is not
+                told, its id was known then, or the event happened before.
+    ticket      theirs: its id or its contact is. Its last message is from before unless the ticket was created since.
+    contact     theirs: its id or its number is. From before: it did not change since, and stands beside nothing new
+                that the person did. A new message brings name and number back: what happens afterwards is new.
+    unknown     what nobody knows of a part goes with that part. In other people's events it goes where it names them.
+
+What was received before, or stands in the log before the person was forgotten, is from before whatever its times say;
+so is what tells no time. The same function blanks the log when a person is forgotten, and at the door what comes late.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final, NamedTuple, TypeVar, assert_never
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from whatsms_events.domain.bodies import decode as decode_body
+from whatsms_events.domain.events import (
+    Campaign,
+    CampaignPayload,
+    Contact,
+    ContactPayload,
+    Event,
+    EventType,
+    Extra,
+    Message,
+    MessagePayload,
+    Payload,
+    Ticket,
+    TicketPayload,
+    decode,
+    encode,
+    to_micros,
+)
+from whatsms_events.domain.last_message import plain
+from whatsms_events.domain.marks import Find, MarkKind, Suppressions, number_name, shows, text_name
+from whatsms_events.domain.personal import EXTRA, PERSONAL
+from whatsms_events.domain.times import read_time
+from whatsms_events.domain.values import SHORT_LIMIT_BYTES
+from whatsms_events.domain.verdicts import Append, Park
+from whatsms_events.errors import InvalidEventError
+
+LONG_ID_CHARS: Final = 12
+"""An id of so many characters is no other value by chance."""
+
+TOKENS_LIMIT: Final = 2000
+"""So many words of bytes that are no JSON are looked at, and so many values of one unknown field."""
+
+_ID_NAMES: Final[Mapping[MarkKind, frozenset[str]]] = {
+    "contact": frozenset(("contact", "contactid", "mergedinto")),
+    "ticket": frozenset(("ticket", "ticketid")),
+    "message": frozenset(("message", "messageid", "quotedmsg", "quotedmsgid", "quotedmessage", "quotedmessageid")),
+}
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_+-]{1,256}")
+
+_Part = TypeVar("_Part", bound=Message | Ticket | Contact | Campaign)
+
+
+def suppressed(append: Append, suppressions: Suppressions) -> Append:
+    """Return an event as it may be appended: without its bytes, where anything of it had to be blanked."""
+    event = append.event
+    payload, find = decode(event), suppressions.of(event.tenant)
+    left = remaining(event, payload, find)
+    if left is payload and not is_theirs(event, payload, find):
+        return append
+    return replace(append, event=msgspec.structs.replace(event, data=encode(left)), blanked=True)
+
+
+def suppressed_park(park: Park, suppressions: Suppressions) -> Park:
+    """Return a delivery as it may be parked: without its bytes where they tell of somebody from before."""
+    at = named_in(park.raw, suppressions.of(park.tenant))
+    if at is None or not _parked_before(park, at):
+        return park
+    return replace(park, raw=b"")
+
+
+def remaining(event: Event, payload: Payload, find: Find, *, settled: bool = False, late: bool = True) -> Payload:
+    """Return what stays of an event; the very same payload where nothing of it is to be blanked.
+
+    `settled`: it stood in the log before the person was forgotten. `late`: it is new in the log, so that a blanked
+    field is absent, and claims nothing over what was told since; otherwise it becomes null, as `personal` says.
+    """
+    look = _Look(event, find, settled, UNSET if late else None)
+    left: Payload
+    match payload:
+        case MessagePayload():
+            left = look.message_payload(payload)
+        case TicketPayload():
+            left = look.ticket_payload(payload)
+        case ContactPayload():
+            left = look.contact_payload(payload)
+        case CampaignPayload():
+            campaign = msgspec.structs.replace(payload.campaign, extra=look.unnamed(payload.campaign.extra))
+            left = msgspec.structs.replace(payload, campaign=campaign, extra=look.unnamed(payload.extra))
+        case _:
+            assert_never(payload)
+    return payload if left == payload else left
+
+
+def is_theirs(event: Event, payload: Payload, find: Find, *, settled: bool = False) -> bool:
+    """Tell whether the event is about somebody from before: then its bytes go, whatever was read of them."""
+    look = _Look(event, find, settled, UNSET)
+    match payload:
+        case MessagePayload():
+            mine = look.message_mine(payload)
+        case TicketPayload():
+            mine = look.ticket_mine(payload.ticket, event.ticket_id, payload.contact)
+        case ContactPayload():
+            mine = look.contact_mine(payload)
+        case CampaignPayload():
+            mine = None
+        case _:
+            assert_never(payload)
+    return mine is not None and not mine.new
+
+
+def named_in(raw: bytes, find: Find) -> int | None:
+    """Return when somebody was forgotten whom bytes name, be they JSON or not; None where they name nobody."""
+    try:
+        value: Any = decode_body(raw)
+    except InvalidEventError:
+        text = raw.decode("utf-8", "replace")
+        tokens = (found[0] for _, found in zip(range(TOKENS_LIMIT), _TOKEN.finditer(text), strict=False))
+        return _latest(*(_owner(find, "", one) for one in tokens))
+    about = str(value.get("event")).partition(".")[0]
+    data = {about: value.pop("data", None)}  # flat data goes under the name of what it is about
+    return _latest(*(_owner(find, key, one) for key, one in (*_leaves(data), *_leaves(value))))
+
+
+class _Mine(NamedTuple):
+    """Of a part of an event: when its person was forgotten, and whether it is new since."""
+
+    at: int
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One event that is looked at."""
+
+    event: Event
+    find: Find
+    settled: bool
+    gap: UnsetType | None
+
+    def message_payload(self, payload: MessagePayload) -> MessagePayload:
+        message, ticket, event = payload.message, payload.ticket, self.event
+        mine = self.message_mine(payload)
+        new = mine is not None and mine.new
+        written = message.body if new or mine is None else UNSET
+        shown = ticket
+        if isinstance(ticket, Ticket):
+            quoted = message.body if mine is not None and not new else UNSET
+            shown = self._ticket(ticket, event.ticket_id, carried=new, written=written, quoted=quoted)
+        beside = payload.contact
+        if isinstance(beside, Contact):
+            beside = self._contact(beside, carried=new)
+        return msgspec.structs.replace(
+            payload,
+            message=self._part(message, mine),
+            ticket=shown,
+            contact=beside,
+            extra=self._extra(payload.extra, mine),
+        )
+
+    def ticket_payload(self, payload: TicketPayload) -> TicketPayload:
+        mine = self.ticket_mine(payload.ticket, self.event.ticket_id, payload.contact)
+        carried = mine is not None and mine.new
+        beside = payload.contact
+        if isinstance(beside, Contact):
+            beside = self._contact(beside, carried=carried)
+        ticket = self._ticket(payload.ticket, self.event.ticket_id, carried=False, mine=mine)
+        return msgspec.structs.replace(payload, ticket=ticket, contact=beside, extra=self._extra(payload.extra, mine))
+
+    def contact_payload(self, payload: ContactPayload) -> ContactPayload:
+        mine = self.contact_mine(payload)
+        contact = self._part(payload.contact, mine)
+        return msgspec.structs.replace(payload, contact=contact, extra=self._extra(payload.extra, mine))
+
+    def contact_mine(self, payload: ContactPayload) -> _Mine | None:
+        """Tell whether the contact is theirs, and told anew."""
+        contact, event = payload.contact, self.event
+        at = self._contact_at(contact, event.contact_id)
+        if at is None or event.type is EventType.CONTACT_FORGOTTEN:
+            return None
+        # A look at the REST API says how things stand, not that anything happened.
+        told = event.type is not EventType.CONTACT_OBSERVED and not isinstance(contact.updated_at, datetime)
+        happened = told and not self._was_there(at) and self._happened_after(at)
+        return _Mine(at, happened or self._changed_after(contact, at))
+
+    def message_mine(self, payload: MessagePayload) -> _Mine | None:
+        """Tell whether the message is theirs, and new."""
+        message, event = payload.message, self.event
+        known = self._at("message", message.id)
+        ats = [known, self._at("ticket", message.ticket_id, event.ticket_id), self._at("contact", message.contact_id)]
+        if isinstance(payload.ticket, Ticket):
+            ats.append(self._ticket_at(payload.ticket, None))
+        if not isinstance(message.contact_id, str):
+            # Nobody is named as its author: then it belongs to whom the contact beside it is.
+            ats.append(self._at("contact", event.contact_id))
+            if isinstance(payload.contact, Contact):
+                ats.append(self._contact_at(payload.contact, None))
+        at = _latest(*ats)
+        if at is None:
+            return None
+        if self._was_there(at):
+            return _Mine(at, new=False)
+        if isinstance(message.created_at, datetime):
+            return _Mine(at, new=to_micros(message.created_at) > at)
+        return _Mine(at, new=known is None and self._happened_after(at))
+
+    def _ticket_at(self, ticket: Ticket, ticket_id: str | None) -> int | None:
+        ats = [self._at("ticket", ticket.id, ticket_id), self._at("contact", ticket.contact_id)]
+        if isinstance(ticket.contact, Contact):
+            ats.append(self._contact_at(ticket.contact, None))
+        return _latest(*ats)
+
+    def ticket_mine(
+        self, ticket: Ticket, ticket_id: str | None, beside: Contact | None | UnsetType = UNSET
+    ) -> _Mine | None:
+        """Tell whether the ticket is theirs, and new."""
+        known = self._at("ticket", ticket.id, ticket_id)
+        at = self._ticket_at(ticket, ticket_id)
+        if (
+            at is None
+            and isinstance(beside, Contact)
+            and not (ticket.contact_id or isinstance(ticket.contact, Contact))
+        ):
+            at = self._contact_at(beside, None)
+        if at is None:
+            return None
+        if self._was_there(at):
+            return _Mine(at, new=False)
+        if isinstance(ticket.created_at, datetime):
+            return _Mine(at, new=to_micros(ticket.created_at) > at)
+        return _Mine(at, new=known is None and self._happened_after(at))
+
+    def _ticket(
+        self,
+        ticket: Ticket,
+        ticket_id: str | None,
+        *,
+        carried: bool,
+        written: Any = UNSET,
+        quoted: Any = UNSET,
+        mine: _Mine | None = None,
+    ) -> Ticket:
+        """Return what stays of a ticket; `written` is a text of the same event that stays, `quoted` one that goes."""
+        mine = mine or self.ticket_mine(ticket, ticket_id)
+        last, of = ticket.last_message, ticket.id if isinstance(ticket.id, str) else ticket_id
+        if isinstance(last, str) and not (isinstance(written, str) and shows(plain(last), plain(written))):
+            theirs = mine is not None and not mine.new
+            if mine is None:
+                wrote = of is not None and self.find("text", text_name(of, last)) is not None
+                theirs = wrote or (isinstance(quoted, str) and shows(plain(last), plain(quoted)))
+            last = self.gap if theirs else last
+        nested = ticket.contact
+        if isinstance(nested, Contact):
+            nested = self._contact(nested, carried=carried or (mine is not None and mine.new))
+        extra = self._extra(ticket.extra, mine)
+        return msgspec.structs.replace(ticket, last_message=last, contact=nested, extra=extra)
+
+    def _contact(self, contact: Contact, *, carried: bool) -> Contact:
+        at = self._contact_at(contact, None)
+        if at is None:
+            return self._part(contact, None)
+        new = not self._was_there(at) and (carried or self._changed_after(contact, at))
+        return self._part(contact, _Mine(at, new))
+
+    def _contact_at(self, contact: Contact, contact_id: str | None) -> int | None:
+        number = number_name(contact.number) if isinstance(contact.number, str) else None
+        return _latest(self._at("contact", contact.id, contact_id), self._at("number", number))
+
+    def _changed_after(self, contact: Contact, at: int) -> bool:
+        changed = contact.updated_at
+        return not self._was_there(at) and isinstance(changed, datetime) and to_micros(changed) > at
+
+    def _part(self, part: _Part, mine: _Mine | None) -> _Part:
+        """Return what stays of a part without what is nested in it."""
+        extra = self._extra(part.extra, mine)
+        if mine is None or mine.new:
+            return msgspec.structs.replace(part, extra=extra)
+        fields: dict[str, Any] = {EXTRA: extra}
+        for name in PERSONAL[type(part).__name__.lower()]:
+            if getattr(part, name) not in (None, UNSET):
+                # That a message was shown at all must stay told: see `fold`.
+                fields[name] = None if name == "body" else self.gap
+        return msgspec.structs.replace(part, **fields)
+
+    def _extra(self, extra: Extra, mine: _Mine | None) -> Extra:
+        if mine is not None:
+            return extra if mine.new else {}
+        return self.unnamed(extra)
+
+    def unnamed(self, extra: Extra) -> Extra:
+        """Return other people's unknown fields without those that hold something of somebody who was forgotten."""
+        if not extra:
+            return extra
+        left = {name: value for name, value in extra.items() if not self._names(value)}
+        return extra if len(left) == len(extra) else left
+
+    def _names(self, value: Any) -> bool:
+        """Tell whether an unknown field shows a message of theirs, or who they are."""
+        if not isinstance(value, (dict, list)):
+            number = number_name(str(value)) if isinstance(value, (str, int)) else None
+            at = self._at("number", number)
+            return at is not None and (self._was_there(at) or not self._happened_after(at))
+        for key, leaf in _leaves(value):
+            if _is_id("message", key, leaf) and self._at("message", leaf) is not None:
+                return True
+            at = _owner(self.find, key, leaf)
+            if at is not None and (self._was_there(at) or not self._happened_after(at)):
+                return True
+        return False
+
+    def _at(self, kind: MarkKind, *values: str | None | UnsetType) -> int | None:
+        return _latest(*(self.find(kind, one) for one in dict.fromkeys(values) if isinstance(one, str)))
+
+    def _was_there(self, at: int) -> bool:
+        return self.settled or to_micros(self.event.received_at) <= at
+
+    def _happened_after(self, at: int) -> bool:
+        occurred_at = self.event.occurred_at
+        return occurred_at is not None and to_micros(occurred_at) > at
+
+
+def _owner(find: Find, key: str, value: str) -> int | None:
+    """Return when the person was forgotten whom a value names that stands under this name."""
+    number = number_name(value)
+    ids = (find(kind, value) for kind in _ID_NAMES if _is_id(kind, key, value))
+    return _latest(*ids, None if number is None else find("number", number))
+
+
+def _is_id(kind: MarkKind, key: str, value: str) -> bool:
+    """Tell whether a value may be an id of this kind: a short one, such as 7, only under a name that says so."""
+    return (LONG_ID_CHARS <= len(value) <= SHORT_LIMIT_BYTES) or key in _ID_NAMES[kind]
+
+
+def _latest(*ats: int | None) -> int | None:
+    return max((at for at in ats if at is not None), default=None)
+
+
+def _leaves(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield the texts and integers of a JSON value, so many at most, each with its name: `contact.id` is a contact."""
+    waiting: list[tuple[str, Any]] = [("", value)]
+    left = TOKENS_LIMIT
+    while waiting and left:
+        key, one = waiting.pop()
+        match one:
+            case dict():
+                waiting += [(_name(key, str(name)), inner) for name, inner in one.items()]
+            case list():
+                waiting += [(key, inner) for inner in one]
+            case bool():
+                pass
+            case str() | int():
+                left -= 1
+                yield key, str(one)
+
+
+def _name(owner: str, name: str) -> str:
+    plain_name = name.replace("_", "").lower()
+    return owner if plain_name == "id" else plain_name
+
+
+def _parked_before(park: Park, at: int) -> bool:
+    if to_micros(park.received_at) <= at:
+        return True
+    try:
+        stamp = decode_body(park.raw).get("timestamp")
+    except InvalidEventError:
+        return True  # it tells no time
+    occurred_at = read_time(stamp)
+    return occurred_at is None or to_micros(occurred_at) <= at

@@ -1,0 +1,294 @@
+"""Erasing a person from the log and from what stands beside it: what is theirs goes, the rows stay in their places.
+
+Whoever erases holds the role lock `BLANKING` meanwhile. Each verb is one transaction, and saves how far it got, so that
+a process that is killed goes on from there. Nothing of the person is written down but ids and marks.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import ColumnElement, RowMapping, delete, func, insert, literal, null, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from whatsms_events.domain.events import Entity, Event, EventType, from_micros, to_micros
+from whatsms_events.domain.verdicts import Append
+from whatsms_events.storage.database import CHUNK, Database, among
+from whatsms_events.storage.database import insert as upsert
+from whatsms_events.storage.log.appends import EVENT_COLUMNS, event_row
+from whatsms_events.storage.log.blanking import blank_rows
+from whatsms_events.storage.log.suppression import KeptMark, add_marks
+from whatsms_events.storage.tables import (
+    UNFINISHED,
+    backfill_item,
+    backfill_look,
+    backfill_run,
+    erasure,
+    event_log,
+    parked_delivery,
+)
+
+PIECE_ROWS: Final = 500
+PIECE_BYTES: Final = 4 * 1024 * 1024
+"""Of one piece of the log: what is blanked of it is blanked while nobody can append to SQLite's file."""
+
+PARKED_PIECE: Final = 50
+"""Parked deliveries in one question; each has a whole body."""
+
+Counts = dict[str, int]
+"""By table, how many rows hold something of the person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """One person who is forgotten, and how far that is.
+
+    What stands up to `log_end` is from before, whatever its times say. The log is looked through up to `until`.
+    `kafka_until` is None where no Kafka holds anything, or where it keeps for ever.
+    """
+
+    number: int
+    tenant: str
+    contact_id: str
+    forgotten_at: datetime
+    log_end: int
+    event_id: UUID | None = None
+    through: int = 0
+    until: int = 0
+    kafka_until: datetime | None = None
+    blanked: Counts | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """A row of the log as one who erases sees it. `event.data` is empty where retention blanked it."""
+
+    position: int
+    event: Event
+    raw: bytes | None
+
+
+class Erasures:
+    """The verbs. All raise StorageUnavailableError where the database is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def begin(self, tenant: str, contact_id: str, marks: Sequence[KeptMark], now: datetime) -> Erasure:
+        """Write that the person is forgotten from now on, with their marks, and return that."""
+        async with self._database.write() as connection:
+            end = int(await connection.scalar(select(func.max(event_log.c.position))) or 0)
+            values = {
+                "tenant": tenant,
+                "contact_id": contact_id,
+                "forgotten_at": to_micros(now),
+                "log_end": end,
+                "through": 0,
+                "until": 0,
+                "blanked": "{}",
+            }
+            made = await connection.execute(insert(erasure).values(values).returning(erasure.c.number))
+            number = int(made.scalar_one())
+            await add_marks(connection, marks)
+        return Erasure(number, tenant, contact_id, now, end, blanked={})
+
+    async def unfinished(self, tenant: str, contact_ids: Collection[str]) -> Erasure | None:
+        """Return the erasure of one of these contacts that has begun and is not finished."""
+        query = select(erasure).where(erasure.c.tenant == tenant, erasure.c.finished_at.is_(None))
+        query = query.where(erasure.c.contact_id.in_(list(contact_ids))).order_by(erasure.c.number).limit(1)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        return None if row is None else _erasure(row)
+
+    async def all(self) -> list[Erasure]:
+        """Return everybody who was forgotten, in that order."""
+        async with self._database.read() as connection:
+            rows = (await connection.execute(select(erasure).order_by(erasure.c.number))).mappings().all()
+        return [_erasure(row) for row in rows]
+
+    async def append(self, one: Erasure, item: Append, kafka_until: datetime | None) -> Erasure:
+        """Append `contact.forgotten`, once, and note the log's end after it: up to there the log is looked through.
+
+        On PostgreSQL this takes the log's lock, so whoever appends by then has appended before that end.
+        """
+        row = dict(zip(EVENT_COLUMNS, event_row(item), strict=True))
+        async with self._database.write() as connection:
+            new = upsert(connection, event_log).values(row).on_conflict_do_nothing(index_elements=["id"])
+            await connection.execute(new)
+            until = int(await connection.scalar(select(func.max(event_log.c.position))) or 0)
+            moved = {
+                "event_id": item.event.id,
+                "until": until,
+                "kafka_until": None if kafka_until is None else to_micros(kafka_until),
+            }
+            await connection.execute(update(erasure).where(erasure.c.number == one.number).values(moved))
+        return replace(one, event_id=item.event.id, until=until, kafka_until=kafka_until)
+
+    async def add_marks(self, marks: Sequence[KeptMark]) -> None:
+        """Add marks that were found since."""
+        if marks:
+            async with self._database.write() as connection:
+                await add_marks(connection, marks)
+
+    async def rows(self, tenant: str, after: int, until: int) -> tuple[list[LogRow], int]:
+        """Return a tenant's next rows with their bytes, and the position up to which nothing is left out."""
+        table = event_log.c
+        place = (table.tenant == tenant, table.position > after, table.position <= until)
+        size = func.coalesce(func.length(table.raw), 0) + func.coalesce(func.length(table.data), 0)
+        async with self._database.read() as connection:
+            sizes = (
+                await connection.execute(
+                    select(table.position, size).where(*place).order_by(table.position).limit(PIECE_ROWS)
+                )
+            ).all()
+            if not sizes:
+                return [], until
+            last, total = sizes[0][0], 0
+            for position, one in sizes:
+                total += int(one)
+                if total > PIECE_BYTES and position != sizes[0][0]:
+                    break
+                last = position
+            query = select(event_log).where(*place, table.position <= last).order_by(table.position)
+            found = (await connection.execute(query)).mappings().all()
+        return [_row(row) for row in found], last
+
+    async def blank(self, one: Erasure, left: dict[int, bytes], through: int) -> Erasure:
+        """Blank rows, so that each keeps what is `left` of its data (empty: nothing), and save how far that is."""
+        counts = dict(one.blanked or {})
+        counts["event_log"] = counts.get("event_log", 0) + len(left)
+        async with self._database.write() as connection:
+            await blank_rows(connection, sorted(left))
+            for position, data in left.items():
+                if data:
+                    kept = update(event_log).where(event_log.c.position == position)
+                    await connection.execute(kept.values(data=data.decode()))
+            moved = {"through": through, "blanked": msgspec.json.encode(counts).decode()}
+            await connection.execute(update(erasure).where(erasure.c.number == one.number).values(moved))
+        return replace(one, through=through, blanked=counts)
+
+    async def blanked_behind(self, tenant: str, after: int, until: int) -> frozenset[int]:
+        """Return the positions behind one, up to another one, whose bytes are gone."""
+        table = event_log.c
+        query = select(table.position).where(table.tenant == tenant, table.position > after, table.position <= until)
+        async with self._database.read() as connection:
+            return frozenset((await connection.execute(query.where(table.raw.is_(None)))).scalars())
+
+    async def parked(self, tenant: str, after: UUID | None) -> list[tuple[UUID, datetime, bytes]]:
+        """Return the next parked deliveries of a tenant by id: id, when it came, its bytes."""
+        table = parked_delivery.c
+        query = select(table.id, table.received_at, table.raw).where(table.tenant == tenant).order_by(table.id)
+        if after is not None:
+            query = query.where(table.id > literal(after, table.id.type))
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query.limit(PARKED_PIECE))).all()
+        return [(row.id, from_micros(row.received_at), row.raw) for row in rows]
+
+    async def blank_parked(self, ids: Sequence[UUID]) -> int:
+        """Take the bytes of parked deliveries away; they stay parked, and cannot be read any more."""
+        mine = parked_delivery.c.id.in_(list(ids))
+        async with self._database.write() as connection:
+            if connection.dialect.name == "sqlite":
+                await connection.execute(update(parked_delivery).where(mine).values(raw=_zeros(parked_delivery.c.raw)))
+            return (await connection.execute(update(parked_delivery).where(mine).values(raw=b""))).rowcount
+
+    async def backfilled(self, tenant: str, ids: dict[Entity, Collection[str]]) -> int:
+        """Count the items of unfinished runs that hold something that was shown of these."""
+        async with self._database.read() as connection:
+            found = 0
+            for condition in await _items(connection, tenant, ids):
+                query = select(func.count()).select_from(backfill_item)
+                found += int(await connection.scalar(query.where(condition, _holding())) or 0)
+            return found
+
+    async def blank_backfilled(self, tenant: str, ids: dict[Entity, Collection[str]]) -> int:
+        """Close the items of these in unfinished runs, and forget what looks at them remember.
+
+        The runs' generation moves: a process that has items in memory may not write them back, and takes the run up
+        again. The next run compares what was closed here.
+        """
+        closed = {"state": "done", "messages": "none", "payload": null(), "raw": null(), "found": null()}
+        blanked = 0
+        async with self._database.write() as connection:
+            mine = backfill_run.c.tenant == tenant, UNFINISHED
+            await connection.execute(update(backfill_run).where(*mine).values(generation=backfill_run.c.generation + 1))
+            for condition in await _items(connection, tenant, ids):
+                blanked += (await connection.execute(update(backfill_item).where(condition).values(closed))).rowcount
+            tickets = sorted(ids.get("ticket", ()))
+            for start in range(0, len(tickets), CHUNK):
+                # Where a last message was looked for, the number beside it was made of its text.
+                of = among(connection, backfill_look.c.id, tickets[start : start + CHUNK])
+                told = backfill_look.c.tenant == tenant, backfill_look.c.entity == "last_message"
+                await connection.execute(delete(backfill_look).where(*told, of))
+        return blanked
+
+    async def finish(self, one: Erasure, counts: Counts, now: datetime) -> Erasure:
+        """Write that nothing of the person is left."""
+        done = {"finished_at": to_micros(now), "blanked": msgspec.json.encode(counts).decode()}
+        async with self._database.write() as connection:
+            await connection.execute(update(erasure).where(erasure.c.number == one.number).values(done))
+        return replace(one, finished_at=now, blanked=counts)
+
+
+def _zeros(column: Any) -> Any:
+    """Zeros of the same length: on SQLite a row that keeps its size is overwritten in its place."""
+    return func.zeroblob(func.length(column))
+
+
+def _holding() -> ColumnElement[bool]:
+    table = backfill_item.c
+    return or_(table.payload.is_not(None), table.raw.is_not(None), table.found.is_not(None))
+
+
+async def _items(
+    connection: AsyncConnection, tenant: str, ids: dict[Entity, Collection[str]]
+) -> list[ColumnElement[bool]]:
+    """Return conditions for the items of these in the tenant's unfinished runs."""
+    runs = (
+        await connection.execute(select(backfill_run.c.run).where(backfill_run.c.tenant == tenant, UNFINISHED))
+    ).scalars()
+    numbers = list(runs)
+    found: list[ColumnElement[bool]] = []
+    for entity, some in ids.items() if numbers else ():
+        wanted = sorted(some)
+        for start in range(0, len(wanted), CHUNK):
+            of = among(connection, backfill_item.c.id, wanted[start : start + CHUNK])
+            found.append(backfill_item.c.run.in_(numbers) & (backfill_item.c.entity == entity) & of)
+    return found
+
+
+def _erasure(row: RowMapping) -> Erasure:
+    return Erasure(
+        number=row["number"],
+        tenant=row["tenant"],
+        contact_id=row["contact_id"],
+        forgotten_at=from_micros(row["forgotten_at"]),
+        log_end=row["log_end"],
+        event_id=row["event_id"],
+        through=row["through"],
+        until=row["until"],
+        kafka_until=None if row["kafka_until"] is None else from_micros(row["kafka_until"]),
+        blanked=msgspec.json.decode(row["blanked"], type=Counts),
+        finished_at=None if row["finished_at"] is None else from_micros(row["finished_at"]),
+    )
+
+
+def _row(row: RowMapping) -> LogRow:
+    event = Event(
+        id=row["id"],
+        type=EventType(row["type"]),
+        tenant=row["tenant"],
+        occurred_at=None if row["occurred_at"] is None else from_micros(row["occurred_at"]),
+        received_at=from_micros(row["received_at"]),
+        origin=row["origin"],
+        subject=row["subject"],
+        ticket_id=row["ticket_id"],
+        contact_id=row["contact_id"],
+        message_id=row["message_id"],
+        data=b"" if row["data"] is None else row["data"].encode(),
+    )
+    return LogRow(row["position"], event, row["raw"])

@@ -1,0 +1,146 @@
+"""The marks of everybody who was forgotten, as they are kept beside the log, and as one who appends has them.
+
+Theory of operation. Whoever appends holds all marks in memory, and looks for new ones every REFRESH_S seconds: before
+it commits, if its last look is longer ago than that. So once a mark has stood in the table for SETTLE_S, every event
+that is committed was looked at with it, whatever process committed it; a process that froze looks before it commits.
+What was committed meanwhile is blanked by `forget`, which reads up to the log's end after that time.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from sqlalchemy import insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from whatsms_events.domain.marks import Marker, Suppressions
+from whatsms_events.storage.database import CHUNK, Database
+from whatsms_events.storage.tables import suppression
+
+REFRESH_S: Final = 1.0
+SETTLE_S: Final = 2.0
+"""After so long every process that appends has looked: REFRESH_S, and as long for the look itself."""
+
+READ_LIMIT: Final = 10_000
+"""Marks in one question."""
+
+MarkRow: TypeAlias = tuple[int, str, bytes, int, bytes]
+"""A row of the table: its number, and the fields of `KeptMark`."""
+
+ReadMarks: TypeAlias = Callable[[int], Awaitable[Sequence[MarkRow]]]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptMark:
+    """One row of the table. `mark` is empty in the row by which a process shows its key."""
+
+    tenant: str
+    mark: bytes
+    forgotten_at: int
+    key_check: bytes
+
+
+class SuppressionTable:
+    """The table. All verbs raise StorageUnavailableError where the database is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def behind(self, number: int) -> list[MarkRow]:
+        """Return the rows behind a number, in order: READ_LIMIT at most."""
+        table = suppression.c
+        columns = (table.number, table.tenant, table.mark, table.forgotten_at, table.key_check)
+        query = select(*columns).where(table.number > number).order_by(table.number).limit(READ_LIMIT)
+        async with self._database.read() as connection:
+            return [(*row,) for row in (await connection.execute(query)).all()]
+
+    async def all(self) -> list[KeptMark]:
+        """Return every mark there is, in the order in which they were added."""
+        found: list[KeptMark] = []
+        number = 0
+        while some := await self.behind(number):
+            found += [KeptMark(*row[1:]) for row in some]
+            number = some[-1][0]
+        return found
+
+    async def add(self, marks: Iterable[KeptMark]) -> None:
+        """Add marks, in one transaction. Only one process may add at a time: see the role lock `BLANKING`."""
+        async with self._database.write() as connection:
+            await add_marks(connection, marks)
+
+
+async def add_marks(connection: AsyncConnection, marks: Iterable[KeptMark]) -> None:
+    """Add marks in the caller's transaction."""
+    rows = [
+        {"tenant": one.tenant, "mark": one.mark, "forgotten_at": one.forgotten_at, "key_check": one.key_check}
+        for one in marks
+    ]
+    for start in range(0, len(rows), CHUNK):
+        await connection.execute(insert(suppression), rows[start : start + CHUNK])
+
+
+class HeldSuppressions:
+    """What one who appends holds of the marks. `key` is the setting `privacy.key`, None where it is not given.
+
+    `now` are the marks as of the last look. `problem` says why some of them cannot be looked for, None where all can.
+    """
+
+    def __init__(
+        self, database: Database, key: bytes | None = None, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._table = SuppressionTable(database)
+        self._marker = None if key is None else Marker(key)
+        self._held: dict[bytes, int] = {}
+        self._checks = set[bytes]()
+        self._number = 0
+        self._looked_at: float | None = None
+        self._monotonic = monotonic
+        self.now = Suppressions()
+
+    @property
+    def due(self) -> bool:
+        """Tell whether it must look before the next commit."""
+        return self._looked_at is None or not 0 <= self._monotonic() - self._looked_at < REFRESH_S
+
+    @property
+    def problem(self) -> str | None:
+        """Say why some marks cannot be looked for."""
+        return key_problem(self._marker, self._checks)
+
+    async def look(self, read: ReadMarks | None = None) -> Suppressions:
+        """Take new marks and return all of them; `read` gives the next rows of the table, over another connection."""
+        began, read = self._monotonic(), read or self._table.behind
+        while found := await read(self._number):
+            for row in found:
+                number, one = row[0], KeptMark(*row[1:])
+                self._checks.add(one.key_check)
+                if one.mark:
+                    self._held[one.mark] = max(one.forgotten_at, self._held.get(one.mark, one.forgotten_at))
+                self._number = number
+        self._looked_at = began
+        if len(self._held) != len(self.now.held):
+            self.now = Suppressions(self._marker, dict(self._held))
+        return self.now
+
+    async def show_key(self) -> None:
+        """Leave a row that tells which key a process that appends has, where there is none yet: see `forget`."""
+        if self._marker is not None and not self._checks:
+            await self._table.add([key_row(self._marker)])
+            await self.look()
+
+
+def key_row(marker: Marker) -> KeptMark:
+    """Return the row without a mark, by which a process that appends shows the key that it has."""
+    return KeptMark("", b"", 0, marker.check)
+
+
+def key_problem(marker: Marker | None, checks: Collection[bytes]) -> str | None:
+    """Say what is wrong where marks were made with another key than this one; None where nothing is."""
+    if not set(checks) - ({marker.check} if marker is not None else set()):
+        return None
+    return (
+        "privacy.key is "
+        + ("not set" if marker is None else "not the key that this log knows")
+        + ": what comes late of people who were forgotten could not be told from news"
+    )

@@ -1,0 +1,268 @@
+"""Erasing a person from the projection: who they are there, and how their rows are blanked.
+
+Each transaction moves the projection's generation, so a consumer in another process begins anew: rows that it holds in
+memory would bring back what was blanked.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import ColumnElement, delete, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from whatsms_events.domain.last_message import plain
+from whatsms_events.domain.marks import KnownPerson, number_name, shows
+from whatsms_events.domain.personal import COLUMNS, blanked_row
+from whatsms_events.domain.rows import Key, Row, Version
+from whatsms_events.storage.database import CHUNK, Database, among
+from whatsms_events.storage.projection.rows import load, save
+from whatsms_events.storage.tables import contact, message, message_revision, parked_event, projection, ticket
+
+PIECE: Final = 200
+"""Rows in one transaction: the consumer waits meanwhile."""
+
+TEXTS_LIMIT: Final = 20_000
+"""Texts in groups that are remembered; more of one person would not fit into memory beside a service."""
+
+_contents = msgspec.json.Decoder(dict[str, Any])
+_versions = msgspec.json.Decoder(dict[str, Version])
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPerson:
+    """A person as the projection has them. `values` are texts that tell who they are; they are only in memory.
+
+    `messages` are theirs, with the highest position that told of each. `groups` are tickets of others in which they
+    wrote, with what they wrote there.
+    """
+
+    contacts: frozenset[str]
+    numbers: frozenset[str] = frozenset()
+    tickets: frozenset[str] = frozenset()
+    messages: Mapping[str, int] = field(default_factory=dict)
+    groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    values: frozenset[str] = frozenset()
+    group: bool = False
+
+    def known(self, forgotten_at: int) -> KnownPerson:
+        """Return what ties events to them."""
+        return KnownPerson(
+            forgotten_at, self.contacts, self.numbers, self.tickets, frozenset(self.messages), self.groups
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What is from before a person was forgotten: up to `log_end`, and at the later positions that were blanked."""
+
+    log_end: int
+    blanked: frozenset[int]
+    forgotten_at: int
+
+    def holds(self, version: Version) -> bool:
+        """Tell whether a register was last written by what is from before."""
+        return version.position <= self.log_end or version.position in self.blanked
+
+    def holds_message(self, created_at: int | None, versions: Iterable[Version]) -> bool:
+        """Tell whether a message is from before."""
+        created_before = created_at is not None and created_at <= self.forgotten_at
+        return created_before or any(self.holds(one) for one in versions)
+
+
+class PersonalRows:
+    """The rows of a person. All verbs raise StorageUnavailableError where the projection's database is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def person(self, tenant: str, who: str, before: Before | None = None) -> FoundPerson:
+        """Return who is meant by the id or the number of a contact; all contacts with one number are one person.
+
+        An id of which the projection knows nothing is somebody who may be in the log. `before` leaves out messages that
+        came since the person was forgotten.
+        """
+        async with self._database.read() as connection:
+            told = await _contacts(connection, tenant, who)
+            contacts = frozenset({row.id for row in told} or {who})
+            numbers = {name for row in told if row.number and (name := number_name(row.number))}
+            if not told and (number := number_name(who)) is not None:
+                numbers.add(number)
+            query = select(ticket.c.id).where(ticket.c.tenant == tenant, ticket.c.contact_id.in_(sorted(contacts)))
+            tickets = frozenset((await connection.execute(query)).scalars())
+            messages, groups = await _messages(connection, tenant, contacts, tickets, before)
+        values = {text for row in told for text in (row.number, row.email, row.profile_pic_url) if text}
+        return FoundPerson(
+            contacts,
+            frozenset(numbers),
+            tickets,
+            messages,
+            groups,
+            frozenset(values),
+            group=any(row.is_group for row in told),
+        )
+
+    async def contact_ids(self, tenant: str) -> list[str]:
+        """Return the ids of all contacts of a tenant."""
+        async with self._database.read() as connection:
+            query = select(contact.c.id).where(contact.c.tenant == tenant).order_by(contact.c.id)
+            return list((await connection.execute(query)).scalars())
+
+    async def keys(self, tenant: str, person: FoundPerson) -> list[Key]:
+        """Return the rows that may hold something of the person, and exist."""
+        keys = [Key("contact", tenant, one) for one in sorted(person.contacts)]
+        keys += [Key("ticket", tenant, one) for one in sorted(person.tickets | person.groups.keys())]
+        keys += [Key("message", tenant, one) for one in sorted(person.messages)]
+        table = message_revision.c
+        async with self._database.read() as connection:
+            for some in _chunks(sorted(person.messages)):
+                query = select(table.message_id, table.digest).where(table.tenant == tenant)
+                rows = await connection.execute(query.where(among(connection, table.message_id, some)))
+                keys += [Key("message_revision", tenant, of, digest) for of, digest in rows]
+        return keys
+
+    async def held(self, keys: Sequence[Key], person: FoundPerson, before: Before) -> dict[str, int]:
+        """Count the rows that hold something of the person from before, by table."""
+        counts: dict[str, int] = defaultdict(int)
+        async with self._database.read() as connection:
+            for some in _chunks(keys, PIECE):
+                for key, row in (await load(connection, some)).items():
+                    if key in set(some) and _emptied(key, row, person, before) != (key, row):
+                        counts[key.table] += 1
+        return dict(counts)
+
+    async def blank(self, keys: Sequence[Key], person: FoundPerson, before: Before) -> dict[str, int]:
+        """Blank the person's rows; return how many changed, by table. Call it with PIECE keys at most."""
+        counts: dict[str, int] = defaultdict(int)
+        async with self._database.write() as connection:
+            await _move(connection)
+            changed: dict[Key, Row] = {}
+            gone: list[Key] = []
+            wanted = set(keys)
+            for key, row in sorted((await load(connection, keys)).items()):
+                new, left = _emptied(key, row, person, before)
+                if key not in wanted or (new, left) == (key, row):
+                    continue
+                counts[key.table] += 1
+                if new != key:
+                    gone.append(key)
+                    held = changed.get(new) or (await load(connection, [new])).get(new)
+                    left = left if held is None else _merged(held, left)
+                changed[new] = left
+            for key in gone:
+                table = message_revision.c
+                mine = table.tenant == key.tenant, table.message_id == key.id, table.digest == key.digest
+                await connection.execute(delete(message_revision).where(*mine))
+            await save(connection, changed)
+        return dict(counts)
+
+    async def parked(self, tenant: str, after: tuple[str, int]) -> list[tuple[str, int, int | None, bytes]]:
+        """Return the next parked events of the tenant and of nobody: source, at, position in the log, bytes."""
+        table = parked_event.c
+        query = select(table.source, table.at, table.position, table.raw)
+        query = query.where(or_(table.tenant == tenant, table.tenant.is_(None)))
+        later = or_(table.source > after[0], (table.source == after[0]) & (table.at > after[1]))
+        async with self._database.read() as connection:
+            rows = await connection.execute(query.where(later).order_by(table.source, table.at).limit(PIECE))
+            return [(row.source, row.at, row.position, row.raw) for row in rows]
+
+    async def blank_parked(self, left: Mapping[tuple[str, int], bytes]) -> int:
+        """Replace the bytes of parked events by what is left of them; headers of strays go too."""
+        table = parked_event.c
+        async with self._database.write() as connection:
+            await _move(connection)
+            for (source, at), raw in left.items():
+                mine = update(parked_event).where(table.source == source, table.at == at)
+                await connection.execute(mine.values(raw=raw))
+                await connection.execute(mine.where(table.event_id.is_(None)).values(headers="[]"))
+        return len(left)
+
+
+async def _move(connection: AsyncConnection) -> None:
+    """Move the generation: the first statement, it holds the row until the commit, and a consumer loses."""
+    await connection.execute(update(projection).values(generation=projection.c.generation + 1))
+
+
+async def _contacts(connection: AsyncConnection, tenant: str, who: str) -> Sequence[Any]:
+    """Return the contact of this id, or those of this number, and all others with a number of theirs."""
+    table = contact.c
+    columns = (table.id, table.number, table.email, table.profile_pic_url, table.is_group)
+    query = select(*columns).where(table.tenant == tenant)
+    found = {row.id: row for row in await connection.execute(query.where(table.id == who))}
+    numbers = {row.number for row in found.values() if row.number} or {who}
+    names = {name for one in numbers if (name := number_name(one)) is not None}
+    for name in sorted(names):
+        like = query.where(table.digits.like(f"{name}%"))  # along the index; the whole number is compared here
+        found |= {row.id: row for row in await connection.execute(like) if number_name(row.number) == name}
+    return [found[one] for one in sorted(found)]
+
+
+async def _messages(
+    connection: AsyncConnection,
+    tenant: str,
+    contacts: Collection[str],
+    tickets: Collection[str],
+    before: Before | None,
+) -> tuple[dict[str, int], dict[str, frozenset[str]]]:
+    """Return the person's messages with their positions, and the texts that they wrote in tickets of others."""
+    table = message.c
+    columns = (table.id, table.ticket_id, table.created_at, table.body, table.versions)
+    query = select(*columns).where(table.tenant == tenant)
+    conditions: list[ColumnElement[bool]] = [
+        table.contact_id.in_(sorted(contacts))
+    ]  # no index leads here: the tenant's messages are read once
+    conditions += [among(connection, table.ticket_id, some) for some in _chunks(sorted(tickets))]
+    found: dict[str, int] = {}
+    texts: dict[str, set[str]] = defaultdict(set)
+    elsewhere: dict[str, str] = {}
+    for condition in conditions:
+        for row in await connection.execute(query.where(condition)):
+            versions = _versions.decode(row.versions).values()
+            if before is not None and not before.holds_message(row.created_at, versions):
+                continue
+            found[row.id] = max((one.position for one in versions), default=0)
+            if row.ticket_id is not None and row.ticket_id not in tickets and len(elsewhere) < TEXTS_LIMIT:
+                elsewhere[row.id] = row.ticket_id
+                if row.body:
+                    texts[row.ticket_id].add(plain(row.body))
+    revision = message_revision.c
+    for some in _chunks(sorted(elsewhere)):
+        wordings = select(revision.message_id, revision.content).where(revision.tenant == tenant)
+        for one in await connection.execute(wordings.where(among(connection, revision.message_id, some))):
+            body = _contents.decode(one.content).get("body")
+            if isinstance(body, str) and body:
+                texts[elsewhere[one.message_id]].add(plain(body))
+    return found, {of: frozenset(texts.get(of, ())) for of in elsewhere.values()}
+
+
+def _emptied(key: Key, row: Row, person: FoundPerson, before: Before) -> tuple[Key, Row]:
+    """Return the row without what is the person's and from before."""
+    if key.table == "ticket" and key.id not in person.tickets:
+        last = row.values["last_message"]
+        if not isinstance(last, str) or not any(shows(plain(last), one) for one in person.groups.get(key.id, ())):
+            return key, row
+    new, left = blanked_row(key, row)
+    if key.table == "message_revision":
+        return new, left
+    keep = {
+        name
+        for name in COLUMNS[key.table]
+        if (version := row.versions.get(name)) is not None and not before.holds(version)
+    }
+    if not keep:
+        return key, left
+    values = {**left.values, **{name: row.values[name] for name in keep}}
+    versions = {**left.versions, **{name: row.versions[name] for name in keep}}
+    return key, Row(known=row.known, values=values, versions=versions)
+
+
+def _merged(one: Row, other: Row) -> Row:
+    """Return two wordings that became the same as one, which is as old as the older one."""
+    first = min((one, other), key=lambda row: int(row.values["first_at"] or 0))
+    return Row(known=True, values={**first.values}, versions={**other.versions, **one.versions})
+
+
+def _chunks(values: Sequence[Any], size: int = CHUNK) -> Iterator[Sequence[Any]]:
+    return (values[start : start + size] for start in range(0, len(values), size))

@@ -1,0 +1,444 @@
+"""A person is forgotten on real databases: nothing of them is left anywhere, nothing of anybody else is touched."""
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, select
+
+from servers.compare import assert_replay_differs_in_nothing
+from whatsms_events.domain import drift
+from whatsms_events.domain.events import Contact, ContactPayload, EventType, decode
+from whatsms_events.domain.marks import Marker
+from whatsms_events.domain.replay import WHOLE
+from whatsms_events.domain.signature import sign
+from whatsms_events.domain.verdicts import Append, Delivery
+from whatsms_events.errors import ConfigError, NotFoundError, TransientError
+from whatsms_events.storage import tables
+from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
+from whatsms_events.storage.log.commit import Outcome
+from whatsms_events.storage.log.committer import Committer
+from whatsms_events.storage.log.erasure import Erasures
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.seals import Seals
+from whatsms_events.storage.log.selected import Selected
+from whatsms_events.storage.log.suppression import HeldSuppressions
+from whatsms_events.storage.log.verify import verify
+from whatsms_events.storage.projection.apply import Projection
+from whatsms_events.storage.role_lock import RoleLock
+from whatsms_events.storage.scrubbing import scrub
+from whatsms_events.workers.consumer import Consumer
+from whatsms_events.workers.forgetting import Forgetting, ForgettingWaits
+from whatsms_events.workers.sources import LogSource
+
+TENANT, SLUG = "5f0c9a52-7d0f-4f0e-9c1f-2d6a5b1b7a10", "acme"
+SECRET, KEY = b"whsec-tests-only-0123456789abcdef", b"privacy-key-of-the-tests"
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+SAMPLES = Path(__file__).parent.parent / "deliveries"
+FRAME = frozenset(
+    {"event", "tenantId", "timestamp", "status", "channel", "mediaType", "id", "isGroup", "chatbot", "ack", "type"}
+)
+"""Fields that are no one's: ids, words and times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Someone:
+    """Somebody with marked values and with ids of their own."""
+
+    mark: str
+    number: str
+    contact: str
+    ticket: str
+
+    def told(self, value: Any, key: str = "", owner: str = "") -> Any:
+        """Return a sample as it would be of this person: every text marked, every id theirs."""
+        kind = owner if key == "id" else key.removesuffix("Id")
+        told: Any = value
+        if isinstance(value, dict):
+            shared = key in ("user", "queue", "campaign")
+            told = value if shared else {name: self.told(one, name, key or owner) for name, one in value.items()}
+        elif isinstance(value, list):
+            told = [self.told(one, key, owner) for one in value]
+        elif kind in ("contact", "ticket") and value:
+            told = self.contact if kind == "contact" else self.ticket
+        elif kind in ("message", "quotedMsg") and value:
+            told = f"{self.ticket}-{value}"
+        elif key == "number":
+            told = self.number
+        elif isinstance(value, str) and value and key not in FRAME and not key.endswith(("At", "Id", "_at")):
+            told = f"{self.mark} {value}"
+        return told
+
+
+ANA = Someone("Canária-7f3a91", "351987654321", "contact-of-ana", "ticket-of-ana")
+RUI = Someone("Rui-Ninguém-5521", "351911112222", "contact-of-rui", "ticket-of-rui")
+
+
+def samples(one: Someone) -> list[bytes]:
+    """Return every sample of a delivery as it would be of this person, but for campaigns and groups."""
+    found = []
+    for path in sorted(SAMPLES.glob("*.json")):
+        if path.name.endswith(".event.json") or path.name.startswith("campaign") or ".group." in path.name:
+            continue
+        with contextlib.suppress(ValueError, UnicodeError):
+            value = json.loads(path.read_text())
+            flat = {**value, "tenantId": TENANT}
+            about = str(value["event"]).partition(".")[0]
+            data = flat.get("data")
+            if isinstance(data, dict) and not isinstance(data.get(about), dict):
+                flat["data"] = one.told(data, "", about)
+            else:
+                flat = one.told(flat)
+            found.append(json.dumps(flat, ensure_ascii=False).encode())
+    assert len(found) > 30
+    return found
+
+
+def at(seconds: float) -> str:
+    """Write a time of the test."""
+    return (NOON + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+
+
+def body(event: str, seconds: float = -60, **data: Any) -> bytes:
+    """Return a delivery."""
+    envelope = {"event": event, "tenantId": TENANT, "timestamp": at(seconds), "data": data}
+    return json.dumps(envelope, ensure_ascii=False).encode()
+
+
+def wrote(one: Someone, message_id: str, text: str = "", seconds: float = -60, **more: Any) -> bytes:
+    """Return a message of somebody in their own ticket, with everything beside it."""
+    contact = {"id": one.contact, "name": one.mark, "number": one.number, "email": f"{one.mark}@exemplo.pt"}
+    message = {"id": message_id, "body": f"{one.mark} {text}", "fromMe": False, "createdAt": at(seconds), **more}
+    ticket = {"id": one.ticket, "status": "open", "lastMessage": f"{one.mark} {text}", "contact": contact}
+    return body("message.received", seconds, message=message, ticket=ticket, contact=contact)
+
+
+def in_group(author: Someone, message_id: str, text: str, last: str, **more: Any) -> bytes:
+    """Return a message in a group: the ticket is the group's, the message names its author."""
+    group = {"id": "contact-of-group", "name": "Condomínio", "number": "120363041234567890@g.us", "isGroup": True}
+    message = {
+        "id": message_id, "body": text, "fromMe": False, "contactId": author.contact, "createdAt": at(-50), **more
+    }  # fmt: skip
+    ticket = {"id": "ticket-of-group", "status": "open", "lastMessage": last, "contact": group}
+    return body("message.received", -50, message=message, ticket=ticket, contact=group)
+
+
+@dataclass(slots=True)
+class House:
+    """A log, a projection, and who works on them. `clock` is what everybody takes for the time."""
+
+    log: Database
+    projection: Database
+    folder: Path
+    clock: datetime = NOON
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    async def deliver(self, *bodies: bytes, key: bytes | None = KEY) -> list[Outcome]:
+        """Let a receiver take signed deliveries in, and let the consumer apply them."""
+        stop = asyncio.Event()
+        held = HeldSuppressions(self.log, key, monotonic=lambda: float(next(self.numbers) * 10))  # looks each time
+        await held.look()
+        await held.show_key()
+        committer = Committer(
+            self.log, batch_limit=500, queue_limit=5000, queue_limit_bytes=1 << 28, on_commit=lambda _: None,
+            suppressions=held,
+        )  # fmt: skip
+        running = asyncio.create_task(committer.run(stop))
+        waiting = [committer.deliver(self._signed(one), deadline_s=60) for one in bodies]
+        outcomes = await asyncio.gather(*waiting)
+        stop.set()
+        await running
+        await self.apply()
+        return outcomes
+
+    def _signed(self, payload: bytes) -> Delivery:
+        digest = bytes.fromhex(sign(payload, SECRET).removeprefix("sha256="))
+        return Delivery(SLUG, TENANT, {"current": SECRET}, digest, payload, None, self.clock)
+
+    async def apply(self) -> None:
+        """Let the consumer apply everything."""
+        consumer = Consumer(
+            Projection(self.projection), LogSource(EventLog(self.log)), RoleLock(self.log, "consumer"), batch_limit=100
+        )
+        while await consumer.run_once():
+            pass
+        await consumer.close()
+
+    def forgetting(self, *, behind_s: float = 0.0) -> Forgetting:
+        """Return what the command works with."""
+        return Forgetting(
+            self.log, self.projection, Marker(KEY), prefix=None, keeps_until=lambda _: None,
+            now=lambda: self.clock, waits=ForgettingWaits(settle_s=0, behind_s=behind_s),
+        )  # fmt: skip
+
+    async def forget(self, who: str) -> dict[str, int]:
+        """Forget somebody while a consumer works beside it; return what was blanked, by table."""
+        with contextlib.suppress(TransientError):
+            await self.forgetting().run(TENANT, who)
+        await self.apply()
+        done = await self.forgetting().run(TENANT, who)
+        for one in (self.log, self.projection):
+            assert await scrub(one, rewrite=True)
+        return done.counts
+
+    async def everything(self) -> dict[str, list[dict[str, Any]]]:
+        """Return every row of every table, by the table's name."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for database, metadata in (
+            (self.log, tables.log_metadata),
+            (self.projection, tables.projection_metadata),
+        ):
+            async with database.read() as connection:
+                for table in metadata.sorted_tables:
+                    rows = await connection.execute(select(table).order_by(*table.primary_key))
+                    found[table.name] = [dict(row) for row in rows.mappings()]
+        return found
+
+    def files(self) -> bytes:
+        """Return every byte of every file of both databases, none with PostgreSQL."""
+        return b"".join(one.read_bytes() for one in self.folder.iterdir() if ".db" in one.name)
+
+
+@asynccontextmanager
+async def opened(url: str, folder: Path) -> AsyncIterator[House]:
+    """Give an empty house."""
+    projection_url = url.replace("log.db", "projection.db")
+    log = await open_log(DatabaseTarget(url), migrate=True)
+    projection = await open_projection(DatabaseTarget(projection_url), migrate=True)
+    try:
+        yield House(log, projection, folder)
+    finally:
+        await projection.close()
+        await log.close()
+
+
+@pytest.fixture
+async def house(database_url: str, tmp_path: Path) -> AsyncIterator[House]:
+    """Give an empty house on each kind of database."""
+    async with opened(database_url, tmp_path) as made:
+        yield made
+
+
+def needles(one: Someone) -> list[bytes]:
+    """Return what must not be found anywhere: mark and number, in each spelling that JSON has."""
+    escaped = json.dumps(one.mark)[1:-1]
+    texts = (one.mark, escaped, escaped.upper(), one.mark.lower(), one.number, one.number[::-1])
+    return [text.encode() for text in texts]
+
+
+def holding(rows: Mapping[str, Sequence[Mapping[str, Any]]], wanted: Sequence[bytes]) -> list[tuple[str, Any]]:
+    """Return table and row of each row that holds one of these."""
+    found = []
+    for table, some in rows.items():
+        for row in some:
+            whole = b"\0".join(one if isinstance(one, bytes) else str(one).encode() for one in row.values())
+            if any(needle in whole for needle in wanted):
+                found.append((table, row))
+    return found
+
+
+async def filled(house: House) -> None:
+    """Let the house hold two people in every place where a person can be."""
+    for one in (ANA, RUI):
+        await house.deliver(*samples(one))
+        # Two samples show a message and nobody; only this tells whose they are.
+        for message_id in (f"{one.ticket}-last", f"{one.ticket}-a\x00b"):
+            await house.deliver(body("message.ack", message={"id": message_id, "ack": 3}, ticket={"id": one.ticket}))
+        await house.deliver(
+            wrote(one, f"{one.contact}-m1", "primeira"),
+            body("contact.updated", contact={"id": one.contact, "name": one.mark, "number": one.number}),
+            body("message.sent", message={"id": f"{one.contact}-m2", "body": f"{one.mark} nós", "fromMe": True},
+                 ticket={"id": one.ticket}),
+            body("message.ack", message={"id": f"{one.contact}-m2", "ack": 3, "body": f"{one.mark} nós"}),
+            body("ticket.closed", ticket={"id": one.ticket, "lastMessage": f"{one.mark} fim", "pushName": one.mark}),
+            body("canary.event", contact={"id": one.contact, "name": one.mark}),  # parked: unknown
+            b"{" + json.dumps({"contactId": one.contact, "name": one.mark, "n": one.number}).encode(),  # parked: cut
+        )  # fmt: skip
+        await observed(house, one)
+    texts = {one.contact: f"{one.mark} no grupo" for one in (ANA, RUI)}
+    author = {"id": ANA.contact, "name": ANA.mark}
+    quoted = {"quotedMsg": {"id": "g-ana", "body": texts[ANA.contact], "contact": author}}
+    await house.deliver(
+        in_group(ANA, "g-ana", texts[ANA.contact], texts[ANA.contact]),
+        in_group(RUI, "g-rui", texts[RUI.contact], texts[ANA.contact], **quoted),
+        in_group(RUI, "g-rui-2", f"{RUI.mark} mais", f"{RUI.mark} mais"),
+        body("ticket.updated", ticket={"id": "ticket-of-group", "status": "open", "lastMessage": texts[ANA.contact]}),
+    )
+
+
+async def observed(house: House, one: Someone) -> None:
+    """Append what a backfill saw of somebody."""
+    seen = Contact(id=one.contact, name=one.mark, number=one.number, email=f"{one.mark}@x.pt")
+    payload = ContactPayload(contact=seen)
+    sighting = drift.Sighting("contact", one.contact, payload, NOON, 0)
+    event, raw = drift.observation(TENANT, sighting, None, received_at=NOON)
+    stop = asyncio.Event()
+    committer = Committer(
+        house.log, batch_limit=9, queue_limit=9, queue_limit_bytes=1 << 20, on_commit=lambda _: None,
+        suppressions=HeldSuppressions(house.log, KEY),
+    )  # fmt: skip
+    running = asyncio.create_task(committer.run(stop))
+    await committer.submit(Append(event, raw, hashlib.sha256(raw).digest()), deadline_s=60)
+    stop.set()
+    await running
+    await house.apply()
+
+
+async def backfilled(house: House, one: Someone) -> None:
+    """Leave what an unfinished backfill holds of somebody."""
+    run = {
+        "tenant": TENANT, "kind": "reconcile", "cause": "test", "options": "{}", "generation": 1, "started_at": 1,
+        "updated_at": 1, "progress": "{}",
+    }  # fmt: skip
+    item = {"run": 1, "entity": "contact", "id": one.contact, "state": "listed", "due_at": 1, "log_end": 0, "rounds": 0}
+    async with house.log.write() as connection:
+        await connection.execute(insert(tables.backfill_run).values(run))
+        shown = {"payload": one.mark.encode(), "messages": "none", "raw": one.number.encode()}
+        await connection.execute(insert(tables.backfill_item).values(**item, **shown))
+
+
+def unlike(before: Mapping[str, Any], after: Mapping[str, Any], of: Someone) -> list[Any]:
+    """Return the rows that hold somebody's mark before, and are not the same afterwards."""
+    kept = {table: {str(row) for row in rows} for table, rows in after.items()}
+    return [(table, row) for table, row in holding(before, needles(of)) if str(row) not in kept[table]]
+
+
+async def test_nothing_of_a_forgotten_person_is_left_in_any_place(house: House) -> None:
+    """All types, samples and dialects, observed, parked, group and nested: no row and no byte; another's are the same.
+
+    Only an event of the other one that quotes the person loses its bytes and that quote.
+    """
+    await filled(house)
+    await backfilled(house, ANA)
+    seals = Seals(house.log)
+    await seals.add(None, await seals.end(), NOON)
+    before = await house.everything()
+    tables_with = {table for table, _ in holding(before, needles(ANA))}
+    assert tables_with >= {
+        "event_log", "contact", "ticket", "message", "message_revision", "parked_delivery", "backfill_item"
+    }  # fmt: skip
+    if house.log.path is not None:
+        assert ANA.mark.encode() in house.files()
+    preview = await house.forgetting().preview(TENANT, ANA.number)
+    house.clock += timedelta(seconds=1)
+    done = await house.forget(ANA.number)
+    assert set(done) == tables_with
+    assert {table: done[table] for table in preview.counts} == preview.counts
+    after = await house.everything()
+    assert holding(after, needles(ANA)) == []
+    if house.log.path is not None:
+        assert not [needle for needle in needles(ANA) if needle in house.files()]
+    quoting = [(table, row) for table, row in unlike(before, after, RUI)]
+    assert [(table, row.get("message_id")) for table, row in quoting] == [("event_log", "g-rui")]
+    (group,) = [row for row in after["event_log"] if row["message_id"] == "g-rui"]
+    assert RUI.mark in group["data"]
+    seen = await verify(house.log)
+    assert (seen.flaw, seen.seals, seen.blanked > 40) == (None, 1, True)
+
+
+async def test_the_event_names_ids_alone_and_comes_once(house: House) -> None:
+    """`contact.forgotten` stands in the log once, has no value of the person, and leaves the tables as they are."""
+    await house.deliver(wrote(ANA, "m-1"))
+    await house.forget(ANA.contact)
+    entries = [one for one in await EventLog(house.log).read(0, 100) if one.event.type is EventType.CONTACT_FORGOTTEN]
+    (entry,) = entries
+    payload = decode(entry.event)
+    assert isinstance(payload, ContactPayload)
+    assert payload.contact == Contact(id=ANA.contact)
+    assert (entry.event.origin, entry.event.contact_id) == ("operator", ANA.contact)
+    (one,) = await Erasures(house.log).all()
+    assert one.finished_at is not None
+    assert one.event_id == entry.event.id
+
+
+async def test_what_comes_late_is_blanked_and_what_is_new_is_kept(house: House) -> None:
+    """Redelivered, retried with other bytes, replayed or observed: blanked. A new message brings the person back."""
+    old = wrote(ANA, "m-1", "antiga")
+    await house.deliver(old)
+    house.clock += timedelta(seconds=1)
+    await house.forget(ANA.contact)
+    house.clock += timedelta(seconds=9)
+    again = json.dumps(json.loads(old), indent=1).encode()
+    stamped = json.dumps({**json.loads(old), "timestamp": at(100)}).encode()
+    late = wrote(ANA, "m-0", "nunca antes vista", seconds=-3600)
+    data = {"contactId": ANA.contact, "n": ANA.mark}
+    parked = json.dumps({"event": "x.y", "timestamp": at(-9), "data": data}).encode()
+    await house.deliver(old, again, stamped, late, parked)
+    await observed(house, ANA)
+    assert holding(await house.everything(), needles(ANA)) == []
+    await house.deliver(wrote(ANA, "m-9", "voltei", seconds=60))
+    found = {table for table, _ in holding(await house.everything(), needles(ANA))}
+    assert found == {"event_log", "contact", "ticket", "message", "message_revision"}
+    await house.deliver(again, stamped, late)
+    rows = await house.everything()
+    assert [row["name"] for row in rows["contact"] if row["id"] == ANA.contact] == [ANA.mark]
+    bodies = {row["id"]: row["body"] for row in rows["message"]}
+    assert bodies == {"m-1": None, "m-0": None, "m-9": f"{ANA.mark} voltei"}
+
+
+async def shown(house: House) -> dict[str, list[dict[str, Any]]]:
+    """Return what the tables show: all but what registers remember."""
+    rows = await house.everything()
+    names = ("ticket", "message", "message_revision", "contact", "campaign")
+    return {name: [{key: one for key, one in row.items() if key != "versions"} for row in rows[name]] for name in names}
+
+
+async def test_tables_that_are_built_anew_are_those_that_were_blanked(house: House) -> None:
+    """A rebuild from the blanked log shows the same, and brings nothing back."""
+    await filled(house)
+    house.clock += timedelta(seconds=1)
+    await house.forget(ANA.contact)
+    clean = await open_projection(DatabaseTarget(f"sqlite:///{house.folder / 'rebuilt.db'}"), migrate=True)
+    anew = House(house.log, clean, house.folder)
+    await anew.apply()
+    ours, rebuilt = await shown(house), await shown(anew)
+    await clean.close()
+    assert ours == rebuilt
+
+
+async def test_a_replay_takes_what_is_left_of_blanked_events(tmp_path: Path) -> None:
+    """The whole log can still be read again: a rebuild differs in nothing, and nothing counts as lost."""
+    async with opened(f"sqlite:///{tmp_path / 'log.db'}", tmp_path) as house:
+        await house.deliver(wrote(ANA, "m-1"), wrote(RUI, "m-2"), in_group(ANA, "g-ana", ANA.mark, ANA.mark))
+        await house.forget(ANA.contact)
+        assert (await Selected(house.log).blanked(WHOLE)).count == 0
+        await assert_replay_differs_in_nothing(house.log, house.projection)
+
+
+async def test_nothing_is_blanked_before_projection_has_caught_up(house: House) -> None:
+    """Until then the command says what is behind, and the next one goes on with the same erasure."""
+    await house.deliver(wrote(ANA, "m-1"))
+    with pytest.raises(TransientError, match="applied up to 1, not up to 2"):
+        await house.forgetting().run(TENANT, ANA.contact)
+    assert holding(await house.everything(), needles(ANA)) != []
+    assert len(await Erasures(house.log).all()) == 1
+    await house.apply()
+    await house.forgetting().run(TENANT, ANA.contact)
+    assert holding(await house.everything(), needles(ANA)) == []
+    assert len(await Erasures(house.log).all()) == 1
+
+
+async def test_without_the_key_nobody_is_forgotten(house: House) -> None:
+    """No key, another key, or a key that no receiver has: said before anything changes. A stranger is nobody."""
+    await house.deliver(wrote(ANA, "m-1"), key=None)
+    with pytest.raises(ConfigError, match="no process of the service has started with it"):
+        await house.forgetting().run(TENANT, ANA.contact)
+    await house.deliver(wrote(RUI, "m-2"))
+    other = Forgetting(
+        house.log, house.projection, Marker(b"another key"), prefix=None, keeps_until=lambda _: None,
+        now=lambda: NOON,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="not the key that this log knows"):
+        await other.run(TENANT, ANA.contact)
+    with pytest.raises(NotFoundError):
+        await house.forgetting().preview(TENANT, "nobody-at-all")
+    assert await Erasures(house.log).all() == []
