@@ -64,6 +64,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         reads, audit                      what the read API asks; what the demo compares
         conversations, acks               who is meant, what was said; what became of our messages
         pulse                             how far everything is, and what is parked
+        difference                        what a backfill changed of one thing, field by field
     kafka/          connection, producer, topics; visible: what a read_committed reader can see;
                     lookup: the record of one event
     whatsms/        the vendor's REST API as a typed client: `from whatsms_events.whatsms import Client`
@@ -90,6 +91,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
             conversations, bubbles        who is meant, which tickets wait; what was said, as it is drawn
             passport, acks, heat          the way of one event; what became of our messages; delays by the hour
             places                        where things are, and what a page was asked for
+            parked, repair                what was parked; runs of backfills, with their buttons
     workers/        loop repeats a piece, backs off, halts
         relay                             event log -> Kafka
         sources, consumer                 Kafka or event log -> projection

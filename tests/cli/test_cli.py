@@ -49,6 +49,7 @@ OWN_OPTIONS = {
     "verify": {"SAVED", "--header", "--tenant", "--log", "--json"},
     "backfill run": {"--tenant", "--wait", "--details", "--messages", "--allow-gone", "--json"},
     "backfill status": {"--tenant", "--json"},
+    "backfill stop": {"--tenant"},
     "replay projection": {
         *("--go", "--swap", "--rate", "--examples", "--personal", "--json"),
         *("--from-position", "--to-position", "--since", "--until", "--tenant", "--type"),

@@ -16,6 +16,9 @@ from whatsms_events.storage.repair.runs import Item
 PEOPLE_LIMIT: Final = 50
 """Tickets that people wait for: more than that is a case for a reconcile."""
 
+BY_PERSON: Final = ("command", "console")
+"""Causes of runs that somebody asked for."""
+
 REPAIR_LIMIT: Final = 200
 """Entities of one repair: more than that is a case for a reconcile."""
 
@@ -100,14 +103,14 @@ class Schedule:
     def taken(self, begun: AskedRun, *, resumed: bool) -> None:
         """Forget the request where the run that was begun is the one that was asked for.
 
-        A run that was resumed counts for a command, which shows whose run it is. It does not count for the watchdog or
+        A run that was resumed counts for a person, who is shown whose run it is. It does not count for the watchdog or
         the clock: they ask because of something that may have happened after that run had read it.
         """
         if begun.kind == "reconcile" and not resumed:
             self._away = False
         asked = self.asked
         if asked is not None and (asked.kind, asked.options) == (begun.kind, begun.options):
-            self.asked = asked if resumed and asked.cause != "command" else None
+            self.asked = asked if resumed and asked.cause not in BY_PERSON else None
 
     def met(self, doubts: Doubts) -> None:
         """Forget the tickets that a run looks at which was begun for them."""

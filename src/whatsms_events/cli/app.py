@@ -106,6 +106,10 @@ COMMANDS: Final = {
         "backfill.commands:status_",
         "Say how the last backfills went and how far the one is that has not finished; asks the database alone.",
     ),
+    "backfill stop": (
+        "backfill.commands:stop_",
+        "End a run before its end, whichever process has it; what it repaired stays.",
+    ),
     "replay projection": (
         "replay.commands:projection_",
         "Compare the tables with what this release makes of the log, and swap them.",

@@ -226,6 +226,7 @@ def _backfills() -> dict[str, JsonObject]:
         "options": row(inside["Options"]["properties"]),
         "started_at": TIME,
         "updated_at": TIME,
+        "stopped_by": nullable(TEXT),
         "finished_at": nullable(TIME),
         "remaining": INTEGER,
         "progress": nullable(progress),

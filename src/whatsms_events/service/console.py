@@ -2,15 +2,25 @@
 
 from collections.abc import Callable, Mapping
 
+from whatsms_events.backfill.worker import Backfill
 from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.trail import Trail
 from whatsms_events.service.parts import Stores, kafka_target
 from whatsms_events.service.record_finder import RecordFinder
+from whatsms_events.service.upstream import plan_of
+from whatsms_events.storage.difference import Differences
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.parked import Parked
+from whatsms_events.storage.log.retry import DeliveryRetry
 from whatsms_events.storage.log.secret_uses import SecretUses
+from whatsms_events.storage.projection.apply import Projection
+from whatsms_events.storage.projection.parked import ParkedEvents
+from whatsms_events.storage.projection.retry import Retry
 from whatsms_events.storage.pulse import Pulse
 from whatsms_events.storage.reads import Queries
-from whatsms_events.storage.repair.reports import Reports
+from whatsms_events.storage.repair.reports import Options, Reports
+from whatsms_events.storage.repair.runs import Checkpoints
 from whatsms_events.storage.trace import Traces
 from whatsms_events.web.access import Access
 from whatsms_events.web.console.acks import AcksPage
@@ -20,7 +30,9 @@ from whatsms_events.web.console.conversations import AskRest, ConversationsPage
 from whatsms_events.web.console.frame import ConsoleTenant, Frame
 from whatsms_events.web.console.live import LivePage
 from whatsms_events.web.console.now import NowPage, NowParts
+from whatsms_events.web.console.parked import ParkedPage, ParkedParts
 from whatsms_events.web.console.passport import PassportPage
+from whatsms_events.web.console.repair import RepairPage, RepairVerbs
 from whatsms_events.web.console.sessions import Sessions
 from whatsms_events.web.health import Health
 from whatsms_events.workers.observer import DatabaseView
@@ -41,22 +53,51 @@ def noted(trail: Trail, rejected: Callable[[], int], seen: DatabaseView) -> None
 
 
 def make_console(
-    settings: Settings, stores: Stores, access: Access, health: Health, trail: Trail, *, ask: AskRest
+    settings: Settings,
+    stores: Stores,
+    access: Access,
+    *,
+    health: Health,
+    trail: Trail,
+    verbs: RepairVerbs,
+    ask: AskRest,
 ) -> Console:
     """Return the console; its pages stand in the menu in this order. `ask` has WhatSMS asked about a ticket."""
     assets, sessions = Assets(), Sessions(access, now=now)
     frame = Frame(sessions, assets, console_tenants(settings), now=now)
-    prefix = None if settings.kafka.bootstrap_servers is None else settings.kafka.topic_prefix
-    seen = NowParts(
-        health, Pulse(stores.log, stores.projection), Reports(stores.log), SecretUses(stores.log), trail, lambda: prefix
-    )
+    kafka, prefix = kafka_target(settings), settings.kafka.topic_prefix
+    pulse, reports, event_log = Pulse(stores.log, stores.projection), Reports(stores.log), EventLog(stores.log)
     queries, traces = Queries(stores.log, stores.projection), Traces(stores.log, stores.projection)
-    finder = RecordFinder(stores.log, kafka_target(settings), settings.kafka.topic_prefix)
+    published = prefix if kafka is not None else None
+    seen = NowParts(health, pulse, reports, SecretUses(stores.log), trail, lambda: published)
     pages: list[ConsolePage] = [
         NowPage(frame, seen),
         ConversationsPage(frame, queries, traces, ask),
-        PassportPage(frame, queries, traces, finder.find),
+        PassportPage(frame, queries, traces, RecordFinder(stores.log, kafka, prefix).find),
         AcksPage(frame, queries),
+        ParkedPage(frame, _parked_parts(stores, frame, pulse)),
+        RepairPage(frame, reports, Differences(traces, event_log), verbs),
         LivePage(frame, queries),
     ]
     return Console(access, sessions, frame, assets, pages)
+
+
+def _parked_parts(stores: Stores, frame: Frame, pulse: Pulse) -> ParkedParts:
+    """Return what the page of parked things asks, and what its buttons do."""
+    parked, events = Parked(stores.log), ParkedEvents(stores.projection)
+    retry = Retry(Projection(stores.projection), events, EventLog(stores.log))
+    tenants = DeliveryRetry(parked, lambda: [one.tenant_id for one in frame.tenants.values()])
+    return ParkedParts(pulse, parked, events, tenants, retry)
+
+
+def repair_verbs(settings: Settings, stores: Stores, backfills: Mapping[str, Backfill]) -> RepairVerbs:
+    """Return what the console's buttons do about runs; `backfills` are those of this process, once it has started."""
+
+    def ask(slug: str, options: Options) -> None:
+        backfills[slug].ask("reconcile", "console", options)
+
+    async def stop(tenant: str, holder: str) -> int | None:
+        return await Checkpoints(stores.log).stop(tenant, holder, now())
+
+    usual = plan_of(settings).options
+    return RepairVerbs(here=backfills.keys, ask=ask, stop=stop, usual=lambda: usual)

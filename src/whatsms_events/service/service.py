@@ -21,7 +21,7 @@ from whatsms_events.config.checks import NO_TENANTS
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.trail import Trail
 from whatsms_events.errors import ConfigError
-from whatsms_events.service.console import make_console, noted
+from whatsms_events.service.console import make_console, noted, repair_verbs
 from whatsms_events.service.doors import Addresses, Doors
 from whatsms_events.service.live import LiveParts
 from whatsms_events.service.parts import (
@@ -155,7 +155,10 @@ class Service:
         tracing, contracts = make_tracing(settings, stores), make_contracts()
         feed = make_feed(settings, stores)
         access = Access(tokens(settings), open_metrics=open_metrics(settings))
-        console = make_console(settings, stores, access, health, self._trail, ask=self._ask_about)
+        verbs = repair_verbs(settings, stores, self._backfills)
+        console = make_console(
+            settings, stores, access, health=health, trail=self._trail, verbs=verbs, ask=self._ask_about
+        )
         shown = private_app(
             access, health, rejects, running, tracing, contracts, console, feed, api, dress=console.dress
         )
@@ -229,6 +232,7 @@ class Service:
             self._watch.forget(roles)
         for slug in gone:
             self._watchdogs.pop(slug, None)
+            self._backfills.pop(slug, None)
         self._settings = settings
         parts.change(settings)
 
@@ -271,7 +275,8 @@ class Service:
     ) -> list[Job]:
         """Return a backfill for each tenant with a key, and a watchdog for each whose webhooks come in here."""
         upstream = Upstream(self._settings, stores.log.in_turns(REPAIR_TURNS), stores.projection.in_turns(REPAIR_TURNS))
-        self._backfills = backfills = {}
+        backfills = self._backfills
+        backfills.clear()
         for slug in self._keyed if "backfill" in self.roles else ():
             accepted, lock = await upstream.accepted(slug), lock_of(stores.log, slug)
             backfills[slug] = upstream.backfill(slug, submit_to(committer), lock, accepted)

@@ -158,6 +158,7 @@ backfill_run = Table(
     Column("finished_at", BigInteger),
     Column("progress", Text, nullable=False),  # JSON, the worker's own
     Column("report", Text),  # JSON, once it is finished
+    Column("stopped_by", Text),  # who stopped it before its end: then it has no report
     # One per tenant.
     Index("backfill_run_unfinished", "tenant", unique=True, postgresql_where=UNFINISHED, sqlite_where=UNFINISHED),
     sqlite_autoincrement=True,

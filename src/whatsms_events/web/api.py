@@ -216,7 +216,7 @@ class Api:
         entity, kind = one_of(asked, "entity", _ENTITIES), one_of(asked, "kind", _KINDS)
         async with self._queries.turn():
             runs = await self._reports.runs(tenant, RUNS, kind="reconcile")
-        last = next((one for one in runs if one.finished_at is not None), None)
+        last = next((one for one in runs if one.finished_at is not None and one.stopped_by is None), None)
         if last is None:
             return json_answer({"run": None, "finished_at": None, "drift": [], "next": None})
         run = last.run.number

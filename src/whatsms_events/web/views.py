@@ -71,17 +71,23 @@ def shown_run(info: RunInfo) -> RowView:
         "started_at": run.started_at,
         "updated_at": info.updated_at,
         "finished_at": info.finished_at,
+        "stopped_by": info.stopped_by,
         "remaining": info.remaining,
-        "progress": None if finished else _progress(run.progress),
+        "progress": None if finished and info.stopped_by is None else _progress(run.progress),
         "report": msgspec.Raw(info.report or b"null"),
     }
 
 
-def _progress(saved: bytes) -> RowView:
+def shown_progress(saved: bytes) -> ShownProgress:
+    """Return how far a run is, by what its worker saved; another release may have saved it in another form."""
     try:
-        standing = _standings.decode(saved)
-    except msgspec.MsgspecError:  # another release's
-        standing = ShownProgress()
+        return _standings.decode(saved)
+    except msgspec.MsgspecError:
+        return ShownProgress()
+
+
+def _progress(saved: bytes) -> RowView:
+    standing = shown_progress(saved)
     return {
         "phase": standing.phase,
         "requests": standing.requests,

@@ -376,6 +376,24 @@ def test_a_tenant_that_cannot_be_read_is_a_wrong_call(tmp_path: Path) -> None:
     assert done.err == [f"tenants.{SLUG}.api_key: is not set, and without it nothing can be read"]
 
 
+async def test_a_run_is_stopped_whichever_process_has_it(there: Account, tmp_path: Path) -> None:
+    """`backfill stop` ends the run that another process left unfinished, `status` says who stopped it, a second stop
+    finds none, and the next run begins anew and repairs everything.
+    """
+    log = await open_log(DatabaseTarget(f"sqlite:///{tmp_path / 'var' / 'log.db'}"), migrate=False)
+    await Checkpoints(log).begin(TENANT, "reconcile", "schedule", Options(), datetime.now(UTC))
+    await log.close()
+    assert run(tmp_path, "backfill", "stop", config=there.config).out == [f"run 1 of {SLUG} is stopped"]
+    (line,) = run(tmp_path, "backfill", "status", config=there.config).out
+    assert line.endswith("stopped by command")
+    again = run(tmp_path, "backfill", "stop", config=there.config)
+    assert again.status == 1
+    assert f"no run of {SLUG} is under way" in again.err[-1]
+    done = await ran(tmp_path, *RUN, config=there.config)
+    assert done.status == 0
+    assert run(tmp_path, "backfill", "status", config=there.config).out[0].startswith(f"{SLUG}  run 2")
+
+
 async def test_status_asks_the_database_alone(there: Account, tmp_path: Path) -> None:
     """It shows the last runs as lines and as JSON, and that a tenant never had one, without a single request."""
     none = json.loads(run(tmp_path, "backfill", "status", "--json", config=there.config).out[0])

@@ -74,6 +74,34 @@ async def looks(database: Database, tenant: str, subject: Subject, ids: Sequence
         return await load(connection, tenant, subject, ids)
 
 
+async def test_a_run_that_is_stopped_is_over_for_whoever_has_it(checkpoints: Checkpoints) -> None:
+    """Stopping ends the tenant's run and no other's, fences the process that has it, keeps its progress, and counts
+    neither as a whole reconcile nor as one to go on with; with none under way it does nothing.
+    """
+    assert await checkpoints.stop("t1", "ops", NOW) is None
+    whole = await begin(checkpoints)
+    await checkpoints.finish(whole, b"{}", NOW)
+    run, other = await begin(checkpoints), await begin(checkpoints, "t2")
+    await checkpoints.save(run, b'{"requests":7}', now=NOW, items=[item(1)])
+    assert await checkpoints.stop("t1", "ops", at(5)) == run.number
+    with pytest.raises(FencedError):
+        await checkpoints.save(run, b"{}", now=at(6))
+    await checkpoints.save(other, b"{}", now=at(6))
+    last = await checkpoints.last("t1")
+    assert last is not None
+    assert (last.finished_at, last.stopped_by, last.report, last.run.progress) == (
+        at(5),
+        "ops",
+        None,
+        b'{"requests":7}',
+    )
+    (overview,) = [one for one in await checkpoints.overview() if one.tenant == "t1"]
+    assert (overview.running, overview.finished_at) == (None, NOW)
+    assert await checkpoints.sweep() == 1
+    assert (await begin(checkpoints)).number != run.number
+    assert await checkpoints.stop("t2", "ops", NOW) == other.number
+
+
 def doubt(number: int, position: int = 5) -> Doubt:
     """Return a ticket to be looked at as it stands at a position."""
     return Doubt("ticket", f"k{number:05}", position)

@@ -1,1 +1,1 @@
-"""`backfill run` and `backfill status`: a run in the foreground, and what a person sees of it."""
+"""`backfill run`, `status` and `stop`: a run in the foreground, and what a person sees of it."""

@@ -1,4 +1,4 @@
-"""`backfill run` and `backfill status`: repair a tenant now, and say how its last runs went."""
+"""`backfill run`, `status` and `stop`: repair a tenant now, say how its last runs went, end one before its end."""
 
 import sys
 from collections.abc import Mapping
@@ -9,13 +9,15 @@ from whatsms_events.cli.backfill.foreground import Foreground
 from whatsms_events.cli.backfill.view import RECEIPTS, View, print_json, print_report, status_line
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.running import run
+from whatsms_events.clock import now
 from whatsms_events.config.checks import NO_TENANTS
 from whatsms_events.config.settings import Settings
-from whatsms_events.errors import ConfigError
+from whatsms_events.errors import ConfigError, NotFoundError
 from whatsms_events.service.parts import opened_log
 from whatsms_events.service.upstream import keyed
 from whatsms_events.storage.repair import reports
 from whatsms_events.storage.repair.reports import Reports, RunInfo
+from whatsms_events.storage.repair.runs import Checkpoints
 from whatsms_events.web.api import RUNS
 from whatsms_events.web.views import shown_page, shown_run, shown_runs
 
@@ -105,6 +107,30 @@ def status_(*, tenant: str | None = None, json: bool = False, options: SettingsO
             print(status_line(slug, one))
         if not runs:
             print(f"{slug}  never ran" + ("" if slug in keyed(settings) else ": it has no api_key"))
+    return 0
+
+
+def stop_(*, tenant: str | None = None, options: SettingsOptions = DEFAULTS) -> int:
+    """End a run before its end, whichever process has it; what it repaired stays.
+
+    The process that has the run is fenced off: it begins no other by itself until the next one is due.
+
+    Parameters
+    ----------
+    tenant
+        The tenant's slug; it may be left out where there is one tenant.
+    """
+    settings = options.load()
+    slug = _one_tenant(settings) if tenant is None else _known(settings, tenant)
+
+    async def stopped() -> int | None:
+        async with opened_log(settings) as log:
+            return await Checkpoints(log).stop(settings.tenants[slug].tenant_id, "command", now())
+
+    number = run(stopped())
+    if number is None:
+        raise NotFoundError(f"no run of {slug} is under way")
+    print(f"run {number} of {slug} is stopped")
     return 0
 
 

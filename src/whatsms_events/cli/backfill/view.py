@@ -148,6 +148,8 @@ def status_line(slug: str, info: RunInfo) -> str:
     """Return a run in a line."""
     run = info.run
     begun = f"{slug}  run {run.number}  {run.kind} ({run.cause})  begun {run.started_at.isoformat(timespec='seconds')}"
+    if info.finished_at is not None and info.stopped_by is not None:
+        return f"{begun}  stopped by {info.stopped_by}"
     if info.finished_at is not None:
         report = _reports.decode(info.report or b"null")
         took_s = (info.finished_at - run.started_at).total_seconds()

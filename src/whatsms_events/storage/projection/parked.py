@@ -102,6 +102,13 @@ class ParkedEvents:
         async with self._database.read() as connection:
             return [_shown(row) for row in await connection.execute(query)]
 
+    async def at(self, place: ReadPlace) -> ParkedEvent | None:
+        """Return one without its bytes; None where it is not there."""
+        query = _SHOWN.where(parked_event.c.source == place.source, parked_event.c.at == place.at)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else _shown(row)
+
     async def bytes_of(self, place: ReadPlace) -> ParkedBytes | None:
         """Return the bytes of one; None where it is not there."""
         query = _BYTES.where(parked_event.c.source == place.source, parked_event.c.at == place.at)

@@ -55,13 +55,17 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A run, whether it is over, and what it reported (the worker's own JSON). `remaining`: items that are not done."""
+    """A run, whether it is over, and what it reported (the worker's own JSON). `remaining`: items that are not done.
+
+    `stopped_by`: who stopped it before its end; such a run has no report.
+    """
 
     run: Run
     updated_at: datetime
     finished_at: datetime | None
     remaining: int
     report: bytes | None
+    stopped_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,7 @@ class Reports:
         """Return the tenant's runs, newest first: the one under way, and the finished ones that are kept."""
         query = select(
             *(*RUN, backfill_run.c.updated_at, backfill_run.c.finished_at, backfill_run.c.report),
+            backfill_run.c.stopped_by,
             _REMAINING.label("remaining"),
         )
         query = query.where(backfill_run.c.tenant == tenant)
@@ -178,7 +183,8 @@ class Reports:
         """Return how each tenant stands that ever had a run, in two questions: for metrics and health."""
         runs, drift = backfill_run.c, backfill_drift.c
         finished = runs.finished_at.is_not(None)
-        latest = select(func.max(runs.run)).where(runs.kind == "reconcile", finished).group_by(runs.tenant)
+        whole = (runs.kind == "reconcile", finished, runs.stopped_by.is_(None))
+        latest = select(func.max(runs.run)).where(*whole).group_by(runs.tenant)
         columns = runs.run, runs.tenant, runs.kind, runs.updated_at, runs.finished_at, runs.report
         standing = (
             select(*columns, _REMAINING.label("remaining"))
@@ -216,4 +222,5 @@ def _info(row: RowMapping) -> RunInfo:
         finished_at=None if finished_at is None else from_micros(finished_at),
         remaining=row["remaining"],
         report=None if report is None else report.encode(),
+        stopped_by=row["stopped_by"],
     )

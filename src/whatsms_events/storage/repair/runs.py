@@ -141,6 +141,23 @@ class Checkpoints(Reports):
             await connection.execute(delete(backfill_run).where(table.run.in_(old)))
             await look_rows.forget(connection, run.tenant, now)
 
+    async def stop(self, tenant: str, by: str, now: datetime) -> int | None:
+        """End the tenant's unfinished run, whichever process has it, and return its number; None where there is none.
+
+        That process is fenced: its next save fails. What the run found stays, its items go with the next `sweep`.
+        """
+        mine = backfill_run.c.tenant == tenant, UNFINISHED
+        over = {
+            "generation": backfill_run.c.generation + 1,
+            "updated_at": to_micros(now),
+            "finished_at": to_micros(now),
+            "stopped_by": by,
+        }
+        end = update(backfill_run).where(*mine).values(over).returning(backfill_run.c.run)
+        async with self._database.write() as connection:
+            stopped: int | None = (await connection.execute(end)).scalar_one_or_none()
+        return stopped
+
     async def sweep(self) -> int:
         """Remove items of finished runs and return how many: at most SWEEP, since SQLite is locked meanwhile."""
         async with self._database.read() as connection:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
@@ -38,6 +38,7 @@ def environment(assets: Assets) -> Environment:
         auto_reload=False,
     )
     made.filters |= {"age": age, "when": when, "count": count, "text": text, "lasting": lasting, "utc": utc}
+    made.filters["urlencode"] = in_url
     made.globals |= {"asset": assets.__getitem__, "safe_url": safe_url, "charts": charts, "personal": personal}
     return made
 
@@ -59,6 +60,11 @@ def personal(context: Context, value: object, limit: int = TEXT_LIMIT) -> Markup
     if not context["visit"].may("personal"):
         return Markup('<span class="hidden-value">{}</span>').format(HIDDEN)
     return text(value, limit)
+
+
+def in_url(value: object) -> str:
+    """Return a value as a part of a URL; what UTF-8 cannot hold becomes a question mark, as it does on the page."""
+    return quote(str(value).encode("utf-8", "replace"), safe="")
 
 
 def safe_url(value: object) -> str | None:

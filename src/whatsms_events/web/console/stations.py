@@ -58,8 +58,8 @@ def verifying(readiness: Readiness, rejected: Sequence[float | None]) -> Station
         sentence = "Deliveries come, but their signatures do not fit: was the secret changed at WhatSMS?"
         return Station(title, "bad", "refusing", sentence)
     if refused >= 1:
-        sentence = f"{refused:.0f} signatures did not fit in the last hour; `whatsms-events verify` explains one."
-        return Station(title, "warn", "some refused", sentence)
+        sentence = f"{refused:.0f} signatures did not fit in the last hour; the command verify explains one."
+        return Station(title, "warn", "some not", sentence)
     return Station(title, "good", "yes", "No signature was refused in the last hour.")
 
 

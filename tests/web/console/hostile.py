@@ -1,0 +1,138 @@
+"""What `test_hostile` renders every template with: each needs its row in `CONTEXTS`, made of one text of anybody.
+
+The text stands wherever a value of the vendor, of a person or of another process can be.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from whatsms_events.domain.drift import Count
+from whatsms_events.domain.rotation import SecretStanding
+from whatsms_events.storage.difference import Difference, FieldDifference
+from whatsms_events.storage.pulse import Flow, ParkedCount, ParkedCounts
+from whatsms_events.storage.reads import RowPage, RowView
+from whatsms_events.storage.repair.reports import Options, Overview, Run, RunInfo
+from whatsms_events.web.console.frame import Brought, ConsoleTenant
+from whatsms_events.web.console.now import NowSeen, RoleNow, TenantNow
+from whatsms_events.web.console.parked import ParkedChoice, ParkedRow
+from whatsms_events.web.console.repair import RunRow, ShownReport, TenantRepair
+from whatsms_events.web.console.stations import Station
+from whatsms_events.web.health import Readiness
+from whatsms_events.web.views import ShownProgress
+
+NOW: Final = datetime(2026, 11, 29, 12, tzinfo=UTC)
+AGO: Final = NOW - timedelta(minutes=3)
+
+Context = Callable[[str], Mapping[str, Any]]
+
+
+def _now(text: str) -> Mapping[str, Any]:
+    counts = ParkedCounts([ParkedCount("door", text, 3, AGO)], whole=True)
+    seen = NowSeen(
+        readiness=Readiness(ready=False, draining=False, checks={text: text}, roles={text: text}, details={}),
+        flow=Brought(Flow(7, AGO, 5, AGO, AGO)),
+        applied=Brought((6, AGO)),
+        uses=Brought([]),
+        overviews=Brought([Overview(text, "repair", 4, AGO, {("ticket", text): 2}, None, AGO)]),
+        parked=(Brought(counts), Brought(None, text)),
+    )
+    secret = SecretStanding(text, AGO, AGO, 1, "retiring", safe_to_retire=True, why=text)
+    watchdog = {"state": text, "usual_gap_s": 2.0}
+    door = {"clock": "differs", "clock_offset_s": 9.0}
+    return {
+        "refresh_s": 5,
+        "seen": seen,
+        "roles": [RoleNow(text, "bad", text, text)],
+        "stations": [Station(text, "bad", text, text)],
+        "verdict": ("bad", text),
+        "tenants": [TenantNow(text, AGO, [secret], watchdog, door)],
+        "rates": [("received", text, [None, 1.0, 2.5])],
+        "empty": True,
+    }
+
+
+def _row(text: str) -> ParkedRow:
+    return ParkedRow(text, "door", text, text, text, AGO, 12, text, 2, text)
+
+
+def _parked(text: str) -> Mapping[str, Any]:
+    counts = ParkedCounts([ParkedCount("fold", text, 3, AGO)], whole=False)
+    return {
+        "places": [("door", Brought(None, text)), ("fold", Brought(counts))],
+        "stage": "fold",
+        "reason": text,
+        "rows": Brought([_row(text)]),
+        "more": None,
+        "nothing": False,
+    }
+
+
+def _run(text: str) -> RunRow:
+    options = Options()
+    run = Run(3, text, "reconcile", text, options, 1, AGO, b"{}")
+    count = Count(entity="ticket", kind="stale", age="older", count=2)
+    report = ShownReport(
+        looked_at={text: 3},
+        drift=(count,),
+        unsettled=1,
+        unstable=(text,),
+        ended={text: text},
+        forbidden=1,
+        forbidden_names=(text,),
+        held_back={text: {"extra": 3, "limit": 2}},
+    )
+    return RunRow(RunInfo(run, AGO, None, 3, None, text), ShownProgress(phase=text, expected=9, stopped=text), report)
+
+
+def _tenants(text: str) -> Mapping[str, Any]:
+    tenant = ConsoleTenant(text, (text,), keyed=True)
+    return {
+        "tenants": [TenantRepair(text, tenant, Brought([_run(text)], text), here=True)],
+        "usual": Options(),
+        "refresh_s": 2,
+    }
+
+
+def _repair_run(text: str) -> Mapping[str, Any]:
+    row: RowView = {"entity": "ticket", "id": text, "kind": text, "fields": [text], "age_s": None, "found_at": AGO}
+    return {
+        "slug": text,
+        "run": _run(text),
+        "page": Brought(RowPage([row], None)),
+        "more": None,
+        "asked": {"kind": text},
+    }
+
+
+def _difference(text: str) -> Mapping[str, Any]:
+    fields = [FieldDifference(text, text, text, personal=one) for one in (True, False)]
+    found = Brought(Difference(3, AGO, fields, whole=False))
+    return {"slug": text, "entity": "ticket", "id": text, "run": text, "difference": found}
+
+
+CONTEXTS: Final[Mapping[str, Context]] = {
+    "now.html": _now,
+    "now_piece.html": _now,
+    "refused.html": lambda text: {"title": text, "sentence": text},
+    "sign_in.html": lambda text: {"to": text, "wrong": text},
+    "parked.html": _parked,
+    "parked_one.html": lambda text: {"row": _row(text), "text": text, "cut": True},
+    "parked_discard.html": lambda text: {"choice": ParkedChoice(None, "door", text), "row": _row(text)},
+    "repair.html": _tenants,
+    "repair_piece.html": _tenants,
+    "repair_run.html": _repair_run,
+    "repair_difference.html": _difference,
+}
+"""Each template that is a page or a piece of one."""
+
+LARGE: Final[Mapping[str, Context]] = {
+    "repair_difference.html": lambda text: {
+        **_difference("x"),
+        "difference": Brought(Difference(3, AGO, [FieldDifference("body", text, text, personal=True)], whole=True)),
+    },
+}
+"""Those that show what a person wrote, however long, with such a text where that stands."""
+
+PARTS: Final = {"layout.html", "parts.html"}
+"""What the others are made of."""

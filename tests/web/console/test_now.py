@@ -1,0 +1,157 @@
+"""The page Now, over an empty service, a busy one, and one whose database is away."""
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pytest_aiohttp import AiohttpClient
+from sqlalchemy import insert
+
+from web.console.pages import TENANTS, application
+from whatsms_events.domain.events import to_micros
+from whatsms_events.domain.trail import Trail
+from whatsms_events.storage import tables
+from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection, unopened
+from whatsms_events.storage.log.secret_uses import SecretUses
+from whatsms_events.storage.pulse import Flow, Pulse
+from whatsms_events.storage.repair.reports import Overview, Reports
+from whatsms_events.web.console import stations
+from whatsms_events.web.console.frame import Frame
+from whatsms_events.web.console.now import NowPage, NowParts
+from whatsms_events.web.health import Health, Readiness
+
+NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
+
+
+def health(roles: Mapping[str, str | None], details: Mapping[str, object]) -> Health:
+    """Return the probes of a process with these roles."""
+    return Health(
+        checks={}, needs={}, roles=lambda: roles, details=lambda: details, starting=lambda: None, draining=bool
+    )
+
+
+@pytest.fixture
+async def stores(database_url: str) -> AsyncIterator[tuple[Database, Database]]:
+    """Give an empty log and an empty projection, on each kind of database."""
+    log = await open_log(DatabaseTarget(database_url), migrate=True)
+    projection = await open_projection(DatabaseTarget(database_url.replace("log.db", "projection.db")), migrate=True)
+    yield log, projection
+    await projection.close()
+    await log.close()
+
+
+Look = Callable[..., Any]
+
+
+@pytest.fixture
+def look(aiohttp_client: AiohttpClient) -> Look:
+    """Give a function that returns the page over some databases."""
+
+    async def looked(stores: tuple[Database, Database], *, prefix: str | None = None, path: str = "/") -> str:
+        trail = Trail()
+        trail.note(NOW, {"received": 3, "applied": 2, "rejected": 0})
+        trail.note(NOW, {"received": 10, "applied": 9, "rejected": 4})
+        roles = {"receiver": None, "watchdog.shop": None, "consumer": "halted: the key fits no lock"}
+        details = {"watchdog.shop": {"state": "heard", "usual_gap_s": 3.5}, "consumer": {"state": "halted", "why": "x"}}
+        uses = SecretUses(stores[0])
+        parts = NowParts(health(roles, details), Pulse(*stores), Reports(stores[0]), uses, trail, lambda: prefix)
+
+        def make(frame: Frame) -> list[NowPage]:
+            return [NowPage(frame, parts)]
+
+        app, _access = application(make, at=lambda: NOW)
+        answer = await (await aiohttp_client(app)).get(path)
+        assert answer.status == 200
+        return await answer.text()
+
+    return looked
+
+
+async def test_an_empty_service_says_what_to_do_first(stores: tuple[Database, Database], look: Look) -> None:
+    """Which URL to register, for each tenant, and which secret; and nothing is claimed that is not known."""
+    page = await look(stores)
+    assert "What to do first" in page
+    for slug in TENANTS:
+        assert f"https://YOUR-NAME/webhooks/{slug}" in page
+    assert "No signed delivery has come in so far." in page
+    assert "Nothing is parked." in page
+
+
+async def test_a_busy_service_says_how_far_it_is(stores: tuple[Database, Database], look: Look) -> None:
+    """What waits for Kafka and for the tables and since when, what is parked, rates, and which role does not work."""
+    log, _ = stores
+    old = to_micros(NOW - timedelta(minutes=20))
+    async with log.write() as connection:
+        row = {"type": "message.received", "tenant": "tenant-1", "origin": "webhook", "sha256": b"", "data": "{}"}
+        rows = [{**row, "id": UUID(int=one), "received_at": old - 9 + one} for one in range(1, 6)]
+        await connection.execute(insert(tables.event_log), rows)
+        moved = {"prefix": "whatsms", "published_through": 2, "partitions": "{}", "updated_at": old}
+        await connection.execute(insert(tables.relay), moved)
+        used = {"tenant": "tenant-1", "name": "current", "first_at": old, "last_at": old, "count": 5}
+        await connection.execute(insert(tables.secret_use), used)
+        parked = {"tenant": "tenant-1", "reason": "not_json", "detail": "", "received_at": old, "raw": b"x", "count": 1}
+        digest = hashlib.sha256(b"x").digest()
+        rows = [{**parked, "id": UUID(int=one), "sha256": digest} for one in range(3)]
+        await connection.execute(insert(tables.parked_delivery), rows)
+    page = await look(stores, prefix="whatsms")
+    assert "What to do first" not in page
+    assert "Something is wrong with publishing, applying." in page
+    assert "The oldest event that waits came 20 min ago." in page
+    assert "halted: the key fits no lock" in page
+    assert "not_json, at the door" in page
+    assert "4 signatures did not fit" in page
+    assert "Taken in: 7 in the last hour, at most 7 a minute" in page
+    assert "The last delivery came 20 min ago." in page
+    assert "<html" not in await look(stores, prefix="whatsms", path="/now")
+    counts = await Pulse(*stores, count_limit=2).parked_at_door()
+    assert ([one.count for one in counts.rows], counts.whole) == ([2], False)
+
+
+async def test_a_database_that_is_away_leaves_a_page_that_says_so(look: Look) -> None:
+    """Each part that could not be read says why, and the rest of the page stands."""
+    away = DatabaseTarget("postgresql://nobody@127.0.0.1:1/none")
+    log, projection = unopened("log", away), unopened("projection", away)
+    page = await look((log, projection))
+    assert "The log could not be read" in page
+    assert "What is parked at the door could not be read" in page
+    assert "Something is wrong with receiving, applying, repairing." in page
+    assert "heard" in page
+    await projection.close()
+    await log.close()
+
+
+def readiness(roles: Mapping[str, str | None], **details: object) -> Readiness:
+    """Return how a process is."""
+    return Readiness(ready=True, draining=False, checks={}, roles=roles, details=details)
+
+
+def test_silence_is_told_with_its_cause() -> None:
+    """Receiving is wrong where a tenant is silent while it should not be, and the sentence says what to look at."""
+    silent = {"tenant": "shop", "state": "silent", "cause": "activity"}
+    flow = Flow(7, NOW, None, None, None)
+    found = stations.receiving(readiness({"receiver": None}, **{"watchdog.shop": silent}), flow, NOW, NOW)
+    assert (found.tone, found.word) == ("bad", "silent")
+    assert "is the URL still registered" in found.sentence
+    refusing = {"tenant": "shop", "state": "silent", "cause": "rejects"}
+    found = stations.verifying(readiness({"receiver": None}, **{"watchdog.shop": refusing}), [])
+    assert found.tone == "bad"
+    assert stations.verifying(readiness({}), []).word == "elsewhere"
+
+
+def test_repairing_is_judged_by_the_oldest_finished_run() -> None:
+    """No key, no run, an old one, a halted backfill and a fresh run are told apart."""
+    fresh = Overview("t", None, 0, NOW - timedelta(hours=3), {("ticket", "stale"): 2})
+    old = Overview("u", None, 0, NOW - timedelta(days=3), {})
+    well = readiness({"backfill.shop": None})
+    assert stations.repairing(well, [fresh], keyed=False, now=NOW).word == "off"
+    assert stations.repairing(well, [], keyed=True, now=NOW).word == "never"
+    good = stations.repairing(well, [fresh], keyed=True, now=NOW)
+    assert (good.tone, good.sentence) == (
+        "good",
+        "The last run over everything ended 3 h ago and found 2 differences.",
+    )
+    assert stations.repairing(well, [fresh, old], keyed=True, now=NOW).tone == "warn"
+    assert stations.repairing(readiness({"backfill.shop": "halted: 401"}), [fresh], keyed=True, now=NOW).tone == "bad"

@@ -1,0 +1,181 @@
+"""The page Parked: it lists, shows, retries and discards what the commands do, and only for those who may."""
+
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import structlog
+from pytest_aiohttp import AiohttpClient
+from sqlalchemy import insert
+
+from web.console.pages import Browser, application, press, sign_in, token
+from whatsms_events.domain.events import to_micros
+from whatsms_events.storage import tables
+from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.parked import Parked
+from whatsms_events.storage.log.retry import DeliveryRetry
+from whatsms_events.storage.projection.apply import Projection
+from whatsms_events.storage.projection.parked import ParkedEvents
+from whatsms_events.storage.projection.retry import Retry
+from whatsms_events.storage.pulse import Pulse
+from whatsms_events.web.console.frame import ConsoleTenant, Frame
+from whatsms_events.web.console.parked import ParkedPage, ParkedParts
+
+NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
+FOLDER = Path(__file__).parents[2] / "deliveries"
+FINE = (FOLDER / "message.received.json").read_bytes()
+TENANT = json.loads(FINE)["tenantId"]
+TENANTS = {"shop": ConsoleTenant(TENANT)}
+
+
+def delivery(number: int, reason: str, raw: bytes) -> dict[str, object]:
+    """Return the row of a parked delivery."""
+    return {
+        "id": UUID(int=number),
+        "tenant": TENANT,
+        "reason": reason,
+        "detail": "<b>somewhere</b>",
+        "received_at": to_micros(NOW) + number,
+        "sha256": hashlib.sha256(raw).digest(),
+        "raw": raw,
+        "count": 1,
+    }
+
+
+@pytest.fixture
+async def stores(tmp_path: Path) -> AsyncIterator[tuple[Database, Database]]:
+    """Give a log with parked deliveries, one of which is understood by now, and a projection with a parked event."""
+    log = await open_log(DatabaseTarget(f"sqlite:///{tmp_path / 'log.db'}"), migrate=True)
+    projection = await open_projection(DatabaseTarget(f"sqlite:///{tmp_path / 'projection.db'}"), migrate=True)
+    async with log.write() as connection:
+        rows = [delivery(1, "unknown_event", FINE), delivery(2, "not_json", b"<script>Maria</script>\x00\xff")]
+        rows += [delivery(number, "too_deep", b"[]") for number in range(3, 60)]
+        await connection.execute(insert(tables.parked_delivery), rows)
+    async with projection.write() as connection:
+        event = {"source": "whatsms.messages/3", "at": 42, "reason": "no_id", "detail": "", "parked_at": to_micros(NOW)}
+        await connection.execute(insert(tables.parked_event), {**event, "raw": b"{}", "headers": "[]"})
+    yield log, projection
+    await projection.close()
+    await log.close()
+
+
+def page(frame: Frame, stores: tuple[Database, Database]) -> list[ParkedPage]:
+    """Return the page around the databases, as the service makes it."""
+    log, projection = stores
+    parked, events = Parked(log), ParkedEvents(projection)
+    retry = DeliveryRetry(parked, lambda: [TENANT])
+    parts = ParkedParts(Pulse(*stores), parked, events, retry, Retry(Projection(projection), events, EventLog(log)))
+    return [ParkedPage(frame, parts)]
+
+
+@pytest.fixture
+async def browser(stores: tuple[Database, Database], aiohttp_client: AiohttpClient) -> Browser:
+    """Give a browser that may do everything."""
+    reader = token("read", name="reader", secret="only-for-reading")
+    app, _access = application(lambda frame: page(frame, stores), token(), reader, tenants=TENANTS)
+    made = await aiohttp_client(app)
+    await sign_in(made)
+    return made
+
+
+async def text(browser: Browser, path: str) -> str:
+    """Return a page."""
+    answer = await browser.get(path)
+    assert answer.status == 200, path
+    return await answer.text()
+
+
+async def said(browser: Browser, action: str, **fields: str) -> str:
+    """Press a button of the page, and return the page that comes after it."""
+    answer = await press(browser, "/parked", action, **fields)
+    assert answer.status == 303, await answer.text()
+    return await text(browser, answer.headers["Location"])
+
+
+async def test_it_lists_what_is_parked_by_reason(browser: Browser) -> None:
+    """Both places with their reasons and counts, a list page by page, and one reason alone; a detail is text."""
+    first = await text(browser, "/parked")
+    assert "57</span>" in first
+    assert "&lt;b&gt;somewhere" in first
+    assert "<b>somewhere" not in first
+    assert f"name={UUID(int=50)}" in first
+    assert f"name={UUID(int=51)}" not in first
+    more = await text(browser, f"/parked?stage=door&after={UUID(int=50)}")
+    assert f"name={UUID(int=51)}" in more
+    only = await text(browser, "/parked?stage=door&reason=not_json")
+    assert f"name={UUID(int=2)}" in only
+    assert f"name={UUID(int=3)}" not in only
+    assert "whatsms.messages%2F3%4042" in await text(browser, "/parked?stage=fold")
+    assert (await browser.get("/parked?stage=window")).status == 400
+    assert (await browser.get("/parked?reasons=not_json")).status == 400
+
+
+async def test_one_is_tried_again(browser: Browser, stores: tuple[Database, Database]) -> None:
+    """What is understood by now is appended and gone from the page; what is not stays, and the page says why."""
+    assert "appended, at position 1" in await said(browser, "/parked/retry", name=str(UUID(int=1)))
+    assert await EventLog(stores[0]).end() == 1
+    assert await Parked(stores[0]).show(UUID(int=1)) is None
+    still = await said(browser, "/parked/retry", name=str(UUID(int=2)))
+    assert "still not understood" in still
+    assert "not_json" in still
+    assert (await press(browser, "/parked", "/parked/retry", name=str(UUID(int=1)))).status == 404
+    stray = await said(browser, "/parked/retry", name="whatsms.messages/3@42")
+    assert "0 applied, 1 still parked" in stray
+
+
+async def test_all_of_a_reason_are_tried_again_or_discarded(
+    browser: Browser, stores: tuple[Database, Database]
+) -> None:
+    """A button on a reason is for all with it and for no other; discarding asks once more and says that it is final."""
+    assert "0 appended, 57 still parked." in await said(browser, "/parked/retry", stage="door", reason="too_deep")
+    assert "1 appended, 0 still parked." in await said(browser, "/parked/retry", stage="door", reason="unknown_event")
+    ask = await text(browser, "/parked/discard?stage=door&reason=too_deep")
+    assert "Nothing brings them back" in ask
+    assert len(await Parked(stores[0]).list(None, 100)) == 58
+    assert "57 discarded." in await said(browser, "/parked/discard", stage="door", reason="too_deep")
+    assert [one.id for one in await Parked(stores[0]).list(None, 100)] == [UUID(int=2)]
+    assert "1 discarded." in await said(browser, "/parked/discard", name=str(UUID(int=2)))
+    assert "It was gone already." in await said(browser, "/parked/discard", name=str(UUID(int=2)))
+    assert "1 discarded." in await said(browser, "/parked/discard", name="whatsms.messages/3@42")
+    for fields in ({}, {"name": "x"}, {"name": str(UUID(int=2)), "reason": "y"}, {"reason": "y", "stage": "z"}):
+        assert (await press(browser, "/parked", "/parked/discard", **fields)).status in (400, 404)
+
+
+async def test_bytes_are_shown_on_request_and_the_look_is_noted(browser: Browser) -> None:
+    """Bytes are shown when somebody asks for them; then the log has a line with the name, and not with the bytes."""
+    name = str(UUID(int=2))
+    with structlog.testing.capture_logs() as lines:
+        assert "Maria" not in await text(browser, f"/parked/one?name={name}")
+    assert lines == []
+    with structlog.testing.capture_logs() as lines:
+        shown = await text(browser, f"/parked/one?name={name}&bytes=1")
+        raw = await browser.get(f"/parked/bytes?name={name}")
+    assert "&lt;script&gt;Maria&lt;/script&gt;" in shown
+    assert await raw.read() == b"<script>Maria</script>\x00\xff"
+    assert raw.headers["Content-Disposition"].startswith("attachment")
+    assert raw.content_type == "application/octet-stream"
+    note = {"event": "personal.shown", "log_level": "info", "holder": "ops", "kind": "parked", "subject": name}
+    assert lines == [note, note]
+    assert (await browser.get(f"/parked/one?name={UUID(int=99)}")).status == 404
+
+
+async def test_who_may_only_read_sees_reasons_and_no_bytes_and_no_buttons(browser: Browser) -> None:
+    """Without `personal` the bytes are hidden and refused, without `operate` no button is shown and none works."""
+    browser.session.cookie_jar.clear()
+    await sign_in(browser, "only-for-reading")
+    one = await text(browser, f"/parked/one?name={UUID(int=2)}")
+    assert "hidden" in one
+    listing = await text(browser, "/parked")
+    assert "not_json" in listing
+    for shown in (one, listing):
+        assert "/parked/retry" not in shown
+        assert "/parked/discard" not in shown
+    for path in ("/parked/bytes?name=", "/parked/one?bytes=1&name=", "/parked/discard?name="):
+        assert (await browser.get(f"{path}{UUID(int=2)}")).status == 403
+    for action in ("/parked/retry", "/parked/discard"):
+        assert (await press(browser, "/parked", action, name=str(UUID(int=1)))).status == 403

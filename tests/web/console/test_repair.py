@@ -1,0 +1,185 @@
+"""The page Repair: what runs found, field by field, who may start and stop one, and where that is not possible."""
+
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+import structlog
+from pytest_aiohttp import AiohttpClient
+from sqlalchemy import insert
+
+from web.console.pages import Browser, application, press, sign_in, token
+from whatsms_events.domain.drift import Count, Finding
+from whatsms_events.domain.events import Event, EventType
+from whatsms_events.domain.normalize import normalize
+from whatsms_events.domain.verdicts import Append
+from whatsms_events.storage import tables
+from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
+from whatsms_events.storage.difference import Differences
+from whatsms_events.storage.log.appends import EVENT_COLUMNS, event_row
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.repair.reports import Options
+from whatsms_events.storage.repair.runs import Checkpoints
+from whatsms_events.storage.trace import Traces
+from whatsms_events.web.console.frame import ConsoleTenant
+from whatsms_events.web.console.repair import RepairPage, RepairVerbs
+
+NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
+RAW = (Path(__file__).parents[2] / "deliveries" / "contact.created.json").read_bytes()
+TENANT = json.loads(RAW)["tenantId"]
+TENANTS = {
+    "shop": ConsoleTenant(TENANT, keyed=True),
+    "bank": ConsoleTenant("bank-1", keyed=True),
+    "park": ConsoleTenant("park-1"),
+}
+
+
+def observed(event: Event, **fields: object) -> Event:
+    """Return an observation of the same contact with other fields, a minute later."""
+    data = json.loads(event.data)
+    data["contact"].update(fields)
+    later = event.received_at + timedelta(minutes=1)
+    kind = EventType("contact.observed")
+    changed: dict[str, Any] = {"type": kind, "origin": "backfill", "occurred_at": later, "received_at": later}
+    return msgspec.structs.replace(event, id=UUID(int=7), data=json.dumps(data).encode(), **changed)
+
+
+class Asking:
+    """What the buttons ask for, as the service would hear it."""
+
+    def __init__(self, log: Database) -> None:
+        self.asked: list[tuple[str, Options]] = []
+        self._log = log
+
+    def verbs(self) -> RepairVerbs:
+        """Return the verbs of a process that has the backfill of one tenant."""
+        return RepairVerbs(here=lambda: ["shop"], ask=self._ask, stop=self._stop, usual=Options)
+
+    def _ask(self, slug: str, options: Options) -> None:
+        self.asked.append((slug, options))
+
+    async def _stop(self, tenant: str, holder: str) -> int | None:
+        return await Checkpoints(self._log).stop(tenant, holder, NOW)
+
+
+@pytest.fixture
+async def stores(tmp_path: Path) -> AsyncIterator[tuple[Database, Database]]:
+    """Give a log in which a backfill saw that a contact has another name, and the run that found it."""
+    log = await open_log(DatabaseTarget(f"sqlite:///{tmp_path / 'log.db'}"), migrate=True)
+    projection = await open_projection(DatabaseTarget(f"sqlite:///{tmp_path / 'projection.db'}"), migrate=True)
+    first = normalize(RAW, tenant=TENANT, received_at=NOW)
+    second = observed(first, name="Maria <b>Nova</b>")
+    async with log.write() as connection:
+        for event in (first, second):
+            append = Append(event, event.data, hashlib.sha256(event.data).digest(), None)
+            row = dict(zip(EVENT_COLUMNS, event_row(append), strict=True))
+            await connection.execute(insert(tables.event_log), row)
+    runs = Checkpoints(log)
+    run = await runs.begin(TENANT, "reconcile", "schedule", Options(), NOW)
+    found = [Finding("contact", first.subject or "", "stale", ("name",), 3.0)]
+    await runs.save(run, b'{"requests":3}', now=second.received_at, drift=found)
+    counts = [Count(entity="contact", kind="stale", age="older", count=1)]
+    report = {"requests": 3, "looked_at": {"contact": 9}, "drift": counts, "of another release": 1}
+    await runs.finish(run, msgspec.json.encode(report), NOW + timedelta(minutes=2))
+    yield log, projection
+    await projection.close()
+    await log.close()
+
+
+@pytest.fixture
+async def opened(stores: tuple[Database, Database], aiohttp_client: AiohttpClient) -> tuple[Browser, Asking]:
+    """Give a browser that may do everything, and what its buttons asked for."""
+    log, projection = stores
+    asking = Asking(log)
+    differences = Differences(Traces(log, projection), EventLog(log))
+    reader = token("read", name="reader", secret="only-for-reading")
+    app, _access = application(
+        lambda frame: [RepairPage(frame, Checkpoints(log), differences, asking.verbs())],
+        token(),
+        reader,
+        tenants=TENANTS,
+    )
+    browser = await aiohttp_client(app)
+    await sign_in(browser)
+    return browser, asking
+
+
+async def text(browser: Browser, path: str) -> str:
+    """Return a page."""
+    answer = await browser.get(path)
+    assert answer.status == 200, path
+    return await answer.text()
+
+
+async def test_it_shows_runs_and_what_differed_field_by_field(opened: tuple[Browser, Asking]) -> None:
+    """From the last run by its differences to one contact: the name that was held, and the one that was shown."""
+    browser, _ = opened
+    first = await text(browser, "/repair")
+    assert ">older</td>" in first
+    assert "Without <code>tenants.park.api_key</code>" in first
+    assert "This process has no backfill of bank" in first
+    run = await text(browser, "/repair/run?tenant=shop&run=1&entity=contact&kind=stale")
+    assert "9 contacts" in run
+    (link,) = {one.replace("&amp;", "&") for one in run.split('"') if one.startswith("/repair/difference")}
+    with structlog.testing.capture_logs() as lines:
+        difference = await text(browser, link)
+    held = json.loads(RAW)["data"]["contact"]["name"]
+    assert f"<td><bdi>{held}</bdi></td>" in difference
+    assert "<td><bdi>Maria &lt;b&gt;Nova&lt;/b&gt;</bdi></td>" in difference
+    assert [(one["event"], one["kind"]) for one in lines] == [("personal.shown", "contact")]
+    assert (await browser.get("/repair/run?tenant=shop&run=9")).status == 404
+    assert (await browser.get("/repair/run?tenant=none&run=1")).status == 404
+    missing = await browser.get("/repair/difference?tenant=shop&entity=ticket&id=none")
+    assert "no observation of it" in await missing.text()
+    browser.session.cookie_jar.clear()
+    await sign_in(browser, "only-for-reading")
+    blind = await text(browser, link)
+    assert "Nova" not in blind
+    assert held not in blind
+    assert "hidden" in blind
+
+
+async def test_a_run_is_started_with_what_was_chosen(opened: tuple[Browser, Asking]) -> None:
+    """A button asks for the run that a form describes; where there is no backfill, it says so and asks for nothing."""
+    browser, asking = opened
+    form = {"details": "changed", "messages": "narrow", "allow_gone": "yes"}
+    begun = await press(browser, "/repair", "/repair/start", tenant="shop", **form)
+    assert "is asked for" in await text(browser, begun.headers["Location"])
+    await press(browser, "/repair", "/repair/start", tenant="shop")
+    assert asking.asked == [("shop", Options("changed", "narrow", allow_gone=True)), ("shop", Options())]
+    elsewhere = await press(browser, "/repair", "/repair/start", tenant="bank")
+    assert "no backfill of bank" in await text(browser, elsewhere.headers["Location"])
+    for wrong in ({"tenant": "none"}, {"tenant": "shop", "messages": "all of them"}):
+        assert (await press(browser, "/repair", "/repair/start", **wrong)).status in (400, 404)
+    assert len(asking.asked) == 2
+
+
+async def test_a_run_under_way_is_shown_and_stopped(
+    opened: tuple[Browser, Asking], stores: tuple[Database, Any]
+) -> None:
+    """Whichever process has it: the piece that is asked for again shows how far it is, and a button ends it, in whose
+    name the page then says; who may only read has no such button.
+    """
+    browser, _ = opened
+    runs = Checkpoints(stores[0])
+    run = await runs.begin("bank-1", "reconcile", "outage", Options(), NOW)
+    await runs.save(run, b'{"phase":"details","requests":12,"expected":40}', now=NOW)
+    piece = await text(browser, "/repair/piece")
+    assert "details, 40 of 40 items, 12 requests" in piece
+    stopped = await press(browser, "/repair", "/repair/stop", tenant="bank")
+    page = await text(browser, stopped.headers["Location"])
+    assert f"Run {run.number} of bank is stopped" in page
+    assert "by <bdi>ops</bdi>" in page
+    again = await press(browser, "/repair", "/repair/stop", tenant="bank")
+    assert "No run was under way" in await text(browser, again.headers["Location"])
+    browser.session.cookie_jar.clear()
+    await sign_in(browser, "only-for-reading")
+    assert "/repair/start" not in await text(browser, "/repair")
+    for action in ("/repair/start", "/repair/stop"):
+        assert (await press(browser, "/repair", action, tenant="shop")).status == 403
