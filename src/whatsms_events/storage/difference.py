@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final
 
 from whatsms_events.domain import fold
-from whatsms_events.domain.events import Entity, LogEntry, decode
+from whatsms_events.domain.events import Entity, LogEntry, decode, from_micros
 from whatsms_events.domain.personal import COLUMNS
 from whatsms_events.domain.rows import Key, Row, Value, value_of
 from whatsms_events.errors import InvalidEventError, NotFoundError
@@ -25,8 +25,8 @@ class FieldDifference:
     """One field: what was held, and what was seen. `personal` tells whether the values may be about a person."""
 
     name: str
-    before: Value
-    after: Value
+    before: Value | datetime
+    after: Value | datetime
     personal: bool
 
 
@@ -103,5 +103,11 @@ def _differing(kind: Entity, before: Row | None, seen: Row | None) -> list[Field
         old = None if before is None or name not in before.versions else value_of(before.values, name)
         new = value_of(seen.values, name)
         if old != new:
-            found.append(FieldDifference(name, old, new, personal=name in COLUMNS[kind]))
+            known = name in COLUMNS[kind]
+            found.append(FieldDifference(name, _shown(name, old), _shown(name, new), personal=known))
     return sorted(found, key=lambda one: one.name)
+
+
+def _shown(name: str, value: Value) -> Value | datetime:
+    """Return a time as one, anything else as it is held."""
+    return from_micros(value) if name.endswith("_at") and isinstance(value, int) else value

@@ -1,4 +1,4 @@
-"""What `test_hostile` renders every template with: each needs its row in `CONTEXTS`, made of one text of anybody.
+"""What `test_templates` renders every template with: each needs its row in `CONTEXTS`, made of one text of anybody.
 
 The text stands wherever a value of the vendor, of a person or of another process can be.
 """
@@ -136,3 +136,6 @@ LARGE: Final[Mapping[str, Context]] = {
 
 PARTS: Final = {"layout.html", "parts.html"}
 """What the others are made of."""
+
+ELSEWHERE: Final = {"acks.html", "choices.html", "conversations.html", "passport.html", "ticket.html"}
+"""Those that `test_hostile` renders with rows that Hypothesis makes."""

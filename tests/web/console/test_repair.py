@@ -171,7 +171,7 @@ async def test_a_run_under_way_is_shown_and_stopped(
     run = await runs.begin("bank-1", "reconcile", "outage", Options(), NOW)
     await runs.save(run, b'{"phase":"details","requests":12,"expected":40}', now=NOW)
     piece = await text(browser, "/repair/piece")
-    assert "details, 40 of 40 items, 12 requests" in piece
+    assert "details, 40 of 40 read, 40 compared, 12 requests" in piece
     stopped = await press(browser, "/repair", "/repair/stop", tenant="bank")
     page = await text(browser, stopped.headers["Location"])
     assert f"Run {run.number} of bank is stopped" in page

@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import RowMapping, func, literal, or_, select, tuple_
 
 from whatsms_events.domain.events import Entity, from_micros
+from whatsms_events.domain.repair import BY_ID
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.reads import RowPage
 from whatsms_events.storage.tables import backfill_drift, backfill_item, backfill_run
@@ -146,6 +147,13 @@ class Reports:
         query = query.order_by(backfill_run.c.run.desc()).limit(min(limit, PAGE_LIMIT))
         async with self._database.read() as connection:
             return [_info(row) for row in (await connection.execute(query)).mappings()]
+
+    async def unread(self, run: int) -> int:
+        """Return how many items of a run still need an answer of the vendor; the others are, or can be, compared."""
+        table = backfill_item.c
+        query = select(func.count()).where(table.run == run, table.state.in_(BY_ID))
+        async with self._database.read() as connection:
+            return int((await connection.execute(query)).scalar_one())
 
     async def drift(
         self,

@@ -24,8 +24,8 @@ from whatsms_events.web.access import require
 from whatsms_events.web.console.frame import HEADERS, Brought, Frame, Visit
 from whatsms_events.web.questions import bad, not_found, parameters
 
-Stage = Literal["door", "fold"]
-STAGES: Final[Mapping[str, Stage]] = {"door": "door", "fold": "fold"}
+ParkedStage = Literal["door", "fold"]
+STAGES: Final[Mapping[str, ParkedStage]] = {"door": "door", "fold": "fold"}
 
 LISTED: Final = 50
 SHOWN_BYTES: Final = 64 * 1024
@@ -51,7 +51,7 @@ class ParkedRow:
     """One parked thing as the list shows it. `type` is known of events alone, `count` of deliveries alone."""
 
     name: str
-    stage: Stage
+    stage: ParkedStage
     tenant: str
     reason: str
     detail: str
@@ -67,7 +67,7 @@ class ParkedChoice:
     """What a button is about: one thing by its name, or all of one place with one reason."""
 
     name: UUID | ReadPlace | None
-    stage: Stage
+    stage: ParkedStage
     reason: str
 
     @property
@@ -122,7 +122,7 @@ class ParkedPage:
             nothing=_nothing(door.result()) and _nothing(fold.result()),
         )
 
-    async def _rows(self, visit: Visit, stage: Stage, reason: str | None, after: str | None) -> list[ParkedRow]:
+    async def _rows(self, visit: Visit, stage: ParkedStage, reason: str | None, after: str | None) -> list[ParkedRow]:
         """Return a page of one place's list: deliveries oldest first, events by where they were read."""
         found = None if after is None else parked_name(after)
         if stage == "fold":
@@ -227,7 +227,7 @@ def _nothing(asked: Brought[ParkedCounts]) -> bool:
     return asked.value is not None and not asked.value.rows
 
 
-def _stage(asked: Mapping[str, str]) -> Stage:
+def _stage(asked: Mapping[str, str]) -> ParkedStage:
     if asked.get("stage", "door") not in STAGES:
         raise bad("stage", "must be door or fold")
     return STAGES[asked.get("stage", "door")]
@@ -258,7 +258,7 @@ def _list(choice: ParkedChoice) -> str:
     return f"/parked?stage={choice.stage}"
 
 
-def _more(stage: Stage, reason: str | None, rows: list[ParkedRow]) -> str | None:
+def _more(stage: ParkedStage, reason: str | None, rows: list[ParkedRow]) -> str | None:
     if len(rows) < LISTED:
         return None
     wanted = {"stage": stage, **({} if reason is None else {"reason": reason}), "after": rows[-1].name}

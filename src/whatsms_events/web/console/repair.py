@@ -70,6 +70,7 @@ class RunRow:
     info: RunInfo
     progress: ShownProgress
     report: ShownReport
+    unread: int = 0
 
     @property
     def state(self) -> str:
@@ -79,10 +80,10 @@ class RunRow:
         return "stopped" if self.info.stopped_by is not None else "finished"
 
     @property
-    def done(self) -> tuple[int, int]:
-        """Return how many items are done, and of how many as far as anybody knows."""
+    def done(self) -> tuple[int, int, int]:
+        """Return how many items are read, how many are compared too, and of how many as far as anybody knows."""
         whole = max(self.progress.expected, self.info.remaining)
-        return whole - self.info.remaining, whole
+        return whole - self.unread, whole - self.info.remaining, whole
 
     @property
     def found(self) -> int:
@@ -152,7 +153,9 @@ class RepairPage:
         return found
 
     async def _runs(self, tenant_id: str) -> list[RunRow]:
-        return [_row(one) for one in await self._reports.runs(tenant_id, RUNS_SHOWN)]
+        infos = await self._reports.runs(tenant_id, RUNS_SHOWN)
+        unread = await self._reports.unread(infos[0].run.number) if infos and infos[0].finished_at is None else 0
+        return [_row(one, unread if one.finished_at is None else 0) for one in infos]
 
     async def _run(self, visit: Visit) -> web.Response:
         asked = parameters(visit.request, "tenant", "run", "entity", "kind", "after")
@@ -215,12 +218,12 @@ class RepairPage:
         return visit.back(self.path, said)
 
 
-def _row(info: RunInfo) -> RunRow:
+def _row(info: RunInfo, unread: int) -> RunRow:
     try:
         report = _reports.decode(info.report or b"null") or ShownReport()
     except msgspec.MsgspecError:  # another release's
         report = ShownReport()
-    return RunRow(info, shown_progress(info.run.progress), report)
+    return RunRow(info, shown_progress(info.run.progress), report, unread)
 
 
 def _tenant(visit: Visit, asked: Mapping[str, str]) -> tuple[str, ConsoleTenant]:

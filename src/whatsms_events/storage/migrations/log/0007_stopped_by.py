@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006_stopped_by"
-down_revision = "0005_seals"
+revision = "0007_stopped_by"
+down_revision = "0006_retention"
 branch_labels = None
 depends_on = None
 
