@@ -111,9 +111,16 @@ def _difference(text: str) -> Mapping[str, Any]:
     return {"slug": text, "entity": "ticket", "id": text, "run": text, "difference": found}
 
 
+def _live(text: str) -> Mapping[str, Any]:
+    asked = dict.fromkeys(("tenant", "type", "ticket"), text)
+    lists = {"tenants": (text,), "types": (text,)}
+    return {**lists, "asked": asked, "feed": text, "trouble": "", "ended": text, "rows": 200}
+
+
 CONTEXTS: Final[Mapping[str, Context]] = {
     "now.html": _now,
     "now_piece.html": _now,
+    "live.html": _live,
     "refused.html": lambda text: {"title": text, "sentence": text},
     "sign_in.html": lambda text: {"to": text, "wrong": text},
     "parked.html": _parked,

@@ -48,7 +48,7 @@ TAGS = {
     *("html", "head", "meta", "title", "link", "script", "body", "header", "nav", "main", "section", "article", "div"),
     *("h1", "h2", "h3", "p", "a", "ul", "ol", "li", "dl", "dt", "dd", "span", "bdi", "strong", "small", "br", "code"),
     *("pre", "time", "form", "input", "label", "button", "select", "option", "table", "caption", "thead", "tbody"),
-    *("tr", "th", "td", "figure", "figcaption", "svg", "line", "rect"),
+    *("tr", "th", "td", "figure", "figcaption", "svg", "line", "rect", "noscript"),
 }
 """Every element that our own templates have; add one where a page needs it."""
 
