@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0007_stopped_by"
-down_revision = "0006_retention"
+revision = "0008_stopped_by"
+down_revision = "0007_erasure"
 branch_labels = None
 depends_on = None
 
