@@ -190,21 +190,21 @@ async def test_one_process_blanks_at_a_time(bench: Bench, database_url: str) -> 
 
 
 async def test_it_rests_so_that_others_can_append(bench: Bench) -> None:
-    """After a piece nothing is done for nine times as long as it took; where nothing is due, for a minute."""
+    """After a piece nothing is done although more is due; then the next piece is; where nothing is, a minute passes."""
     await bench.append(*[40.0] * 9)
     await bench.applied(9)
-    looks = iter([0.0, 0.0, 2.0, 19.9, 20.1, 20.1, 22.1, 40.0, 41.0, 41.0, 42.0, 101.0])
-    working = Retention(
-        bench.log,
-        bench.tables,
-        THIRTY,
-        prefix=None,
-        now=lambda: NOW,
-        monotonic=lambda: next(looks),
-        pace=BlankingPace(rows=5),
-    )
-    done = [await working.run_once() for _ in range(6)]
-    assert done == [5, 0, 4, 0, 0, 0], "two seconds' work and eighteen of rest; then a look at nothing"
+    working = bench.retention(rows=5)
+    assert [await working.run_once() for _ in range(3)] == [5, 0, 0]
+    bench.time += 30
+    assert [await working.run_once() for _ in range(3)] == [4, 0, 0]
+    bench.time += 30
+    assert await working.run_once() == 0
+    await bench.append(40)
+    await bench.applied(10)
+    bench.time += 30
+    assert await working.run_once() == 0
+    bench.time += 31
+    assert await working.run_once() == 1
     assert await bench.whole() == []
 
 

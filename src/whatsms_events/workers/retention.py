@@ -2,11 +2,13 @@
 
 Theory of operation. One process at a time blanks (the role lock BLANKING, which a copy of the log and `forget` take
 too), one piece at a time, and gives the lock back after each piece. A piece of the log is taken only up to where the
-relay has published and the projection has applied. After a piece it rests for nine times as long as the piece took, so
-that those who append have nine tenths of the time. At the end of a spell the files of SQLite are scrubbed; that of the
-projection is written anew where texts were blanked, since rows that grow leave copies of themselves in it.
+relay has published and the projection has applied. After a piece it rests for nine times as long as the piece kept
+others from appending, so that these have nine tenths of the time. At the end of a spell the files of SQLite are
+scrubbed; that of the projection is written anew where texts were blanked, since rows that grow leave copies of
+themselves in it.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +34,7 @@ log = structlog.get_logger()
 
 PIECE_ROWS: Final = 1000
 REST: Final = 9.0
-"""Rest after a piece, in the time that the piece took."""
+"""Rest after a piece, in the time for which it held the log; the time for which it waited for the log is nobody's."""
 
 LOOK_S: Final = 60.0
 """How often is looked whether something is due."""
@@ -106,6 +108,7 @@ class Retention:
         self._active = False
         self._due_at = 0.0
         self._pause_s = 0.0
+        self._held_s = 0.0
         self._kept = False
         self._rewrite = False
 
@@ -118,7 +121,7 @@ class Retention:
         """Blank a piece where it is time and something is due, and return how many rows that were."""
         if self._monotonic() < self._due_at:
             return 0
-        started, self._pause_s = self._monotonic(), 0.0
+        self._held_s, self._pause_s = 0.0, 0.0
         self._active = await self._lock.take()
         try:
             done = await self._piece() if self._active else 0
@@ -126,9 +129,8 @@ class Retention:
                 await self._end_spell()
         finally:
             await self._lock.release()
-        spent_s = self._monotonic() - started
-        rest_s = max(self._pace.rest * spent_s, self._pause_s) if done else self._pace.look_s
-        self._due_at = started + spent_s + rest_s
+        rest_s = max(self._pace.rest * self._held_s, self._pause_s) if done else self._pace.look_s
+        self._due_at = self._monotonic() + rest_s
         return done
 
     async def look(self) -> None:
@@ -145,12 +147,17 @@ class Retention:
         for group in self._in_log:
             if done := await self._blank(group, now):
                 return done
+        clock = asyncio.get_running_loop().time
+        began = clock()
         for group, product in self._expiring:
             if done := await product.expire(group, now):
+                self._held_s = clock() - began
                 self._count(group.kind, done)
                 return done
         if self._of_texts and self._monotonic() >= self._pass.due_at:
-            return await self._blank_texts(now)
+            done = await self._blank_texts(now)
+            self._held_s = clock() - began
+            return done
         return 0
 
     async def _blank_texts(self, now: datetime) -> int:
@@ -181,7 +188,9 @@ class Retention:
         found = sweep(rows, place, group, now, size_limit=self._pace.size_bytes)
         if found.place == place:
             return 0
-        self._count(group.kind, await self._places.take(group, found, now))
+        taken = await self._places.take(group, found, now)
+        self._held_s = taken.held_s
+        self._count(group.kind, taken.rows)
         return sum(row.position <= found.place.through for row in rows)
 
     async def _taken(self) -> int:

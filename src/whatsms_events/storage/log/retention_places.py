@@ -1,6 +1,8 @@
 """This module keeps how far retention is in the log, and blanks a piece together with moving on."""
 
+import asyncio
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import delete, select
@@ -10,6 +12,14 @@ from whatsms_events.domain.retention import Group, Place, Sweep
 from whatsms_events.storage.database import Database, insert
 from whatsms_events.storage.log.blanking import blank_rows
 from whatsms_events.storage.tables import retention
+
+
+@dataclass(frozen=True, slots=True)
+class TakenPiece:
+    """How many rows of a piece had anything, and for how long, in seconds, it kept others from appending."""
+
+    rows: int
+    held_s: float
 
 
 class RetentionPlaces:
@@ -25,8 +35,9 @@ class RetentionPlaces:
         async with self._database.read() as connection:
             return {row.term: Place(row.through, row.left_at, row.left_due) for row in await connection.execute(query)}
 
-    async def take(self, group: Group, sweep: Sweep, now: datetime) -> int:
-        """Blank what is due and move the place, in one transaction; return how many rows had anything."""
+    async def take(self, group: Group, sweep: Sweep, now: datetime) -> TakenPiece:
+        """Blank what is due and move the place, in one transaction."""
+        clock = asyncio.get_running_loop().time
         changes = {
             "through": sweep.place.through,
             "left_at": sweep.place.left_at,
@@ -34,10 +45,11 @@ class RetentionPlaces:
             "updated_at": to_micros(now),
         }
         async with self._database.write() as connection:
+            began = clock()
             blanked = await blank_rows(connection, sweep.due, data=group.kind == "data")
             move = insert(connection, retention).values(term=group.key, kind=group.kind, **changes)
             await connection.execute(move.on_conflict_do_update(index_elements=["term"], set_=changes))
-        return blanked
+        return TakenPiece(blanked, clock() - began)
 
     async def keep(self, keys: Collection[str]) -> None:
         """Forget the places of all other groups: where one comes back, its rows are looked at again."""
