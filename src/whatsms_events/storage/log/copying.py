@@ -23,7 +23,20 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, LargeBinary, Select, Table, Text, func, insert, literal, select, text, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    LargeBinary,
+    Select,
+    Table,
+    Text,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+    tuple_,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.retention import KeptRow
@@ -32,9 +45,13 @@ from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.blanking import Blanking
 from whatsms_events.storage.log.moving import SHUT, Moving
 from whatsms_events.storage.role_lock import RoleLock
+from whatsms_events.storage.scrubbing import scrub
 from whatsms_events.storage.tables import backfill_run, event_log, log, seal
 
 BATCH_ROWS: Final = 1000
+TOLD: Final = 100
+"""Rows whose data are compared at a time."""
+
 BATCH_BYTES: Final = 8 * 1024 * 1024
 """Of one batch, in the text and bytes of its rows; one row at least."""
 
@@ -109,15 +126,38 @@ class LogCopy:
         await self._blanking.release()
 
     async def _blank_what_was(self) -> None:
-        """Blank the rows of the target that were blanked in the source since they were copied."""
-        rows, copied, after = Blanking(self._source), Blanking(self._target), 0
+        """Blank the rows of the target that were blanked in the source since they were copied.
+
+        Of a row without bytes the data may be others than were copied: what somebody who was forgotten left of them.
+        """
+        rows, copied, after, changed = Blanking(self._source), Blanking(self._target), 0, 0
         through = await _last(self._target, event_log)
         while some := await rows.rows(after, through, BATCH_ROWS):
+            there = {row.position: row for row in await copied.rows(some[0].position - 1, through, BATCH_ROWS)}
             after = some[-1].position
-            there = {row.position: row for row in await copied.rows(some[0].position - 1, after, BATCH_ROWS)}
             for data in (False, True):
                 gone = [row.position for row in some if _lost(row, there.get(row.position), data=data)]
-                await copied.blank(gone, data=data)
+                changed += await copied.blank(gone, data=data)
+            changed += await self._tell_again([row.position for row in some if row.has_data and not row.has_raw])
+        if changed:
+            await scrub(self._target)
+
+    async def _tell_again(self, positions: Sequence[int]) -> int:
+        """Let these rows of the target have the data that the source has now; return how many had others."""
+        changed = 0
+        for start in range(0, len(positions), TOLD):
+            some = event_log.c.position.in_(positions[start : start + TOLD])
+            query = select(event_log.c.position, event_log.c.data).where(some)
+            async with self._source.read() as connection:
+                told = {row.position: row.data for row in await connection.execute(query)}
+            async with self._target.write() as connection:
+                held = {row.position: row.data for row in await connection.execute(query)}
+                for position in held.keys() & told.keys():
+                    if held[position] != told[position]:
+                        mine = update(event_log).where(event_log.c.position == position)
+                        await connection.execute(mine.values(data=told[position]))
+                        changed += 1
+        return changed
 
     async def _expect_same_last(self) -> None:
         """Raise IntegrityError where the target's last row or last seal is not the source's at the same place.
@@ -211,11 +251,13 @@ class LogCopy:
 
 
 def _is_same(source: CopiedRow | None, target: CopiedRow | None, table: Table) -> bool:
-    """Tell whether two rows are the same; what is blanked in the source may be in the target still."""
+    """Tell whether two rows are the same, but for what is blanked in the source and may be in the target still."""
     if source is None or target is None or table is not event_log:
         return source == target
-    pairs = zip(table.c, source, target, strict=True)
-    return all(mine == other or (mine is None and column.name in ("raw", "data")) for column, mine, other in pairs)
+    wanted, copied = (dict(zip((column.name for column in table.c), row, strict=True)) for row in (source, target))
+    loose = {"raw", "data"} if wanted["raw"] is None else set()
+    loose |= {"data"} if wanted["data"] is None else set()
+    return all(one == copied[name] for name, one in wanted.items() if name not in loose)
 
 
 def _lost(row: KeptRow, copied: KeptRow | None, *, data: bool) -> bool:
