@@ -30,6 +30,7 @@ EMPTY: Final = {
     "pipeline: How late Kafka is-A": "nothing waits for Kafka, but for moments",
     "pipeline: Rows skipped-A": "no relay was killed while it published",
     "privacy: Blanked by retention-A": "nothing is so old that its days are over",
+    "privacy: Age of the oldest that has an end-A": "it is looked at once a minute, first before anything was there",
 }
 """Queries that find nothing while the service of this test works well, with the reason."""
 
