@@ -40,7 +40,7 @@ def test_a_row_is_over_when_its_last_text_is() -> None:
         (shown(created_at=OLD, updated_at=YOUNG), None, True),  # edited since
         (shown(), held(OLD), False),  # it was blanked here
         (shown(), held(YOUNG), True),  # null, since somebody said so
-        (shown(created_at=YOUNG), held(OLD), False),
+        (shown(created_at=OLD, updated_at=YOUNG), held(OLD), True),  # blanked here, and changed since
         (shown(), held(OLD, body="text"), True),  # not blanked yet
         (shown(), None, True),
     ],

@@ -37,13 +37,14 @@ def is_over(table: Table, row: Row, cutoff: int) -> bool:
 def still_told(entity: Entity, payload: _Told, row: Row | None, cutoff: int) -> _Told:
     """Return what an answer shows without texts that are over: of an old thing, or blanked in the row that is held.
 
-    Otherwise each reconcile would find that they are missing here, and bring them back.
+    Otherwise each reconcile would find that they are missing here, and bring them back. A thing that changed lately may
+    show a new text, so what it shows is taken.
     """
     shown = getattr(payload, entity)
     names = [name for name in TEXTS.get(entity, ()) if getattr(shown, name) not in (UNSET, None)]
     own = next((one for one in (shown.updated_at, shown.created_at) if isinstance(one, datetime)), None)
-    old = own is not None and to_micros(own) <= cutoff
-    if not names or not (old or (row is not None and _blanked(names, row, cutoff))):
+    old = to_micros(own) <= cutoff if own is not None else row is not None and _blanked(names, row, cutoff)
+    if not names or not old:
         return payload
     return msgspec.structs.replace(payload, **{entity: msgspec.structs.replace(shown, **dict.fromkeys(names, UNSET))})
 

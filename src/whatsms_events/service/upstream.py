@@ -164,7 +164,7 @@ class Upstream:
             event_log=EventLog(self._log),
             submit=submit,
             lock=lock,
-            plan=replace(plan, texts_s=86_400 * days),
+            plan=replace(plan, texts_s=plan.texts_s or 86_400 * days),
             now=self._now,
             last_accepted=accepted,
         )
