@@ -208,6 +208,21 @@ async def test_it_rests_so_that_others_can_append(bench: Bench) -> None:
     assert await bench.whole() == []
 
 
+async def test_a_rest_has_an_end(bench: Bench) -> None:
+    """However long a piece held the log, as beside a door that is saturated, the next one comes after two seconds."""
+    await bench.append(*[40.0] * 9)
+    await bench.applied(9)
+    pace = BlankingPace(rows=5, rest=1e9, rest_limit_s=2)
+    working = Retention(
+        bench.log, bench.tables, THIRTY, prefix=None, now=lambda: NOW, monotonic=lambda: bench.time, pace=pace
+    )
+    done = []
+    for time in (0, 1.9, 2.1):
+        bench.time = time
+        done.append(await working.run_once())
+    assert done == [5, 0, 4]
+
+
 async def test_a_blanked_log_is_still_proven(bench: Bench) -> None:
     """`log verify` checks seals, chain and hashes of a log whose rows are blanked, and says how many are."""
     await bench.append(*[40.0] * 5, 1)

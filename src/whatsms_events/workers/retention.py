@@ -36,6 +36,9 @@ PIECE_ROWS: Final = 1000
 REST: Final = 9.0
 """Rest after a piece, in the time for which it held the log; the time for which it waited for the log is nobody's."""
 
+REST_LIMIT_S: Final = 2.0
+"""Beside a door that is saturated a piece takes as long as the others let it: it must still come to an end."""
+
 LOOK_S: Final = 60.0
 """How often is looked whether something is due."""
 
@@ -57,6 +60,7 @@ class BlankingPace:
     rows: int = PIECE_ROWS
     size_bytes: int = PIECE_BYTES
     rest: float = REST
+    rest_limit_s: float = REST_LIMIT_S
     look_s: float = LOOK_S
     texts: int = TEXT_ROWS
     fence_s: float = FENCE_S
@@ -129,7 +133,8 @@ class Retention:
                 await self._end_spell()
         finally:
             await self._lock.release()
-        rest_s = max(self._pace.rest * self._held_s, self._pause_s) if done else self._pace.look_s
+        held_s = min(self._pace.rest * self._held_s, self._pace.rest_limit_s)
+        rest_s = max(held_s, self._pause_s) if done else self._pace.look_s
         self._due_at = self._monotonic() + rest_s
         return done
 
