@@ -40,6 +40,8 @@ from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.person import People
+from whatsms_events.storage.privacy import PrivacyCounts
 from whatsms_events.storage.reads import Queries
 from whatsms_events.storage.repair.reports import Options, Reports
 from whatsms_events.storage.repair.runs import Checkpoints
@@ -47,8 +49,10 @@ from whatsms_events.storage.trace import EventFacts, Traces
 from whatsms_events.web import api, app, receiver
 from whatsms_events.web.access import Access
 from whatsms_events.web.documents import ContractFiles
+from whatsms_events.web.export import PersonExport
 from whatsms_events.web.feed import Feed
 from whatsms_events.web.health import Health
+from whatsms_events.web.privacy import PrivacyReport
 from whatsms_events.web.rejects import Rejects
 from whatsms_events.web.running import RunningSettings
 from whatsms_events.web.trace import Tracing
@@ -198,6 +202,8 @@ def routes() -> set[str]:
         RunningSettings(lambda _salt: {}),
         Tracing(nothing, nothing, nothing, {}),
         Feed(nothing, nothing, {}, ()),
+        PersonExport(nothing, nothing, nothing, {}),
+        PrivacyReport(nothing, nothing, {}, nothing),
         ContractFiles({}),
         Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool),
     )
@@ -214,8 +220,11 @@ OF_ENTITIES = {"Tickets", "Messages", "Contacts", "Campaigns"}
 TOLD = {"raw": "1", "find": "x"}
 """Parameters that are given, since an answer has less without them, or is refused."""
 
-OPAQUE = {"data", "extra_info", "settings"}
-"""Fields that hold what the vendor's users made, and the settings, which have a page of their own."""
+OPAQUE = {"data", "extra_info", "settings", "content", "shown"}
+"""Fields that hold what the vendor or its users made, and the settings, which have a page of their own."""
+
+ROWS_WITHIN = ("contacts", "tickets", "messages")
+"""What stands in the export of a person as it does in its own list."""
 
 SAMPLES: dict[str, object] = {
     "tenant": "tenant-1",
@@ -224,6 +233,7 @@ SAMPLES: dict[str, object] = {
     "sha256": bytes(32),
     "versions": '{"body":[0,1,3,true],"gone":[0,2,3,false]}',
     "data": '{"message":{"id":"x"}}',
+    "raw": b'{"contact":{"id":"x"}}',
     "content": '{"body":"a","media_type":"b","deleted":false}',
     "extra_info": '[{"name":"a","value":"b"}]',
 }
@@ -251,7 +261,7 @@ def filled(table: Table) -> dict[str, object]:
 async def fill(log: Database, projection: Database) -> None:
     """Leave one of everything that the read API shows, a run that has finished and one that has not."""
     for database, names in (
-        (log, (tables.event_log, tables.redelivery, tables.parked_delivery)),
+        (log, (tables.event_log, tables.redelivery, tables.parked_delivery, tables.erasure)),
         (projection, (tables.ticket, tables.message, tables.message_revision, tables.contact, tables.campaign)),
         (projection, (tables.parked_event,)),
     ):
@@ -294,7 +304,12 @@ async def filled_api(tmp_path: Path, aiohttp_client: AiohttpClient) -> AsyncIter
     rejects.keep("shop", make_mocked_request("POST", "/webhooks/shop"), b"{}", "wrong")
     tracing = Tracing(Traces(log, projection), no_kafka, Queries(log, projection), {"shop": "tenant-1"})
     feed = Feed(Queries(log, projection), EventLog(log), {"shop": "tenant-1"}, ())
-    yield await aiohttp_client(app.private_app(Access([]), health, rejects, running, tracing, feed, reading))
+    people = People(log, projection)
+    exports = PersonExport(people, EventLog(log), Queries(log, projection), {"shop": "tenant-1"})
+    counts = PrivacyCounts(log, projection)
+    privacy = PrivacyReport(counts, Queries(log, projection), {"shop": "tenant-1"}, lambda _tenant, _at: {})
+    parts = (health, rejects, running, tracing, feed, exports, privacy, reading)
+    yield await aiohttp_client(app.private_app(Access([]), *parts))
     feed.stop()
     await projection.close()
     await log.close()
@@ -353,6 +368,9 @@ async def test_the_page_has_every_field_that_an_answer_has(filled_api: Client) -
             if answer.content_type != "application/json":
                 continue
             shown = await answer.json()
+        for name in ROWS_WITHIN if path.endswith("/export") else ():
+            assert shown[name], name
+            shown[name] = []
         if "next" in shown:
             assert shown.pop("next") is None or path == "/api/v1/events"
             (plural,) = (name for name, value in shown.items() if isinstance(value, list))

@@ -242,7 +242,8 @@ NOT_NAMES: Final = {
     *("max.message.bytes", "isolation.level", "transactional.id", "thing.happened", "data.message"),
 }
 FIELDS: Final = re.compile(
-    r"(ack|user|queue|options|progress|report|revisions|door|matches|delivery|log|record|tables|thing|tickets|counts|parts)\."
+    r"(ack|user|queue|options|progress|report|revisions|door|matches|delivery|log|record|tables|thing|tickets|counts|parts"
+    r"|events|parked_deliveries|parked_events|comparisons|tenants)\."
 )
 """Fields within fields, as the page about the read API names them, and details of `/readyz`."""
 
@@ -261,7 +262,7 @@ def test_each_dotted_name_is_something() -> None:
                 assert importlib.import_module(dotted)
                 continue
             known = dotted.removeprefix("pt.whatsms.") in settings | topics | types | NOT_NAMES | set(LINES)
-            file = dotted.rpartition(".")[2] in {"toml", "md", "py", "db", "svg", "json"}
+            file = dotted.rpartition(".")[2] in {"toml", "md", "py", "db", "svg", "json", "html", "txt"}
             member = dotted.startswith(("client.", "error.", "page.", "agents.", "msgspec."))
             assert known or file or member or FIELDS.match(dotted), f"{name}: {dotted}"
     assert all(met & kind for kind in (settings, topics, types, set(LINES)))

@@ -7,7 +7,7 @@ from typing import Final
 
 from deploy.grafana.overview import BEHIND, LATE, OLDEST, OVERVIEW, POSITIONS, SIGNATURES, TURNS
 from deploy.grafana.panels import Board, Row, Word, bars, graph, states, text
-from deploy.grafana.queries import Query, age, counted, latest, mean, quantile, quantiles, rate
+from deploy.grafana.queries import Query, age, counted, latest, left, mean, quantile, quantiles, rate
 
 from whatsms_events import metrics as m
 
@@ -285,14 +285,10 @@ BACKFILL_BOARD: Final = Board(
     ),
 )  # fmt: skip
 
-TO_COME: Final = """
-What is held of people, where, and who can see it: `docs/privacy.md`.
+ABOUT_PEOPLE: Final = """
+What is held of people, where, who can see it, and how it goes: `docs/privacy.md`.
 
-**This board shows what exists today:** how much is held, what is kept although it was not understood, and what is held
-here although the vendor no longer shows it.
-
-**There are no figures yet** for what the service does not do yet: erasing one person,
-exporting what is held of one, and who read personal data. They come with the commands that do it.
+By tenant and place, with what is due to go: `privacy report`.
 """
 
 PRIVACY: Final = Board(
@@ -301,7 +297,8 @@ PRIVACY: Final = Board(
     "What is held of people, and what of it should not be held any more.",
     (
         Row("What is held", (
-            text("What this board shows", TO_COME.strip(), "What exists today, and what does not yet.", "Watch it"),
+            text("What this board shows", ABOUT_PEOPLE.strip(),
+                 "Where to read on, and which command says more.", "Watch it"),
             graph("Events held", "short", latest(m.LOG_END).named("events"),
                   "Positions of the log. Each has the exact bytes of a delivery with names and texts, until its days "
                   "are over: none is removed, so it only grows.",
@@ -309,6 +306,15 @@ PRIVACY: Final = Board(
             graph("Events a second that are kept", "ops", rate(m.APPENDED, "type"),
                   "How fast it grows, and with what: message.* has texts, contact.* has names and numbers.",
                   "Back it up"),
+        )),
+        Row("Of how many people", (
+            graph("People", "short", latest(m.HELD_PEOPLE, "tenant"),
+                  "Contacts that are no group, and of which a name or a number is held; a million at most.",
+                  "Somebody asks what you hold of them"),
+            graph("Held in each place", "short", latest(m.HELD_ROWS, "place", operation="sum"),
+                  "Rows in each place: of a large log an estimate, elsewhere exact up to a million. privacy report "
+                  "says it by tenant, with what is due to go.",
+                  "Somebody asks what you hold of them"),
         )),
         Row("What is kept although nobody may need it", (
             graph("Kept unread at the door", "ops", rate(m.PARKED, "reason", stage="door"),
@@ -324,6 +330,13 @@ PRIVACY: Final = Board(
                   "Explain a refused signature"),
         )),
         Row("Who was forgotten", (
+            graph("People forgotten", "short", latest(m.FORGOTTEN_PEOPLE, "tenant"),
+                  "Contacts that were forgotten. privacy report names them by their ids.",
+                  "Somebody asks to be forgotten"),
+            graph("How long Kafka still has them", "s", left(m.FORGOTTEN_KAFKA_UNTIL, "tenant"),
+                  "Until the topics surely have nothing any more of the last person who was forgotten. It counts down "
+                  "to zero. Where a topic keeps for ever there is no end to name.",
+                  "Somebody asks to be forgotten"),
             graph("Blanked when it came late", "ops", rate(m.SUPPRESSED, "type"),
                   "Events and parked deliveries a second that told something old of somebody who was forgotten. A "
                   "few are retries. Many for long: the vendor still has the person, and tells of them.",

@@ -88,6 +88,12 @@ def age(metric: Gauge, *by: str) -> Query:
     return Query(f"time() - {grouped('max', by, f'{chosen(metric)} > 0')}", legend_of(by) or "all")
 
 
+def left(metric: Gauge, *by: str) -> Query:
+    """Ask how long it is until a point of time; 0, which means that there is none, is left out."""
+    until = grouped("max", by, f"{chosen(metric)} > 0")
+    return Query(f"clamp_min({until} - time(), 0)", legend_of(by) or "all")
+
+
 def quantile(metric: Histogram, share: float, legend: str, *by: str, **matchers: str) -> Query:
     """Ask below which value so large a share was."""
     inner = f"rate({chosen(metric, '_bucket', **matchers)}[{WINDOW}])"

@@ -58,7 +58,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           shadow, swap: a second projection beside it, and how it takes its place
         repair/                           runs, looks, reports of every backfill run: how far it got, what it found
         trace                             what is known of one event or one thing, by any name
-        person                            all that is held of one person
+        person, privacy                   all that is held of one person; how much is held of all
         backup                            the SQLite files, copied while they are written to
         scrubbing, expiry                 nothing of what was blanked stays in SQLite's files; by-products with an end
         reads, audit                      what the read API asks; what the demo compares
@@ -80,6 +80,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         running                           the settings that the process works with, for `config diff`
         trace, trace_view, trace_words    all that is known of one event or one thing, as JSON and in words
         feed, tail                        events as they come; the end of the log, read once for all readers
+        export, privacy                   all that is held of one person; how much is held of all
         senders                           what was committed of one tenant -> alarms
         api, questions, views, health     the read API and its JSON; livez, readyz, metrics
         documents                         the contracts for machines, and a page about them
@@ -131,9 +132,10 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         start, supervisor, standings      waiting for databases; repeating and stopping; which role stands still
     cli/            app: every command by its name; options, running
         serve, config, difference, db, backup, topics, events, trace, log, parked, verify, twin, completion, secrets
-        forget, suppressions              erase a person; keep them erased after a restore
+        forget, suppressions, privacy     erase a person; keep them erased after a restore; what is held
         progress                          how far a long command is
         demo/                             commands, play, settings, truth, repair, view
+        export/                           commands; folder: how it is written; page: for a person to read
         backfill/                         commands, foreground, view
         replay/                           commands, options, stage; projection, topics: its two targets; view
 """

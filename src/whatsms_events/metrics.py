@@ -135,6 +135,29 @@ RETENTION_BEHIND = Gauge(
     "relay or a consumer that is behind, and the promise to forget is broken.",
     ["kind"],
 )
+HELD_PEOPLE = Gauge(
+    "whatsms_events_held_people",
+    "Of how many people something is held: contacts that are no group and have a name or a number; a million at most. "
+    "Counted every ten minutes or so. It only grows, unless people are forgotten.",
+    ["tenant"],
+)
+HELD_ROWS = Gauge(
+    "whatsms_events_held_rows",
+    "How much is held of people in each place: of a large log an estimate, elsewhere exact up to a million. Counted "
+    "every ten minutes or so. Growing where `retention` has an end: it is behind.",
+    ["tenant", "place"],
+)
+FORGOTTEN_PEOPLE = Gauge(
+    "whatsms_events_forgotten_people",
+    "How many contacts were forgotten, by tenant. It never falls.",
+    ["tenant"],
+)
+FORGOTTEN_KAFKA_UNTIL = Gauge(
+    "whatsms_events_forgotten_kafka_until_timestamp_seconds",
+    "When the topics surely have nothing any more of the last person who was forgotten; 0 where nobody was, or no "
+    "topic holds anything. `x - time()` counts down, and below zero Kafka has forgotten everybody.",
+    ["tenant"],
+)
 FREE_BYTES = Gauge(
     "whatsms_events_free_bytes",
     "Free bytes of the disk that the log's SQLite file is on; NaN with PostgreSQL, whose disk this process does not "

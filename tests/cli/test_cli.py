@@ -40,6 +40,8 @@ OWN_OPTIONS = {
     "events tail": {"--after", "--tenant", "--type", "--json"},
     "backup": {"--to"},
     "trace": {"NAME", "--tenant", "--kind", "--reach", "--json"},
+    "privacy report": {"--tenant", "--json"},
+    "export": {"--contact", "--out", "--tenant"},
     "log verify": {"--after", "--through", "--head", "--json"},
     "log copy": {"--to", "--finish", "--take-back", "--password-file", "--tls", "--tls-ca-file"},
     "parked list": {"--stage", "--reason", "--limit"},

@@ -26,6 +26,7 @@ from test_metrics import misbehave, produce, tell
 GRAFANA: Final = DEPLOY / "grafana" / "provisioning"
 
 EMPTY: Final = {
+    "privacy: How long Kafka still has them-A": "nobody was forgotten",
     "overview: How late Kafka is-A": "nothing waits for Kafka, but for moments",
     "pipeline: How late Kafka is-A": "nothing waits for Kafka, but for moments",
     "pipeline: Rows skipped-A": "no relay was killed while it published",

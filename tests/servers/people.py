@@ -7,7 +7,7 @@ import asyncio
 import gzip
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -39,6 +39,11 @@ ANAS_NUMBER: Final = "351910000731"
 _ANA: Final = {"id": ANA, "name": "Ana Canario", "number": ANAS_NUMBER, "email": "ana@canary.example"}
 _RUI: Final = {"id": RUI, "name": "Rui Other", "number": "351910000900"}
 _GROUP: Final = {"id": GROUP, "name": "Obra Norte", "number": "120363041234567890", "isGroup": True}
+
+FOR_EVER: Final[Mapping[str, Mapping[str, object]]] = {
+    "retention": {"parked_days": 0, "items_days": 0, "drift_days": 0}
+}
+"""Settings of a service that the story is told to: it is old, and what has an end would be removed at once."""
 
 DELIVERIES: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     "ana": (TENANT, "contact.created", {"contact": _ANA}),

@@ -49,8 +49,8 @@ async def test_a_person_is_found_by_id_and_by_number(told: Story) -> None:
     nobody = await people.person(TENANT, "nobody")
     assert nobody == Person(TENANT, frozenset({"nobody"}), frozenset({"nobody"}), known=False)
     async with told.projection.write() as connection:
-        row = {"tenant": TENANT, "id": "old", "number": ANAS_NUMBER, "known": True, "doubtful": False, "versions": "{}"}
-        await connection.execute(insert(contact).values(row))
+        row = {"tenant": TENANT, "id": "old", "number": f"+{ANAS_NUMBER}", "digits": ANAS_NUMBER, "versions": "{}"}
+        await connection.execute(insert(contact).values(**row, known=True, doubtful=False))
     for named in (ANA, "old", ANAS_NUMBER):
         assert (await people.person(TENANT, named)).contacts == {ANA, "old"}
 

@@ -1,4 +1,4 @@
-"""Each command of the runbook is given by a test, or stands in the closed list here with the reason."""
+"""Each command of the runbook and the page on privacy is given by a test, or stands in the closed list with why."""
 
 import ast
 from pathlib import Path
@@ -35,6 +35,8 @@ GIVEN: Final = {
     "whatsms-events forget": FORGET,
     "whatsms-events suppressions": FORGET,
     "whatsms-events trace": "cli/test_trace.py::test_an_event_is_followed_by_its_id_its_hash_and_what_it_is_about",
+    "whatsms-events privacy report": "cli/test_privacy.py::test_the_report_says_what_is_held_and_names_nobody",
+    "whatsms-events export": "cli/export/test_export.py::test_a_person_is_exported_beside_a_running_service",
     "whatsms-events parked": PARKED,
     "whatsms-events parked list --config whatsms.toml --stage fold": (
         "cli/test_parked.py::test_parked_events_are_seen_to_like_parked_deliveries"
@@ -61,7 +63,7 @@ NOT_GIVEN: Final = {
 }
 """The closed list: how a command begins, the test that stands for it, and why."""
 
-RUNBOOK: Final = sorted({line for page, line in lines() if page == "docs/operate.md"})
+RUNBOOK: Final = sorted({line for page, line in lines() if page in ("docs/operate.md", "docs/privacy.md")})
 
 
 @pytest.mark.parametrize("line", RUNBOOK, ids=[line[:60] for line in RUNBOOK])

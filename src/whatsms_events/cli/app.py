@@ -32,6 +32,7 @@ GROUPS: Final = {
     "replay": "Read the log again with this release: new tables, or topics of their own.",
     "secrets": "Rotate webhook secrets.",
     "suppressions": "Keep people forgotten where a log is restored from a backup.",
+    "privacy": "See what is held of people.",
 }
 
 COMMANDS: Final = {
@@ -76,6 +77,10 @@ COMMANDS: Final = {
     "trace": (
         "trace:trace",
         "Say what became of an event: how it came in, where it is in log and Kafka, and what it changed in the tables.",
+    ),
+    "export": (
+        "export.commands:export",
+        "Write everything that is held of one person into a new folder: JSON, a page to read, a list of media URLs.",
     ),
     "log verify": (
         "log:verify_",
@@ -137,6 +142,10 @@ COMMANDS: Final = {
     "suppressions import": (
         "suppressions:import_",
         "Take the marks of a file into a log that was restored, and blank what it holds of the people forgotten since.",
+    ),
+    "privacy report": (
+        "privacy:report_",
+        "Say per tenant what is held of people: in which place, how much, how old, and how much of it is due to go.",
     ),
     "secrets status": (
         "secrets:status_",

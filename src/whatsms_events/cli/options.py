@@ -8,6 +8,7 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from whatsms_events.config.checks import NO_TENANTS
 from whatsms_events.config.load import load
 from whatsms_events.config.settings import Settings
 from whatsms_events.config.sources import fingerprint
@@ -46,3 +47,15 @@ class SettingsOptions:
 
 
 DEFAULTS: Final = SettingsOptions()
+
+
+def tenant_named(settings: Settings, slug: str | None) -> str:
+    """Return the slug, or that of the only tenant; raise ConfigError for an unknown one, or where it must be said."""
+    known = list(settings.tenants)
+    if slug is not None and slug not in known:
+        raise ConfigError(f"--tenant: unknown {slug}; there are {', '.join(known) or 'none'}")
+    if slug is None and not known:
+        raise ConfigError(NO_TENANTS)
+    if slug is None and len(known) > 1:
+        raise ConfigError(f"--tenant: say which of {', '.join(known)}")
+    return slug or known[0]

@@ -28,7 +28,9 @@ from whatsms_events.domain.drift import DriftKind
 from whatsms_events.domain.events import SHAPES, Entity, EventType, Origin
 from whatsms_events.domain.resources import ACK_COLUMNS, GROUPS, NAMED
 from whatsms_events.storage import tables
+from whatsms_events.storage.privacy import PLACES, Precision
 from whatsms_events.storage.repair.reports import Kind, Options
+from whatsms_events.web.export import FORMAT
 from whatsms_events.web.views import FOUND_TICKET, ShownProgress
 
 TEMPLATE: Final = "#/components/schemas/{name}"
@@ -60,6 +62,8 @@ _SECTIONS: Final[Mapping[str, str]] = {
     "ParkedDelivery": "Parked",
     "ParkedEvent": "Parked",
     "RejectedDelivery": "Rejects",
+    "PersonExport": "Everything of one person",
+    "PrivacyReport": "What is held of people",
     "RunningSettings": "Settings",
 }
 """The section of `docs/read-api.md` that tells of the fields of each component."""
@@ -101,6 +105,8 @@ def answer_components(fields: Words) -> dict[str, JsonObject]:
         **_backfills(),
         **_sent_messages(),
         "FoundConversation": _found(),
+        "PersonExport": _export(),
+        "PrivacyReport": _privacy(),
         "RejectedDelivery": row(
             {"number": INTEGER, "received_at": TIME, "reason": enum(("wrong",)), "size_bytes": INTEGER}
         ),
@@ -206,6 +212,58 @@ def _events() -> dict[str, JsonObject]:
         "raw": {"type": ["string", "null"], "contentEncoding": "base64"},
     }
     return {"LoggedEvent": row(logged), "LoggedEventInFull": row(full, optional=("raw",))}
+
+
+def _export() -> JsonObject:
+    """Return all that is held of a person: the fields of `web.export`, in which the read API's rows stand."""
+    data = {"anyOf": [*(ref(shape.__name__) for shape in SHAPES.values()), {"type": "null"}]}
+    ids = {name: nullable(TEXT) for name in ("subject", "ticket_id", "contact_id", "message_id")}
+    event = {
+        "position": INTEGER,
+        "id": IDENTIFIER,
+        "type": enum(EventType),
+        "occurred_at": nullable(TIME),
+        "received_at": TIME,
+        "origin": enum(get_args(Origin)),
+        "own": FLAG,
+        **ids,
+        "data": data,
+    }
+    delivery = {"id": IDENTIFIER, "received_at": TIME, "reason": TEXT, "readable": FLAG, "content": {}}
+    unapplied = {"source": TEXT, "at": INTEGER, "position": nullable(INTEGER), "event_id": nullable(IDENTIFIER)}
+    unapplied |= {"parked_at": TIME, "reason": TEXT, "content": {}}
+    repair = {"kind": enum(("item", "drift", "look")), "run": nullable(INTEGER), "entity": enum(get_args(Entity))}
+    repair |= {"id": TEXT, "at": nullable(TIME), "fields": listed(TEXT), "shown": listed({})}
+    return row(
+        {
+            "format": {"const": FORMAT},
+            "made_at": TIME,
+            "tenant": TEXT,
+            "tenant_id": TEXT,
+            "contact_ids": listed(TEXT),
+            "numbers": listed(TEXT),
+            "through": INTEGER,
+            "contacts": listed(ref("Contact")),
+            "tickets": listed(ref("Ticket")),
+            "messages": listed(ref("MessageInFull")),
+            "events": listed(row(event)),
+            "parked_deliveries": listed(row(delivery)),
+            "parked_events": listed(row(unapplied)),
+            "comparisons": listed(row(repair)),
+            "media_urls": listed(TEXT),
+        }
+    )
+
+
+def _privacy() -> JsonObject:
+    """Return what is held of people: the fields of `web.privacy`."""
+    precision = enum(get_args(Precision))
+    held = {"place": enum(PLACES), "rows": INTEGER, "precision": precision, "oldest_at": nullable(TIME)}
+    tenant = {"tenant": TEXT, "tenant_id": TEXT, "people": INTEGER, "people_precision": precision}
+    forgotten = {"contact_id": TEXT, "forgotten_at": TIME, "finished_at": nullable(TIME), "kafka_until": nullable(TIME)}
+    tenant |= {"held": listed(row(held | {"due": nullable(INTEGER)}))}
+    tenant |= {"forgotten_people": INTEGER, "forgotten": listed(row(forgotten))}
+    return row({"made_at": TIME, "tenants": listed(row(tenant))})
 
 
 def _parked() -> dict[str, JsonObject]:

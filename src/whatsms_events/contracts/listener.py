@@ -7,8 +7,10 @@ from typing import Any, Final
 from whatsms_events.clock import now
 from whatsms_events.web.api import Api
 from whatsms_events.web.documents import ContractFiles
+from whatsms_events.web.export import PersonExport
 from whatsms_events.web.feed import Feed
 from whatsms_events.web.health import Health
+from whatsms_events.web.privacy import PrivacyReport
 from whatsms_events.web.rejects import Rejects
 from whatsms_events.web.running import RunningSettings
 from whatsms_events.web.trace import Tracing
@@ -29,6 +31,8 @@ def private_routes() -> Iterator[tuple[str, str]]:
         ContractFiles({}),
         Tracing(nothing, nothing, nothing, {}),
         Feed(nothing, nothing, {}, ()),
+        PersonExport(nothing, nothing, nothing, {}),
+        PrivacyReport(nothing, nothing, {}, nothing),
         Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool),
     )
     for part in parts:

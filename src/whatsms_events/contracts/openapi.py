@@ -40,6 +40,8 @@ class GoodAnswer:
     media_type: str = JSON
     also: Mapping[int, JsonObject] | None = None
     """Further statuses with JSON of their own, no problems."""
+    refuses: tuple[int, ...] = ()
+    """Further statuses by which it is refused."""
 
 
 ANSWERS: Final[Mapping[str, GoodAnswer]] = {
@@ -47,6 +49,7 @@ ANSWERS: Final[Mapping[str, GoodAnswer]] = {
     "/api/v1/events/{position}": GoodAnswer(ref("LoggedEventInFull")),
     "/api/v1/parked/deliveries": GoodAnswer(page("deliveries", "ParkedDelivery")),
     "/api/v1/parked/events": GoodAnswer(page("events", "ParkedEvent")),
+    "/api/v1/privacy": GoodAnswer(ref("PrivacyReport")),
     "/api/v1/settings": GoodAnswer(ref("RunningSettings")),
     "/api/v1/stream": GoodAnswer(TEXT, "text/event-stream"),
     "/api/v1/{slug}/tickets": GoodAnswer(page("tickets", "Ticket")),
@@ -56,6 +59,7 @@ ANSWERS: Final[Mapping[str, GoodAnswer]] = {
     "/api/v1/{slug}/messages/{id}": GoodAnswer(ref("MessageInFull")),
     "/api/v1/{slug}/contacts": GoodAnswer(page("contacts", "Contact")),
     "/api/v1/{slug}/contacts/{id}": GoodAnswer(ref("Contact")),
+    "/api/v1/{slug}/contacts/{id}/export": GoodAnswer(ref("PersonExport"), refuses=(409,)),
     "/api/v1/{slug}/campaigns": GoodAnswer(page("campaigns", "Campaign")),
     "/api/v1/{slug}/campaigns/{id}": GoodAnswer(ref("Campaign")),
     "/api/v1/{slug}/conversations": GoodAnswer(
@@ -155,6 +159,7 @@ _REFUSALS: Final[Mapping[int, str]] = {
     403: "The token may not do this: `scope` names what it lacks. Or no token is set, and the request's Host is not "
     "this machine's.",
     404: "There is nothing here by that name.",
+    409: "The answer would be too large, or take too long: use the command.",
     429: "Too many wrong tokens came at a time; come again.",
     503: "The database is in trouble; come again.",
 }
@@ -205,7 +210,7 @@ def _operation(method: str, path: str, words: PathWords) -> JsonObject:
     guarded = path.startswith(GUARDED)
     reading = path.startswith("/api/")
     answered = ANSWERS[path]
-    statuses = [400, *_UNGRANTED, *([503] if reading else [])] if guarded else []
+    statuses = [400, *_UNGRANTED, *answered.refuses, *([503] if reading else [])] if guarded else []
     if "{" in path or "tenant" in words.parameters:
         statuses.append(404)
     responses: JsonObject = {"200": _answer(answered.schema, answered.media_type)}

@@ -11,7 +11,9 @@ from whatsms_events.storage.log.committer import Committer
 from whatsms_events.web.access import Access
 from whatsms_events.web.api import Api
 from whatsms_events.web.console.console import Console
+from whatsms_events.web.export import PersonExport
 from whatsms_events.web.feed import Feed
+from whatsms_events.web.privacy import PrivacyReport
 from whatsms_events.web.receiver import Receiver
 from whatsms_events.web.rejects import Rejects
 from whatsms_events.web.running import RunningSettings
@@ -30,6 +32,8 @@ class LiveParts:
     running: RunningSettings
     feed: Feed
     tracing: Tracing
+    exports: PersonExport
+    privacy: PrivacyReport
     access: Access
     observer: Observer
     console: Console
@@ -51,6 +55,8 @@ class LiveParts:
         self.feed.change(tenant_ids(settings), tokens(settings))
         self.running.change(partial(comparable, settings))
         self.tracing.change(tenant_ids(settings))
+        self.exports.change(tenant_ids(settings))
+        self.privacy.change(tenant_ids(settings))
         self.access.change(tokens(settings), open_metrics=open_metrics(settings))
         self.observer.change(*observed(settings))
         self.console.change(console_tenants(settings))

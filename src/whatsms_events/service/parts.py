@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ from whatsms_events.config.checks import kept_days
 from whatsms_events.config.render import comparable
 from whatsms_events.config.settings import Settings
 from whatsms_events.contracts.published import published
+from whatsms_events.domain.events import to_micros
 from whatsms_events.domain.normalize import record_limit_bytes
 from whatsms_events.domain.retention import KINDS, RetentionKind, RetentionTerms
 from whatsms_events.domain.scopes import SCOPES, scopes
@@ -36,6 +37,8 @@ from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.log.seals import Seals
 from whatsms_events.storage.log.suppression import HeldSuppressions
+from whatsms_events.storage.person import People
+from whatsms_events.storage.privacy import HeldPlace, PrivacyCounts
 from whatsms_events.storage.projection.apply import Projection
 from whatsms_events.storage.projection.parked import ParkedEvents
 from whatsms_events.storage.projection.retry import Retry
@@ -46,9 +49,11 @@ from whatsms_events.storage.trace import Traces
 from whatsms_events.web.access import NamedToken
 from whatsms_events.web.api import Api
 from whatsms_events.web.documents import ContractFiles
+from whatsms_events.web.export import PersonExport
 from whatsms_events.web.feed import PLACES as FEED_PLACES
 from whatsms_events.web.feed import Feed
 from whatsms_events.web.health import Check, Health
+from whatsms_events.web.privacy import QUESTION_S, Cutoffs, PrivacyReport
 from whatsms_events.web.receiver import Receiver, Tenant
 from whatsms_events.web.rejects import Rejects
 from whatsms_events.web.running import RunningSettings
@@ -243,6 +248,43 @@ def make_tracing(settings: Settings, stores: Stores) -> Tracing:
     finder = RecordFinder(stores.log, kafka_target(settings), settings.kafka.topic_prefix)
     queries = Queries(stores.log, stores.projection)
     return Tracing(Traces(stores.log, stores.projection), finder.find, queries, tenant_ids(settings))
+
+
+def make_person_export(settings: Settings, stores: Stores) -> PersonExport:
+    """Return what hands out all that is held of a person, as the command `export` does."""
+    people, queries = People(stores.log, stores.projection), Queries(stores.log, stores.projection)
+    return PersonExport(people, EventLog(stores.log), queries, tenant_ids(settings))
+
+
+def privacy_cutoffs(settings: Settings) -> Cutoffs:
+    """Return what says which times of a place are due for deletion, by tenant."""
+    terms = terms_of(settings)
+
+    def cutoffs(tenant: str, at: datetime) -> Mapping[HeldPlace, int | None]:
+        kept = {place: terms.kept(tenant, kind) for place, kind in _KIND_OF.items()}
+        return {place: None if one is None else to_micros(at - one) for place, one in kept.items()}
+
+    return cutoffs
+
+
+_KIND_OF: Final[Mapping[HeldPlace, RetentionKind]] = {
+    "log_bytes": "raw",
+    "log_data": "data",
+    "messages": "texts",
+    "revisions": "texts",
+    "parked_deliveries": "parked",
+    "parked_events": "parked",
+    "backfill_items": "items",
+    "backfill_drift": "drift",
+}
+"""What decides how long a place keeps what it has; contacts and tickets are kept for ever."""
+
+
+def make_privacy_report(settings: Settings, stores: Stores) -> PrivacyReport:
+    """Return what tells what is held of people, as the command `privacy report` does."""
+    queries = Queries(stores.log, stores.projection, timeout_s=QUESTION_S)
+    counts = PrivacyCounts(stores.log, stores.projection)
+    return PrivacyReport(counts, queries, tenant_ids(settings), privacy_cutoffs(settings))
 
 
 def make_running(settings: Settings) -> RunningSettings:

@@ -35,6 +35,8 @@ from whatsms_events.service.parts import (
     make_feed,
     make_health,
     make_observer,
+    make_person_export,
+    make_privacy_report,
     make_receiver,
     make_rejects,
     make_relay,
@@ -153,17 +155,21 @@ class Service:
         health, running = self._health(stores, start, receiver), make_running(settings)
         api, observer = make_api(settings, stores), make_observer(settings, stores)
         tracing, contracts = make_tracing(settings, stores), make_contracts()
-        feed = make_feed(settings, stores)
+        feed, exports = make_feed(settings, stores), make_person_export(settings, stores)
+        privacy = make_privacy_report(settings, stores)
         access = Access(tokens(settings), open_metrics=open_metrics(settings))
         verbs = repair_verbs(settings, stores, self._backfills)
         console = make_console(
             settings, stores, access, health=health, trail=self._trail, verbs=verbs, ask=self._ask_about
         )
         shown = private_app(
-            access, health, rejects, running, tracing, contracts, console, feed, api, dress=console.dress
-        )
+            access, health, rejects, running, tracing, exports, privacy, contracts, console, feed, api,
+            dress=console.dress,
+        )  # fmt: skip
         private = Listener(shown)
-        parts = LiveParts(committer, receiver, rejects, api, running, feed, tracing, access, observer, console)
+        parts = LiveParts(
+            committer, receiver, rejects, api, running, feed, tracing, exports, privacy, access, observer, console
+        )
         door = public if "receiver" in self.roles else None
         doors = Doors(settings, door, private, roles=self._asked, given=self._given, away=away, on_taken=stop.set)
         stack.push_async_callback(doors.close_private)

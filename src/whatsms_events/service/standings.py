@@ -64,6 +64,7 @@ class Watch:
         number = next(self._looks)
         if number % MESSAGES_EACH == 0:
             await self._observer.look_at_messages()
+            await self._observer.look_at_held()
         if number % BACKFILLS_EACH == 0:
             halted = [role for role, (state, _) in self._states.items() if state == "halted"]
             # A tenant may be called "relay": its backfill is "backfill.relay".

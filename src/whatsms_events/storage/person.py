@@ -13,9 +13,10 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, Select, Table, func, literal, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, Table, func, literal, or_, select, tuple_
 
 from whatsms_events.domain.person import Person, delivered, message_ids
+from whatsms_events.domain.search import digits
 from whatsms_events.storage.database import CHUNK, Database, among
 from whatsms_events.storage.log.event_log import EventLog, StoredEvent
 from whatsms_events.storage.projection.parked import ReadPlace
@@ -46,7 +47,8 @@ INFLATED_LIMIT: Final = 64 * 1024 * 1024
 
 RowsOf = Literal["contact", "ticket", "message", "message_revision"]
 RepairsOf = Literal["backfill_item", "backfill_drift", "backfill_look"]
-_Rows = Sequence[RowMapping]
+HeldRow = dict[str, Any]
+"""A row with all columns of its table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +71,19 @@ class EventsOf:
 class ParkedOf:
     """A parked delivery that names a person; its time is in microseconds.
 
-    `readable` is false where its bytes are in a form that is not read: then nobody knows whether it names them.
+    `plain` is the body before it was compressed; None where its form is not read: then nobody knows whom it names.
     """
 
     id: UUID
     received_at: int
     reason: str
     raw: bytes
-    readable: bool
+    plain: bytes | None
+
+    @property
+    def readable(self) -> bool:
+        """Tell whether it surely names the person."""
+        return self.plain is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +118,16 @@ class People:
         async with self._projection.read() as connection:
             found = (await connection.execute(columns.where(table.id == named))).all()
             numbers = [row.number for row in found if row.number] if found else [named]
-            same = columns.where(table.number.in_(numbers)).order_by(table.id).limit(CONTACTS_LIMIT)
-            rows = [*found, *(await connection.execute(same))]
+            wanted = sorted({digits(one) for one in numbers} - {""})
+            same = columns.where(table.digits.in_(wanted)).order_by(table.id).limit(CONTACTS_LIMIT + 1)
+            others = (await connection.execute(same)).all()
+            rows = [*found, *(others if len(others) <= CONTACTS_LIMIT else ())]
             ids = frozenset(row.id for row in rows) or frozenset((named,))
             of = select(ticket.c.id).where(ticket.c.tenant == tenant, ticket.c.contact_id.in_(sorted(ids)))
             tickets = frozenset((await connection.execute(of)).scalars())
-        return Person(tenant, ids, frozenset(numbers), tickets, known=bool(rows))
+        return Person(
+            tenant, ids, frozenset((*numbers, *(row.number for row in rows if row.number))), tickets, known=bool(rows)
+        )
 
     async def events_of(self, person: Person, *, after: int = 0, through: int | None = None) -> AsyncIterator[EventsOf]:
         """Yield every event that is the person's or names them, in the order of the log, with data and bytes.
@@ -174,7 +185,7 @@ class People:
                         found.add(row.id)
         return found
 
-    async def rows_of(self, person: Person) -> AsyncIterator[tuple[RowsOf, _Rows]]:
+    async def rows_of(self, person: Person) -> AsyncIterator[tuple[RowsOf, list[HeldRow]]]:
         """Yield pages of the projection's rows, as its tables hold them: contacts, tickets, messages, revisions."""
         for some in _chunks(sorted(person.contacts), PAGE):
             yield "contact", await self._rows(person, contact, contact.c.id, some)
@@ -188,10 +199,12 @@ class People:
                     await self._rows(person, message_revision, message_revision.c.message_id, some),
                 )
 
-    async def _rows(self, person: Person, table: Table, column: ColumnElement[str], ids: Sequence[str]) -> _Rows:
+    async def _rows(
+        self, person: Person, table: Table, column: ColumnElement[str], ids: Sequence[str]
+    ) -> list[HeldRow]:
         async with self._projection.read() as connection:
             query = select(table).where(table.c.tenant == person.tenant, among(connection, column, ids))
-            return (await connection.execute(query.order_by(*table.primary_key))).mappings().all()
+            return [dict(row) for row in (await connection.execute(query.order_by(*table.primary_key))).mappings()]
 
     async def messages_of(self, person: Person) -> AsyncIterator[list[str]]:
         """Yield pages of ids: the messages in the person's tickets, and then those that they wrote elsewhere."""
@@ -231,7 +244,7 @@ class People:
             plain = [_inflated(row["raw"], row["content_encoding"]) for row in rows]
             named = await self._named(person, [one or b"" for one in plain])
             yield [
-                ParkedOf(row["id"], row["received_at"], row["reason"], row["raw"], readable=one is not None)
+                ParkedOf(row["id"], row["received_at"], row["reason"], row["raw"], one)
                 for row, one, yes in zip(rows, plain, named, strict=True)
                 if yes or one is None
             ]
@@ -261,7 +274,7 @@ class People:
         theirs = await self._messages_of(person, sorted({one for some in ids for one in some}))
         return [found or bool(theirs.intersection(some)) for found, some in zip(yes, ids, strict=True)]
 
-    async def repairs_of(self, person: Person) -> AsyncIterator[tuple[RepairsOf, _Rows]]:
+    async def repairs_of(self, person: Person) -> AsyncIterator[tuple[RepairsOf, list[HeldRow]]]:
         """Yield pages of what backfills keep: items that they still compare, what differed, and when they looked.
 
         A drift or a look has nothing of anybody but an id, names of fields, and times.
@@ -281,7 +294,7 @@ class People:
                 last = [literal(rows[-1][column.name], column.type) for column in key]
                 rows = await _all(self._log, query.where(tuple_(*key) > tuple_(*last)))
 
-    async def _theirs(self, person: Person, rows: _Rows) -> _Rows:
+    async def _theirs(self, person: Person, rows: Sequence[HeldRow]) -> list[HeldRow]:
         messages = await self._messages_of(person, sorted({row["id"] for row in rows if row["entity"] == "message"}))
         ids = {"contact": person.contacts, "ticket": person.tickets, "message": messages}
         return [
@@ -289,7 +302,7 @@ class People:
             for row in rows
             if row["id"] in ids.get(row["entity"], ())
             or row.get("ticket_id") in person.tickets
-            or any(person.is_named_in(value) for value in _shown(row))
+            or any(person.is_named_in(value) for value in shown_of(row))
         ]
 
 
@@ -300,12 +313,12 @@ def _event(person: Person, stored: StoredEvent, found: dict[int, bool]) -> Event
     return EventOf(stored, own)
 
 
-def _parked_event(row: RowMapping) -> ParkedEventOf:
+def _parked_event(row: HeldRow) -> ParkedEventOf:
     place = ReadPlace(row["source"], row["at"])
     return ParkedEventOf(place, row["event_id"], row["position"], row["parked_at"], row["reason"], row["raw"])
 
 
-def _shown(row: RowMapping) -> Iterator[Any]:
+def shown_of(row: HeldRow) -> Iterator[Any]:
     """Yield the JSON values that a backfill's item keeps: as they are, or within its worker's own form."""
     for name in ("payload", "raw", "found"):
         if not (kept := row.get(name)):
@@ -335,7 +348,6 @@ def _chunks(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (values[start : start + size] for start in range(0, len(values), size))
 
 
-async def _all(database: Database, query: Select[Any]) -> _Rows:
+async def _all(database: Database, query: Select[Any]) -> list[HeldRow]:
     async with database.read() as connection:
-        rows: _Rows = (await connection.execute(query)).mappings().all()
-        return rows
+        return [dict(row) for row in (await connection.execute(query)).mappings()]

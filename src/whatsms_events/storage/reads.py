@@ -147,7 +147,7 @@ class Queries:
             rows, more = await self._page(
                 connection, table, (table.c.first_at, table.c.digest), where, after=None, limit=REVISION_LIMIT
             )
-        return message | {"revisions": _revisions(rows), "revisions_complete": not more}
+        return message | {"revisions": shown_revisions(rows), "revisions_complete": not more}
 
     async def parked_deliveries(self, *, after: PageKey | None, limit: int) -> RowPage:
         """Return a page of what was parked at the door, oldest first; not its bytes."""
@@ -315,7 +315,8 @@ def _named(plain: RowView, columns: Sequence[str]) -> RowView | None:
     return None if known is None and name is None else {"id": known or None, "name": name}
 
 
-def _revisions(rows: Sequence[_Row]) -> list[RowView]:
+def shown_revisions(rows: Sequence[_Row]) -> list[RowView]:
+    """Return the revisions of a message, in the order of the rows, which is that of their time and digest."""
     return [
         {"number": one.number, "first_at": from_micros(one.first_at), **one.content, "media_url": one.media_url}
         for one in fold.revisions(rows)

@@ -1,6 +1,7 @@
 """The observer reads log, projection and backfill tables and sets the gauges, since a halted worker sets none."""
 
 import asyncio
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -22,6 +23,7 @@ from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.log.seals import Seals
 from whatsms_events.storage.log.secret_uses import SecretUses
+from whatsms_events.storage.privacy import OF_LOG, PLACES, HeldPlace, PrivacyCounts
 from whatsms_events.storage.projection.apply import Projection
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.repair.reports import Overview, Reports
@@ -72,6 +74,9 @@ class Observer:
         self._uses = SecretUses(log)
         self._gone: set[str] = set()  # slugs that the configuration no longer has
         self._now = now
+        self._counts = PrivacyCounts(log, projection)
+        self._places = itertools.cycle((None, *PLACES))
+        self._counted = False
         self.seen = DatabaseView()
         for gauge in (
             metrics.LOG_END, metrics.APPLIED_THROUGH, metrics.RELAY_THROUGH, metrics.RELAY_LAG, metrics.RELAY_OLDEST,
@@ -158,6 +163,34 @@ class Observer:
                 for tenant, slug in self._slugs.items():
                     stuck = await self._holdings.undelivered(tenant, now - STUCK_UNTIL, now - STUCK_AFTER)
                     metrics.UNDELIVERED.labels(slug).set(stuck)
+
+    async def look_at_held(self) -> None:
+        """Set the gauges of what is held of people: at first of every place, then each time of one.
+
+        A count may take a second, and other gauges wait meanwhile.
+        """
+        with suppress(WhatsmsEventsError, TimeoutError):
+            async with asyncio.timeout(LOOK_LIMIT_S):
+                for tenant, slug in self._slugs.items():
+                    count, until = await self._counts.forgotten_in_all(tenant)
+                    metrics.FORGOTTEN_PEOPLE.labels(slug).set(count)
+                    metrics.FORGOTTEN_KAFKA_UNTIL.labels(slug).set(0 if until is None else until / 1_000_000)
+        places = [next(self._places)] if self._counted else [None, *PLACES]
+        self._counted = True
+        for place in places:
+            with suppress(WhatsmsEventsError, TimeoutError):
+                async with asyncio.timeout(LOOK_LIMIT_S):
+                    await self._see_held(place)
+
+    async def _see_held(self, place: HeldPlace | None) -> None:
+        """Set the gauge of one place for every tenant; None: of how many people."""
+        sample = await self._counts.sample() if place in OF_LOG else None
+        for tenant, slug in self._slugs.items():
+            if place is None:
+                metrics.HELD_PEOPLE.labels(slug).set((await self._counts.people(tenant)).rows)
+                continue
+            held = await self._counts.one(place, tenant) if sample is None else sample.held(place, tenant)
+            metrics.HELD_ROWS.labels(slug, place).set(held.rows)
 
 
 class _HeldBack(msgspec.Struct):

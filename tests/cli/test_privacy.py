@@ -1,0 +1,41 @@
+"""`privacy report`, and the same by the read API."""
+
+import json
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from servers import warm
+from servers.people import ANAS_NUMBER, FOR_EVER, TENANT, story
+from servers.service import SLUG, Service
+from test_journey import get
+
+pytestmark = pytest.mark.process
+
+
+async def test_the_report_says_what_is_held_and_names_nobody(tmp_path: Path) -> None:
+    """The table, its JSON and the read API tell the same of every place, and no name or number of anybody."""
+    service = Service(tmp_path / "service", settings={f"tenants.{SLUG}": {"tenant_id": TENANT}, **FOR_EVER})
+    async with story(f"sqlite:///{service.folder / 'log.db'}"):
+        pass
+    await service.start()
+
+    def ours(*words: str) -> str:
+        done = warm.run(["privacy", "report", "--config", str(service.config), *words], service.folder)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    table, found = ours(), json.loads(ours("--json", "--tenant", SLUG))
+    async with aiohttp.ClientSession() as session:
+        asked = await get(session, service, "/api/v1/privacy")
+    await service.stop()
+    (tenant,) = found["tenants"]
+    assert asked["tenants"] == [tenant]
+    assert (tenant["tenant"], tenant["people"], tenant["people_precision"]) == (SLUG, 2, "exact")
+    held = {one["place"]: one["rows"] for one in tenant["held"]}
+    assert (held["contacts"], held["messages"], held["parked_deliveries"]) == (3, 5, 5)
+    assert f"{SLUG}: of 2 people" in table
+    assert "parked deliveries" in table
+    for text in (table, json.dumps(asked)):
+        assert not [one for one in ("Ana", "Rui", ANAS_NUMBER, "secret") if one in text]
