@@ -145,7 +145,7 @@ class House:
     async def deliver(self, *bodies: bytes, key: bytes | None = KEY) -> list[Outcome]:
         """Let a receiver take signed deliveries in, and let the consumer apply them."""
         stop = asyncio.Event()
-        held = HeldSuppressions(self.log, key, monotonic=lambda: float(next(self.numbers) * 10))  # looks each time
+        held = HeldSuppressions(self.log, key, monotonic=lambda: next(self.numbers) * 0.6)  # looks each time
         await held.look()
         await held.show_key()
         committer = Committer(

@@ -10,6 +10,7 @@ import textwrap
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -265,6 +266,17 @@ async def test_refused_row_is_parked_and_the_rest_of_its_batch_is_accepted(
     async with database.read() as connection:
         row = (await connection.execute(select(parked_delivery))).one()
     assert (row.id, row.reason, row.raw) == (items[17].event.id, "unstorable", items[17].raw)
+
+
+async def test_what_was_blanked_and_is_refused_is_parked_without_its_bytes(database: Database) -> None:
+    """An event of somebody who was forgotten leaves no byte behind either where the database refuses its row."""
+    item = replace(append(1, subject="\ud800"), blanked=True)
+    async with committing(database) as committer:
+        outcomes = await submit_all(committer, [item])
+    assert kinds(outcomes) == {"parked": 1}
+    async with database.read() as connection:
+        row = (await connection.execute(select(parked_delivery))).one()
+    assert (row.id, row.raw, row.sha256) == (item.event.id, b"", item.sha256)
 
 
 async def test_nul_is_stored_or_parked_never_lost(database: Database) -> None:

@@ -17,7 +17,7 @@ from whatsms_events.domain.events import to_micros
 from whatsms_events.domain.verdicts import Append, Park
 from whatsms_events.errors import StorageUnavailableError
 from whatsms_events.storage.database import Database
-from whatsms_events.storage.log.suppression import READ_LIMIT, MarkRow
+from whatsms_events.storage.log.suppression import READ_LIMIT, STATEMENT_TIMEOUT_S, MarkRow
 
 EventRow = tuple[
     UUID,
@@ -61,9 +61,6 @@ ParkRow = tuple[UUID, str, str, str, int, str | None, bytes, bytes, str | None, 
 """id, tenant, reason, detail, received_at, content_encoding, sha256, raw, signed_by, count."""
 
 TEXT_LIMIT: Final = 1024
-
-STATEMENT_TIMEOUT_S: Final = 5.0
-"""A connection that hangs is given up after this. The wait for a lock is shorter, so that its own error shows."""
 
 
 def event_row(item: Append) -> EventRow:

@@ -267,6 +267,7 @@ def _refuse(waiting: Sequence[Waiting], cause: Exception) -> None:
 
 def _parked_instead(one: Appending, reason: str, detail: str) -> Parking:
     event = one.item.event
-    raw, sha256, signed_by = one.item.raw, one.item.sha256, one.item.signed_by
+    raw = b"" if one.item.blanked else one.item.raw
+    sha256, signed_by = one.item.sha256, one.item.signed_by
     item = Park(event.id, event.tenant, reason, detail, event.received_at, raw, sha256, None, signed_by)
     return Parking(item, one.answer, one.deadline)

@@ -301,8 +301,7 @@ class Committer:
 
     async def _suppress(self, statements: Appends, batch: Sequence[Waiting]) -> None:
         """Blank what tells of people who were forgotten, with all marks that there are when it is committed."""
-        if self._suppressions.due:
-            await self._suppressions.look(statements.marks)
+        if await self._suppressions.refresh(statements.marks):
             problem = self._suppressions.problem
             if problem is not None and problem != self._unknown_marks:
                 log.error("suppression.key", reason=problem)

@@ -1,9 +1,11 @@
 """The marks of everybody who was forgotten, as they are kept beside the log, and as one who appends has them.
 
 Theory of operation. Whoever appends holds all marks in memory, and looks for new ones every REFRESH_S seconds: before
-it commits, if its last look is longer ago than that. So once a mark has stood in the table for SETTLE_S, every event
-that is committed was looked at with it, whatever process committed it; a process that froze looks before it commits.
-What was committed meanwhile is blanked by `forget`, which reads up to the log's end after that time.
+it commits, and once more if the look took as long as that. The statement that follows is given up after
+STATEMENT_TIMEOUT_S. So once a mark has stood in the table for SETTLE_S, whoever committed an event looked at it with
+that mark. What was committed meanwhile is blanked by `forget`, which reads up to the log's end after that time.
+The price: `forget` takes some seconds. What is left: a process that is stopped for longer than that between its look
+and its statement, which are some milliseconds apart.
 """
 
 import time
@@ -15,12 +17,20 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.marks import Marker, Suppressions
+from whatsms_events.errors import StorageUnavailableError
 from whatsms_events.storage.database import CHUNK, Database
 from whatsms_events.storage.tables import suppression
 
 REFRESH_S: Final = 1.0
-SETTLE_S: Final = 2.0
-"""After so long every process that appends has looked: REFRESH_S, and as long for the look itself."""
+
+STATEMENT_TIMEOUT_S: Final = 5.0
+"""One who appends gives a statement up after this. The wait for a lock is shorter, so that its own error shows."""
+
+SETTLE_S: Final = REFRESH_S + STATEMENT_TIMEOUT_S + 1.0
+"""After so long whatever was committed with older marks is in the log; the last second is for judging a batch."""
+
+LOOKS: Final = 3
+"""Looks before one commit. A database that takes longer than REFRESH_S for each of them cannot be committed to."""
 
 READ_LIMIT: Final = 10_000
 """Marks in one question."""
@@ -107,6 +117,19 @@ class HeldSuppressions:
     def problem(self) -> str | None:
         """Say why some marks cannot be looked for."""
         return key_problem(self._marker, self._checks)
+
+    async def refresh(self, read: ReadMarks) -> bool:
+        """Look if it must, until what it saw is younger than REFRESH_S; return whether it looked.
+
+        Raise StorageUnavailableError where the database is too slow for that.
+        """
+        if not self.due:
+            return False
+        for _ in range(LOOKS):
+            await self.look(read)
+            if not self.due:
+                return True
+        raise StorageUnavailableError("the marks of people who were forgotten take too long to read")
 
     async def look(self, read: ReadMarks | None = None) -> Suppressions:
         """Take new marks and return all of them; `read` gives the next rows of the table, over another connection."""
