@@ -56,7 +56,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           retry: parked events once more, with today's code;
                                           texts: blanked when their days are over; erasure: of a person, at once;
                                           shadow, swap: a second projection beside it, and how it takes its place
-        repair/                           runs, looks, reports of every backfill run: how far it got, what it found
+        repair/                           runs, looks, reports of every backfill run: how far it got, what it found;
+                                          requests: what a receiver asks for, whichever process has the backfill
         trace                             what is known of one event or one thing, by any name
         person, privacy                   all that is held of one person; how much is held of all
         backup                            the SQLite files, copied while they are written to

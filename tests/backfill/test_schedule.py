@@ -11,6 +11,7 @@ from servers.reconciling import ALL, PLAN, House, house
 from whatsms_events.backfill.schedule import PEOPLE_LIMIT
 from whatsms_events.backfill.worker import Backfill
 from whatsms_events.storage.repair.reports import Options
+from whatsms_events.storage.repair.requests import Requests
 from whatsms_events.twin.world import World
 
 pytestmark = pytest.mark.twin
@@ -106,6 +107,37 @@ async def test_stubs_and_doubts_are_repaired_between_reconciles_each_once(here: 
     assert await next_cause(here, backfill, within_s=700) is None
     assert here.rest.counts["GET", "/contacts/{id}"] == asked
     await backfill.close()
+
+
+async def test_what_a_receiver_asks_for_in_the_log_is_made_once(here: House) -> None:
+    """Whoever has the backfill makes it, also beside one under way; what is asked for meanwhile is not lost."""
+    requests = Requests(here.log)
+    await requests.ask(here.tenant, "silence", here.now())
+    await requests.ask("somebody-else", "silence", here.now())
+    backfill = here.backfill()
+    await backfill.run_once()
+    assert await requests.waiting(here.tenant) is None
+    await requests.ask(here.tenant, "heard", here.now())
+    assert (await here.drive(backfill)).cause == "silence"
+    backfill.progress = replace(backfill.progress, finished=False)
+    assert await next_cause(here, backfill) == "heard"
+    assert await next_cause(here, backfill) is None
+    await backfill.close()
+    assert await requests.waiting("somebody-else") is not None
+
+
+async def test_a_request_that_was_made_again_since_is_not_removed(here: House) -> None:
+    """Only the request that a reconcile was begun for is removed; a later one may be about what it did not read."""
+    requests = Requests(here.log)
+    await requests.ask(here.tenant, "silence", here.now())
+    begun = await requests.waiting(here.tenant)
+    assert begun is not None
+    await here.tick(1)
+    await requests.ask(here.tenant, "silence", here.now())
+    await requests.remove(begun)
+    later = await requests.waiting(here.tenant)
+    assert later is not None
+    assert later.asked_at > begun.asked_at
 
 
 async def test_what_is_asked_for_runs_after_the_one_under_way(here: House) -> None:

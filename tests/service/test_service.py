@@ -415,6 +415,13 @@ def backfilling(folder: Path, url: str, *, key: str = KEY, roles: str = "receive
     return Service(folder, roles=roles, settings=settings)
 
 
+def beside(service: Service, url: str) -> Service:
+    """Return a process with the backfill alone, which works on the log of another one."""
+    settings = sections(url, key=KEY, backfill={"repair_interval_s": 0})
+    settings["database"] = {"url": f"sqlite:///{service.folder}/log.db"}
+    return Service(service.folder.with_name("repairing"), roles="backfill", settings=settings)
+
+
 async def detail(session: aiohttp.ClientSession, service: Service, role: str) -> dict[str, object]:
     """Return what /readyz says of a role."""
     _status, body = await readiness(session, service)
@@ -490,11 +497,13 @@ async def test_a_tenant_without_a_key_has_no_backfill_and_the_rest_runs(tmp_path
 
 async def test_silence_is_told_and_what_was_missed_is_fetched(tmp_path: Path) -> None:
     """Signatures that are refused while nothing is accepted: an error line, the metric, the readiness detail, and a
-    reconcile at once; another one when webhooks are accepted again.
+    reconcile at once by the process with the backfill, which is another one; one more when webhooks are accepted again.
     """
     async with account() as there, aiohttp.ClientSession() as session:
-        service = backfilling(tmp_path / "service", there.url)
+        service = backfilling(tmp_path / "service", there.url, roles="receiver,consumer")
         await service.start()
+        repairing = beside(service, there.url)
+        await repairing.start()
         body = delivery("ticket.closed", "2026-01-15T10:40:00Z", ticket={"id": "t-1"})
         for _ in range(3):
             wrong = {HEADER: sign(body, b"another secret")}
@@ -514,4 +523,37 @@ async def test_silence_is_told_and_what_was_missed_is_fetched(tmp_path: Path) ->
         assert (await post(session, service, body))["status"] == 200
         await shows(session, service, {sample("silent", tenant=SLUG): 0.0})
         await until(lambda: fetched("heard"), 40, "the rest of it is fetched")
+        await repairing.stop()
         await service.stop()
+
+
+async def test_a_receiver_that_was_away_asks_for_what_was_missed(tmp_path: Path) -> None:
+    """It starts after an outage beside a backfill that ran all the time: that one makes a reconcile, and only one."""
+    async with account() as there, aiohttp.ClientSession() as session:
+        receiver = backfilling(tmp_path / "receiver", there.url, roles="receiver,consumer")
+        await receiver.start()
+        repairing = beside(receiver, there.url)
+        await repairing.start()
+        body = delivery("ticket.closed", "2026-01-15T10:40:00Z", ticket={"id": "t-1"})
+
+        async def causes() -> list[str]:
+            runs = (await get(session, receiver, f"/api/v1/{SLUG}/backfill"))["runs"]
+            return [one["cause"] for one in runs if one["finished_at"] is not None]
+
+        async def fetched(wanted: list[str]) -> bool:
+            return await causes() == wanted
+
+        await until(lambda: fetched(["initial"]), 40, "the first reconcile has finished")
+        assert (await post(session, receiver, body))["status"] == 200
+        await receiver.stop()
+        with closing(sqlite3.connect(receiver.folder / "log.db")) as log, log:
+            log.execute("UPDATE event_log SET received_at = received_at - 86400000000")  # a day, in microseconds
+        again = receiver.successor()
+        await again.start()
+        await until(lambda: fetched(["outage", "initial"]), 40, "what was missed is fetched")
+        await again.stop()
+        last = again.successor()
+        await last.start()
+        assert await causes() == ["outage", "initial"]
+        await repairing.stop()
+        await last.stop()

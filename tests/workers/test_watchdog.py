@@ -63,9 +63,16 @@ class Watch:
     refused: int = 0
     looks: list[tuple[datetime, int]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    away: bool = False
 
     def dog(self, *, probe: Probe | None = None, keyless: bool = False) -> Watchdog:
         """Return a watchdog as a process that starts now has it."""
+
+        async def asked(cause: str) -> None:
+            if self.away:
+                raise StorageUnavailableError("the log is away")
+            self.said.append(str(dog.detail["cause"]) if cause == "silence" else cause)
+
         dog = Watchdog(
             SLUG,
             self.here.tenant,
@@ -76,8 +83,7 @@ class Watch:
             floor_s=FLOOR_S,
             probe_interval_s=INTERVAL_S,
             now=self.here.now,
-            on_silent=lambda: self.said.append(str(dog.detail["cause"])),
-            on_heard=lambda: self.said.append("heard"),
+            ask=asked,
         )
         return dog
 
@@ -317,6 +323,19 @@ async def test_a_clock_that_is_set_back_does_not_stop_the_looks(watch: Watch) ->
     await dog.run_once()
     await watch.wait(dog, INTERVAL_S)
     assert looked < len(watch.looks) <= looked + 2
+
+
+async def test_what_could_not_be_asked_for_is_asked_for_by_the_next_look(watch: Watch) -> None:
+    """The log is away just when the alarm is raised: the reconcile is asked for once the log is back, and once only."""
+    watch.answers, watch.away = [True], True
+    dog = watch.dog()
+    await watch.usual(dog)
+    with pytest.raises(StorageUnavailableError):
+        await watch.wait(dog, 3600)
+    assert (dog.detail["state"], watch.said) == ("silent", [])
+    watch.away = False
+    await watch.wait(dog, 60)
+    assert watch.said == ["activity"]
 
 
 async def test_a_log_that_is_away_is_told_to_the_loop(watch: Watch) -> None:

@@ -24,6 +24,7 @@ from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.repair.looks import Doubt
 from whatsms_events.storage.repair.reports import Options, Run
+from whatsms_events.storage.repair.requests import Requests
 from whatsms_events.storage.repair.runs import Checkpoints, Item
 from whatsms_events.whatsms import Client
 from whatsms_events.whatsms.pages import Place
@@ -62,6 +63,7 @@ class Parts:
     tenant: str
     client: Client
     checkpoints: Checkpoints
+    requests: Requests
     holdings: Holdings
     event_log: EventLog
     submit: Callable[[Append], Awaitable[Outcome]]

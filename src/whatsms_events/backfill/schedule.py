@@ -10,7 +10,8 @@ from whatsms_events.domain.events import Entity
 from whatsms_events.domain.repair import ItemCame
 from whatsms_events.domain.rows import Key
 from whatsms_events.storage.repair.looks import Doubt
-from whatsms_events.storage.repair.reports import Kind, Options, Run, RunInfo
+from whatsms_events.storage.repair.reports import Kind, Options, Reports, Run, RunInfo
+from whatsms_events.storage.repair.requests import Request
 from whatsms_events.storage.repair.runs import Item
 
 PEOPLE_LIMIT: Final = 50
@@ -21,6 +22,10 @@ BY_PERSON: Final = ("command", "console")
 
 REPAIR_LIMIT: Final = 200
 """Entities of one repair: more than that is a case for a reconcile."""
+
+
+Accepted = Callable[[], Awaitable[datetime | None]]
+"""Tells when the last webhook of a tenant was accepted; None where there was none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +64,20 @@ class Doubts:
 
 
 class Schedule:
-    """Knows which run of one tenant is due. `asked`, by a command or the watchdog, comes before the clock."""
+    """Knows which run of one tenant is due. What is asked for, by a command or in the log, comes before the clock."""
 
-    def __init__(self, parts: Parts, last_accepted: Callable[[], Awaitable[datetime | None]]) -> None:
+    def __init__(self, parts: Parts, last_accepted: Accepted) -> None:
         self.asked: AskedRun | None = None
         self._tickets: dict[str, None] = {}  # that people ask about, in the order of their questions
         self._allowed: Mode = parts.plan.options.messages
         self._parts = parts
         self._last_accepted = last_accepted
+        self._request: Request | None = None
         self._repair_at = datetime.min.replace(tzinfo=UTC)
         self._away: bool | None = None  # whether there was an outage before this process; None: not looked yet
 
     def ask(self, asked: AskedRun) -> None:
-        """Note what a command or the watchdog wants."""
+        """Note what a command wants."""
         self.asked = asked
         self._allowed = max(self._allowed, asked.options.messages, key=MODES.index)
 
@@ -84,14 +90,16 @@ class Schedule:
 
     async def due(self, now: datetime) -> tuple[AskedRun, Doubts | None] | None:
         """Return the run to begin or to go on with, and what a new repair is about; None where none is."""
+        parts = self._parts
         if self._away is None:
-            self._away = await self._was_away(now)
-        last = await self._parts.checkpoints.last(self._parts.tenant)
+            self._away = await was_away(parts.checkpoints, parts.tenant, self._last_accepted, parts.plan.outage_s, now)
+        last = await parts.checkpoints.last(parts.tenant)
         if last is not None and last.finished_at is None:
             return AskedRun(last.run.kind, last.run.cause, last.run.options), None
         if self._tickets:  # somebody sits and waits, and the run is a short one
             return AskedRun("repair", "console", Options(messages="off")), await self._of_people(now)
-        asked = self.asked or await self._by_itself(now)
+        self._request = await parts.requests.waiting(parts.tenant)
+        asked = self.asked or self._requested() or await self._by_itself(now)
         if asked is None or asked.kind == "reconcile":
             return None if asked is None else (asked, None)
         doubts = await self._doubts(asked, now)
@@ -103,8 +111,8 @@ class Schedule:
     def taken(self, begun: AskedRun, *, resumed: bool) -> None:
         """Forget the request where the run that was begun is the one that was asked for.
 
-        A run that was resumed counts for a person, who is shown whose run it is. It does not count for the watchdog or
-        the clock: they ask because of something that may have happened after that run had read it.
+        A run that was resumed counts for a person, who is shown whose run it is. It does not count for the clock, which
+        asks because of something that may have happened after that run had read it.
         """
         if begun.kind == "reconcile" and not resumed:
             self._away = False
@@ -117,12 +125,25 @@ class Schedule:
         for one in doubts.looks:
             self._tickets.pop(one.id, None)
 
+    async def answer_request(self, begun: AskedRun, *, resumed: bool) -> None:
+        """Remove the request of a receiver once a reconcile has begun, whoever asked for that.
+
+        One that was resumed does not count: it may have read before something was missed.
+        """
+        if self._request is not None and begun.kind == "reconcile" and not resumed:
+            await self._parts.requests.remove(self._request)
+        self._request = None
+
     def messages(self, run: Run) -> Mode:
         """Return how many lists of messages may be read for a run: no more than this process was told to read.
 
         Somebody who stopped a run because contacts got read receipts must not see it go on by itself.
         """
         return min(run.options.messages, self._allowed, key=MODES.index)
+
+    def _requested(self) -> AskedRun | None:
+        """Return what a receiver asks for in the log, whichever process that is."""
+        return self._request and AskedRun("reconcile", self._request.cause, self._parts.plan.options)
 
     async def _by_itself(self, now: datetime) -> AskedRun | None:
         """Return what nobody asked for: after an outage, by the clock, or because something is in doubt."""
@@ -139,14 +160,6 @@ class Schedule:
             self._repair_at = now + timedelta(seconds=plan.repair_interval_s)
             return AskedRun("repair", "doubt", plan.options)
         return None
-
-    async def _was_away(self, now: datetime) -> bool:
-        """Tell whether nothing was accepted for long: the process may have been away, and what came then is lost."""
-        reconcile = await self._parts.checkpoints.last(self._parts.tenant, "reconcile")
-        accepted, silent_from = await self._last_accepted(), now - timedelta(seconds=self._parts.plan.outage_s)
-        if not self._parts.plan.outage_s or accepted is None or accepted >= silent_from:
-            return False
-        return reconcile is None or reconcile.run.started_at < silent_from
 
     async def _of_people(self, now: datetime) -> Doubts:
         """Return the tickets that people ask about, whether or not anything of them is in doubt."""
@@ -180,6 +193,15 @@ class Schedule:
         while messages and (told := await holdings.unsure_messages(tenant, REPAIR_LIMIT, last)):
             yield [(doubt, ticket) for ticket, doubt in told]
             last = (told[-1][0], told[-1][1].id)
+
+
+async def was_away(reports: Reports, tenant: str, last_accepted: Accepted, outage_s: float, now: datetime) -> bool:
+    """Tell whether nothing was accepted for long: the receivers may have been away, and what came then is lost."""
+    accepted, silent_from = await last_accepted(), now - timedelta(seconds=outage_s)
+    if not outage_s or accepted is None or accepted >= silent_from:
+        return False
+    reconcile = await reports.last(tenant, "reconcile")
+    return reconcile is None or reconcile.run.started_at < silent_from
 
 
 def _passed(last: RunInfo | None, now: datetime, interval_s: float) -> bool:

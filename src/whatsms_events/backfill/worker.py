@@ -29,6 +29,7 @@ from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.repair.reports import Kind, Options
+from whatsms_events.storage.repair.requests import Requests
 from whatsms_events.storage.repair.runs import Checkpoints
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.whatsms import Client
@@ -78,6 +79,7 @@ class Backfill:
         *,
         client: Client,
         checkpoints: Checkpoints,
+        requests: Requests,
         holdings: Holdings,
         event_log: EventLog,
         submit: Callable[[Append], Awaitable[Outcome]],
@@ -88,7 +90,7 @@ class Backfill:
     ) -> None:
         """`last_accepted` tells when the tenant's last webhook was received, None where none ever was."""
         self.progress = Progress()
-        self._parts = Parts(slug, tenant, client, checkpoints, holdings, event_log, submit, plan, now)
+        self._parts = Parts(slug, tenant, client, checkpoints, requests, holdings, event_log, submit, plan, now)
         self._lock = lock
         self._schedule = Schedule(self._parts, last_accepted)
         self._live: LiveRun | None = None
@@ -180,7 +182,9 @@ class Backfill:
         await parts.client.open()
         run = await parts.checkpoints.begin(parts.tenant, asked.kind, asked.cause, asked.options, now)
         live = LiveRun(parts, run, self._schedule.messages(run))
-        self._schedule.taken(AskedRun(run.kind, run.cause, run.options), resumed=run.resumed)
+        begun = AskedRun(run.kind, run.cause, run.options)
+        self._schedule.taken(begun, resumed=run.resumed)
+        await self._schedule.answer_request(begun, resumed=run.resumed)
         if doubts is not None and not run.resumed:
             # Each doubt counts as looked at once now, whatever the result.
             again_at = now if doubts.campaigns else None

@@ -288,7 +288,9 @@ class Service:
             backfills[slug] = upstream.backfill(slug, submit_to(committer), lock, accepted)
         for slug in self._settings.tenants if "receiver" in self.roles else ():
             rejects = partial(receiver.refused_signatures, slug)
-            self._watchdogs[slug] = await upstream.watchdog(slug, stack, backfills.get(slug), rejects)
+            self._watchdogs[slug] = await upstream.watchdog(slug, stack, rejects)
+            if slug in self._keyed and slug not in backfills:
+                await upstream.ask_after_outage(slug)
         return [
             *(Job(role_of(slug), backfill, IDLE_S, GRACE_S) for slug, backfill in backfills.items()),
             *(Job(f"watchdog.{slug}", watchdog, WATCH_S, GRACE_S) for slug, watchdog in self._watchdogs.items()),

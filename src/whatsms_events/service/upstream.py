@@ -9,6 +9,7 @@ from typing import Final
 
 from whatsms_events import clock
 from whatsms_events.backfill.run import Plan
+from whatsms_events.backfill.schedule import Accepted, was_away
 from whatsms_events.backfill.worker import Backfill
 from whatsms_events.config.checks import kept_days
 from whatsms_events.config.settings import Settings, TenantSettings
@@ -20,7 +21,8 @@ from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.holdings import Holdings
-from whatsms_events.storage.repair.reports import Options
+from whatsms_events.storage.repair.reports import Options, Reports
+from whatsms_events.storage.repair.requests import Requests
 from whatsms_events.storage.repair.runs import Checkpoints
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.whatsms import Client
@@ -28,9 +30,6 @@ from whatsms_events.whatsms.endpoint import Parameters
 from whatsms_events.whatsms.limits import Budget, Limits
 from whatsms_events.whatsms.transport import Waits, announce_retries
 from whatsms_events.workers.watchdog import TicketProbe, Watchdog
-
-Accepted = Callable[[], Awaitable[datetime | None]]
-"""Tells when the last webhook of a tenant was accepted; None where there was none."""
 
 Submit = Callable[[Append], Awaitable[Outcome]]
 
@@ -160,6 +159,7 @@ class Upstream:
             self._settings.tenants[slug].tenant_id,
             client=client or self.client(slug),
             checkpoints=Checkpoints(self._log),
+            requests=Requests(self._log),
             holdings=Holdings(self._projection),
             event_log=EventLog(self._log),
             submit=submit,
@@ -176,10 +176,17 @@ class Upstream:
         backfill.ask("reconcile", "command", options)
         return backfill
 
-    async def watchdog(
-        self, slug: str, stack: AsyncExitStack, backfill: Backfill | None, rejects: Callable[[], int]
-    ) -> Watchdog:
-        """Return a tenant's watchdog, which asks the backfill to fetch what was missed; the stack closes its client.
+    async def ask_after_outage(self, slug: str) -> None:
+        """Ask for a reconcile where no webhook was accepted for long before this receiver; once for each outage.
+
+        The tenant's backfill is in another process, which did not start anew.
+        """
+        tenant, now, outage_s = self._settings.tenants[slug].tenant_id, self._now(), self._settings.backfill.outage_s
+        if await was_away(Reports(self._log), tenant, await self.accepted(slug), outage_s, now):
+            await Requests(self._log).ask(tenant, "outage", now)
+
+    async def watchdog(self, slug: str, stack: AsyncExitStack, rejects: Callable[[], int]) -> Watchdog:
+        """Return a tenant's watchdog, which asks for a reconcile of what was missed; the stack closes its client.
 
         Without a key it has no client, and only `rejects`, the signatures refused so far, show that silence is a fault.
         """
@@ -189,9 +196,9 @@ class Upstream:
             client = await stack.enter_async_context(self.client(slug))
             probe = TicketProbe(client, Holdings(self._projection), tenant)
 
-        def fetch(cause: str) -> None:
-            if backfill is not None:
-                backfill.ask("reconcile", cause, plan_of(self._settings).options)
+        async def ask(cause: str) -> None:
+            if probe is not None:  # else nobody can read what was missed
+                await Requests(self._log).ask(tenant, cause, self._now())
 
         return Watchdog(
             slug,
@@ -203,6 +210,5 @@ class Upstream:
             floor_s=settings.floor_s,
             probe_interval_s=settings.probe_interval_s,
             now=self._now,
-            on_silent=lambda: fetch("silence"),
-            on_heard=lambda: fetch("heard"),
+            ask=ask,
         )

@@ -206,6 +206,14 @@ backfill_look = Table(
     Column("looks", Integer, nullable=False),
 )
 
+backfill_request = Table(
+    "backfill_request",
+    log_metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("cause", Text, nullable=False),
+    Column("asked_at", BigInteger, nullable=False),
+)
+
 replay = Table(
     "replay",
     log_metadata,

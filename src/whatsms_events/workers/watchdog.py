@@ -41,8 +41,9 @@ The position is that of the last accepted webhook. The answer is None, unknown, 
 class Watchdog:
     """The watch over one tenant's webhooks. `rejects` counts the signatures refused so far; `probe` needs a key.
 
-    `on_silent` is called once for each silence: what is missed from then on has to be fetched. `on_heard` is called
-    when webhooks come again: only then nothing more is missed.
+    `ask` is called once for each silence, with the cause `silence`: what is missed from then on has to be fetched. It
+    is called with `heard` when webhooks come again: only then nothing more is missed. It may raise
+    StorageUnavailableError, and is called again by the next look then.
     """
 
     def __init__(
@@ -57,8 +58,7 @@ class Watchdog:
         floor_s: float,
         probe_interval_s: float,
         now: Callable[[], datetime],
-        on_silent: Callable[[], None] = lambda: None,
-        on_heard: Callable[[], None] = lambda: None,
+        ask: Callable[[str], Awaitable[None]],
     ) -> None:
         self._slug = slug
         self._tenant = tenant
@@ -69,8 +69,8 @@ class Watchdog:
         self._floor_s = floor_s
         self._probe_interval_s = probe_interval_s
         self._now = now
-        self._on_silent = on_silent
-        self._on_heard = on_heard
+        self._ask = ask
+        self._unasked: str | None = None  # the cause of what is still to be asked for
         self._silent = metrics.SILENT.labels(slug)
         self._last_accepted = metrics.LAST_ACCEPTED.labels(slug)
         self._started_at = now()
@@ -107,13 +107,20 @@ class Watchdog:
 
     async def run_once(self) -> int:
         """Look once, say where silence begins or ends, return 0. Raise StorageUnavailableError if the log is away."""
+        await self._look_once()
+        if self._unasked is not None:
+            await self._ask(self._unasked)
+            self._unasked = None
+        return 0
+
+    async def _look_once(self) -> None:
         latest = await self._arrivals.latest()
         self._last_accepted.set(0 if latest.last is None else latest.last.timestamp())
         if latest.last != self._latest.last:  # `parked retry` appends too, but brings no news of the vendor
             self._hear(latest)
         self._latest = latest
         if self._state in ("activity", "rejects"):
-            return 0  # only a webhook ends the silence: a backfill fetches what was missed, and the hook stays broken
+            return  # only a webhook ends the silence: a backfill fetches what was missed, and the hook stays broken
         now = self._now()
         state = self._judge(now)
         if state == "quiet" and self._probe is not None and self._may_probe(now):
@@ -122,7 +129,6 @@ class Watchdog:
         self._state = state
         if state in ("activity", "rejects"):
             self._raise_alarm(state, now)
-        return 0
 
     async def look(self) -> None:
         """Raise StorageUnavailableError if the log is away: nothing else halts a watchdog."""
@@ -177,7 +183,7 @@ class Watchdog:
             silent_s=round(self._silent_s(now)),
             usual_gap_s=None if gap is None else round(gap, 1),
         )
-        self._on_silent()
+        self._unasked = "silence"
 
     def _hear(self, latest: Latest) -> None:
         """Begin anew at a webhook that was accepted, by this process or by another."""
@@ -190,7 +196,7 @@ class Watchdog:
         if was in ("activity", "rejects"):
             self._silent.set(0)
             log.info("webhooks.heard", tenant=self._slug, silent_s=round(silent_s))
-            self._on_heard()
+            self._unasked = "heard"
 
 
 MARGIN: Final = timedelta(minutes=1)

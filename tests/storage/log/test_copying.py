@@ -42,6 +42,7 @@ from whatsms_events.storage.tables import (
     backfill_drift,
     backfill_item,
     backfill_look,
+    backfill_request,
     backfill_run,
     event_log,
     parked_delivery,
@@ -167,6 +168,7 @@ async def fill_all(database: Database) -> int:
         ),
         insert(backfill_drift).values(run=1, entity="t", id="a", kind="k", fields="[]", age_s=1.25, found_at=3),
         insert(backfill_look).values(tenant="t", entity="e", id="a", position=3, first_at=1, last_at=2, looks=1),
+        insert(backfill_request).values(tenant="t", cause="silence", asked_at=1),
     )
     return last
 
