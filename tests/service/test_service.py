@@ -547,7 +547,8 @@ async def test_a_receiver_that_was_away_asks_for_what_was_missed(tmp_path: Path)
         assert (await post(session, receiver, body))["status"] == 200
         await receiver.stop()
         with closing(sqlite3.connect(receiver.folder / "log.db")) as log, log:
-            log.execute("UPDATE event_log SET received_at = received_at - 86400000000")  # a day, in microseconds
+            for column in ("event_log SET received_at = received_at", "backfill_run SET started_at = started_at"):
+                log.execute(f"UPDATE {column} - 80000000000")  # most of a day, in microseconds
         again = receiver.successor()
         await again.start()
         await until(lambda: fetched(["outage", "initial"]), 40, "what was missed is fetched")
