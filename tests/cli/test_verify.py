@@ -99,6 +99,14 @@ async def test_the_signature_of_another_delivery_is_found_in_the_log(tmp_path: P
     done = run(service.folder, "verify", "other", *header_words, config=None)
     assert "position 1" in "\n".join(done.out)
     await service.stop()
+    # The secret is taken out, and a delivery that nothing explains comes: perhaps its sender has the old one still.
+    renamed = service.config.read_text().replace(f'current = "{SECRET}"', 'may = "whsec-of-may"')
+    (service.folder / "renamed.toml").write_text(renamed)
+    header_words = ("--header", f"{HEADER}: {sign(b'gone', SECRET.encode())}", "--log", "--config", "renamed.toml")
+    done = run(service.folder, "verify", "other", *header_words, config=None)
+    assert any("the secret current fitted until" in line for line in done.out)
+    told = json.loads("".join(run(service.folder, "verify", "other", *header_words, "--json", config=None).out))
+    assert [one["name"] for one in told["removed_secrets"]] == ["current"]
 
 
 def test_the_log_is_only_opened_where_it_is_asked_for(tmp_path: Path) -> None:

@@ -50,6 +50,10 @@ def dumped(**options: object) -> bytes:
     return json.dumps(json.loads(BODY), **options).encode()  # type: ignore[arg-type]
 
 
+MARKED = '{"a":"é <b & \\\\u00e9 \\"c\\" + d"}'.encode()
+"""A body with what serialisers escape, and a backslash in front of what only looks like an escape."""
+DOTNET = rb'{"a":"\u00E9 \u003Cb \u0026 \\u00e9 \u0022c\u0022 \u002B d"}'
+
 SIGNED_AS: dict[str, tuple[bytes, bytes, str]] = {
     "a newline was added on the way": (BODY + b"\n", BODY, "newline"),
     "a newline was cut on the way": (BODY, BODY + b"\n", "newline"),
@@ -64,6 +68,12 @@ SIGNED_AS: dict[str, tuple[bytes, bytes, str]] = {
     "it was indented": (BODY, dumped(indent=2, ensure_ascii=False), "serialised"),
     "it was compressed after signing": (gzip.compress(BODY), BODY, "encoding"),
     "it was decompressed after signing": (BODY, gzip.compress(BODY, mtime=0), "encoding"),
+    "it was decompressed from level 1": (BODY, gzip.compress(BODY, 1, mtime=0), "encoding"),
+    "it was decompressed from level 6": (BODY, gzip.compress(BODY, 6, mtime=0), "encoding"),
+    "signs of HTML were escaped": (MARKED, MARKED.replace(b"<", b"\\u003c").replace(b"&", b"\\u0026"), "serialised"),
+    "it was escaped in capital digits": (MARKED, MARKED.replace("é".encode(), b"\\u00E9"), "serialised"),
+    "it was escaped as by .NET": (MARKED, DOTNET, "serialised"),
+    "1.0 was written as 1": (b'{"at":1.0,"b":2.5}', b'{"at":1,"b":2.5}', "serialised"),
     "it was signed in Latin-1": (BODY, BODY.decode().encode("latin-1"), "text_encoding"),
     "only data was signed": (
         BODY,
@@ -145,6 +155,12 @@ def test_the_signature_of_another_delivery_is_told() -> None:
     found = explain(BODY, [(HEADER, sign(other, OWN))], SECRETS, [("position 17", other)])
     assert names(found) == ["other_delivery"]
     assert "position 17" in found.mistakes[0].says
+
+
+def test_json_written_anew_and_a_newline_are_told_together() -> None:
+    """Two changes of one body: both are named."""
+    found = explained(BODY, sign(dumped(ensure_ascii=False) + b"\n", OWN))
+    assert (found.right, sorted(names(found)), found.secret) == (False, ["newline", "serialised"], SECRETS[0].setting)
 
 
 def test_two_mistakes_at_once_are_told() -> None:

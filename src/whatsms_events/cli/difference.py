@@ -60,7 +60,12 @@ def _asked(url: str, settings: Settings) -> tuple[Mapping[str, object], bytes]:
     if not _is_address(url):
         raise ConfigError(f"--url {url}: should be http:// or https://, a host, and perhaps a port")
     request = urllib.request.Request(f"{url.rstrip('/')}/api/v1/settings")  # noqa: S310 - the scheme is checked above
-    if (token := settings.private.bearer("read", "operate")) is not None:
+    token, private = settings.private.bearer("read", "operate"), settings.private
+    if token is None and private.tokens:
+        raise ConfigError(
+            "private.tokens: no configured token has the scopes read and operate, which this command needs"
+        )
+    if token is not None:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     # No proxy of the environment: the token is for this process alone.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -69,7 +74,8 @@ def _asked(url: str, settings: Settings) -> tuple[Mapping[str, object], bytes]:
             told = encoder.loads(answer.read(ANSWER_LIMIT_BYTES))
             return told["settings"], bytes.fromhex(told["salt"])
     except urllib.error.HTTPError as exc:
-        why = "private.token is not the one that it takes" if exc.code == 401 else f"it answers {exc.code}"
+        ours = "private.token" if private.token is not None else "the named token of the configuration"
+        why = f"{ours} is not the one that it takes" if exc.code == 401 else f"it answers {exc.code}"
         raise TransientError(f"{url}: {why}") from exc
     except OSError as exc:  # urllib's URLError is one, and has the socket's own inside
         raise TransientError(f"{url}: no process answers there: {getattr(exc, 'reason', None) or exc}") from exc

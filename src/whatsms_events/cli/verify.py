@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -12,14 +13,20 @@ from cyclopts import Parameter
 
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.running import run
+from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.mismatch import Explanation, Secret, explain
+from whatsms_events.domain.rotation import SecretUse
 from whatsms_events.errors import ConfigError
 from whatsms_events.service.parts import opened_log
 from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.secret_uses import SecretUses
 
 OTHERS: Final = 1000
 """So many of a tenant's last deliveries are tried too, with --log: a sender mixes up what it sends at one time."""
+
+REMOVED_FOR: Final = timedelta(days=30)
+"""A secret that was removed longer ago is no likely explanation."""
 
 _REQUEST_LINE: Final = re.compile(rb"[A-Z]{3,16} (\S+)(?: HTTP/\d(?:\.\d)?)?")
 _PATH: Final = re.compile(rb"(?:https?://[^/]*)?/webhooks/([^/?]+)/?(?:\?.*)?")
@@ -32,6 +39,13 @@ class Saved(NamedTuple):
     slug: str | None
     headers: list[tuple[str, str]]
     body: bytes
+
+
+class Logged(NamedTuple):
+    """What the log knows: other bodies with the places they are kept at, and secrets that are no longer configured."""
+
+    others: Sequence[tuple[str, bytes]] = ()
+    removed: Sequence[SecretUse] = ()
 
 
 def verify(
@@ -58,16 +72,21 @@ def verify(
     tenant
         The slug of the tenant it was for. Not needed where the request names it, or where there is one tenant.
     log
-        Try the tenant's last 1,000 deliveries in the log too: perhaps the signature belongs to one of them.
+        Try the tenant's last 1,000 deliveries in the log too: perhaps the signature belongs to one of them. And name
+        secrets that fitted within 30 days and are no longer configured.
     json
         Print JSON.
     """
     settings = options.load()
     found = _with_headers(_read(saved), header)
     slug = _slug(settings, tenant or found.slug)
-    others = run(_others(settings, settings.tenants[slug].tenant_id)) if log else []
-    explanation = explain(found.body, found.headers, _secrets(settings, slug), others)
-    print(msgspec.json.encode(_plain(explanation)).decode() if json else "\n".join(_lines(explanation)))
+    logged = run(_logged(settings, slug)) if log else Logged()
+    explanation = explain(found.body, found.headers, _secrets(settings, slug), logged.others)
+    removed = [] if explanation.right or explanation.secret is not None else logged.removed
+    told = (
+        msgspec.json.encode(_plain(explanation, removed)).decode() if json else "\n".join(_lines(explanation, removed))
+    )
+    print(told)
     return 0 if explanation.right else 1
 
 
@@ -122,15 +141,36 @@ def _secrets(settings: Settings, slug: str) -> list[Secret]:
     return sorted(found, key=lambda secret: not secret.own)
 
 
-async def _others(settings: Settings, tenant_id: str) -> list[tuple[str, bytes]]:
+async def _logged(settings: Settings, slug: str) -> Logged:
+    tenant = settings.tenants[slug]
     async with opened_log(settings) as log:
-        latest = await EventLog(log).latest_raw(tenant_id, OTHERS)
-    return [(f"position {position}", raw) for position, raw in latest]
+        latest = await EventLog(log).latest_raw(tenant.tenant_id, OTHERS)
+        uses = await SecretUses(log).all()
+    removed = [
+        use
+        for use in uses
+        if use.tenant == tenant.tenant_id
+        and use.name not in tenant.webhook_secrets
+        and now() - use.last_at < REMOVED_FOR
+    ]
+    return Logged([(f"position {position}", raw) for position, raw in latest], removed)
 
 
-def _lines(found: Explanation) -> list[str]:
+def _lines(found: Explanation, removed: Sequence[SecretUse]) -> list[str]:
     if found.right:
         return [f"right: signed with {found.secret}"]
+    if not found.mistakes and removed:
+        lines = [
+            f"wrong, and none of {found.tried} usual mistakes explains it: perhaps the sender has a removed secret"
+        ]
+        lines += [
+            f"  the secret {one.name} fitted until {one.last_at:%Y-%m-%d %H:%M} UTC, and is no longer configured"
+            for one in removed
+        ]
+        return [
+            *lines,
+            "  do: add it again, give the sender the current one, and remove it once it is safe to retire",
+        ]
     if not found.mistakes:
         return [
             f"wrong, and none of {found.tried} usual mistakes explains it: most likely the sender has another secret",
@@ -143,6 +183,8 @@ def _lines(found: Explanation) -> list[str]:
     return lines
 
 
-def _plain(found: Explanation) -> dict[str, Any]:
+def _plain(found: Explanation, removed: Sequence[SecretUse]) -> dict[str, Any]:
     mistakes = [mistake._asdict() for mistake in found.mistakes]
-    return {"right": found.right, "secret": found.secret, "mistakes": mistakes, "tried": found.tried}
+    gone = [{"name": one.name, "last_match": one.last_at} for one in removed]
+    told = {"right": found.right, "secret": found.secret, "mistakes": mistakes, "tried": found.tried}
+    return {**told, "removed_secrets": gone}

@@ -7,7 +7,6 @@ Nothing here returns a byte of the body, a secret or a signature.
 
 import base64
 import binascii
-import gzip
 import hashlib
 import hmac
 import json
@@ -22,6 +21,9 @@ from whatsms_events.domain.signature import HEADER
 
 UNPACKED_LIMIT_BYTES: Final = 64 * 1024 * 1024
 """No body may be larger, so what unpacks to more was not signed."""
+
+TWICE_LIMIT_BYTES: Final = 1024 * 1024
+"""In a larger body one change is looked for at a time: each pair of changes is hashed with every secret."""
 
 HeaderFields = Sequence[tuple[str, str]]
 """Names and values as they came; a name may come twice."""
@@ -57,11 +59,15 @@ class Explanation(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """One possible reading of the header, the secret or the body; right where `mistake` is None."""
+    """One possible reading of the header, the secret or the body; right where `mistake` is None.
+
+    `also` is a second mistake of the same body.
+    """
 
     mistake: Mistake | None
     value: bytes
     algorithm: str = "sha256"
+    also: Mistake | None = None
 
 
 def explain(
@@ -72,9 +78,9 @@ def explain(
     bodies = [*_bodies(body), *(_Way(_other(place), other) for place, other in others)]
     keys = [(secret, way) for secret in secrets for way in _keys(secret)]
     tried = 0
-    for limit in range(4):
+    for limit in range(5):
         for digest, (secret, key), text in product(digests, keys, bodies):
-            mistakes = tuple(one for one in (digest.mistake, key.mistake, text.mistake) if one is not None)
+            mistakes = tuple(one for one in (digest.mistake, key.mistake, text.mistake, text.also) if one is not None)
             if len(mistakes) != limit:
                 continue
             tried += 1
@@ -195,6 +201,7 @@ def _keys(secret: Secret) -> Iterator[_Way]:
 # The body.
 
 _TELL: Final = "tell the sender, or whoever runs the proxy in front, to sign and send the very same bytes"
+_LINE_END: Final = Mistake("newline", "what was signed had a newline at its end too", _TELL)
 
 
 def _bodies(body: bytes) -> Iterator[_Way]:
@@ -206,43 +213,95 @@ def _bodies(body: bytes) -> Iterator[_Way]:
             changed = change(body)
             if changed is not None and changed not in seen:
                 seen.add(changed)
-                yield _Way(Mistake(name, f"what was signed is the body {says}", _TELL), changed)
+                mistake = Mistake(name, f"what was signed is the body {says}", _TELL)
+                yield _Way(mistake, changed)
+                if name == "serialised" and len(body) <= TWICE_LIMIT_BYTES:
+                    yield from (_Way(mistake, changed + end, also=_LINE_END) for end in (b"\n", b"\r\n"))
 
 
-def _dumped(body: bytes, *, ascii_only: bool, spaced: bool, slashes: bool, ordered: bool, indent: int | None) -> bytes:
-    separators = None if indent is not None else ((", ", ": ") if spaced else (",", ":"))
-    text = json.dumps(
-        json.loads(body), ensure_ascii=ascii_only, separators=separators, sort_keys=ordered, indent=indent
-    )
-    return (text.replace("/", "\\/") if slashes else text).encode("utf-8")
+class _Style(NamedTuple):
+    """How a serialiser writes JSON. `escapes` is one of `_ESCAPES`, `short` writes 1.0 as 1."""
+
+    spaced: bool = False
+    escapes: str = "none"
+    ordered: bool = False
+    short: bool = False
+    indent: int | None = None
+
+    @property
+    def says(self) -> str:
+        """Say it in words."""
+        if self.indent is not None:
+            return f"serialised anew, indented by {self.indent}"
+        ways = ["with spaces behind : and ," if self.spaced else "without spaces", _ESCAPES[self.escapes]]
+        ways += ["with its keys in alphabetical order"] if self.ordered else []
+        ways += ["with 1 for 1.0"] if self.short else []
+        return f"serialised anew: {', '.join(ways)}"
+
+    def written(self, body: bytes) -> bytes:
+        """Return the body as such a serialiser writes it. Raise ValueError where it is no JSON."""
+        value = json.loads(body, parse_float=_short if self.short else float)
+        separators = None if self.indent is not None else ((", ", ": ") if self.spaced else (",", ":"))
+        ascii_only = self.escapes in {"ascii", "ascii_slashes", "upper", "html_ascii", "dotnet"}
+        text = json.dumps(
+            value, ensure_ascii=ascii_only, separators=separators, sort_keys=self.ordered, indent=self.indent
+        )
+        return _escaped(text, self.escapes).encode("utf-8")
 
 
-def _dump(
-    *,
-    ascii_only: bool = False,
-    spaced: bool = False,
-    slashes: bool = False,
-    ordered: bool = False,
-    indent: int | None = None,
-) -> Callable[[bytes], bytes]:
-    return lambda body: _dumped(
-        body, ascii_only=ascii_only, spaced=spaced, slashes=slashes, ordered=ordered, indent=indent
-    )
+_ESCAPES: Final = {
+    "none": "with its letters as they are",
+    "ascii": "with \\u escapes for letters beyond ASCII",
+    "slashes": "with \\/ for /",
+    "ascii_slashes": "with \\u escapes for letters beyond ASCII, and \\/ for /",
+    "html": "with \\u escapes for <, > and &",
+    "html_ascii": "with \\u escapes for <, >, & and letters beyond ASCII",
+    "upper": "with \\u escapes in capital digits for letters beyond ASCII",
+    "dotnet": "with \\u escapes in capital digits for quotation marks, <, >, &, +, ` and letters beyond ASCII",
+}
+"""What is escaped beside what must be: html is what Go and Rails do, slashes what PHP does, dotnet what .NET does."""
+
+_ESCAPE: Final = re.compile(r"\\(?:u([0-9a-f]{4})|(.))")
 
 
-def _dumps() -> Iterator[tuple[str, str, Callable[[bytes], bytes | None]]]:
+def _escaped(text: str, escapes: str) -> str:
+    """Return JSON with what is escaped beyond the serialiser of Python."""
+    match escapes:
+        case "slashes" | "ascii_slashes":
+            return text.replace("/", "\\/")
+        case "html" | "html_ascii":
+            return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
+        case "upper" | "dotnet":
+            more = "[<>&'+`]" if escapes == "dotnet" else "(?!)"
+            text = re.sub(more, lambda found: f"\\u{ord(found[0]):04x}", text)
+            quoted = "\\u0022" if escapes == "dotnet" else '\\"'
+            return _ESCAPE.sub(lambda at: f"\\u{at[1].upper()}" if at[1] else (quoted if at[2] == '"' else at[0]), text)
+        case _:
+            return text
+
+
+def _short(number: str) -> int | float:
+    value = float(number)
+    return int(value) if value.is_integer() else value
+
+
+def _styles() -> Iterator[_Style]:
     """Give each way in which serialisers write the same JSON, the usual ones first."""
-    for spaced, ascii_only, slashes, ordered in product((False, True), repeat=4):
-        ways = [
-            "with spaces behind : and ," if spaced else "without spaces",
-            "with \\u escapes for letters beyond ASCII" if ascii_only else "with its letters as they are",
-        ]
-        ways += ["with \\/ for /"] if slashes else []
-        ways += ["with its keys in alphabetical order"] if ordered else []
-        change = _dump(ascii_only=ascii_only, spaced=spaced, slashes=slashes, ordered=ordered)
-        yield "serialised", f"serialised anew: {', '.join(ways)}", change
+    for short, ordered, spaced in product((False, True), repeat=3):
+        yield from (_Style(spaced, escapes, ordered, short) for escapes in _ESCAPES)
     for indent in (2, 4):
-        yield "serialised", f"serialised anew, indented by {indent}", _dump(indent=indent)
+        yield _Style(indent=indent)
+
+
+def _packed(level: int, system: int) -> Callable[[bytes], bytes]:
+    """Return what compresses as zlib does, with no time in the head. `system` is a byte that programs set otherwise."""
+
+    def pack(body: bytes) -> bytes:
+        packer = zlib.compressobj(level, wbits=zlib.MAX_WBITS | 16)
+        packed = packer.compress(body) + packer.flush()
+        return packed[:9] + bytes([system]) + packed[10:]
+
+    return pack
 
 
 def _unpacked(body: bytes) -> bytes | None:
@@ -271,11 +330,14 @@ _CHANGES: Final[Sequence[tuple[str, str, Callable[[bytes], bytes | None]]]] = (
     ("byte_order_mark", "without the byte order mark in front", lambda body: body.removeprefix(_BOM)),
     ("byte_order_mark", "with a byte order mark in front", lambda body: _BOM + body),
     ("encoding", "decompressed", _unpacked),
-    ("encoding", "compressed by gzip, without a time", lambda body: gzip.compress(body, mtime=0)),
+    *(
+        ("encoding", f"compressed by gzip at level {level}, without a time", _packed(level, system))
+        for level, system in product((9, 6, 1), (3, 255))
+    ),
     ("text_encoding", "in Latin-1 instead of UTF-8", lambda body: body.decode("utf-8").encode("latin-1")),
     ("text_encoding", "in UTF-8, where Latin-1 came", lambda body: body.decode("latin-1").encode("utf-8")),
     ("text_encoding", "in UTF-16", lambda body: body.decode("utf-8").encode("utf-16-le")),
-    *_dumps(),
+    *(("serialised", style.says, style.written) for style in _styles()),
     ("part", "cut down to its member `data`", _data),
     ("empty", "before there was one: no bytes at all", lambda _body: b""),
 )
