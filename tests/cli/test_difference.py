@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.commands import Done
+from cli.commands import CONFIG, Done
 from cli.commands import run as run_in
 from servers.ports import HOST, free_port
 from servers.service import SECRET, Service
@@ -77,3 +77,11 @@ async def test_a_process_that_cannot_be_asked_is_named(running: Service) -> None
     assert (done.status, len(done.err)) == (2, 1)
     done = diff(running, "--url", "file:///etc/passwd")
     assert (done.status, len(done.err)) == (2, 1)
+
+
+def test_a_configuration_whose_tokens_may_not_ask_is_told_so(tmp_path: Path) -> None:
+    """Named tokens without the scopes that the settings of a process ask for: status 2 before anybody is asked."""
+    reader = '[private.tokens.reader]\ntoken = "a-token-that-only-reads"\nscopes = "read"\n'
+    done = run_in(tmp_path, "config", "diff", config=f"{CONFIG}\n{reader}")
+    assert (done.status, len(done.err)) == (2, 1)
+    assert "no configured token has the scopes read and operate" in done.err[0]
