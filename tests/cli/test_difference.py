@@ -82,6 +82,6 @@ async def test_a_process_that_cannot_be_asked_is_named(running: Service) -> None
 def test_a_configuration_whose_tokens_may_not_ask_is_told_so(tmp_path: Path) -> None:
     """Named tokens without the scopes that the settings of a process ask for: status 2 before anybody is asked."""
     reader = '[private.tokens.reader]\ntoken = "a-token-that-only-reads"\nscopes = "read"\n'
-    done = run_in(tmp_path, "config", "diff", config=f"{CONFIG}\n{reader}")
+    done = run_in(tmp_path, "config", "diff", "--url", "http://127.0.0.1:9", config=f"{CONFIG}\n{reader}")
     assert (done.status, len(done.err)) == (2, 1)
     assert "no configured token has the scopes read and operate" in done.err[0]
