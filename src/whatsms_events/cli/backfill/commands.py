@@ -7,10 +7,9 @@ from typing import Final, Literal
 from whatsms_events import logs
 from whatsms_events.cli.backfill.foreground import Foreground
 from whatsms_events.cli.backfill.view import RECEIPTS, View, print_json, print_report, status_line
-from whatsms_events.cli.options import DEFAULTS, SettingsOptions
+from whatsms_events.cli.options import DEFAULTS, SettingsOptions, tenant_named
 from whatsms_events.cli.running import run
 from whatsms_events.clock import now
-from whatsms_events.config.checks import NO_TENANTS
 from whatsms_events.config.settings import Settings
 from whatsms_events.errors import ConfigError, NotFoundError
 from whatsms_events.service.parts import opened_log
@@ -57,7 +56,7 @@ def run_(
         Print the run as the read API shows it, with the first page of its drift, alone on standard output.
     """
     settings = options.load()
-    slug = _one_tenant(settings) if tenant is None else _known(settings, tenant)
+    slug = tenant_named(settings, tenant)
     if slug not in keyed(settings):
         raise ConfigError(f"tenants.{slug}.api_key: is not set, and without it nothing can be read")
     usual = settings.backfill
@@ -97,7 +96,7 @@ def status_(*, tenant: str | None = None, json: bool = False, options: SettingsO
         Print, by slug, what the read API answers at `/api/v1/SLUG/backfill`.
     """
     settings = options.load()
-    slugs = list(settings.tenants) if tenant is None else [_known(settings, tenant)]
+    slugs = list(settings.tenants) if tenant is None else [tenant_named(settings, tenant)]
     found = run(_runs(settings, slugs))
     if json:
         print_json({slug: shown_runs(runs) for slug, runs in found.items()})
@@ -121,7 +120,7 @@ def stop_(*, tenant: str | None = None, options: SettingsOptions = DEFAULTS) -> 
         The tenant's slug; it may be left out where there is one tenant.
     """
     settings = options.load()
-    slug = _one_tenant(settings) if tenant is None else _known(settings, tenant)
+    slug = tenant_named(settings, tenant)
 
     async def stopped() -> int | None:
         async with opened_log(settings) as log:
@@ -132,24 +131,6 @@ def stop_(*, tenant: str | None = None, options: SettingsOptions = DEFAULTS) -> 
         raise NotFoundError(f"no run of {slug} is under way")
     print(f"run {number} of {slug} is stopped")
     return 0
-
-
-def _known(settings: Settings, slug: str) -> str:
-    """Return the slug; raise ConfigError where no tenant has it."""
-    if slug not in settings.tenants:
-        raise ConfigError(f"--tenant: unknown {slug}; there are {', '.join(settings.tenants) or 'none'}")
-    return slug
-
-
-def _one_tenant(settings: Settings) -> str:
-    """Return the only tenant's slug; raise ConfigError where somebody must say which."""
-    match list(settings.tenants):
-        case [slug]:
-            return slug
-        case []:
-            raise ConfigError(NO_TENANTS)
-        case several:
-            raise ConfigError(f"--tenant: say which of {', '.join(several)}")
 
 
 async def _runs(settings: Settings, slugs: list[str]) -> Mapping[str, list[RunInfo]]:
