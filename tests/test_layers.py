@@ -185,6 +185,7 @@ SLEEPS = {
     "storage/projection/rows.py": "the same",
     "web/access.py": "the answer to a wrong token: to be late is what it is for",
     "web/app.py": "a server that stops: no connection tells when it has been idle for long enough",
+    "cli/tail.py": "the backoff before it asks again: it has no loop above it, it is one",
     "web/feed.py": "readers that are behind rest after each page, for a receiver beside them",
     "web/tail.py": "one turn of the loop after some readers, for a receiver beside them",
     "kafka/visible.py": "no broker tells when a marker is written: the one place that polls for it",

@@ -37,7 +37,7 @@ OWN_OPTIONS = {
     "topics create": set(),
     "events list": {"--after", "--limit", "--tenant", "--type", "--json"},
     "events show": {"POSITION", "--raw"},
-    "events tail": {"--after", "--tenant", "--type", "--json"},
+    "events tail": {"--after", "--tenant", "--type", "--ticket", "--json", "--url"},
     "backup": {"--to"},
     "trace": {"NAME", "--tenant", "--kind", "--reach", "--json"},
     "privacy report": {"--tenant", "--json"},

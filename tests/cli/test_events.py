@@ -31,7 +31,9 @@ async def post(session: aiohttp.ClientSession, service: Service, raw: bytes) -> 
 
 
 async def test_the_log_is_listed_shown_and_followed(tmp_path: Path) -> None:
-    """The last events, those behind a position, of one type; one as JSON and to the byte; and new ones as they come."""
+    """The last events, those behind a position, of one type; one as JSON and to the byte; and new
+    ones as they come, also after the process was killed; without a process there is nothing to follow.
+    """
     service = Service(tmp_path / "service")
 
     def events(*words: object) -> Done:
@@ -57,18 +59,25 @@ async def test_the_log_is_listed_shown_and_followed(tmp_path: Path) -> None:
         words = ("events", "show", "2", "--raw", "--config", str(service.config))
         assert run_raw(service.folder, *words, config=None).stdout == body(2, "ticket.closed")
 
+        assert events("tail", "--type", "nothing").status == 2
+        assert events("tail", "--tenant", "nobody").status == 2
         follow = ("-m", "whatsms_events", "events", "tail", "--after", "4", "--config", str(service.config))
         tail = await asyncio.create_subprocess_exec(
             sys.executable, *follow, cwd=service.folder, stdout=asyncio.subprocess.PIPE
         )
         assert tail.stdout is not None
         async with asyncio.timeout(120):
-            assert (await tail.stdout.readline()).startswith(b"5  ")
+            assert (await tail.stdout.readline()).decode().strip() == everything[4]
             await post(session, service, body(6))
             assert (await tail.stdout.readline()).startswith(b"6  ")
+            await service.kill()
+            await service.start()
+            await post(session, service, body(7))
+            assert (await tail.stdout.readline()).startswith(b"7  ")
             tail.send_signal(signal.SIGTERM)
             assert await tail.wait() == 0
     await service.stop()
+    assert events("tail", "--after", "4").status == 1
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
@@ -76,5 +85,4 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     make_log(tmp_path / "var")
     assert run(tmp_path, "events", "list") == Done(0, [], [])
     assert run(tmp_path, "events", "show", "7") == Done(1, [], ["NotFoundError: no event at position 7"])
-    assert run(tmp_path, "events", "tail", "--tenant", "nobody").status == 2
     assert run(tmp_path, "events", "list", "--type", "nothing").status == 2

@@ -73,7 +73,7 @@ COMMANDS: Final = {
         "List events of the log in their order: position, when, tenant, type, what it is about.",
     ),
     "events show": ("events:show_", "Print one event of the log as JSON, or the bytes it came as."),
-    "events tail": ("events:tail_", "Print events as they are appended, until SIGINT or SIGTERM."),
+    "events tail": ("tail:tail_", "Print events as they are appended, until SIGINT or SIGTERM."),
     "trace": (
         "trace:trace",
         "Say what became of an event: how it came in, where it is in log and Kafka, and what it changed in the tables.",

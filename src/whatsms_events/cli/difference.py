@@ -3,21 +3,17 @@
 import http.client
 import json as encoder
 import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Final
-from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
+from whatsms_events.cli.running_process import ask, private_url, refused, strange
 from whatsms_events.config.render import comparable
-from whatsms_events.config.settings import Settings
-from whatsms_events.errors import ConfigError, TransientError
 
 DEADLINE_S: Final = 10.0
 ANSWER_LIMIT_BYTES: Final = 16 * 1024 * 1024
-EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - this machine's own address stands for them
 UNSET: Final = "not set"
 
 
@@ -39,7 +35,7 @@ def diff(
         Print one object: by the setting's name, its value in the process and in the configuration.
     """
     settings = options.load()
-    running, salt = _asked(url or _private_url(settings), settings)
+    running, salt = _asked(private_url(url, settings), settings.private.bearer("read", "operate"))
     differences = dict(_differences(running, comparable(settings, salt)))
     if json:
         print(encoder.dumps({name: {"running": a, "configured": b} for name, (a, b) in differences.items()}))
@@ -48,47 +44,16 @@ def diff(
     return 1 if differences else 0
 
 
-def _private_url(settings: Settings) -> str:
-    host = EVERYWHERE.get(settings.private.host, settings.private.host)
-    if settings.private.port == 0:
-        raise ConfigError("private.port is 0, so the system chose a port: give --url")
-    return f"http://[{host}]:{settings.private.port}" if ":" in host else f"http://{host}:{settings.private.port}"
-
-
-def _asked(url: str, settings: Settings) -> tuple[Mapping[str, object], bytes]:
+def _asked(url: str, token: str | None) -> tuple[Mapping[str, object], bytes]:
     """Return what the process answers, and the salt of its marks; raise TransientError without such an answer."""
-    if not _is_address(url):
-        raise ConfigError(f"--url {url}: should be http:// or https://, a host, and perhaps a port")
-    request = urllib.request.Request(f"{url.rstrip('/')}/api/v1/settings")  # noqa: S310 - the scheme is checked above
-    token, private = settings.private.bearer("read", "operate"), settings.private
-    if token is None and private.tokens:
-        raise ConfigError(
-            "private.tokens: no configured token has the scopes read and operate, which this command needs"
-        )
-    if token is not None:
-        request.add_unredirected_header("Authorization", f"Bearer {token}")
-    # No proxy of the environment: the token is for this process alone.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=DEADLINE_S) as answer:
+        with ask(f"{url}/api/v1/settings", token=token, deadline_s=DEADLINE_S) as answer:
             told = encoder.loads(answer.read(ANSWER_LIMIT_BYTES))
             return told["settings"], bytes.fromhex(told["salt"])
     except urllib.error.HTTPError as exc:
-        ours = "private.token" if private.token is not None else "the named token of the configuration"
-        why = f"{ours} is not the one that it takes" if exc.code == 401 else f"it answers {exc.code}"
-        raise TransientError(f"{url}: {why}") from exc
-    except OSError as exc:  # urllib's URLError is one, and has the socket's own inside
-        raise TransientError(f"{url}: no process answers there: {getattr(exc, 'reason', None) or exc}") from exc
-    except (ValueError, KeyError, TypeError, http.client.HTTPException) as exc:
-        raise TransientError(f"{url}: what answers there is no process of this release") from exc
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # of a port that is no number
-        return False
+        raise refused(url, exc) from exc
+    except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException) as exc:
+        raise strange(url) from exc
 
 
 def _differences(

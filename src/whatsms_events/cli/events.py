@@ -1,17 +1,16 @@
-"""`events list`, `show` and `tail`: the event log as a person reads it. What is printed as JSON is the read API's."""
+"""`events list` and `show`: the event log as a person reads it. What is printed as JSON is the read API's."""
 
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
-from whatsms_events.cli.running import run, stop_on_signals
-from whatsms_events.clock import within
+from whatsms_events.cli.running import run
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.events import EventType
 from whatsms_events.errors import ConfigError, NotFoundError
@@ -19,9 +18,6 @@ from whatsms_events.service.parts import opened_log
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.reads import PAGE_LIMIT, Queries, RowView
 from whatsms_events.web.views import of_tenant
-
-LOOK_S: Final = 0.5
-"""How often `tail` looks for what was appended meanwhile."""
 
 ListLength = Annotated[int, Parameter(validator=Number(gte=1, lte=PAGE_LIMIT))]
 After = Annotated[int | None, Parameter(validator=Number(gte=0, lt=2**63))]
@@ -95,48 +91,6 @@ def show_(position: LogPosition, /, *, raw: bool = False, options: SettingsOptio
     return 0
 
 
-def tail_(
-    *,
-    after: After = None,
-    tenant: str | None = None,
-    type: str | None = None,  # noqa: A002 - the name of the option
-    json: bool = False,
-    options: SettingsOptions = DEFAULTS,
-) -> int:
-    """Print events as they are appended, until SIGINT or SIGTERM.
-
-    Parameters
-    ----------
-    after
-        Begin behind this position. Without it: at the end of the log.
-    tenant
-        Only those of this tenant, by its slug.
-    type
-        Only those of this type.
-    json
-        Print each as the read API shows it, a line of JSON each.
-    """
-    settings = options.load()
-    wanted, write = _tenant_id(settings, tenant), _writer(settings, json=json)
-    _check_type(type)
-
-    async def followed() -> None:
-        stop = stop_on_signals()
-        async with _asking(settings) as (queries, log):
-            place = await log.end() if after is None else after
-            while True:
-                page = await queries.events(after=place, limit=PAGE_LIMIT, tenant=wanted, event_type=type)
-                for row in page.rows:
-                    write(row)
-                sys.stdout.flush()
-                place = page.next
-                if await within(stop, 0 if place < page.end else LOOK_S):
-                    return
-
-    run(followed())
-    return 0
-
-
 async def _behind(
     queries: Queries, after: int, limit: int, tenant: str | None, event_type: str | None
 ) -> list[RowView]:
@@ -168,12 +122,13 @@ def _writer(settings: Settings, *, json: bool) -> Callable[[RowView], None]:
     slugs, encoder = _slugs(settings), msgspec.json.Encoder()
 
     def write(row: RowView) -> None:
-        print(encoder.encode(of_tenant(row, slugs)).decode() if json else _line(row, slugs))
+        print(encoder.encode(of_tenant(row, slugs)).decode() if json else event_line(row, slugs))
 
     return write
 
 
-def _line(row: RowView, slugs: Mapping[str, str]) -> str:
+def event_line(row: RowView, slugs: Mapping[str, str]) -> str:
+    """Return a row of the log as a line for people."""
     tenant = slugs.get(str(row["tenant"]), str(row["tenant"]))
     when = str(row["received_at"])[:19].replace(" ", "T")
     ticket = "" if row["ticket_id"] in (None, row["subject"]) else f"  ticket {row['ticket_id']}"
