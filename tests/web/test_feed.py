@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
-from sqlalchemy import delete, insert
+from sqlalchemy import delete, insert, update
 
 from servers.compare import until
 from web.listener import bearer, probes
@@ -237,6 +237,28 @@ async def test_a_reader_gets_only_what_it_asks_for(databases: Databases, put: An
                 assert reading.positions == [*places, *(10 + place for place in places)]
             async with databases[0].write() as connection:
                 await connection.execute(delete(tables.event_log).where(tables.event_log.c.position > 10))
+
+
+async def test_what_was_forgotten_is_not_kept_for_those_who_come_again(databases: Databases, put: Any) -> None:
+    """Once the event is read that says that a person was forgotten, a reader that asks for what came before gets it as
+    it is in the log now, and not as it was read before it was blanked, although that is not long ago.
+    """
+    await put(tables.event_log, event(1), event(2))
+    async with serving(databases) as (_feed, client), open_feed(client, after="2") as answer:
+
+        async def blanked() -> bool:
+            async with open_feed(client) as again:
+                reading = Reading()
+                await reading.until(again, partial(reading.reached, 2))
+            return [row["data"] for row in reading.rows[:2]] == [None, None]
+
+        assert not await blanked()
+        async with databases[0].write() as connection:
+            await connection.execute(update(tables.event_log).values(data=None, raw=None))
+        await put(tables.event_log, event(3, type="contact.forgotten", data="{}"))
+        staying = Reading()
+        await staying.until(answer, partial(staying.reached, 3))
+        await until(blanked, DEADLINE_S, "what was read before is forgotten")
 
 
 async def refused(client: Client, status: int, last_id: str = "", **query: str) -> dict[str, Any]:

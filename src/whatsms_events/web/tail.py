@@ -25,6 +25,7 @@ from uuid import UUID
 import msgspec
 
 from whatsms_events.clock import first_of, within
+from whatsms_events.domain.events import EventType
 from whatsms_events.domain.feed import Place, block, progress
 from whatsms_events.errors import StorageUnavailableError
 from whatsms_events.storage.reads import EventPage, Queries, RowView
@@ -48,7 +49,7 @@ PAGE_BYTES: Final = 512 * 1024
 
 RING_BYTES: Final = 8 * 1024 * 1024
 RING_S: Final = 60.0
-"""What is older is forgotten: what an erasure or a retention blanks in the log must not live on here."""
+"""What is older is forgotten: what retention blanks in the log must not live on here. An erasure empties the ring."""
 
 TAKE_BYTES: Final = 64 * 1024
 PRELOADED: Final = 500
@@ -204,6 +205,10 @@ class Tail:
 
     def _keep(self, row: RowView) -> None:
         place = place_in_log(row)
+        if row["type"] == EventType.CONTACT_FORGOTTEN:
+            # What came before may hold what is being blanked in the log now: who has not had it reads it there.
+            self._kept.clear()
+            self._size, self._begin = 0, self._end.position
         ticket, whole = row["ticket_id"], self.block(row, personal=True)
         kept = _Kept(
             place=place,
