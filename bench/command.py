@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench import behind, blanking, door, fresh, long, start
+from bench import behind, blanking, door, feed, fresh, long, start
 from bench.load import Cores, FailedError, Load, compiled
 from bench.report import Finding, write
 from bench.stage import SkippedError, Stage
@@ -24,6 +24,7 @@ ROWS: Final[Mapping[str, Row]] = {
     "latency": door.latency,
     "flood": door.flood,
     "two": door.two,
+    "feed": feed.feed,
     "all": behind.together,
     "relay": behind.relay,
     "consumer": behind.consumer,

@@ -44,7 +44,7 @@ BELOW = {
         "metrics",
     },
     "cli": {"service", "config", "web", "workers", "backfill", "twin", "kafka", "storage", "whatsms", "domain"}
-    | {"errors", "metrics", "logs"},
+    | {"errors", "metrics", "logs", "consume"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -70,6 +70,11 @@ class Connection(web.RequestHandler):
         (count,) = struct.unpack("i", fcntl.ioctl(wire.fileno(), termios.FIONREAD, struct.pack("i", 0)))
         return bool(count)
 
+    @property
+    def ended(self) -> bool:
+        """Tell whether the client sends no more. It may still read, but who reads without an end has left."""
+        return self._ended
+
     def begin(self, request: web.BaseRequest) -> None:
         """Note which request is answered now."""
         self._request = request

@@ -24,6 +24,7 @@ from whatsms_events.errors import StorageUnavailableError
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.reads import Queries, RowView
 from whatsms_events.web.access import NamedToken, holder
+from whatsms_events.web.connection import Connection
 from whatsms_events.web.hiding import hidden_event, may_see
 from whatsms_events.web.questions import (
     HEADERS,
@@ -70,10 +71,11 @@ class OpenFeed:
     """One open feed: how far it is, and what it waits for."""
 
     def __init__(
-        self, response: web.StreamResponse, wanted: FeedFilter, place: Place, stall_s: float, *, name: str
+        self, request: web.Request, response: web.StreamResponse, wanted: FeedFilter, place: Place, stall_s: float
     ) -> None:
-        self.name = name
+        self.name = holder(request).name
         """The name of the token that opened it."""
+        self._request = request
         self.response = response
         self.wanted = wanted
         self.place = place
@@ -84,6 +86,12 @@ class OpenFeed:
         """The rest of the block that was being written when the reader stalled."""
         self.ended: asyncio.Future[Reason] = asyncio.get_running_loop().create_future()
         self._stall_s = stall_s
+
+    def left(self) -> bool:
+        """Tell whether the reader has gone, as far as the kernel knows: nothing has to be written to find out."""
+        transport, protocol = self._request.transport, self._request.protocol
+        ended = isinstance(protocol, Connection) and protocol.ended
+        return transport is None or transport.is_closing() or ended
 
     def end(self, reason: Reason) -> None:
         """Let the feed end when what is being written is written; the first reason counts."""
@@ -205,7 +213,7 @@ class Feed:
             personal=may_see(request),
         )
         place, name = _begin(request, asked)
-        if self._closed or len(self._readers) + self._coming >= self._limit:
+        if self._closed or self._count() + self._coming >= self._limit:
             metrics.FEED_ENDED.labels("stopping" if self._closed else "full").inc()
             raise busy("this process stops" if self._closed else "as many read the feed as may")
         self._coming += 1
@@ -214,7 +222,16 @@ class Feed:
             response = await self._opened(request)
         finally:
             self._coming -= 1
-        return await self._serve(request, OpenFeed(response, wanted, place, self._stall_s, name=holder(request).name))
+        return await self._serve(request, OpenFeed(request, response, wanted, place, self._stall_s))
+
+    def _count(self) -> int:
+        """Return how many read; where that is as many as may, those who have gone make room."""
+        if len(self._readers) + self._coming >= self._limit:
+            for reader in self._readers:
+                if reader.left():
+                    reader.end("left")
+            self._tail.wake()
+        return sum(not reader.ended.done() for reader in self._readers)
 
     def _tenant(self, slug: str) -> str:
         if slug not in self._tenants:
