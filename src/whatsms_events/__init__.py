@@ -134,7 +134,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
     cli/            app: every command by its name; options, running
         serve, config, difference, db, backup, topics, events, trace, log, parked, verify, twin, completion, secrets
         forget, suppressions, privacy     erase a person; keep them erased after a restore; what is held
-        running_process, tail             asking a process by its private listener; events as they come
+        asking, tail                      asking a process by its private listener; events as they come
         progress                          how far a long command is
         demo/                             commands, play, settings, truth, repair, view
         export/                           commands; folder: how it is written; page: for a person to read

@@ -8,8 +8,8 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
+from whatsms_events.cli.asking import ask, private_url, refused, strange
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
-from whatsms_events.cli.running_process import ask, private_url, refused, strange
 from whatsms_events.config.render import comparable
 
 DEADLINE_S: Final = 10.0

@@ -17,9 +17,9 @@ from urllib.parse import urlencode
 import msgspec
 from cyclopts import Parameter
 
+from whatsms_events.cli.asking import ask, private_url, refused, strange
 from whatsms_events.cli.events import After, event_line
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
-from whatsms_events.cli.running_process import ask, private_url, refused, strange
 from whatsms_events.consume import FeedReader
 from whatsms_events.errors import ConfigError, TransientError
 from whatsms_events.workers.loop import backoff
