@@ -98,3 +98,26 @@ async def test_with_read_alone_no_text_and_no_name_is_shown(browser: Browser, se
         row = walker.page.locator("#rows tr").first
         await expect(row).to_contain_text("m-hid")
         await expect(row.locator("td.says")).to_have_text("hidden")
+
+
+async def test_did_joao_get_the_message_of_half_past_ten(browser: Browser, service: Service) -> None:
+    """Somebody who types a name without its accents finds the conversation and reads it, and opens the passport of an
+    event from Live; each of these pages is as fine as those of the menu.
+    """
+    async with walking(browser, service) as walker:
+        page = walker.page
+        await walker.sign_in(TOKEN)
+        await page.get_by_role("link", name="Conversations").click()
+        await page.get_by_role("searchbox").fill("joao")
+        await page.get_by_role("button", name="Find").click()
+        await page.get_by_role("link", name="Ticket t-1").first.click()
+        await expect(page.get_by_text("Bom dia")).to_be_visible()
+        await expect(page.get_by_text(BODY, exact=True)).to_be_visible()
+        assert await walker.violations() == []
+        answer = {"id": "m-live-9", "body": "Até já", "fromMe": True}
+        await say(service, "message.sent", "2026-01-15T14:00:00Z", message=answer, ticket={"id": "t-1"})
+        await walker.go("/live?type=message.sent&ticket=t-1")
+        await page.locator("#rows a").first.click()
+        await expect(page.get_by_role("heading", level=2).first).to_contain_text("message.sent")
+        assert await walker.violations() == []
+        assert walker.complaints == []
