@@ -8,6 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from whatsms_events.config.settings import Settings
+from whatsms_events.domain.scopes import Scope
 from whatsms_events.errors import ConfigError, TransientError
 
 EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - this machine's own address stands for them
@@ -50,9 +51,22 @@ def ask(
     return answer
 
 
-def refused(url: str, exc: urllib.error.HTTPError) -> TransientError:
+def token_for(settings: Settings, *needed: Scope) -> str | None:
+    """Return a token of the configuration that may do what is needed; None where there are no tokens at all.
+
+    Raise ConfigError where there are some, and none fits.
+    """
+    token = settings.private.bearer(*needed)
+    if token is None and settings.private.tokens:
+        scopes = " and ".join(needed)
+        raise ConfigError(f"private.tokens: no configured token has the scopes {scopes}, which this command needs")
+    return token
+
+
+def refused(url: str, exc: urllib.error.HTTPError, settings: Settings) -> TransientError:
     """Return what a refusal means."""
-    why = "private.token is not the one that it takes" if exc.code == 401 else f"it answers {exc.code}"
+    ours = "private.token" if settings.private.token is not None else "the named token of the configuration"
+    why = f"{ours} is not the one that it takes" if exc.code == 401 else f"it answers {exc.code}"
     return TransientError(f"{_origin(url)}: {why}")
 
 

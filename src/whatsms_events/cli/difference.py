@@ -8,9 +8,10 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
-from whatsms_events.cli.asking import ask, private_url, refused, strange
+from whatsms_events.cli.asking import ask, private_url, refused, strange, token_for
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.config.render import comparable
+from whatsms_events.config.settings import Settings
 
 DEADLINE_S: Final = 10.0
 ANSWER_LIMIT_BYTES: Final = 16 * 1024 * 1024
@@ -35,7 +36,7 @@ def diff(
         Print one object: by the setting's name, its value in the process and in the configuration.
     """
     settings = options.load()
-    running, salt = _asked(private_url(url, settings), settings.private.bearer("read", "operate"))
+    running, salt = _asked(private_url(url, settings), settings)
     differences = dict(_differences(running, comparable(settings, salt)))
     if json:
         print(encoder.dumps({name: {"running": a, "configured": b} for name, (a, b) in differences.items()}))
@@ -44,14 +45,15 @@ def diff(
     return 1 if differences else 0
 
 
-def _asked(url: str, token: str | None) -> tuple[Mapping[str, object], bytes]:
+def _asked(url: str, settings: Settings) -> tuple[Mapping[str, object], bytes]:
     """Return what the process answers, and the salt of its marks; raise TransientError without such an answer."""
+    token = token_for(settings, "read", "operate")
     try:
         with ask(f"{url}/api/v1/settings", token=token, deadline_s=DEADLINE_S) as answer:
             told = encoder.loads(answer.read(ANSWER_LIMIT_BYTES))
             return told["settings"], bytes.fromhex(told["salt"])
     except urllib.error.HTTPError as exc:
-        raise refused(url, exc) from exc
+        raise refused(url, exc, settings) from exc
     except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException) as exc:
         raise strange(url) from exc
 

@@ -17,9 +17,10 @@ from urllib.parse import urlencode
 import msgspec
 from cyclopts import Parameter
 
-from whatsms_events.cli.asking import ask, private_url, refused, strange
+from whatsms_events.cli.asking import ask, private_url, refused, strange, token_for
 from whatsms_events.cli.events import After, event_line
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
+from whatsms_events.config.settings import Settings
 from whatsms_events.consume import FeedReader
 from whatsms_events.errors import ConfigError, TransientError
 from whatsms_events.workers.loop import backoff
@@ -65,14 +66,14 @@ def tail_(
         Where the private listener of the process is; private.host and private.port of the configuration by default.
     """
     settings = options.load()
-    there, token = private_url(url, settings), settings.private.bearer("read")
+    there = private_url(url, settings)
     wanted = {"tenant": tenant, "type": type, "ticket": ticket}
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
-        place = _end(there, token) if after is None else after
+        place = _end(there, settings) if after is None else after
         query = {"after": str(place)} | {name: value for name, value in wanted.items() if value is not None}
-        _follow(f"{there}/api/v1/stream?{urlencode(query)}", token, _raw if json else _line)
+        _follow(f"{there}/api/v1/stream?{urlencode(query)}", settings, _raw if json else _line)
     except _StoppedError:
         return 0
 
@@ -81,23 +82,24 @@ def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
     raise _StoppedError
 
 
-def _end(url: str, token: str | None) -> int:
+def _end(url: str, settings: Settings) -> int:
     """Return the end of the log."""
+    token = token_for(settings, "read")
     try:
         with ask(f"{url}/api/v1/events?limit=1", token=token, deadline_s=DEADLINE_S) as answer:
             return int(msgspec.json.decode(answer.read())["end"])
     except urllib.error.HTTPError as exc:
-        raise refused(url, exc) from exc
+        raise refused(url, exc, settings) from exc
     except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException) as exc:
         raise strange(url) from exc
 
 
-def _follow(url: str, token: str | None, shown: Callable[[str], str]) -> NoReturn:
+def _follow(url: str, settings: Settings, shown: Callable[[str], str]) -> NoReturn:
     """Print what the feed sends for ever; where it breaks off, go on behind the last event."""
     feed, failures, opened = FeedReader(), 0, False
     while True:
         try:
-            for row in _rows(url, token, feed):
+            for row in _rows(url, settings, feed):
                 print(shown(row), flush=True)
                 failures = 0
             opened = True
@@ -109,11 +111,12 @@ def _follow(url: str, token: str | None, shown: Callable[[str], str]) -> NoRetur
         time.sleep(backoff(failures, LONGEST_WAIT_S))
 
 
-def _rows(url: str, token: str | None, feed: FeedReader) -> Iterator[str]:
+def _rows(url: str, settings: Settings, feed: FeedReader) -> Iterator[str]:
     """Yield the rows of one feed until it ends or breaks off.
 
     Raise TransientError where there is none now, ConfigError where the question is wrong.
     """
+    token = token_for(settings, "read")
     headers = {"Last-Event-ID": feed.last_id} if feed.last_id else {}
     try:
         with ask(url, token=token, deadline_s=DEADLINE_S, headers=headers) as answer:
@@ -124,7 +127,7 @@ def _rows(url: str, token: str | None, feed: FeedReader) -> Iterator[str]:
     except urllib.error.HTTPError as exc:
         if exc.code in (400, 404):
             raise ConfigError(_why(exc)) from exc
-        raise refused(url, exc) from exc
+        raise refused(url, exc, settings) from exc
     except (OSError, http.client.HTTPException):
         return  # it broke off
 
