@@ -36,7 +36,7 @@ PIECE_ROWS: Final = 1000
 REST: Final = 9.0
 """Rest after a piece, in the time for which it held the log; the time for which it waited for the log is nobody's."""
 
-REST_LIMIT_S: Final = 2.0
+REST_LIMIT_S: Final = 5.0
 """Beside a door that is saturated a piece takes as long as the others let it: it must still come to an end."""
 
 LOOK_S: Final = 60.0
