@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench import behind, blanking, door, feed, fresh, long, start
+from bench import behind, blanking, console, door, feed, fresh, long, start
 from bench.load import Cores, FailedError, Load, compiled
 from bench.report import Finding, write
 from bench.stage import SkippedError, Stage
@@ -34,8 +34,9 @@ ROWS: Final[Mapping[str, Row]] = {
     "blanking": blanking.blanking,
     "memory": long.memory,
     "large": long.large,
+    "console": console.console,
 }
-LONG: Final = frozenset({"memory", "large"})
+LONG: Final = frozenset({"memory", "large", "console"})
 """Rows that take too long for the default set."""
 
 RESULTS: Final = Path(__file__).with_name("results")
@@ -52,7 +53,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("rows", nargs="*", metavar="ROW", help="which rows; all but the long ones where none is named")
     made.add_argument("--rounds", type=int, default=5, help="of each server, in turns")
     made.add_argument("--seconds", type=float, default=2.0, help="of each round")
-    made.add_argument("--events", type=int, default=20_000, help="of relay, consumer, rebuild, memory, large")
+    made.add_argument(
+        "--events", type=int, default=20_000, help="of relay, consumer, rebuild, memory, large; tickets of console"
+    )
     made.add_argument("--python", default="", help="an interpreter that has fastapi, uvicorn, sqlalchemy, aiosqlite")
     made.add_argument("--name", default="latest", help="of the two files with the results")
     made.add_argument("--results", type=Path, default=RESULTS, help="their folder")

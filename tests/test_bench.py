@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from bench import command, corpus, door
+from bench import command, console, corpus, door
 from bench.corpus import Corpus, Requests
 from bench.fresh import Seen, Witness
 from bench.load import Cores, FailedError, Load, compiled
@@ -144,6 +144,14 @@ async def test_only_accepted_deliveries_count(stage: Stage) -> None:
     assert 0 < signed.answered == signed.accepted == signed.next <= 50  # a busy machine may send fewer
     assert refused.answered > 0
     assert refused.accepted == 0
+
+
+async def test_every_page_of_the_console_is_timed(stage: Stage) -> None:
+    """With a few tickets in a real service: each page is answered, and its time stands in the findings."""
+    stage.events, stage.rounds = 20, 1
+    found = await console.console(stage)
+    assert len(found) == len(console.PAGES)
+    assert all(one.value > 0 for one in found)
 
 
 def test_requests_go_on_where_the_last_round_ended(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_number_is_its_digits(text: str, count: int) -> None:
     """Only the digits 0 to 9 are kept, and the end of a number is the beginning of what is kept backwards."""
     found = digits(text)
     assert found == "".join(one for one in text if one in "0123456789")
-    _, forwards, backwards = searched({"name": None, "number": text})
+    _, forwards, backwards, _last = searched({"name": None, "number": text})
     assert (forwards or "") == found
     assert (backwards or "").startswith(found[len(found) - min(count, len(found)) :][::-1])
 
@@ -68,3 +68,11 @@ def test_a_number_is_its_digits(text: str, count: int) -> None:
 def test_what_is_typed_is_looked_for_as_what_it_may_be(typed: str, found: Asked) -> None:
     """A text is always an id; a name where it has words; a number where nothing but one is written."""
     assert asked(typed) == found
+
+
+@given(NAMES)
+def test_a_family_name_finds_who_bears_it(name: str) -> None:
+    """The last word of a name is a prefix of what is kept, with the others behind it; of one word nothing more is."""
+    kept, _, _, turned = searched({"name": name, "number": None})
+    words = (kept or "").split()
+    assert turned == (None if len(words) < 2 else " ".join([words[-1], *words[:-1]]))

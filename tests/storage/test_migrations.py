@@ -17,6 +17,7 @@ from sqlalchemy import Connection, MetaData, Table, insert, inspect, select, tex
 
 from whatsms_events.domain.doubt import Aside, Heard
 from whatsms_events.domain.rows import Claim, Key, Version, merge
+from whatsms_events.domain.search import searched
 from whatsms_events.errors import ConfigError
 from whatsms_events.storage import schema, tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection, unopened, upgrade
@@ -133,6 +134,25 @@ async def test_a_name_that_was_told_stays_its_agents(database_url: str) -> None:
     for claim in (older, nameless, nameless._replace(registers={"user": "6"}), nameless._replace(time=7)):
         held = merge(held, claim, 50 + claim.time)
     assert (held.values["user_id"], held.values["user_name"]) == ("5", 'Zoë "Z"\n')
+
+
+async def test_people_of_earlier_releases_are_found(database_url: str) -> None:
+    """After the upgrade each contact has what it is found by, just as if it were saved today; several pages of them."""
+    names = ["João da Silva", "Zoë", None, "🌸"]
+    row = {"tenant": "t1", "known": True, "doubtful": False, "versions": "{}"}
+    rows = tuple(
+        (tables.contact, row | {"id": f"p{number:04}", "name": names[number % 4], "number": f"+55 {number:06}"})
+        for number in range(2100)
+    )
+    await make_first("projection", database_url, rows)
+    projection = await open_projection(DatabaseTarget(database_url), migrate=True)
+    kept = select(tables.contact.c.name, tables.contact.c.number, *(tables.contact.c[name] for name in tables.FOUND_BY))
+    async with projection.read() as connection:
+        found = (await connection.execute(kept)).all()
+    await projection.close()
+    assert len(found) == len(rows)
+    for name, number, *by in found:
+        assert tuple(by) == searched({"name": name, "number": number})
 
 
 async def test_versions_of_earlier_releases_mean_the_same_and_are_written_as_now(database_url: str) -> None:

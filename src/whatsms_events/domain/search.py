@@ -62,14 +62,22 @@ def digits(number: str) -> str:
     return "".join(_DIGITS.findall(number))[:KEPT_CHARS]
 
 
-def searched(contact: Mapping[str, Value]) -> tuple[str | None, str | None, str | None]:
-    """Return what a contact's columns are found by: folded name, digits, and the digits backwards.
+def searched(contact: Mapping[str, Value]) -> tuple[str | None, str | None, str | None, str | None]:
+    """Return what a contact's columns are found by: folded name, digits, digits backwards, last word of the name first.
 
-    Backwards, because people leave out the country or know the last four: the end of a number is a prefix then.
+    Backwards, because people leave out the country or know the last four: the end of a number is a prefix then. The
+    last word first, because people ask for a family name as well.
     """
     name, number = contact["name"], contact["number"]
     found = digits(number) if isinstance(number, str) else ""
-    return (folded(name) or None) if isinstance(name, str) else None, found or None, found[::-1] or None
+    whole = folded(name) if isinstance(name, str) else ""
+    return whole or None, found or None, found[::-1] or None, _last_first(whole)
+
+
+def _last_first(whole: str) -> str | None:
+    """Return the last word and then the others; None for a single word, which is found as it stands."""
+    first, _, last = whole.rpartition(" ")
+    return f"{last} {first}" if first else None
 
 
 def asked(text: str) -> Asked:

@@ -32,6 +32,8 @@ TALK_LIMIT: Final = 50
 TEXT_CHARS: Final = 4000
 """So much of a message's text is shown; the rest is there, in the read API."""
 
+UNTIMED_LIMIT: Final = 100
+
 REVISIONS_LIMIT: Final = 200
 """Revisions of all messages of a page together."""
 
@@ -90,11 +92,13 @@ class Talk:
     """One page of a conversation, oldest first. `older` is the key to go on before, None at the beginning.
 
     Each message has `body` cut to TEXT_CHARS, `body_chars` (all of it), `revisions` as the read API shows them (those
-    that are too long without their text), and `quoted`: the message that it answers, cut, where it is held.
+    that are too long without their text), and `quoted`: the message that it answers, cut, where it is held. `untimed`
+    counts the messages of the ticket whose creation time nobody told, up to UNTIMED_LIMIT.
     """
 
     messages: list[RowView]
     older: tuple[int | None, str] | None
+    untimed: int = 0
 
 
 class Conversations:
@@ -130,6 +134,7 @@ class Conversations:
             ("number", within(table.digits, typed.number), table.digits),
             ("number", within(table.digits_backwards, typed.ending), table.digits_backwards),
             ("name", within(table.folded_name, typed.name), table.folded_name),
+            ("name", within(table.last_name_first, typed.name), table.last_name_first),
         ]
         contacts: dict[str, dict[str, Any]] = {}
         matched: dict[str, str] = {}
@@ -140,7 +145,7 @@ class Conversations:
             query = select(*_shown_columns(tables.contact)).where(table.tenant == tenant, condition).limit(limit + 1)
             rows = (await connection.execute(query if order is None else query.order_by(order, table.id))).all()
             more = more or len(rows) > limit
-            for row in rows[:limit]:
+            for row in rows[:limit] if order is not None else sorted(rows[:limit], key=operator.attrgetter("id")):
                 contacts.setdefault(row.id, row._asdict())
                 matched.setdefault(row.id, name)
         return dict(list(contacts.items())[:limit]), matched, more or len(contacts) > limit
@@ -221,6 +226,7 @@ class Conversations:
             ids = [row["id"] for row in page]
             revisions = await _revisions(connection, tenant, ids)
             quoted = await _quoted(connection, tenant, page)
+            untimed = await _untimed(connection, tenant, ticket_id)
         older = (page[-1]["created_at"], page[-1]["id"]) if len(rows) > limit else None
         messages = [
             shown_row({name: value for name, value in row.items() if name != "body_chars"})
@@ -231,7 +237,7 @@ class Conversations:
             }
             for row in reversed(page)
         ]
-        return Talk(messages, older)
+        return Talk(messages, older, untimed)
 
 
 def begins(column: ColumnElement[str], prefix: str, dialect: str) -> ColumnElement[bool]:
@@ -360,6 +366,13 @@ async def _newest(
             untimed = untimed.where(table.id < before[1])
         rows += [row._asdict() for row in await connection.execute(untimed.limit(limit - len(rows)))]
     return rows
+
+
+async def _untimed(connection: AsyncConnection, tenant: str, ticket_id: str) -> int:
+    table = tables.message.c
+    some = select(literal(1)).where(table.tenant == tenant, table.ticket_id == ticket_id, table.created_at.is_(None))
+    counted = select(func.count()).select_from(some.limit(UNTIMED_LIMIT).subquery())
+    return int((await connection.execute(counted)).scalar_one())
 
 
 async def _revisions(connection: AsyncConnection, tenant: str, ids: Sequence[str]) -> dict[str, list[RowView]]:

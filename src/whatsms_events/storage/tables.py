@@ -383,12 +383,14 @@ contact = _row(
         Column("folded_name", Folded),
         Column("digits", Folded),
         Column("digits_backwards", Folded),
+        Column("last_name_first", Folded),
     ),
 )
 for _name, _column in (
     ("contact_by_name", contact.c.folded_name),
     ("contact_by_digits", contact.c.digits),
     ("contact_by_ending", contact.c.digits_backwards),
+    ("contact_by_last_name", contact.c.last_name_first),
 ):
     Index(_name, contact.c.tenant, _column, contact.c.id)
 for _table in (ticket, contact):
@@ -401,7 +403,7 @@ for _table in (ticket, contact):
         info={"only": "postgresql"},
     ).ddl_if(dialect="postgresql")
 
-FOUND_BY: Final = ("folded_name", "digits", "digits_backwards")
+FOUND_BY: Final = ("folded_name", "digits", "digits_backwards", "last_name_first")
 """Columns of `contact` that repeat a name or a number so that it is found. No answer shows them."""
 
 campaign = _row(

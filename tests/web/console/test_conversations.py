@@ -172,6 +172,9 @@ async def test_a_conversation_is_read_as_one(aiohttp_client: AiohttpClient, data
     assert "João da Silva" in text
     assert "+55 11 98765-4321" in text
     assert "Sunday, 2026-11-29" in text
+    assert "1 message is known without a time" in text
+    assert "a look at WhatSMS said so" not in text
+    assert re.search(r"Why an event said so .* \( see it \)", text)
 
 
 async def test_conversations_are_found_and_tickets_listed(aiohttp_client: AiohttpClient, databases: Databases) -> None:
@@ -297,7 +300,7 @@ async def test_a_passport_shows_the_way_of_an_event(aiohttp_client: AiohttpClien
     assert "not appended: json" in parked
     thing = await read(browser, "/passport?find=k1&kind=ticket")
     assert "Read the conversation" in thing
-    assert "/passport/at?position=7" in thing
+    assert "status ticket.updated of 1970-01-01 00:00:00 UTC in doubt" in words(thing)
     async with browser.get("/passport/at?position=7", allow_redirects=False) as answer:
         assert answer.headers["Location"] == f"/passport?find={UUID(int=7)}&kind=event"
     for wrong in ("", "8", "x", "9" * 30):

@@ -83,6 +83,7 @@ def test_a_conversation_is_harmless(ticket: dict[str, Any], contact: Any, messag
     page = rendered(
         "ticket.html", slug="shop", keyed=True, ticket=ticket, contact=Brought(contact), rest=Brought(rest),
         talk=Brought(Talk([], None)), days=days(messages), older=None, newest=True, gap=True,
+        untimed=2, oldest="/", told_status=None,
     )  # fmt: skip
     assert_harmless(page)
 
@@ -128,7 +129,9 @@ MATCHES = row(kind=st.sampled_from(("event", "ticket")), tenant=WORDS, tenant_id
 def test_a_passport_of_several_things_is_harmless(typed: str, matches: list[Any]) -> None:
     """What was typed, and ids of all kinds that have this name."""
     assert_harmless(
-        rendered("passport.html", text=typed, matches=matches, shown=None, stops=[], number=None, **_SAYING)
+        rendered(
+            "passport.html", text=typed, matches=matches, shown=None, stops=[], number=None, by_position={}, **_SAYING
+        )
     )
 
 
@@ -143,7 +146,11 @@ def test_the_passport_of_a_thing_is_harmless(thing_id: str, slug: str | None, te
         "events": [{"position": 1, "id": thing_id, "type": thing_id, "received_at": AT, "origin": tenant}],
         "looked_behind": 5,
     }  # fmt: skip
-    assert_harmless(rendered("passport.html", text="x", matches=[shown], shown=shown, stops=[], number=None, **_SAYING))
+    assert_harmless(
+        rendered(
+            "passport.html", text="x", matches=[shown], shown=shown, stops=[], number=None, by_position={}, **_SAYING
+        )
+    )
 
 
 _SAYING = MappingProxyType(

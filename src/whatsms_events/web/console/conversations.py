@@ -7,13 +7,14 @@ import msgspec
 from aiohttp import web
 
 from whatsms_events.domain.bodies import is_storable
+from whatsms_events.domain.trace import FieldPlace, field_place
 from whatsms_events.errors import NotFoundError
 from whatsms_events.storage.conversations import AGES, COUNTED, TALK_LIMIT, Conversations, StatusAges
 from whatsms_events.storage.reads import Queries
-from whatsms_events.storage.trace import Confirmed, Traces
+from whatsms_events.storage.trace import ThingFacts, Traces
 from whatsms_events.web.console import places
 from whatsms_events.web.console.bubbles import days, unexplained
-from whatsms_events.web.console.frame import ConsoleTenant, Frame, Visit
+from whatsms_events.web.console.frame import Brought, ConsoleTenant, Frame, Visit
 from whatsms_events.web.questions import TOP, key_after
 from whatsms_events.web.views import opaque
 
@@ -98,7 +99,7 @@ class ConversationsPage:
             "The messages", self._conversations.talk(tenant.tenant_id, ticket_id, before=before, limit=TALK_LIMIT)
         )
         contact = await visit.asked("The contact", self._contact(tenant, ticket["contact_id"]))
-        rest = await visit.asked("What WhatSMS confirmed", self._rest(tenant, ticket_id))
+        traced = await visit.asked("What WhatSMS confirmed", self._traced(tenant, ticket_id))
         visit.showed("conversation", ticket_id)
         messages, older = ([], None) if talk.value is None else (talk.value.messages, talk.value.older)
         return visit.page(
@@ -107,13 +108,16 @@ class ConversationsPage:
             keyed=tenant.keyed,
             ticket=ticket,
             contact=contact,
-            rest=rest,
+            rest=Brought(None if traced.value is None else traced.value.rest, traced.trouble),
+            told_status=None if traced.value is None else _told_status(traced.value),
             talk=talk,
             days=days(messages),
             older=None
             if older is None
             else places.place(places.TICKET, tenant=slug, id=ticket_id, after=opaque(older)),
             newest=before is None,
+            untimed=0 if talk.value is None else talk.value.untimed,
+            oldest=places.place(places.TICKET, tenant=slug, id=ticket_id, after=opaque((None, "\U0010ffff"))),
             gap=before is None and talk.value is not None and unexplained(ticket["last_message"], messages),
             place=places.place,
         )
@@ -123,9 +127,9 @@ class ConversationsPage:
             return None
         return await self._queries.entity("contacts", tenant.tenant_id, contact_id)
 
-    async def _rest(self, tenant: ConsoleTenant, ticket_id: str) -> Confirmed:
+    async def _traced(self, tenant: ConsoleTenant, ticket_id: str) -> ThingFacts:
         async with self._queries.turn():
-            return (await self._traces.thing("ticket", tenant.tenant_id, ticket_id)).rest
+            return await self._traces.thing("ticket", tenant.tenant_id, ticket_id)
 
     async def _ask_rest(self, visit: Visit, fields: Mapping[str, str]) -> web.Response:
         slug, _tenant = places.named_tenant(visit, fields)
@@ -137,6 +141,12 @@ class ConversationsPage:
             visit.did("ticket.ask", ticket_id)
         said = refused or "WhatSMS is being asked about this ticket. Load the page again in a minute."
         return visit.back(places.place(places.TICKET, tenant=slug, id=ticket_id), said)
+
+
+def _told_status(traced: ThingFacts) -> FieldPlace | None:
+    """Return by what the status of a ticket was told; None where nobody told it."""
+    version = None if traced.row is None else traced.row.versions.get("status")
+    return None if version is None else field_place(version)
 
 
 def cells(one: StatusAges) -> list[tuple[int | None, int]]:

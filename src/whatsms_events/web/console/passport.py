@@ -77,6 +77,8 @@ class PassportPage:
         shown: Any = await passport(self._traces, matches, self._in_time, slugs, turn=self._queries)
         known = {"text": text, "matches": shown_matches(matches, slugs), "shown": shown, "place": places.place}
         words: dict[str, Any] = {"outcome": outcome_words, "told_by": place_words, "rest": rest_words}
+        by_position = {} if shown is None else {one["position"]: one for one in shown.get("events", ())}
+        known["by_position"] = by_position
         number = text if text.isascii() and text.isdigit() and int(text) <= TOP else None
         return visit.page("passport.html", stops=_stops(shown), number=number, **known, **words)
 

@@ -42,7 +42,7 @@ def _fill() -> None:
     change = change.values({name: sa.bindparam(f"new_{name}") for name in _FOUND_BY})
     rows = connection.execute(page).all()
     while rows:
-        found = [(row, searched({"name": row.name, "number": row.number})) for row in rows]
+        found = [(row, searched({"name": row.name, "number": row.number})[: len(_FOUND_BY)]) for row in rows]
         connection.execute(
             change,
             [
