@@ -130,7 +130,15 @@ def test_a_passport_of_several_things_is_harmless(typed: str, matches: list[Any]
     """What was typed, and ids of all kinds that have this name."""
     assert_harmless(
         rendered(
-            "passport.html", text=typed, matches=matches, shown=None, stops=[], number=None, by_position={}, **_SAYING
+            "passport.html",
+            text=typed,
+            matches=matches,
+            shown=None,
+            stops=[],
+            number=None,
+            by_position={},
+            far=False,
+            **_SAYING,
         )
     )
 
@@ -148,7 +156,15 @@ def test_the_passport_of_a_thing_is_harmless(thing_id: str, slug: str | None, te
     }  # fmt: skip
     assert_harmless(
         rendered(
-            "passport.html", text="x", matches=[shown], shown=shown, stops=[], number=None, by_position={}, **_SAYING
+            "passport.html",
+            text="x",
+            matches=[shown],
+            shown=shown,
+            stops=[],
+            number=None,
+            by_position={},
+            far=False,
+            **_SAYING,
         )
     )
 

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from whatsms_events.domain.trace import RecordPlace
 from whatsms_events.errors import NotFoundError
 from whatsms_events.storage.reads import Queries
-from whatsms_events.storage.trace import EventFacts, Match, TracedKind, Traces
+from whatsms_events.storage.trace import REACH, EventFacts, Match, TracedKind, Traces
 from whatsms_events.web.console import places
 from whatsms_events.web.console.frame import HEADERS, Frame, Visit
 from whatsms_events.web.console.stations import Tone
@@ -19,6 +19,9 @@ from whatsms_events.web.questions import TOP
 from whatsms_events.web.trace import passport
 from whatsms_events.web.trace_view import shown_matches
 from whatsms_events.web.trace_words import kafka_words, outcome_words, place_words, rest_words, table_words
+
+NEAR: Final = 10_000
+"""Positions that are looked through at first: the events about a thing are mostly among the last ones."""
 
 KAFKA_S: Final = 4.0
 """How long Kafka is searched: a page cannot wait as long as the command does."""
@@ -69,16 +72,17 @@ class PassportPage:
         text, kind = asked.get("find", "").strip(), asked.get("kind")
         slugs = {one.tenant_id: slug for slug, one in visit.frame.tenants.items()}
         wanted = [one for one, slug in slugs.items() if asked.get("tenant") in (None, slug)]
+        reach = REACH if "far" in asked else NEAR
         matches: list[Match] = []
         if text and wanted:
             async with self._queries.turn():
                 found = await self._traces.matches(text, wanted)
             matches = [one for one in found if kind is None or one.kind == _KINDS.get(kind)]
-        shown: Any = await passport(self._traces, matches, self._in_time, slugs, turn=self._queries)
+        shown: Any = await passport(self._traces, matches, self._in_time, slugs, turn=self._queries, reach=reach)
         known = {"text": text, "matches": shown_matches(matches, slugs), "shown": shown, "place": places.place}
         words: dict[str, Any] = {"outcome": outcome_words, "told_by": place_words, "rest": rest_words}
         by_position = {} if shown is None else {one["position"]: one for one in shown.get("events", ())}
-        known["by_position"] = by_position
+        known["by_position"], known["far"] = by_position, "far" in asked
         number = text if text.isascii() and text.isdigit() and int(text) <= TOP else None
         return visit.page("passport.html", stops=_stops(shown), number=number, **known, **words)
 
