@@ -395,13 +395,8 @@ for _name, _column in (
     Index(_name, contact.c.tenant, _column, contact.c.id)
 for _table in (ticket, contact):
     # For prefixes of ids. SQLite takes the primary key; PostgreSQL's follows the language of the database.
-    Index(
-        f"{_table.name}_by_id",
-        _table.c.tenant,
-        _table.c.id,
-        postgresql_ops={"id": "text_pattern_ops"},
-        info={"only": "postgresql"},
-    ).ddl_if(dialect="postgresql")
+    _by_id = Index(f"{_table.name}_by_id", _table.c.tenant, _table.c.id, postgresql_ops={"id": "text_pattern_ops"})
+    _by_id.ddl_if(dialect="postgresql").info["only"] = "postgresql"
 
 FOUND_BY: Final = ("folded_name", "digits", "digits_backwards", "last_name_first")
 """Columns of `contact` that repeat a name or a number so that it is found. No answer shows them."""
