@@ -25,7 +25,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         trace                             what became of one event, field by field
         search, delays                    what a contact is found by; ranges of time that messages take
         seals                             hashes over closed ranges of the log, chained; the first flaw of one
-        person                            who a person is in the data, and what is theirs or names them
+        person                            who a person is in the data, and what is theirs
+        named                             whom a JSON value or some bytes name: for export and erasure
         retention, texts                  how long each kind is kept, and what is due; how old what was written is
         feed                              the form of the event feed: blocks of text, and places
         tenant, door                      two spellings of one id; what deliveries say of their sender
@@ -99,7 +100,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         sources, consumer                 Kafka or event log -> projection
         sealer                            closed ranges of the log -> seals
         retention                         what was kept for its time -> blanked
-        forgetting                        a person -> nothing, step by step
+        forgetting, alone                 a person -> nothing, step by step; nobody else works meanwhile
+        person_search                     where that person is, and whether anything is left
         rereading, replay                 the log once more, with today's code -> shadow tables, or shadow topics
         preview                           what a part of the log would change in the tables today
         watchdog, observer                silence -> alarm; tables -> gauges

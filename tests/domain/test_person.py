@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whatsms_events.domain.events import EPOCH
+from whatsms_events.domain.named import delivered
 from whatsms_events.domain.normalize import normalize
-from whatsms_events.domain.person import Person, delivered, digits_of, message_ids
+from whatsms_events.domain.person import Person, digits_of, message_ids
 
 ANA = Person("t1", frozenset({"731", "c-9"}), frozenset({"351910000731"}), frozenset({"812"}))
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import gzip
 import hashlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from whatsms_events.domain.verdicts import Append, Delivery
 from whatsms_events.errors import ConfigError, NotFoundError, TransientError
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
+from whatsms_events.storage.log.blanking import BLANKING
 from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.erasure import Erasures
@@ -34,10 +36,13 @@ from whatsms_events.storage.log.selected import Selected
 from whatsms_events.storage.log.suppression import HeldSuppressions
 from whatsms_events.storage.log.verify import verify
 from whatsms_events.storage.projection.apply import Projection
+from whatsms_events.storage.projection.erasure import PersonalRows
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.storage.scrubbing import scrub
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.forgetting import Forgetting, ForgettingWaits
+from whatsms_events.workers.person_search import PersonSearch
+from whatsms_events.workers.replay import ROLE
 from whatsms_events.workers.sources import LogSource
 
 TENANT, SLUG = "5f0c9a52-7d0f-4f0e-9c1f-2d6a5b1b7a10", "acme"
@@ -162,7 +167,8 @@ class House:
 
     def _signed(self, payload: bytes) -> Delivery:
         digest = bytes.fromhex(sign(payload, SECRET).removeprefix("sha256="))
-        return Delivery(SLUG, TENANT, {"current": SECRET}, digest, payload, None, self.clock)
+        encoding = "gzip" if payload.startswith(b"\x1f\x8b") else None
+        return Delivery(SLUG, TENANT, {"current": SECRET}, digest, payload, encoding, self.clock)
 
     async def apply(self) -> None:
         """Let the consumer apply everything."""
@@ -442,3 +448,152 @@ async def test_without_the_key_nobody_is_forgotten(house: House) -> None:
     with pytest.raises(NotFoundError):
         await house.forgetting().preview(TENANT, "nobody-at-all")
     assert await Erasures(house.log).all() == []
+
+
+class KilledError(BaseException):
+    """The process was killed here."""
+
+
+async def killed(house: House, who: str, at: tuple[type, str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget somebody, but die at the numbered call of a verb."""
+    where, verb, call = at
+    real, calls = getattr(where, verb), itertools.count(1)
+
+    async def dies(*arguments: Any) -> Any:
+        if next(calls) == call:
+            raise KilledError
+        return await real(*arguments)
+
+    with contextlib.suppress(TransientError):
+        await house.forgetting().run(TENANT, who)
+    await house.apply()
+    with monkeypatch.context() as patched:
+        patched.setattr(where, verb, dies)
+        with pytest.raises(KilledError):
+            await house.forgetting().run(TENANT, who)
+
+
+async def test_a_number_that_is_forgotten_already_is_written_nowhere(house: House) -> None:
+    """Forgotten twice by the number: the second time says when it was, and the number is no contact's id."""
+    await house.deliver(wrote(ANA, "m-1"))
+    house.clock += timedelta(seconds=1)
+    await house.forget(ANA.number)
+    (first,) = await Erasures(house.log).all()
+    house.clock += timedelta(seconds=1)
+    again = await house.forgetting().run(TENANT, ANA.number)
+    assert (again.contact_ids, again.erasure) == ((ANA.contact,), first)
+    assert holding(await house.everything(), needles(ANA)) == []
+    assert await Erasures(house.log).all() == [first]
+
+
+@pytest.mark.parametrize("who", ["+351 900 000 001", "Ana Nobody", "ana@nowhere.pt"])
+async def test_who_is_not_held_is_written_nowhere(house: House, who: str) -> None:
+    """A number with a mistake in it, a name, an address: nothing is held, so nothing begins."""
+    await house.deliver(wrote(ANA, "m-1"))
+    before = await house.everything()
+    with pytest.raises(NotFoundError):
+        await house.forgetting().run(TENANT, who)
+    assert await house.everything() == before
+
+
+async def test_a_number_that_only_the_log_knows_is_its_contacts(house: House) -> None:
+    """The tables show another number by now: the contact of the older one is found in the log, by its id."""
+    await house.deliver(wrote(ANA, "m-1"))
+    changed = {"id": ANA.contact, "name": ANA.mark, "number": "351900111222", "updatedAt": at(-1)}
+    await house.deliver(body("contact.updated", -1, contact=changed))
+    house.clock += timedelta(seconds=1)
+    await house.forget(ANA.number)
+    assert holding(await house.everything(), [*needles(ANA), b"351900111222"]) == []
+    assert [one.contact_id for one in await Erasures(house.log).all()] == [ANA.contact]
+
+
+async def test_killed_behind_the_tables_it_goes_on_by_the_number(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number is in no table any more: its mark finds the erasure that is not finished, and that one is finished."""
+    await house.deliver(wrote(ANA, "m-1"))
+    house.clock += timedelta(seconds=1)
+    await killed(house, ANA.number, (PersonSearch, "held", 1), monkeypatch)
+    done = await house.forgetting().run(TENANT, ANA.number)
+    assert done.contact_ids == (ANA.contact,)
+    assert [one.finished_at is None for one in await Erasures(house.log).all()] == [False]
+    assert holding(await house.everything(), needles(ANA)) == []
+
+
+async def test_killed_between_two_contacts_of_a_person_it_goes_on_with_both(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One contact has lost its number, so nothing in the tables ties the other to it: the erasure itself does."""
+    other = replace(ANA, contact="contact-of-ana-2", ticket="ticket-of-ana-2")
+    await house.deliver(*(wrote(one, f"{one.ticket}-{n}") for one in (ANA, other) for n in range(120)))
+    house.clock += timedelta(seconds=1)
+    await killed(house, ANA.contact, (PersonalRows, "blank", 2), monkeypatch)
+    done = await house.forgetting().run(TENANT, ANA.contact)
+    assert done.contact_ids == (ANA.contact, other.contact)
+    assert holding(await house.everything(), needles(ANA)) == []
+
+
+@pytest.mark.parametrize("number", ["6", ANA.number])
+async def test_what_is_parked_of_somebody_else_stays(house: House, number: str) -> None:
+    """A picture that many have, a number that is a digit, and the digits of a longer number name nobody."""
+    picture = {"profilePicUrl": "https://cdn.whatsms.pt/nopicture.png"}
+    mine = {"id": ANA.contact, "name": ANA.mark, "number": number, **picture}
+    theirs = {"id": RUI.contact, "name": RUI.mark, "number": f"{ANA.number}9", **picture}
+    await house.deliver(body("contact.created", contact=mine), body("poll.voted", contact=theirs))
+    house.clock += timedelta(seconds=1)
+    await house.forget(ANA.contact)
+    assert [bool(row["raw"]) for row in (await house.everything())["parked_delivery"]] == [True]
+
+
+async def test_what_is_parked_compressed_is_looked_into(house: House) -> None:
+    """A body with gzip that names the person loses its bytes, another's keeps them; also at the door, later."""
+    await house.deliver(wrote(ANA, "m-1"))
+    await house.deliver(gzip.compress(wrote(ANA, "m-2", "x")), gzip.compress(wrote(RUI, "r-2", "x")))
+    house.clock += timedelta(seconds=1)
+    await house.forget(ANA.contact)
+    await house.deliver(gzip.compress(wrote(ANA, "m-3", "late")))
+    left = sorted(gzip.decompress(row["raw"]) for row in (await house.everything())["parked_delivery"] if row["raw"])
+    assert left == [wrote(RUI, "r-2", "x")]
+
+
+async def test_a_form_that_is_not_read_is_told(house: House) -> None:
+    """Whom it names nobody knows, so it stays, and its id is in the result."""
+    await house.deliver(wrote(ANA, "m-1"), gzip.compress(wrote(ANA, "m-2"))[:-9])
+    house.clock += timedelta(seconds=1)
+    with contextlib.suppress(TransientError):
+        await house.forgetting().run(TENANT, ANA.contact)
+    await house.apply()
+    done = await house.forgetting().run(TENANT, ANA.contact)
+    assert list(done.unread) == [row["id"] for row in (await house.everything())["parked_delivery"]]
+
+
+async def test_an_unknown_field_is_looked_into_however_it_is_written(house: House) -> None:
+    """A card, a mention, the channel's own name of somebody, and JSON within a text go from another's events."""
+    card = f"BEGIN:VCARD\nFN:{ANA.mark}\nTEL;waid={ANA.number}:+{ANA.number}\nEND:VCARD"
+    own = {"key": {"participant": f"{ANA.number}@s.whatsapp.net"}, "pushName": ANA.mark}
+    await house.deliver(
+        wrote(ANA, "m-1"),
+        wrote(RUI, "r-1", "x", vcard=card),
+        wrote(RUI, "r-2", "x", mentions=[{"id": f"{ANA.number}@c.us", "pushName": ANA.mark}]),
+        wrote(RUI, "r-3", "x", participant=f"{ANA.number}@s.whatsapp.net", dataJson=json.dumps(own)),
+    )
+    house.clock += timedelta(seconds=1)
+    await house.forget(ANA.contact)
+    rows = await house.everything()
+    assert holding(rows, needles(ANA)) == []
+    assert sum(row["body"] == f"{RUI.mark} x" for row in rows["message"]) == 3
+
+
+async def test_nobody_replays_or_blanks_meanwhile(house: House) -> None:
+    """Where a replay works, nothing is blanked: its swap would bring back what it had read. And the reverse."""
+    await house.deliver(wrote(ANA, "m-1"))
+    for role in (ROLE, BLANKING):
+        other = RoleLock(house.log, role)
+        assert await other.take()
+        with pytest.raises(TransientError, match="replays the log just now"):
+            await house.forgetting().run(TENANT, ANA.contact)
+        await other.release()
+    assert await Erasures(house.log).all() == []
+    forgetting = house.forgetting()
+    async with forgetting.alone:
+        with contextlib.suppress(TransientError):
+            await forgetting.run(TENANT, ANA.contact)
+        assert not await RoleLock(house.log, ROLE).take()

@@ -14,14 +14,11 @@ from whatsms_events.cli.running import run
 from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.marks import Marker
-from whatsms_events.errors import ConfigError, IntegrityError, TransientError
+from whatsms_events.errors import ConfigError, TransientError
 from whatsms_events.kafka.topics import SEGMENT_MS, check_topics
 from whatsms_events.service.parts import kafka_target, opened_stores, privacy_key
 from whatsms_events.service.suppressions import keep_file
 from whatsms_events.storage.database import Database
-from whatsms_events.storage.log.blanking import BLANKING
-from whatsms_events.storage.log.replays import Replays
-from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.storage.scrubbing import scrub
 from whatsms_events.workers.forgetting import Forgetfulness, Forgetting, ForgettingWaits
 
@@ -87,19 +84,14 @@ async def _forgotten(
             keeps_until=await _keeps_until(settings) if go else lambda _now: None,
             now=now,
             waits=ForgettingWaits(behind_s=wait_s),
+            marked=lambda: keep_file(settings.privacy.suppressions_file, stores.log),
         )
         if not go:
             return await forgetting.preview(tenant_id, contact)
-        lock = RoleLock(stores.log, BLANKING)
-        stack.push_async_callback(lock.release)
-        if not await lock.take():
-            raise TransientError("somebody else blanks or copies the log just now: run this again in a minute")
-        if await Replays(stores.log).unfinished("projection") is not None:
-            raise IntegrityError("a replay is not finished, and its shadow holds people too: finish it or discard it")
+        await stack.enter_async_context(forgetting.alone)
         done = await forgetting.run(tenant_id, contact)
         await scrubbed(stores.log, rewrite=rewrite)
         await scrubbed(stores.projection, rewrite=True)
-        await keep_file(settings.privacy.suppressions_file, stores.log)
         return done
 
 
@@ -141,6 +133,7 @@ def _plain(done: Forgetfulness) -> dict[str, Any]:
         "log_end": None if one is None else one.until,
         "kafka_until": None if one is None else one.kafka_until,
         "named_elsewhere": done.left,
+        "unread": done.unread,
     }
 
 
@@ -153,11 +146,15 @@ def _text(done: Forgetfulness) -> str:
     if one is None:
         return "\n".join([*lines, "nothing was changed: give --go to erase this for good"])
     at = one.forgotten_at.isoformat(timespec="seconds")
+    if not done.counts:
+        return f"contacts {', '.join(done.contact_ids)}: were forgotten at {at}, and nothing is held of them since"
     lines.append(f"forgotten at {at}, in the log up to position {one.until}")
     if one.kafka_until is not None:
         lines.append(f"Kafka may hold older records until {one.kafka_until.isoformat(timespec='seconds')}")
     if done.left:
         places = ", ".join(map(str, done.left))
         lines.append(f"other people's events show a value that was blanked, such as a text they wrote too: {places}")
+    if done.unread:
+        lines.append(f"parked in a form that is not read here, so look yourself: {', '.join(map(str, done.unread))}")
     lines.append("backups, other copies, and what consumers keep are yours to erase: see docs/privacy.md")
     return "\n".join(lines)

@@ -9,13 +9,11 @@ from whatsms_events.cli.running import run
 from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.marks import Marker
-from whatsms_events.errors import ConfigError, TransientError
+from whatsms_events.errors import ConfigError
 from whatsms_events.service.parts import opened_log, opened_stores, privacy_key
 from whatsms_events.service.suppressions import missing, read_file, write_file
-from whatsms_events.storage.log.blanking import BLANKING
 from whatsms_events.storage.log.erasure import Counts
 from whatsms_events.storage.log.suppression import SuppressionTable, key_problem
-from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.workers.forgetting import Forgetting
 
 
@@ -68,14 +66,11 @@ async def _imported(settings: Settings, file: Path) -> tuple[int, Counts]:
         raise ConfigError(f"{file}: {problem}")
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(opened_stores(settings, migrate=True))
-        lock = RoleLock(stores.log, BLANKING)
-        stack.push_async_callback(lock.release)
-        if not await lock.take():
-            raise TransientError("somebody else blanks or copies the log just now: run this again in a minute")
-        marks = await missing(read, stores.log)
         forgetting = Forgetting(
             stores.log, stores.projection, marker, prefix=None, keeps_until=lambda _now: None, now=now
         )
+        await stack.enter_async_context(forgetting.alone)
+        marks = await missing(read, stores.log)
         counts = await forgetting.apply(marks)
         await scrubbed(stores.log)
         await scrubbed(stores.projection)

@@ -8,24 +8,15 @@ a look into the JSON finds that. A name is never enough, since two people may be
 wrote about them stays somebody else's.
 """
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-NUMBER_DIGITS: Final = 6
-"""A number with fewer digits is found only where it stands as a whole value: it would be a part of many others."""
+from whatsms_events.domain.marks import NUMBER_DIGITS, MarkKind, number_name
+from whatsms_events.domain.named import leaves, named_in, named_in_bytes
 
-_CONTACT: Final = frozenset(("contact", "contactid", "mergedinto"))
-_TICKET: Final = frozenset(("ticket", "ticketid"))
 _MESSAGE: Final = frozenset(("message", "messageid", "quotedmsg", "quotedmsgid", "quotedmessageid"))
-_WRITTEN: Final = frozenset(("body", "lastmessage", "text", "caption", "conversation", "name"))
-"""What somebody wrote: a number within such a text is a part of what they said."""
-
-_CUT: Final = r"contact\w*\"?\s*[:=]\s*(?:\{{\s*\"id\"\s*:\s*)?\"?{}(?![0-9A-Za-z_-])"
-"""How a contact's id stands in bytes that are no whole JSON, such as a body that was cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +32,6 @@ class Person:
     numbers: frozenset[str] = frozenset()
     tickets: frozenset[str] = frozenset()
     known: bool = True
-    _in_text: re.Pattern[str] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """Make the pattern that finds a number of theirs in a longer text, such as 351910000731@c.us."""
-        long = sorted({digits for one in self.numbers if len(digits := digits_of(one)) >= NUMBER_DIGITS})
-        pattern = rf"(?<![0-9])(?:{'|'.join(long)})(?![0-9])" if long else r"(?!)"
-        object.__setattr__(self, "_in_text", re.compile(pattern))
 
     def owns(self, *, ticket_id: str | None, contact_id: str | None) -> bool:
         """Tell whether what has these ids is theirs: it is about their contact, or stands in a ticket of theirs."""
@@ -60,43 +44,26 @@ class Person:
         return list(dict.fromkeys((*found, *(one for one in digits if len(one) >= NUMBER_DIGITS))))
 
     def is_named_in(self, value: Any) -> bool:
-        """Tell whether a JSON value names one of their contacts, numbers or tickets."""
-        return any(self._is_named_by(key, one) for key, one in _pairs(value))
+        """Tell whether a JSON value names one of their contacts, numbers or tickets: see `named`."""
+        return named_in(value, self._find) is not None
 
     def is_named_in_bytes(self, raw: bytes) -> bool:
         """Tell whether a delivery's bytes name them: as JSON where they are, else as text, for what was cut."""
-        value = delivered(raw)
-        if value is not None:
-            return self.is_named_in(value)
-        text = raw.decode("utf-8", "replace")
-        cut = (re.search(_CUT.format(re.escape(one)), text, re.IGNORECASE) for one in self.contacts)
-        return self._in_text.search(text) is not None or any(cut)
+        return named_in_bytes(raw, self._find) is not None
 
-    def _is_named_by(self, key: str, value: str) -> bool:
-        if (key in _CONTACT and value in self.contacts) or (key in _TICKET and value in self.tickets):
-            return True
-        return key not in _WRITTEN and (value in self.numbers or self._in_text.search(value) is not None)
+    def _find(self, kind: MarkKind, value: str) -> int | None:
+        ids = {"contact": self.contacts, "ticket": self.tickets}.get(kind, frozenset())
+        mine = any(value == (number_name(one) or one) for one in self.numbers) if kind == "number" else value in ids
+        return 0 if mine else None
 
 
 def message_ids(value: Any) -> list[str]:
     """Return the ids of messages that a JSON value names, each once."""
-    return list(dict.fromkeys(one for key, one in _pairs(value) if key in _MESSAGE and len(one) <= ID_CHARS))
+    return list(dict.fromkeys(one for key, one in leaves(value) if key in _MESSAGE and len(one) <= ID_CHARS))
 
 
 ID_CHARS: Final = 256
 """No id is longer (`values.shorten`): a text of a message that stands under such a name is none."""
-
-
-def delivered(raw: bytes) -> Any:
-    """Return the JSON value of a delivery, None where it is none. Flat data goes under the name of what it is about."""
-    try:
-        value = msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    if isinstance(value, dict) and isinstance(value.get("event"), str) and isinstance(value.get("data"), dict):
-        about = value["event"].partition(".")[0]
-        return {**value, "data": {about: value["data"], **value["data"]}}
-    return value
 
 
 def digits_of(number: str) -> str:
@@ -110,38 +77,3 @@ def _forms(one: str) -> list[str]:
     within = msgspec.json.encode(written).decode()[1:-1]
     numeric = one.isascii() and one.isdigit()
     return [written, within, *(f":{space}{one}{end}" for space in ("", " ") for end in ",}" if numeric)]
-
-
-def _pairs(value: Any) -> Iterator[tuple[str, str]]:
-    """Yield each value that may be an id or a number with what it is of: `ticketId` and `ticket.id` are of a ticket.
-
-    A text that is JSON itself is walked too: some of the vendor's relatives put the channel's own record into one.
-    """
-    waiting: list[tuple[str, Any]] = [("", value)]
-    while waiting:
-        key, one = waiting.pop()
-        match one:
-            case dict():
-                waiting += [(_key(key, str(name)), inner) for name, inner in one.items()]
-            case list():
-                waiting += [(key, inner) for inner in one]
-            case bool():
-                pass
-            case int():
-                yield key, str(one)
-            case str() if one[:1] in ("{", "[") and (inside := _inside(one)) is not None:
-                waiting.append((key, inside))
-            case str():
-                yield key, one
-
-
-def _key(owner: str, name: str) -> str:
-    plain = name.replace("_", "").lower()
-    return owner if plain == "id" else plain
-
-
-def _inside(text: str) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None

@@ -15,11 +15,9 @@ What was received before, or stands in the log before the person was forgotten, 
 so is what tells no time. The same function blanks the log when a person is forgotten, and at the door what comes late.
 """
 
-import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final, NamedTuple, TypeVar, assert_never
+from typing import Any, NamedTuple, TypeVar, assert_never
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -44,24 +42,11 @@ from whatsms_events.domain.events import (
 )
 from whatsms_events.domain.last_message import plain
 from whatsms_events.domain.marks import Find, MarkKind, Suppressions, number_name, shows, text_name
+from whatsms_events.domain.named import inflated, is_id, latest, leaves, named_in_bytes, owner
 from whatsms_events.domain.personal import EXTRA, PERSONAL
 from whatsms_events.domain.times import read_time
-from whatsms_events.domain.values import SHORT_LIMIT_BYTES
 from whatsms_events.domain.verdicts import Append, Park
 from whatsms_events.errors import InvalidEventError
-
-LONG_ID_CHARS: Final = 12
-"""An id of so many characters is no other value by chance."""
-
-TOKENS_LIMIT: Final = 2000
-"""So many words of bytes that are no JSON are looked at, and so many values of one unknown field."""
-
-_ID_NAMES: Final[Mapping[MarkKind, frozenset[str]]] = {
-    "contact": frozenset(("contact", "contactid", "mergedinto")),
-    "ticket": frozenset(("ticket", "ticketid")),
-    "message": frozenset(("message", "messageid", "quotedmsg", "quotedmsgid", "quotedmessage", "quotedmessageid")),
-}
-_TOKEN: Final = re.compile(r"[A-Za-z0-9_+-]{1,256}")
 
 _Part = TypeVar("_Part", bound=Message | Ticket | Contact | Campaign)
 
@@ -78,8 +63,9 @@ def suppressed(append: Append, suppressions: Suppressions) -> Append:
 
 def suppressed_park(park: Park, suppressions: Suppressions) -> Park:
     """Return a delivery as it may be parked: without its bytes where they tell of somebody from before."""
-    at = named_in(park.raw, suppressions.of(park.tenant))
-    if at is None or not _parked_before(park, at):
+    raw = inflated(park.raw, park.content_encoding)
+    at = None if raw is None else named_in_bytes(raw, suppressions.of(park.tenant))
+    if raw is None or at is None or not _parked_before(park, raw, at):
         return park
     return replace(park, raw=b"")
 
@@ -124,17 +110,16 @@ def is_theirs(event: Event, payload: Payload, find: Find, *, settled: bool = Fal
     return mine is not None and not mine.new
 
 
-def named_in(raw: bytes, find: Find) -> int | None:
-    """Return when somebody was forgotten whom bytes name, be they JSON or not; None where they name nobody."""
-    try:
-        value: Any = decode_body(raw)
-    except InvalidEventError:
-        text = raw.decode("utf-8", "replace")
-        tokens = (found[0] for _, found in zip(range(TOKENS_LIMIT), _TOKEN.finditer(text), strict=False))
-        return _latest(*(_owner(find, "", one) for one in tokens))
-    about = str(value.get("event")).partition(".")[0]
-    data = {about: value.pop("data", None)}  # flat data goes under the name of what it is about
-    return _latest(*(_owner(find, key, one) for key, one in (*_leaves(data), *_leaves(value))))
+def contact_ids(event: Event, payload: Payload, find: Find) -> set[str]:
+    """Return the ids of the contacts whom an event shows and `find` knows, by the id or by a number beside it."""
+    ticket, look = getattr(payload, "ticket", None), _Look(event, find, settled=False, gap=None)
+    found: set[str] = set()
+    for one in (getattr(payload, "contact", None), getattr(ticket, "contact", None)):
+        if isinstance(one, Contact) and isinstance(one.id, str) and one.is_group is not True:
+            found |= {one.id} if look.contact_at(one) is not None else set()
+    parts = (event, ticket, getattr(payload, "message", None))
+    ids = {getattr(part, "contact_id", None) for part in parts}
+    return found | {one for one in ids if isinstance(one, str) and find("contact", one) is not None}
 
 
 class _Mine(NamedTuple):
@@ -210,7 +195,7 @@ class _Look:
             ats.append(self._at("contact", event.contact_id))
             if isinstance(payload.contact, Contact):
                 ats.append(self._contact_at(payload.contact, None))
-        at = _latest(*ats)
+        at = latest(*ats)
         if at is None:
             return None
         if self._was_there(at):
@@ -223,7 +208,7 @@ class _Look:
         ats = [self._at("ticket", ticket.id, ticket_id), self._at("contact", ticket.contact_id)]
         if isinstance(ticket.contact, Contact):
             ats.append(self._contact_at(ticket.contact, None))
-        return _latest(*ats)
+        return latest(*ats)
 
     def ticket_mine(
         self, ticket: Ticket, ticket_id: str | None, beside: Contact | None | UnsetType = UNSET
@@ -277,9 +262,13 @@ class _Look:
         new = not self._was_there(at) and (carried or self._changed_after(contact, at))
         return self._part(contact, _Mine(at, new))
 
+    def contact_at(self, contact: Contact) -> int | None:
+        """Return when the person was forgotten whose contact this is."""
+        return self._contact_at(contact, None)
+
     def _contact_at(self, contact: Contact, contact_id: str | None) -> int | None:
         number = number_name(contact.number) if isinstance(contact.number, str) else None
-        return _latest(self._at("contact", contact.id, contact_id), self._at("number", number))
+        return latest(self._at("contact", contact.id, contact_id), self._at("number", number))
 
     def _changed_after(self, contact: Contact, at: int) -> bool:
         changed = contact.updated_at
@@ -306,25 +295,21 @@ class _Look:
         """Return other people's unknown fields without those that hold something of somebody who was forgotten."""
         if not extra:
             return extra
-        left = {name: value for name, value in extra.items() if not self._names(value)}
+        left = {name: value for name, value in extra.items() if not self._names(name, value)}
         return extra if len(left) == len(extra) else left
 
-    def _names(self, value: Any) -> bool:
+    def _names(self, name: str, value: Any) -> bool:
         """Tell whether an unknown field shows a message of theirs, or who they are."""
-        if not isinstance(value, (dict, list)):
-            number = number_name(str(value)) if isinstance(value, (str, int)) else None
-            at = self._at("number", number)
-            return at is not None and (self._was_there(at) or not self._happened_after(at))
-        for key, leaf in _leaves(value):
-            if _is_id("message", key, leaf) and self._at("message", leaf) is not None:
+        for key, leaf in leaves(value, name):
+            if is_id("message", key, leaf) and self._at("message", leaf) is not None:
                 return True
-            at = _owner(self.find, key, leaf)
+            at = owner(self.find, key, leaf)
             if at is not None and (self._was_there(at) or not self._happened_after(at)):
                 return True
         return False
 
     def _at(self, kind: MarkKind, *values: str | None | UnsetType) -> int | None:
-        return _latest(*(self.find(kind, one) for one in dict.fromkeys(values) if isinstance(one, str)))
+        return latest(*(self.find(kind, one) for one in dict.fromkeys(values) if isinstance(one, str)))
 
     def _was_there(self, at: int) -> bool:
         return self.settled or to_micros(self.event.received_at) <= at
@@ -334,50 +319,11 @@ class _Look:
         return occurred_at is not None and to_micros(occurred_at) > at
 
 
-def _owner(find: Find, key: str, value: str) -> int | None:
-    """Return when the person was forgotten whom a value names that stands under this name."""
-    number = number_name(value)
-    ids = (find(kind, value) for kind in _ID_NAMES if _is_id(kind, key, value))
-    return _latest(*ids, None if number is None else find("number", number))
-
-
-def _is_id(kind: MarkKind, key: str, value: str) -> bool:
-    """Tell whether a value may be an id of this kind: a short one, such as 7, only under a name that says so."""
-    return (LONG_ID_CHARS <= len(value) <= SHORT_LIMIT_BYTES) or key in _ID_NAMES[kind]
-
-
-def _latest(*ats: int | None) -> int | None:
-    return max((at for at in ats if at is not None), default=None)
-
-
-def _leaves(value: Any) -> Iterator[tuple[str, str]]:
-    """Yield the texts and integers of a JSON value, so many at most, each with its name: `contact.id` is a contact."""
-    waiting: list[tuple[str, Any]] = [("", value)]
-    left = TOKENS_LIMIT
-    while waiting and left:
-        key, one = waiting.pop()
-        match one:
-            case dict():
-                waiting += [(_name(key, str(name)), inner) for name, inner in one.items()]
-            case list():
-                waiting += [(key, inner) for inner in one]
-            case bool():
-                pass
-            case str() | int():
-                left -= 1
-                yield key, str(one)
-
-
-def _name(owner: str, name: str) -> str:
-    plain_name = name.replace("_", "").lower()
-    return owner if plain_name == "id" else plain_name
-
-
-def _parked_before(park: Park, at: int) -> bool:
+def _parked_before(park: Park, raw: bytes, at: int) -> bool:
     if to_micros(park.received_at) <= at:
         return True
     try:
-        stamp = decode_body(park.raw).get("timestamp")
+        stamp = decode_body(raw).get("timestamp")
     except InvalidEventError:
         return True  # it tells no time
     occurred_at = read_time(stamp)

@@ -6,7 +6,6 @@ only. In the same way all messages of the tenant are looked at, for what the per
 parked or still compared by a backfill, which is little. Contacts, tickets and their messages are found by key.
 """
 
-import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -15,10 +14,12 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import ColumnElement, Select, Table, func, literal, or_, select, tuple_
 
-from whatsms_events.domain.person import Person, delivered, message_ids
+from whatsms_events.domain.named import delivered, inflated
+from whatsms_events.domain.person import Person, message_ids
 from whatsms_events.domain.search import digits
 from whatsms_events.storage.database import CHUNK, Database, among
 from whatsms_events.storage.log.event_log import EventLog, StoredEvent
+from whatsms_events.storage.projection.erasure import CONTACTS_LIMIT
 from whatsms_events.storage.projection.parked import ReadPlace
 from whatsms_events.storage.tables import (
     backfill_drift,
@@ -39,11 +40,6 @@ PIECE: Final = 5000
 
 PAGE: Final = 100
 """Rows in one page that come with their texts or bytes."""
-
-CONTACTS_LIMIT: Final = 100
-"""Contacts with one number. More would be no person, but a number that stands for "unknown"."""
-
-INFLATED_LIMIT: Final = 64 * 1024 * 1024
 
 RowsOf = Literal["contact", "ticket", "message", "message_revision"]
 RepairsOf = Literal["backfill_item", "backfill_drift", "backfill_look"]
@@ -241,7 +237,7 @@ class People:
         query = select(*columns).where(table.tenant == person.tenant).order_by(table.received_at, table.id).limit(PAGE)
         rows = await _all(self._log, query)
         while rows:
-            plain = [_inflated(row["raw"], row["content_encoding"]) for row in rows]
+            plain = [inflated(row["raw"], row["content_encoding"]) for row in rows]
             named = await self._named(person, [one or b"" for one in plain])
             yield [
                 ParkedOf(row["id"], row["received_at"], row["reason"], row["raw"], one)
@@ -328,20 +324,6 @@ def shown_of(row: HeldRow) -> Iterator[Any]:
             yield from (msgspec.json.decode(one) for one in kept.values() if isinstance(one, bytes) and one)
         else:
             yield delivered(kept)
-
-
-def _inflated(raw: bytes, encoding: str | None) -> bytes | None:
-    """Return a body as it was before it was compressed, None where that is not known here."""
-    if not encoding or encoding == "identity":
-        return raw
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        return None
-    inflating = zlib.decompressobj(zlib.MAX_WBITS | 32)  # a header of gzip or zlib, whichever is there
-    try:
-        plain = inflating.decompress(raw, INFLATED_LIMIT)
-    except zlib.error:
-        return None
-    return plain if inflating.eof else None
 
 
 def _chunks(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -235,6 +235,7 @@ erasure = Table(
     Column("number", Position, primary_key=True, autoincrement=True),
     Column("tenant", Text, nullable=False),
     Column("contact_id", Text, nullable=False),
+    Column("ids", Text, nullable=False),  # JSON: all contacts of the person, and their tickets, as far as known
     Column("forgotten_at", BigInteger, nullable=False),
     Column("log_end", BigInteger, nullable=False),  # what stands up to here is from before, whatever its times say
     Column("event_id", Uuid),  # of `contact.forgotten`; null until it is appended, or where it was imported

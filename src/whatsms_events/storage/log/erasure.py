@@ -7,7 +7,7 @@ a process that is killed goes on from there. Nothing of the person is written do
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -38,6 +38,9 @@ PIECE_BYTES: Final = 4 * 1024 * 1024
 PARKED_PIECE: Final = 50
 """Parked deliveries in one question; each has a whole body."""
 
+TICKETS_KEPT: Final = 10_000
+"""So many of a person's tickets are written down; the tables have them by the contact too, and their marks stay."""
+
 Counts = dict[str, int]
 """By table, how many rows hold something of the person."""
 
@@ -47,7 +50,8 @@ class Erasure:
     """One person who is forgotten, and how far that is.
 
     What stands up to `log_end` is from before, whatever its times say. The log is looked through up to `until`.
-    `kafka_until` is None where no Kafka holds anything, or where it keeps for ever.
+    `kafka_until` is None where no Kafka holds anything, or where it keeps for ever. `contact_ids` and `ticket_ids` are
+    all that is known of the person: a process that goes on finds them here, when the tables do not tell any more.
     """
 
     number: int
@@ -61,6 +65,8 @@ class Erasure:
     kafka_until: datetime | None = None
     blanked: Counts | None = None
     finished_at: datetime | None = None
+    contact_ids: frozenset[str] = frozenset()
+    ticket_ids: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +78,33 @@ class LogRow:
     raw: bytes | None
 
 
+class ParkedBody(NamedTuple):
+    """A parked delivery as one who erases sees it."""
+
+    id: UUID
+    received_at: datetime
+    encoding: str | None
+    raw: bytes
+
+
 class Erasures:
     """The verbs. All raise StorageUnavailableError where the database is away."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def begin(self, tenant: str, contact_id: str, marks: Sequence[KeptMark], now: datetime) -> Erasure:
-        """Write that the person is forgotten from now on, with their marks, and return that."""
+    async def begin(self, one: Erasure, marks: Sequence[KeptMark]) -> Erasure:
+        """Write that a person is forgotten from now on, with their marks; return it with its number and the log's end.
+
+        Of `one` only the tenant, the ids and the moment are looked at.
+        """
         async with self._database.write() as connection:
             end = int(await connection.scalar(select(func.max(event_log.c.position))) or 0)
             values = {
-                "tenant": tenant,
-                "contact_id": contact_id,
-                "forgotten_at": to_micros(now),
+                "tenant": one.tenant,
+                "contact_id": one.contact_id,
+                **_ids(one),
+                "forgotten_at": to_micros(one.forgotten_at),
                 "log_end": end,
                 "through": 0,
                 "until": 0,
@@ -94,15 +113,16 @@ class Erasures:
             made = await connection.execute(insert(erasure).values(values).returning(erasure.c.number))
             number = int(made.scalar_one())
             await add_marks(connection, marks)
-        return Erasure(number, tenant, contact_id, now, end, blanked={})
+        return replace(one, number=number, log_end=end, blanked={})
 
-    async def unfinished(self, tenant: str, contact_ids: Collection[str]) -> Erasure | None:
-        """Return the erasure of one of these contacts that has begun and is not finished."""
-        query = select(erasure).where(erasure.c.tenant == tenant, erasure.c.finished_at.is_(None))
-        query = query.where(erasure.c.contact_id.in_(list(contact_ids))).order_by(erasure.c.number).limit(1)
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).mappings().one_or_none()
-        return None if row is None else _erasure(row)
+    async def of(self, tenant: str, contact_ids: Collection[str], moments: Collection[int]) -> list[Erasure]:
+        """Return the erasures of these contacts, and those of these moments in microseconds, in their order.
+
+        A mark has the moment of its erasure, and no two erasures of a tenant have the same.
+        """
+        wanted = frozenset(contact_ids)
+        mine = [one for one in await self.all() if one.tenant == tenant]
+        return [one for one in mine if wanted & one.contact_ids or to_micros(one.forgotten_at) in moments]
 
     async def all(self) -> list[Erasure]:
         """Return everybody who was forgotten, in that order."""
@@ -128,11 +148,11 @@ class Erasures:
             await connection.execute(update(erasure).where(erasure.c.number == one.number).values(moved))
         return replace(one, event_id=item.event.id, until=until, kafka_until=kafka_until)
 
-    async def add_marks(self, marks: Sequence[KeptMark]) -> None:
-        """Add marks that were found since."""
-        if marks:
-            async with self._database.write() as connection:
-                await add_marks(connection, marks)
+    async def add(self, one: Erasure, marks: Sequence[KeptMark]) -> None:
+        """Save the ids of an erasure, and add marks that were found since."""
+        async with self._database.write() as connection:
+            await connection.execute(update(erasure).where(erasure.c.number == one.number).values(_ids(one)))
+            await add_marks(connection, marks)
 
     async def rows(self, tenant: str, after: int, until: int) -> tuple[list[LogRow], int]:
         """Return a tenant's next rows with their bytes, and the position up to which nothing is left out."""
@@ -178,15 +198,16 @@ class Erasures:
         async with self._database.read() as connection:
             return frozenset((await connection.execute(query.where(table.raw.is_(None)))).scalars())
 
-    async def parked(self, tenant: str, after: UUID | None) -> list[tuple[UUID, datetime, bytes]]:
-        """Return the next parked deliveries of a tenant by id: id, when it came, its bytes."""
+    async def parked(self, tenant: str, after: UUID | None) -> list[ParkedBody]:
+        """Return the next parked deliveries of a tenant by id."""
         table = parked_delivery.c
-        query = select(table.id, table.received_at, table.raw).where(table.tenant == tenant).order_by(table.id)
+        columns = (table.id, table.received_at, table.content_encoding, table.raw)
+        query = select(*columns).where(table.tenant == tenant).order_by(table.id)
         if after is not None:
             query = query.where(table.id > literal(after, table.id.type))
         async with self._database.read() as connection:
             rows = (await connection.execute(query.limit(PARKED_PIECE))).all()
-        return [(row.id, from_micros(row.received_at), row.raw) for row in rows]
+        return [ParkedBody(row.id, from_micros(row.received_at), row.content_encoding, row.raw) for row in rows]
 
     async def blank_parked(self, ids: Sequence[UUID]) -> int:
         """Take the bytes of parked deliveries away; they stay parked, and cannot be read any more."""
@@ -261,7 +282,13 @@ async def _items(
     return found
 
 
+def _ids(one: Erasure) -> dict[str, str]:
+    contacts, tickets = sorted(one.contact_ids), sorted(one.ticket_ids)[:TICKETS_KEPT]
+    return {"ids": msgspec.json.encode([contacts, tickets]).decode()}
+
+
 def _erasure(row: RowMapping) -> Erasure:
+    contact_ids, ticket_ids = map(frozenset, msgspec.json.decode(row["ids"], type=tuple[list[str], list[str]]))
     return Erasure(
         number=row["number"],
         tenant=row["tenant"],
@@ -274,6 +301,8 @@ def _erasure(row: RowMapping) -> Erasure:
         kafka_until=None if row["kafka_until"] is None else from_micros(row["kafka_until"]),
         blanked=msgspec.json.decode(row["blanked"], type=Counts),
         finished_at=None if row["finished_at"] is None else from_micros(row["finished_at"]),
+        contact_ids=contact_ids,
+        ticket_ids=ticket_ids,
     )
 
 

@@ -17,12 +17,16 @@ from whatsms_events.domain.last_message import plain
 from whatsms_events.domain.marks import KnownPerson, number_name, shows
 from whatsms_events.domain.personal import COLUMNS, blanked_row
 from whatsms_events.domain.rows import Key, Row, Version
+from whatsms_events.errors import ConfigError
 from whatsms_events.storage.database import CHUNK, Database, among
 from whatsms_events.storage.projection.rows import load, save
 from whatsms_events.storage.tables import contact, message, message_revision, parked_event, projection, ticket
 
 PIECE: Final = 200
 """Rows in one transaction: the consumer waits meanwhile."""
+
+CONTACTS_LIMIT: Final = 100
+"""Contacts with one number. More would be no person, but a number that stands for "unknown"."""
 
 TEXTS_LIMIT: Final = 20_000
 """Texts in groups that are remembered; more of one person would not fit into memory beside a service."""
@@ -33,7 +37,7 @@ _versions = msgspec.json.Decoder(dict[str, Version])
 
 @dataclass(frozen=True, slots=True)
 class FoundPerson:
-    """A person as the projection has them. `values` are texts that tell who they are; they are only in memory.
+    """A person as the projection has them. Numbers, `emails` and `pictures` tell who they are, in memory alone.
 
     `messages` are theirs, with the highest position that told of each. `groups` are tickets of others in which they
     wrote, with what they wrote there.
@@ -44,7 +48,8 @@ class FoundPerson:
     tickets: frozenset[str] = frozenset()
     messages: Mapping[str, int] = field(default_factory=dict)
     groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    values: frozenset[str] = frozenset()
+    emails: frozenset[str] = frozenset()
+    pictures: frozenset[str] = frozenset()
     group: bool = False
 
     def known(self, forgotten_at: int) -> KnownPerson:
@@ -78,29 +83,35 @@ class PersonalRows:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def person(self, tenant: str, who: str, before: Before | None = None) -> FoundPerson:
+    async def person(
+        self,
+        tenant: str,
+        who: str,
+        before: Before | None = None,
+        *,
+        contact_ids: Collection[str] = (),
+        ticket_ids: Collection[str] = (),
+    ) -> FoundPerson:
         """Return who is meant by the id or the number of a contact; all contacts with one number are one person.
 
-        An id of which the projection knows nothing is somebody who may be in the log. `before` leaves out messages that
-        came since the person was forgotten.
+        `contact_ids` and `ticket_ids` are known to be theirs too. There are no contacts where nothing tells of any: a
+        text that was typed is no id. `before` leaves out messages that came since the person was forgotten. Raise
+        ConfigError where more than CONTACTS_LIMIT contacts have the number.
         """
         async with self._database.read() as connection:
-            told = await _contacts(connection, tenant, who)
-            contacts = frozenset({row.id for row in told} or {who})
-            numbers = {name for row in told if row.number and (name := number_name(row.number))}
-            if not told and (number := number_name(who)) is not None:
-                numbers.add(number)
+            told, numbers = await _contacts(connection, tenant, who, contact_ids)
+            contacts = frozenset((*(row.id for row in told), *contact_ids))
             query = select(ticket.c.id).where(ticket.c.tenant == tenant, ticket.c.contact_id.in_(sorted(contacts)))
-            tickets = frozenset((await connection.execute(query)).scalars())
+            tickets = frozenset((*(await connection.execute(query)).scalars(), *ticket_ids))
             messages, groups = await _messages(connection, tenant, contacts, tickets, before)
-        values = {text for row in told for text in (row.number, row.email, row.profile_pic_url) if text}
         return FoundPerson(
             contacts,
-            frozenset(numbers),
+            numbers,
             tickets,
             messages,
             groups,
-            frozenset(values),
+            emails=frozenset(row.email for row in told if row.email),
+            pictures=frozenset(row.profile_pic_url for row in told if row.profile_pic_url),
             group=any(row.is_group for row in told),
         )
 
@@ -185,18 +196,37 @@ async def _move(connection: AsyncConnection) -> None:
     await connection.execute(update(projection).values(generation=projection.c.generation + 1))
 
 
-async def _contacts(connection: AsyncConnection, tenant: str, who: str) -> Sequence[Any]:
-    """Return the contact of this id, or those of this number, and all others with a number of theirs."""
+async def _contacts(
+    connection: AsyncConnection, tenant: str, who: str, contact_ids: Collection[str]
+) -> tuple[Sequence[Any], frozenset[str]]:
+    """Return the contacts of these ids, or those of this number, all others with a number of theirs, and the numbers.
+
+    A number that more than CONTACTS_LIMIT contacts have is a switchboard's, or stands for "unknown": an id is not
+    looked for by it, and by itself it names nobody.
+    """
     table = contact.c
     columns = (table.id, table.number, table.email, table.profile_pic_url, table.is_group)
     query = select(*columns).where(table.tenant == tenant)
-    found = {row.id: row for row in await connection.execute(query.where(table.id == who))}
-    numbers = {row.number for row in found.values() if row.number} or {who}
+    found: dict[str, Any] = {}
+    for some in _chunks(sorted({who, *contact_ids})):
+        found |= {row.id: row for row in await connection.execute(query.where(among(connection, table.id, some)))}
+    numbers = {row.number for row in found.values() if row.number}
+    if who not in found:
+        numbers.add(who)
     names = {name for one in numbers if (name := number_name(one)) is not None}
     for name in sorted(names):
-        like = query.where(table.digits.like(f"{name}%"))  # along the index; the whole number is compared here
-        found |= {row.id: row for row in await connection.execute(like) if number_name(row.number) == name}
-    return [found[one] for one in sorted(found)]
+        # Along the index; the whole number is compared here. The shortest come first, and so those that are the same.
+        like = query.where(table.digits.like(f"{name}%")).order_by(table.digits).limit(CONTACTS_LIMIT + 1)
+        same = {row.id: row for row in await connection.execute(like) if number_name(row.number) == name}
+        if len(same) <= CONTACTS_LIMIT:
+            found |= same
+            continue
+        if name == number_name(who) and who not in found:
+            raise ConfigError(
+                f"more than {CONTACTS_LIMIT} contacts have this number, so it is no one's: forget each by an id"
+            )
+        names.remove(name)
+    return [found[one] for one in sorted(found)], frozenset(names)
 
 
 async def _messages(

@@ -18,6 +18,7 @@ def upgrade() -> None:
         sa.Column("number", _NUMBER, autoincrement=True, nullable=False),
         sa.Column("tenant", sa.Text(), nullable=False),
         sa.Column("contact_id", sa.Text(), nullable=False),
+        sa.Column("ids", sa.Text(), nullable=False),
         sa.Column("forgotten_at", sa.BigInteger(), nullable=False),
         sa.Column("log_end", sa.BigInteger(), nullable=False),
         sa.Column("event_id", sa.Uuid(), nullable=True),

@@ -1,0 +1,143 @@
+"""Whom a JSON value or some bytes name: the one rule for who is exported and for who is forgotten.
+
+A contact, a ticket or a message is named by its id under a name that says what it is (`contactId`, `contact.id`), or
+anywhere by an id that is too long to be another value by chance. A number names its owner where it is the whole value,
+and with at least NUMBER_DIGITS digits also within a longer one, such as 351910000731@c.us; but not within what somebody
+wrote. A text that is JSON itself is walked too: some of the vendor's relatives put the channel's own record into one.
+"""
+
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+
+from whatsms_events.domain.bodies import decode
+from whatsms_events.domain.marks import NUMBER_DIGITS, Find, MarkKind, number_name
+from whatsms_events.domain.values import SHORT_LIMIT_BYTES
+from whatsms_events.errors import InvalidEventError
+
+LONG_ID_CHARS: Final = 12
+"""An id of so many characters is no other value by chance."""
+
+TOKENS_LIMIT: Final = 2000
+"""So many words of bytes that are no JSON are looked at, and so many values of one JSON value."""
+
+INFLATED_LIMIT: Final = 64 * 1024 * 1024
+
+_ID_NAMES: Final[Mapping[MarkKind, frozenset[str]]] = {
+    "contact": frozenset(("contact", "contactid", "mergedinto")),
+    "ticket": frozenset(("ticket", "ticketid")),
+    "message": frozenset(("message", "messageid", "quotedmsg", "quotedmsgid", "quotedmessage", "quotedmessageid")),
+}
+_WRITTEN: Final = frozenset(("body", "lastmessage", "text", "caption", "conversation", "name"))
+"""What somebody wrote: a number within such a text is a part of what they said."""
+
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_+-]{1,256}")
+_WITHIN: Final = re.compile(rf"(?<![0-9])[0-9]{{{NUMBER_DIGITS},20}}(?![0-9])")
+_CUT: Final = re.compile(r"contact\w*\"?\s*[:=]\s*(?:\{\s*\"id\"\s*:\s*)?\"?([0-9A-Za-z_-]{1,256})", re.IGNORECASE)
+"""How a contact's id stands in bytes that are no whole JSON, such as a body that was cut."""
+
+
+def named_in(value: Any, find: Find, *, name: str = "") -> int | None:
+    """Return when somebody was forgotten whom a JSON value names that stands under a name; None where it is nobody."""
+    return latest(*(owner(find, key, one) for key, one in leaves(value, name)))
+
+
+def named_in_bytes(raw: bytes, find: Find) -> int | None:
+    """Return when somebody was forgotten whom a delivery names, be it JSON or not; None where it names nobody."""
+    value = delivered(raw)
+    if value is not None:
+        return named_in(value, find)
+    text = raw.decode("utf-8", "replace")
+    tokens = (owner(find, "", found[0]) for found in islice(_TOKEN.finditer(text), TOKENS_LIMIT))
+    cut = (find("contact", found[1]) for found in islice(_CUT.finditer(text), TOKENS_LIMIT))
+    return latest(*tokens, *cut)
+
+
+def delivered(raw: bytes) -> Any:
+    """Return the JSON value of a delivery, None where it is none. Flat data goes under the name of what it is about."""
+    value: Any
+    try:
+        value = decode(raw)
+    except InvalidEventError:
+        value = _inside(raw)  # a list, or one that is too deep to be an event
+    if isinstance(value, dict) and isinstance(value.get("event"), str) and isinstance(value.get("data"), dict):
+        about = value["event"].partition(".")[0]
+        return {**value, "data": {about: value["data"], **value["data"]}}
+    return value
+
+
+def inflated(raw: bytes, encoding: str | None) -> bytes | None:
+    """Return a body as it was before it was compressed, None where that is not known here."""
+    if not encoding or encoding == "identity":
+        return raw
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        return None
+    inflating = zlib.decompressobj(zlib.MAX_WBITS | 32)  # a header of gzip or zlib, whichever is there
+    try:
+        plain = inflating.decompress(raw, INFLATED_LIMIT)
+    except zlib.error:
+        return None
+    return plain if inflating.eof else None
+
+
+def owner(find: Find, key: str, value: str) -> int | None:
+    """Return when the person was forgotten whom one value names that stands under this name."""
+    ids = (find(kind, value) for kind in _ID_NAMES if is_id(kind, key, value))
+    return latest(*ids, *(find("number", one) for one in _numbers(key, value)))
+
+
+def is_id(kind: MarkKind, key: str, value: str) -> bool:
+    """Tell whether a value may be an id of this kind: a short one, such as 7, only under a name that says so."""
+    return (LONG_ID_CHARS <= len(value) <= SHORT_LIMIT_BYTES) or key in _ID_NAMES[kind]
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the texts and integers of a JSON value, so many at most, each with its name: `contact.id` is a contact."""
+    waiting: list[tuple[str, Any]] = [(plain_name("", name), value)]
+    left = TOKENS_LIMIT
+    while waiting and left:
+        key, one = waiting.pop()
+        match one:
+            case dict():
+                waiting += [(plain_name(key, str(of)), inner) for of, inner in one.items()]
+            case list():
+                waiting += [(key, inner) for inner in one]
+            case bool():
+                pass
+            case str() if one[:1] in ("{", "[") and (inside := _inside(one)) is not None:
+                waiting.append((key, inside))
+            case str() | int():
+                left -= 1
+                yield key, str(one)
+
+
+def plain_name(owner_name: str, name: str) -> str:
+    """Return a field's name as it is compared; an `id` is called as what it is of."""
+    plain = name.replace("_", "").lower()
+    return owner_name if plain == "id" else plain
+
+
+def latest(*ats: int | None) -> int | None:
+    """Return the latest of some moments."""
+    return max((at for at in ats if at is not None), default=None)
+
+
+def _numbers(key: str, value: str) -> list[str]:
+    """Return the numbers that a value may be or hold, as they are marked."""
+    if key == "number" and len(value) < NUMBER_DIGITS:
+        return [value]  # found only as a whole value: it would be a part of many others
+    whole = number_name(value)
+    if whole is not None:
+        return [whole]
+    return [] if key in _WRITTEN else [found[0] for found in islice(_WITHIN.finditer(value), TOKENS_LIMIT)]
+
+
+def _inside(text: str | bytes) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None

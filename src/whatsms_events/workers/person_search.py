@@ -1,0 +1,177 @@
+"""Where a person is in everything that is held: what is to be blanked of each row, and what is still there.
+
+Nothing is changed here. What tells who somebody is, and texts of theirs that go, are remembered in memory alone: so the
+proof at the end can look for the very values.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from whatsms_events.domain.events import decode, encode, to_micros
+from whatsms_events.domain.marks import Find
+from whatsms_events.domain.named import delivered, inflated, leaves, named_in_bytes
+from whatsms_events.domain.personal import personal_values, spellings, texts_in
+from whatsms_events.domain.suppression import contact_ids, is_theirs, remaining
+from whatsms_events.errors import InvalidEventError
+from whatsms_events.storage.database import Database
+from whatsms_events.storage.log.erasure import Counts, Erasure, Erasures, LogRow, ParkedBody
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.projection.erasure import CONTACTS_LIMIT, Before, FoundPerson, PersonalRows
+
+NEEDLES: Final = 50
+"""So many texts are looked for in every row at the end: those that no other person's rows have by chance."""
+
+NEEDLE_CHARS: Final = 10
+
+TOLD_LIMIT: Final = 50
+"""So many places are named in a result."""
+
+
+class PersonSearch:
+    """Looks for one person. All verbs raise StorageUnavailableError where a database is away."""
+
+    def __init__(self, log: Database, projection: Database, now: Callable[[], datetime]) -> None:
+        self._erasures = Erasures(log)
+        self._event_log = EventLog(log)
+        self._rows = PersonalRows(projection)
+        self._now = now
+        self._emails: frozenset[str] = frozenset()
+        self._telling: frozenset[str] = frozenset()  # number, mail address, picture
+        self._values: set[str] = set()  # texts that were blanked; all are in memory alone
+
+    def tells(self, person: FoundPerson) -> None:
+        """Remember, in memory alone, what tells who the person is."""
+        self._emails = person.emails
+        self._telling = person.numbers | person.emails | person.pictures
+
+    async def ids_in_log(self, one: Erasure, find: Find) -> frozenset[str]:
+        """Return the ids of contacts that the log shows and the tables do not know: by their id, or by a number."""
+        found: set[str] = set()
+        after = 0
+        while after < one.until and len(found) < CONTACTS_LIMIT:
+            rows, after = await self._erasures.rows(one.tenant, after, one.until)
+            for row in rows:
+                with contextlib.suppress(InvalidEventError):  # nobody can read it: then it shows no contact
+                    found |= contact_ids(row.event, decode(row.event), find)
+        return frozenset(found)
+
+    async def looked_through(
+        self, one: Erasure, find: Find, *, keep: bool = False
+    ) -> AsyncIterator[tuple[dict[int, bytes], int]]:
+        """Yield, piece by piece, what is left of each row that holds something, and how far that is."""
+        after = one.through
+        while after < one.until:
+            rows, through = await self._erasures.rows(one.tenant, after, one.until)
+            left: dict[int, bytes] = {}
+            for row in rows:
+                data = self._remaining(row, find, settled=row.position <= one.log_end, keep=keep)
+                if data is not None:
+                    left[row.position] = data
+            yield left, through
+            after = through
+
+    def _remaining(self, row: LogRow, find: Find, *, settled: bool, keep: bool) -> bytes | None:
+        """Return what is left of a row; None where it holds nothing of the person."""
+        event, raw = row.event, row.raw
+        try:
+            payload = decode(event)
+        except InvalidEventError:  # no code can read it, or retention has blanked it
+            told = event.data or raw or b""
+            named = self._named(told, find)
+            return b"" if named is not None and (settled or to_micros(event.received_at) <= named) else None
+        left = remaining(event, payload, find, settled=settled, late=False)
+        if left is payload and (raw is None or not is_theirs(event, payload, find, settled=settled)):
+            return None
+        if keep:
+            self._keep(personal_values(payload), personal_values(left))
+        return encode(left)
+
+    def _named(self, raw: bytes, find: Find) -> int | None:
+        """Return when somebody was forgotten whom bytes name that nobody could read."""
+        at = named_in_bytes(raw, find)
+        if at is None and self._emails and any(one in self._emails for _, one in leaves(delivered(raw))):
+            return to_micros(self._now())
+        return at
+
+    def _keep(self, before: Sequence[Any], after: Sequence[Any]) -> None:
+        """Remember, in memory alone, what was blanked and tells who somebody is."""
+        stay = {text for one in after for text in texts_in(one)}
+        gone = (text for one in before for text in texts_in(one) if text not in stay)
+        for text in gone:
+            if len(text) >= NEEDLE_CHARS and len(self._values) < NEEDLES:
+                self._values.add(text)
+
+    async def parked(self, one: Erasure, find: Find) -> AsyncIterator[UUID]:
+        """Yield the parked deliveries that name the person and came before the person was forgotten."""
+        async for row in self._parked_before(one):
+            raw = inflated(row.raw, row.encoding)
+            if raw is not None and self._named(raw, find) is not None:
+                yield row.id
+
+    async def unread(self, one: Erasure) -> AsyncIterator[UUID]:
+        """Yield the parked deliveries from before of which nobody here can tell whom they name."""
+        async for row in self._parked_before(one):
+            if inflated(row.raw, row.encoding) is None:
+                yield row.id
+
+    async def _parked_before(self, one: Erasure) -> AsyncIterator[ParkedBody]:
+        after = None
+        while rows := await self._erasures.parked(one.tenant, after):
+            for row in rows:
+                if row.raw and row.received_at <= one.forgotten_at:
+                    yield row
+            after = rows[-1].id
+
+    async def parked_events(self, one: Erasure, find: Find, *, go: bool = True) -> dict[tuple[str, int], bytes]:
+        """Return what is left of each parked event that holds something: what the log holds of it by now."""
+        found: dict[tuple[str, int], bytes] = {}
+        after = ("", -1)
+        while rows := await self._rows.parked(one.tenant, after):
+            for source, at, position, raw in rows:
+                if not raw or self._named(raw, find) is None or (position is not None and position > one.until):
+                    continue
+                entries = [] if position is None or not go else await self._event_log.read(position - 1, 1)
+                left = entries[0].event.data if entries and entries[0].position == position else b""
+                if left != raw:
+                    found[source, at] = left
+            after = rows[-1][:2]
+        return found
+
+    async def held(self, one: Erasure, find: Find, person: FoundPerson, before: Before, *, go: bool = True) -> Counts:
+        """Look through everything from the log's beginning on, and count what holds something, by table.
+
+        Without `go` nothing is blanked yet, so that of a parked event the log still has what it holds.
+        """
+        counts: Counter[str] = Counter()
+        async for left, _ in self.looked_through(replace(one, through=0), find):
+            counts["event_log"] += len(left)
+        counts["parked_delivery"] = len([key async for key in self.parked(one, find)])
+        counts["backfill_item"] = await self._erasures.backfilled(one.tenant, ids_of(person))
+        counts.update(await self._rows.held(await self._rows.keys(one.tenant, person), person, before))
+        counts["parked_event"] = len(await self.parked_events(one, find, go=go))
+        return {name: count for name, count in counts.items() if count}
+
+    async def named_elsewhere(self, one: Erasure) -> tuple[int, ...]:
+        """Return positions of the tenant's rows that still show a value that was blanked: somebody else has it too."""
+        needles = [needle for value in self._telling | self._values for needle in spellings(value)]
+        found: list[int] = []
+        after = 0
+        while needles and after < one.until and len(found) < TOLD_LIMIT:
+            rows, after = await self._erasures.rows(one.tenant, after, one.until)
+            texts = ((row.position, row.event.data + (row.raw or b"")) for row in rows)
+            found += [position for position, text in texts if any(needle in text for needle in needles)]
+        return tuple(found[:TOLD_LIMIT])
+
+
+def ids_of(person: FoundPerson) -> dict[Any, Any]:
+    """Return the ids that tie what a backfill holds to the person, by entity."""
+    return {
+        "contact": person.contacts,
+        "ticket": person.tickets | person.groups.keys(),
+        "message": person.messages.keys(),
+    }
