@@ -41,6 +41,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         move_mark                         has the log moved, or is it a copy that is not whole
         trouble                           what databases raise -> our errors, with what to do
         role_lock, lock_session           one active process per role
+        role_holders                      which process that is
         log/                              committer (the queue), room (tenants share it), commit (one group),
                                           appends (its statements);
                                           event_log (reading), arrivals (by tenant), parked, relay_row;

@@ -21,7 +21,8 @@ _PATTERN: Final = re.compile(r"\{(\w+):[^}]+\}")
 def private_routes() -> Iterator[tuple[str, str]]:
     """Yield method and path of every route; the path's placeholders are without their patterns.
 
-    A part that `service` mounts has to be here too: a test compares.
+    A part that `service` mounts has to be here too: a test compares. The console is not: its pages are for people, and
+    may look otherwise tomorrow.
     """
     nothing: Any = None  # routes are asked for, never called
     parts = (

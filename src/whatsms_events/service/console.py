@@ -6,10 +6,12 @@ from whatsms_events.backfill.worker import Backfill
 from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.trail import Trail
-from whatsms_events.service.parts import Stores, kafka_target
+from whatsms_events.service.parts import Stores, kafka_target, privacy_key
 from whatsms_events.service.record_finder import RecordFinder
-from whatsms_events.service.upstream import plan_of
+from whatsms_events.service.upstream import plan_of, role_of
 from whatsms_events.storage.difference import Differences
+from whatsms_events.storage.engines import CONSOLE_TURNS
+from whatsms_events.storage.log.blanking import BLANKING
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.parked import Parked
 from whatsms_events.storage.log.retry import DeliveryRetry
@@ -21,6 +23,7 @@ from whatsms_events.storage.pulse import Pulse
 from whatsms_events.storage.reads import Queries
 from whatsms_events.storage.repair.reports import Options, Reports
 from whatsms_events.storage.repair.runs import Checkpoints
+from whatsms_events.storage.role_holders import role_holders
 from whatsms_events.storage.trace import Traces
 from whatsms_events.web.access import Access
 from whatsms_events.web.console.acks import AcksPage
@@ -63,28 +66,43 @@ def make_console(
     ask: AskRest,
 ) -> Console:
     """Return the console; its pages stand in the menu in this order. `ask` has WhatSMS asked about a ticket."""
+    stores = Stores(stores.log.in_turns(CONSOLE_TURNS), stores.projection.in_turns(CONSOLE_TURNS))
     assets, sessions = Assets(), Sessions(access, now=now)
     frame = Frame(sessions, assets, console_tenants(settings), now=now)
     kafka, prefix = kafka_target(settings), settings.kafka.topic_prefix
     pulse, reports, event_log = Pulse(stores.log, stores.projection), Reports(stores.log), EventLog(stores.log)
     queries, traces = Queries(stores.log, stores.projection), Traces(stores.log, stores.projection)
     published = prefix if kafka is not None else None
-    seen = NowParts(health, pulse, reports, SecretUses(stores.log), trail, lambda: published)
+    seen = NowParts(
+        health,
+        pulse,
+        reports,
+        SecretUses(stores.log),
+        trail,
+        prefix=lambda: published,
+        holders=lambda: role_holders(stores.log, _locked(frame, relays=kafka is not None)),
+    )
     pages: list[ConsolePage] = [
         NowPage(frame, seen),
         ConversationsPage(frame, queries, traces, ask),
         PassportPage(frame, queries, traces, RecordFinder(stores.log, kafka, prefix).find),
         AcksPage(frame, queries),
-        ParkedPage(frame, _parked_parts(stores, frame, pulse)),
+        ParkedPage(frame, _parked_parts(stores, frame, pulse, privacy_key(settings))),
         RepairPage(frame, reports, Differences(traces, event_log), verbs),
         LivePage(frame, queries),
     ]
     return Console(access, sessions, frame, assets, pages)
 
 
-def _parked_parts(stores: Stores, frame: Frame, pulse: Pulse) -> ParkedParts:
-    """Return what the page of parked things asks, and what its buttons do."""
-    parked, events = Parked(stores.log), ParkedEvents(stores.projection)
+def _locked(frame: Frame, *, relays: bool) -> list[str]:
+    """Return the roles that one process has at a time, as their locks are called."""
+    keyed = [role_of(slug) for slug, one in frame.tenants.items() if one.keyed]
+    return [*(["relay"] if relays else []), "consumer", "sealer", BLANKING, *keyed]
+
+
+def _parked_parts(stores: Stores, frame: Frame, pulse: Pulse, key: bytes | None) -> ParkedParts:
+    """Return what the page of parked things asks, and what its buttons do; by the key the forgotten are recognised."""
+    parked, events = Parked(stores.log, key), ParkedEvents(stores.projection)
     retry = Retry(Projection(stores.projection), events, EventLog(stores.log))
     tenants = DeliveryRetry(parked, lambda: [one.tenant_id for one in frame.tenants.values()])
     return ParkedParts(pulse, parked, events, tenants, retry)

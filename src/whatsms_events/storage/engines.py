@@ -23,10 +23,13 @@ MIGRATION_TIMEOUT_S: Final = 3600.0
 REPAIR_TURNS: Final = 3
 """The most transactions at a time of all backfills and watchdogs together; each tenant may have one of each."""
 
-POOL_SIZE: Final = 14
+CONSOLE_TURNS: Final = 2
+"""The same of all pages of the console: whoever looks takes no connection away from a role."""
+
+POOL_SIZE: Final = 14 + CONSOLE_TURNS
 """As many as can be wanted at a time, however many tenants there are: relay, consumer, observer and the uses of
 secrets one each, the probes two, the read API `reads.READERS`, the event feed three, backfills and watchdogs
-REPAIR_TURNS. The committer and the role locks have connections of their own.
+REPAIR_TURNS, the console CONSOLE_TURNS. The committer and the role locks have connections of their own.
 """
 
 PRIVATE_MODE: Final = 0o600

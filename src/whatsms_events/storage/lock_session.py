@@ -34,6 +34,11 @@ class LockSession:
         self._failures = 0
         self._why = ""
 
+    @property
+    def pid(self) -> int | None:
+        """The server's number of this session; None where it is not open."""
+        return None if self._connection is None else self._pid
+
     async def take(self, key: int) -> int | None:
         """Take a lock that is free; return the session's number, or None where it is taken, even by this process.
 

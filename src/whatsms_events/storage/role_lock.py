@@ -25,9 +25,7 @@ class RoleLock:
 
     def __init__(self, database: Database, role: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._lock: _FileLock | _AdvisoryLock = (
-            _AdvisoryLock(database.locks, role)
-            if database.locks is not None
-            else _FileLock(Path(f"{database.path}.{role}.lock"))
+            _AdvisoryLock(database.locks, role) if database.locks is not None else _FileLock(lock_file(database, role))
         )
         self._monotonic = monotonic
         self._sure_until = 0.0
@@ -54,6 +52,16 @@ class RoleLock:
     async def release(self) -> None:
         """Give the role up; nothing happens where it is not held."""
         await self._lock.release()
+
+
+def lock_file(database: Database, role: str) -> Path:
+    """Return the file whose lock is the role's, beside SQLite."""
+    return Path(f"{database.path}.{role}.lock")
+
+
+def advisory_key(role: str) -> int:
+    """Return the key of the advisory lock that is the role's, on PostgreSQL."""
+    return int.from_bytes(hashlib.sha256(f"whatsms-events role {role}".encode()).digest()[:8], signed=True)
 
 
 class _FileLock:
@@ -101,7 +109,7 @@ class _AdvisoryLock:
 
     def __init__(self, session: LockSession, role: str) -> None:
         self._session = session
-        self._key = int.from_bytes(hashlib.sha256(f"whatsms-events role {role}".encode()).digest()[:8], signed=True)
+        self._key = advisory_key(role)
         self._number: int | None = None  # of the session it was taken in
 
     @property

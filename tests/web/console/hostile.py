@@ -13,6 +13,7 @@ from whatsms_events.storage.difference import Difference, FieldDifference
 from whatsms_events.storage.pulse import Flow, ParkedCount, ParkedCounts
 from whatsms_events.storage.reads import RowPage, RowView
 from whatsms_events.storage.repair.reports import Options, Overview, Run, RunInfo
+from whatsms_events.storage.role_holders import RoleHolder
 from whatsms_events.web.console.frame import Brought, ConsoleTenant
 from whatsms_events.web.console.now import NowSeen, RoleNow, TenantNow
 from whatsms_events.web.console.parked import ParkedChoice, ParkedRow
@@ -34,6 +35,7 @@ def _now(text: str) -> Mapping[str, Any]:
         flow=Brought(Flow(7, AGO, 5, AGO, AGO)),
         applied=Brought((6, AGO)),
         uses=Brought([]),
+        holders=Brought({}),
         overviews=Brought([Overview(text, "repair", 4, AGO, {("ticket", text): 2}, None, AGO)]),
         parked=(Brought(counts), Brought(None, text)),
     )
@@ -43,7 +45,7 @@ def _now(text: str) -> Mapping[str, Any]:
     return {
         "refresh_s": 5,
         "seen": seen,
-        "roles": [RoleNow(text, "bad", text, text)],
+        "roles": [RoleNow(text, "bad", text, text, RoleHolder(ours=False, who=text, since=AGO))],
         "stations": [Station(text, "bad", text, text)],
         "verdict": ("bad", text),
         "tenants": [TenantNow(text, AGO, [secret], watchdog, door)],

@@ -1,6 +1,7 @@
 """The page Now, over an empty service, a busy one, and one whose database is away."""
 
 import hashlib
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +19,8 @@ from whatsms_events.storage.database import Database, DatabaseTarget, open_log, 
 from whatsms_events.storage.log.secret_uses import SecretUses
 from whatsms_events.storage.pulse import Flow, Pulse
 from whatsms_events.storage.repair.reports import Overview, Reports
+from whatsms_events.storage.role_holders import role_holders
+from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.web.console import stations
 from whatsms_events.web.console.frame import Frame
 from whatsms_events.web.console.now import NowPage, NowParts
@@ -56,8 +59,15 @@ def look(aiohttp_client: AiohttpClient) -> Look:
         trail.note(NOW, {"received": 10, "applied": 9, "rejected": 4})
         roles = {"receiver": None, "watchdog.shop": None, "consumer": "halted: the key fits no lock"}
         details = {"watchdog.shop": {"state": "heard", "usual_gap_s": 3.5}, "consumer": {"state": "halted", "why": "x"}}
-        uses = SecretUses(stores[0])
-        parts = NowParts(health(roles, details), Pulse(*stores), Reports(stores[0]), uses, trail, lambda: prefix)
+        parts = NowParts(
+            health(roles, details),
+            Pulse(*stores),
+            Reports(stores[0]),
+            SecretUses(stores[0]),
+            trail,
+            prefix=lambda: prefix,
+            holders=lambda: role_holders(stores[0], ["relay", "consumer"]),
+        )
 
         def make(frame: Frame) -> list[NowPage]:
             return [NowPage(frame, parts)]
@@ -96,7 +106,11 @@ async def test_a_busy_service_says_how_far_it_is(stores: tuple[Database, Databas
         digest = hashlib.sha256(b"x").digest()
         rows = [{**parked, "id": UUID(int=one), "sha256": digest} for one in range(3)]
         await connection.execute(insert(tables.parked_delivery), rows)
+    relay = RoleLock(log, "relay")
+    assert await relay.take()
     page = await look(stores, prefix="whatsms")
+    await relay.release()
+    assert re.search(r"elsewhere</span> relay *</li>", page), "it is this process that holds it"
     assert "What to do first" not in page
     assert "Something is wrong with publishing, applying." in page
     assert "The oldest event that waits came 20 min ago." in page

@@ -218,6 +218,8 @@ class Frame:
             raise refusal(web.HTTPNotFound, str(exc)) from exc
         except TransientError as exc:
             raise refusal(web.HTTPServiceUnavailable, str(exc)) from exc
+        except WhatsmsEventsError as exc:  # such as a setting that is missing: a person must act, and is told how
+            raise refusal(web.HTTPInternalServerError, str(exc)) from exc
 
 
 class _Problem(msgspec.Struct):

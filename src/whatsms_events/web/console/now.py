@@ -1,7 +1,7 @@
 """The page Now tells whether everything is receiving, verifying, publishing, applying, repairing."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -13,6 +13,7 @@ from whatsms_events.domain.trail import Trail
 from whatsms_events.storage.log.secret_uses import SecretUses
 from whatsms_events.storage.pulse import Flow, ParkedCounts, Pulse
 from whatsms_events.storage.repair.reports import Overview, Reports
+from whatsms_events.storage.role_holders import RoleHolder
 from whatsms_events.web.console import stations
 from whatsms_events.web.console.frame import Brought, Frame, Visit
 from whatsms_events.web.console.stations import Station, Tone
@@ -43,7 +44,10 @@ class TenantNow:
 
 @dataclass(frozen=True, slots=True)
 class NowParts:
-    """What the page asks. `prefix` tells the topic prefix, None where nothing is published."""
+    """What the page asks.
+
+    `prefix` tells the topic prefix, None where nothing is published; `holders` tells which process has each role.
+    """
 
     health: Health
     pulse: Pulse
@@ -51,6 +55,7 @@ class NowParts:
     uses: SecretUses
     trail: Trail
     prefix: Callable[[], str | None]
+    holders: Callable[[], Awaitable[Mapping[str, RoleHolder]]]
 
 
 class NowPage:
@@ -79,7 +84,7 @@ class NowPage:
         return {
             "refresh_s": REFRESH_S,
             "seen": seen,
-            "roles": _roles(seen.readiness),
+            "roles": _roles(seen.readiness, seen.holders.value or {}),
             "stations": judged,
             "verdict": _verdict(seen.readiness, judged),
             "tenants": _tenants(visit, seen.readiness, seen.uses.value or []),
@@ -96,6 +101,7 @@ class NowPage:
             applied = tasks.create_task(visit.asked("The tables", parts.pulse.applied()))
             uses = tasks.create_task(visit.asked("The use of secrets", parts.uses.all()))
             overviews = tasks.create_task(visit.asked("The backfills", parts.reports.overview()))
+            holders = tasks.create_task(visit.asked("Where roles run", parts.holders()))
             door = tasks.create_task(visit.asked("What is parked at the door", parts.pulse.parked_at_door()))
             fold = tasks.create_task(visit.asked("What is parked at the fold", parts.pulse.parked_at_fold()))
         return NowSeen(
@@ -104,6 +110,7 @@ class NowPage:
             applied=applied.result(),
             uses=uses.result(),
             overviews=overviews.result(),
+            holders=holders.result(),
             parked=(door.result(), fold.result()),
         )
 
@@ -117,6 +124,7 @@ class NowSeen:
     applied: Brought[tuple[int, datetime | None]]
     uses: Brought[list[SecretUse]]
     overviews: Brought[list[Overview]]
+    holders: Brought[Mapping[str, RoleHolder]]
     parked: tuple[Brought[ParkedCounts], Brought[ParkedCounts]]
 
 
@@ -161,22 +169,25 @@ def _verdict(readiness: Readiness, judged: Sequence[Station]) -> tuple[Tone, str
 
 @dataclass(frozen=True, slots=True)
 class RoleNow:
-    """A role of this process: how it is in a word, and why."""
+    """A role: how it is in this process in a word, and why; and which process holds it, where only one can."""
 
     name: str
     tone: Tone
     word: str
     why: str
+    holder: RoleHolder | None = None
 
 
-def _roles(readiness: Readiness) -> list[RoleNow]:
+def _roles(readiness: Readiness, holders: Mapping[str, RoleHolder]) -> list[RoleNow]:
+    """Return the roles of this process, and those that others hold."""
     found = []
     for name, problem in readiness.roles.items():
         detail = _detail(readiness, name)
         word, why = str(detail.get("state", "active")), str(detail.get("why") or "")
         tone: Tone = "bad" if problem else "plain" if word == "standby" else "good"
-        found.append(RoleNow(name, tone, "wrong" if problem else word, problem or why))
-    return found
+        found.append(RoleNow(name, tone, "wrong" if problem else word, problem or why, holders.get(name)))
+    others = {name: one for name, one in holders.items() if name not in readiness.roles}
+    return found + [RoleNow(name, "good", "elsewhere", "", one) for name, one in others.items()]
 
 
 def _tenants(visit: Visit, readiness: Readiness, uses: Sequence[SecretUse]) -> list[TenantNow]:
