@@ -423,7 +423,19 @@ def test_help_says_what_a_command_does_and_takes(command: str, own: set[str], tm
 def test_help_of_the_groups_lists_every_command_with_its_sentence(tmp_path: Path) -> None:
     """`whatsms-events`, and each group, shows its commands; each says what it does."""
     listed = set()
-    names = ("config", "db", "topics", "events", "log", "parked", "backfill", "replay", "secrets", "suppressions")
+    names = (
+        "config",
+        "db",
+        "topics",
+        "events",
+        "log",
+        "parked",
+        "backfill",
+        "replay",
+        "secrets",
+        "suppressions",
+        "privacy",
+    )
     for group in ("", *names):
         done = run(tmp_path, *group.split(), config=None)
         assert done.status == 0
