@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -17,12 +17,12 @@ from typing import Any, Final
 
 from whatsms_events.backfill.run import Plan, Report
 from whatsms_events.backfill.worker import Backfill
-from whatsms_events.config.settings import Settings, TenantSettings, Whatsms
+from whatsms_events.config.settings import Privacy, Settings, TenantSettings, Whatsms
 from whatsms_events.domain.events import from_micros
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.rows import COLUMNS, Table
 from whatsms_events.domain.verdicts import Append
-from whatsms_events.errors import TransientError
+from whatsms_events.errors import FencedError, TransientError
 from whatsms_events.service.parts import Stores, make_committer, make_consumer
 from whatsms_events.service.supervisor import Supervisor
 from whatsms_events.service.upstream import Upstream, lock_of
@@ -86,6 +86,7 @@ class House:
     waits: Waits = PATIENT
     tick_s: float = 1
     apply_each: int = 1
+    privacy: Privacy = field(default_factory=Privacy)
 
     def now(self) -> datetime:
         """Return the world's time: nobody here has another."""
@@ -128,13 +129,18 @@ class House:
         return await self.committer.submit(Append(event, body, hashlib.sha256(body).digest()), deadline_s=60)
 
     async def apply(self) -> None:
-        """Bring the projection up to the log's end."""
-        while await self.consumer.run_once():
-            pass
+        """Bring the projection up to the log's end; begin anew where somebody else moved it, as the loop does."""
+        try:
+            while await self.consumer.run_once():
+                pass
+        except FencedError:
+            while await self.consumer.run_once():
+                pass
 
     def backfill(self, *, limits: Limits | None = None, budget: Budget | None = None) -> Backfill:
         """Return a new backfill, as a process that just started has it."""
-        upstream = Upstream(settings_of(self.world, self.url), self.log, self.projection, now=self.now)
+        settings = settings_of(self.world, self.url).model_copy(update={"privacy": self.privacy})
+        upstream = Upstream(settings, self.log, self.projection, now=self.now)
         limits = limits or Limits(requests_per_minute=600_000)
         client = upstream.client(
             SLUG, limits=limits, budget=budget or Budget(), attempts=self.attempts, waits=self.waits

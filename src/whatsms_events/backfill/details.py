@@ -50,7 +50,9 @@ async def _look(live: LiveRun, item: Item) -> None:
         return
     standing = msgspec.structs.replace(live.standing, requests=live.standing.requests + 1)
     seen = seen_at(found.as_of, asked_at)
-    read = live.step(item, "shown", as_of=seen, log_end=log_end, payload=shown.detailed(item, found.value))
+    await parts.learn()
+    kept = parts.kept(item.entity, found.value, seen, item.ticket_id)
+    read = live.step(item, "shown", as_of=seen, log_end=log_end, payload=shown.detailed(item, kept))
     await live.save(standing, items=[read])
 
 

@@ -89,14 +89,15 @@ def messages_of(live: LiveRun, ticket: Item) -> List:
 def item_of(live: LiveRun, of: List, one: Listed, as_of: datetime, log_end: int) -> Item:
     """Return the item of something that a page showed."""
     in_part = of.entity in ASKED_BY_ID and live.run.options.details == "all"
-    payload = _payload(one)
+    ticket_id = None if of.ticket is None else of.ticket.id
+    payload = live.parts.kept(of.entity, _payload(one), as_of, ticket_id)
     return live.new(
         of.entity,
         str(one.id),
         "shown" if of.ticket is not None else "listed_in_part" if in_part else "listed",
         as_of=as_of,
         log_end=log_end,
-        ticket_id=None if of.ticket is None else of.ticket.id,
+        ticket_id=ticket_id,
         payload=shown.listed(of.entity, payload, as_of, log_end),
     )
 

@@ -60,6 +60,7 @@ async def _read_page(live: LiveRun, of: List) -> None:
 
 async def _take_page(live: LiveRun, of: List, page: Page[Any], as_of: datetime, log_end: int) -> None:
     standing = live.standing
+    await live.parts.learn()
     items = {one.id: item_of(live, of, one, as_of, log_end) for one in page.items if isinstance(one.id, str)}
     known = await live.parts.checkpoints.shown(live.run, of.entity, list(items))
     paged = page.next is not None or page.number > 1

@@ -14,13 +14,15 @@ from msgspec.structs import replace
 
 from whatsms_events.domain import drift, normalize
 from whatsms_events.domain.drift import Count, Finding
-from whatsms_events.domain.events import Entity
+from whatsms_events.domain.events import Entity, Payload
 from whatsms_events.domain.repair import FIRST, ITEMS, Due, ItemCame, Phase, PhaseEnd, following
+from whatsms_events.domain.suppression import still_shown
 from whatsms_events.domain.verdicts import Append
 from whatsms_events.domain.walk import Walks
 from whatsms_events.errors import UpstreamError
 from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.suppression import HeldSuppressions
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.repair.looks import Doubt
 from whatsms_events.storage.repair.reports import Options, Run
@@ -69,6 +71,23 @@ class Parts:
     submit: Callable[[Append], Awaitable[Outcome]]
     plan: Plan
     now: Callable[[], datetime]
+    suppressions: HeldSuppressions | None = None
+
+    async def learn(self) -> None:
+        """Look who was forgotten, before an answer is taken."""
+        if self.suppressions is not None and self.suppressions.due:
+            await self.suppressions.look()
+
+    def kept(self, entity: Entity, payload: Payload, as_of: datetime, ticket_id: str | None) -> Payload:
+        """Return what may be kept of what was shown: the vendor may still show somebody who was forgotten here.
+
+        So neither are their values stored, nor does a field that is blanked here count as a difference.
+        """
+        if self.suppressions is None or not self.suppressions.now:
+            return payload
+        return still_shown(
+            self.tenant, entity, payload, as_of=as_of, ticket_id=ticket_id, suppressions=self.suppressions.now
+        )
 
 
 class HeldBack(Struct, frozen=True, kw_only=True):

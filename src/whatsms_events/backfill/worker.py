@@ -27,6 +27,7 @@ from whatsms_events.domain.verdicts import Append
 from whatsms_events.errors import UpstreamRefusedError
 from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.suppression import HeldSuppressions
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.repair.reports import Kind, Options
 from whatsms_events.storage.repair.requests import Requests
@@ -87,10 +88,13 @@ class Backfill:
         plan: Plan,
         now: Callable[[], datetime],
         last_accepted: Callable[[], Awaitable[datetime | None]],
+        suppressions: HeldSuppressions | None = None,
     ) -> None:
         """`last_accepted` tells when the tenant's last webhook was received, None where none ever was."""
         self.progress = Progress()
-        self._parts = Parts(slug, tenant, client, checkpoints, requests, holdings, event_log, submit, plan, now)
+        self._parts = Parts(
+            slug, tenant, client, checkpoints, requests, holdings, event_log, submit, plan, now, suppressions
+        )
         self._lock = lock
         self._schedule = Schedule(self._parts, last_accepted)
         self._live: LiveRun | None = None

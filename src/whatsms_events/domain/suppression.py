@@ -17,7 +17,8 @@ so is what tells no time. The same function blanks the log when a person is forg
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar, assert_never
+from typing import Any, Final, NamedTuple, TypeVar, assert_never
+from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -28,6 +29,7 @@ from whatsms_events.domain.events import (
     CampaignPayload,
     Contact,
     ContactPayload,
+    Entity,
     Event,
     EventType,
     Extra,
@@ -43,10 +45,13 @@ from whatsms_events.domain.events import (
 from whatsms_events.domain.last_message import plain
 from whatsms_events.domain.marks import Find, MarkKind, Suppressions, number_name, shows, text_name
 from whatsms_events.domain.named import inflated, is_id, latest, leaves, named_in_bytes, owner
+from whatsms_events.domain.normalize import ids
 from whatsms_events.domain.personal import EXTRA, PERSONAL
 from whatsms_events.domain.times import read_time
 from whatsms_events.domain.verdicts import Append, Park
 from whatsms_events.errors import InvalidEventError
+
+_NOBODY: Final = UUID(int=0)
 
 _Part = TypeVar("_Part", bound=Message | Ticket | Contact | Campaign)
 
@@ -68,6 +73,27 @@ def suppressed_park(park: Park, suppressions: Suppressions) -> Park:
     if raw is None or at is None or not _parked_before(park, raw, at):
         return park
     return replace(park, raw=b"")
+
+
+def still_shown(
+    tenant: str, entity: Entity, payload: Payload, *, as_of: datetime, ticket_id: str | None, suppressions: Suppressions
+) -> Payload:
+    """Return what a backfill may keep of what the REST API showed of a thing; `ticket_id`: in whose list."""
+    about = ids(payload)
+    event = Event(
+        id=_NOBODY,
+        type=EventType(f"{entity}.observed"),
+        tenant=tenant,
+        occurred_at=as_of,
+        received_at=as_of,
+        origin="backfill",
+        subject=about.subject,
+        ticket_id=about.ticket_id or ticket_id,
+        contact_id=about.contact_id,
+        message_id=about.message_id,
+        data=b"",
+    )
+    return remaining(event, payload, suppressions.of(tenant))
 
 
 def remaining(event: Event, payload: Payload, find: Find, *, settled: bool = False, late: bool = True) -> Payload:

@@ -20,6 +20,7 @@ from whatsms_events.storage.log.arrivals import Arrivals
 from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.suppression import HeldSuppressions
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.repair.reports import Options, Reports
 from whatsms_events.storage.repair.requests import Requests
@@ -153,6 +154,7 @@ class Upstream:
         client: Client | None = None,
     ) -> Backfill:
         """Return a tenant's backfill, which appends by `submit`."""
+        key = self._settings.privacy.key
         plan, days = plan or plan_of(self._settings), kept_days(self._settings, slug, "texts_days")
         return Backfill(
             slug,
@@ -167,6 +169,7 @@ class Upstream:
             plan=replace(plan, texts_s=plan.texts_s or 86_400 * days),
             now=self._now,
             last_accepted=accepted,
+            suppressions=HeldSuppressions(self._log, None if key is None else key.get_secret_value().encode()),
         )
 
     async def reconcile(self, slug: str, committer: Committer, lock: RoleLock, options: Options) -> Backfill:

@@ -46,7 +46,7 @@ from whatsms_events.storage.log.blanking import Blanking
 from whatsms_events.storage.log.moving import SHUT, Moving
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.storage.scrubbing import scrub
-from whatsms_events.storage.tables import backfill_run, event_log, log, seal
+from whatsms_events.storage.tables import backfill_run, erasure, event_log, log, seal, suppression
 
 BATCH_ROWS: Final = 1000
 TOLD: Final = 100
@@ -57,7 +57,12 @@ BATCH_BYTES: Final = 8 * 1024 * 1024
 
 GROWING: Final = (event_log, seal)
 CHANGING: Final = tuple(table for table in SHUT if table not in (log, *GROWING))
-NUMBERED: Final = ((event_log, event_log.c.position), (backfill_run, backfill_run.c.run))
+NUMBERED: Final = (
+    (event_log, event_log.c.position),
+    (backfill_run, backfill_run.c.run),
+    (erasure, erasure.c.number),
+    (suppression, suppression.c.number),
+)
 """Tables whose numbers the database gives out, and never twice."""
 
 _SUM_LIMIT: Final = 1 << 256

@@ -1,0 +1,276 @@
+"""What stays of events of somebody who was forgotten: laws over whole stories of two people."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from domain.histories import START, at, entry, folded
+from whatsms_events.domain.events import (
+    Contact,
+    ContactPayload,
+    EventType,
+    LogEntry,
+    Message,
+    MessagePayload,
+    Payload,
+    Ticket,
+    TicketPayload,
+    decode,
+    encode,
+    to_micros,
+)
+from whatsms_events.domain.marks import KnownPerson, Marker, Suppressions, number_name
+from whatsms_events.domain.personal import personal_values, spellings
+from whatsms_events.domain.suppression import named_in, remaining, suppressed, suppressed_park
+from whatsms_events.domain.verdicts import Append, Park
+
+T = EventType
+ANA, RUI = "Ana-7f3a91", "Rui-5521aa"
+NUMBERS = {ANA: "351910000731", RUI: "351920000842"}
+FORGOTTEN_S = 100.0
+PERSON = KnownPerson(
+    to_micros(at(FORGOTTEN_S)), {"c-Ana"}, {NUMBERS[ANA]}, {"k-Ana"}, {"m-Ana-1", "m-Ana-2"}, {"k-group": {ANA}}
+)
+MARKER = Marker(b"a key of the tests")
+MARKS = Suppressions(MARKER, {MARKER.mark("t1", kind, value): PERSON.forgotten_at for kind, value in PERSON.names()})
+
+
+def contact_of(who: str, updated: float | None = None) -> Contact:
+    """Return somebody's contact."""
+    changed = msgspec.UNSET if updated is None else at(updated)
+    return Contact(id=f"c-{who[:3]}", name=who, number=NUMBERS[who], updated_at=changed, extra={"pushName": who})
+
+
+def ticket_of(who: str, created: float | None = 0) -> Ticket:
+    """Return somebody's ticket."""
+    made = msgspec.UNSET if created is None else at(created)
+    return Ticket(id=f"k-{who[:3]}", last_message=who, contact=contact_of(who), created_at=made, extra={"who": who})
+
+
+def message_of(who: str, number: int, created: float | None, *, bare: bool = False) -> MessagePayload:
+    """Return a message of somebody, with everything beside it or alone."""
+    made = msgspec.UNSET if created is None else at(created)
+    message = Message(id=f"m-{who[:3]}-{number}", body=who, from_me=False, created_at=made, extra={"raw": {"n": who}})
+    if bare:
+        return MessagePayload(message=msgspec.structs.replace(message, ticket_id=f"k-{who[:3]}"))
+    return MessagePayload(message=message, ticket=ticket_of(who, created), contact=contact_of(who), extra={"who": who})
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One thing that the vendor tells: whose it is, of when, and with which envelope time it is sent."""
+
+    who: str
+    kind: EventType
+    payload: Payload
+    seconds: float | None
+    old: bool
+
+
+@st.composite
+def told(draw: st.DrawFn) -> Told:
+    """Give something that somebody did before the person was forgotten, sent at any time, or afterwards."""
+    who, old = draw(st.sampled_from([ANA, RUI])), draw(st.booleans())
+    happened = draw(st.sampled_from([10.0, 50.0, 99.0] if old else [101.0, 150.0]))
+    sent = draw(st.sampled_from([happened, 200.0]))
+    number = draw(st.sampled_from([1, 2])) if old else draw(st.sampled_from([8, 9]))
+    kind = draw(st.sampled_from([T.MESSAGE_RECEIVED, T.TICKET_CREATED, T.CONTACT_UPDATED, T.CONTACT_OBSERVED]))
+    payload: Payload
+    if kind is T.MESSAGE_RECEIVED:
+        payload = message_of(who, number, happened, bare=draw(st.booleans()))
+    elif kind is T.TICKET_CREATED:
+        payload = TicketPayload(ticket=ticket_of(who, happened))
+    else:
+        payload = ContactPayload(contact=contact_of(who, happened))
+    return Told(who, kind, payload, sent, old)
+
+
+def append_of(one: Told, received: float) -> Append:
+    """Return the event as it comes in."""
+    event = entry(1, one.kind, one.payload, one.seconds, received=received).event
+    return Append(event, encode(one.payload), bytes(32))
+
+
+@given(told(), st.sampled_from([120.0, 5000.0]))
+def test_at_the_door_what_is_old_of_the_person_is_blanked_and_nothing_else(one: Told, received: float) -> None:
+    """However it is stamped, what happened before leaves no value; what is new or another's is the same to the byte."""
+    append = append_of(one, received)
+    done = suppressed(append, MARKS)
+    if one.who == ANA and one.old:
+        assert not [text for text in (ANA, NUMBERS[ANA]) if text.encode() in done.event.data]
+        assert done.blanked
+        assert msgspec.structs.replace(done.event, data=append.event.data) == append.event
+    else:
+        assert done is append
+
+
+@given(told())
+def test_in_the_log_everything_of_the_person_from_before_goes_whatever_its_times(one: Told) -> None:
+    """What stands before the person was forgotten is blanked, also where its clock was ahead; twice is once."""
+    event = append_of(one, 5000.0).event
+    payload = decode(event)
+    left = remaining(event, payload, PERSON.find, settled=True, late=False)
+    if one.who == ANA:
+        assert personal_values(left) == []
+        assert remaining(event, left, PERSON.find, settled=True, late=False) is left
+    else:
+        assert left is payload
+
+
+Step = tuple[str, Any]
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("deliver"), told()),
+        st.tuples(st.just("again"), st.integers(0, 9)),
+        st.tuples(st.just("forget"), st.just(None)),
+        st.tuples(st.just("kill"), st.integers(0, 9)),
+        st.tuples(st.just("rebuild"), st.just(None)),
+    ),
+    max_size=14,
+)
+
+
+class Story:
+    """A log and the marks of who was forgotten, as the parts of the service treat them, without a database."""
+
+    def __init__(self) -> None:
+        self.log: list[LogEntry] = []
+        self.sent: list[Told] = []
+        self.forgotten = False
+        self.through = 0  # how far the log is blanked
+
+    def append(self, one: Told, *, again: bool) -> None:
+        """Commit what came; a redelivery with other bytes is another event."""
+        received = 150.0 if self.forgotten else 60.0
+        append = append_of(one, received)
+        if self.forgotten:
+            append = suppressed(append, MARKS)
+        event = msgspec.structs.replace(append.event, id=append.event.id)
+        self.log.append(LogEntry(position=len(self.log) + 1, event=event))
+        if not again:
+            self.sent.append(one)
+
+    def forget(self, *, steps: int | None = None) -> None:
+        """Forget the person; a process that is killed after some rows leaves the rest to the next one."""
+        if not self.forgotten:
+            self.forgotten, self.end = True, len(self.log)
+        for number in range(self.through, self.end if steps is None else min(self.end, self.through + steps)):
+            event = self.log[number].event
+            left = remaining(event, decode(event), PERSON.find, settled=True, late=False)
+            self.log[number] = LogEntry(position=number + 1, event=msgspec.structs.replace(event, data=encode(left)))
+            self.through = number + 1
+
+    @property
+    def done(self) -> bool:
+        """Tell whether the erasure is finished."""
+        return self.forgotten and self.through == self.end
+
+
+@settings(max_examples=200)
+@given(STEPS)
+def test_no_interleaving_brings_a_forgotten_value_back_or_takes_anothers(steps: list[Step]) -> None:
+    """Deliveries, redeliveries, reorderings, observations, kills, forgets and rebuilds in any order, on one log."""
+    story = Story()
+    for what, value in steps:
+        match what:
+            case "deliver":
+                # Before the person was forgotten nothing can have happened after it.
+                if story.forgotten or value.old:
+                    story.append(value, again=False)
+            case "again" if story.sent:
+                story.append(story.sent[value % len(story.sent)], again=True)
+            case "forget":
+                story.forget()
+            case "kill":
+                story.forget(steps=value)
+            case _:
+                pass
+        if not story.done:
+            continue
+        rows = folded(story.log)
+        came_back = any(one.who == ANA and not one.old for one in story.sent)
+        values = [text for row in rows.values() for text in row.values.values() if isinstance(text, str)]
+        told_of_ana = [text for text in values if ANA in text or NUMBERS[ANA] in text]
+        assert came_back or not told_of_ana
+        for key, row in rows.items():
+            if key.table == "message" and key.id in ("m-Ana-1", "m-Ana-2"):
+                assert row.values["body"] is None
+    others = [one for one in story.log if one.event.contact_id == "c-Rui" or b"k-Rui" in one.event.data]
+    assert all(RUI.encode() in one.event.data or NUMBERS[RUI].encode() in one.event.data for one in others)
+
+
+@pytest.mark.parametrize(
+    ("raw", "received", "gone"),
+    [
+        (b'{"event":"x","timestamp":"2026-05-01T12:00:10Z","data":{"contactId":"c-Ana"}}', 120, True),
+        (b'{"event":"x","timestamp":"2026-05-01T12:05:00Z","data":{"contactId":"c-Ana"}}', 400, False),
+        (b'{"event":"x","timestamp":"2026-05-01T12:05:00Z","data":{"contactId":"c-Ana"}}', 90, True),
+        (b'{"event":"contact.x","data":{"id":"c-Ana"}}', 120, True),
+        (b'{"event":"x","data":{"number":"351910000731@c.us"}}', 120, True),
+        (b'{"event":"x","data":{"ref":"c-Ana","contactId":"c-Rui"}}', 120, False),
+        (b'{"cut": "351910000731', 120, True),
+        (b"\xff\x00 nothing of anybody", 120, False),
+    ],
+)
+def test_parked_bytes_that_name_the_person_and_are_not_newer_go(raw: bytes, received: float, *, gone: bool) -> None:
+    """A delivery that nobody can read is looked at for ids under their names and for numbers."""
+    park = Park(UUID(int=1), "t1", "unknown_event", "", at(received), raw, bytes(32), None)
+    assert (suppressed_park(park, MARKS).raw == b"") == gone
+
+
+def test_others_unknown_fields_lose_only_what_names_the_person() -> None:
+    """A quote of theirs goes, with what names them; the rest of the field's neighbours and the message stay."""
+    extra = {"quotedMsg": {"id": "m-Ana-1", "body": ANA}, "device": {"os": "x"}, "n": 7, "phone": NUMBERS[ANA]}
+    payload = MessagePayload(message=Message(id="m-Rui-1", body=RUI, contact_id="c-Rui", extra=extra))
+    event = entry(1, T.MESSAGE_RECEIVED, payload, 50).event
+    left = remaining(event, payload, MARKS.of("t1"))
+    assert isinstance(left, MessagePayload)
+    assert left.message == msgspec.structs.replace(payload.message, extra={"device": {"os": "x"}, "n": 7})
+
+
+def test_a_preview_of_the_persons_text_in_a_groups_ticket_goes_with_any_event() -> None:
+    """Also with events of later: but not where it is the text of the message that the event is about."""
+    group = Ticket(id="k-group", last_message=ANA, contact_id="c-group")
+    payload = MessagePayload(message=Message(id="m-Rui-1", body=RUI, contact_id="c-Rui"), ticket=group)
+    event = entry(1, T.MESSAGE_RECEIVED, payload, 500, received=500).event
+    left = remaining(event, payload, MARKS.of("t1"))
+    assert isinstance(left, MessagePayload)
+    assert isinstance(left.ticket, Ticket)
+    assert left.ticket.last_message is msgspec.UNSET
+    same = MessagePayload(message=Message(id="m-Rui-1", body=ANA, contact_id="c-Rui"), ticket=group)
+    assert remaining(event, same, MARKS.of("t1")) is same
+
+
+def test_marks_tell_nothing_without_the_key_and_differ_by_tenant_and_kind() -> None:
+    """The same id of another tenant, or as another kind of thing, has another mark; so has it with another key."""
+    one = MARKER.mark("t1", "contact", "c-Ana")
+    others = [
+        MARKER.mark("t2", "contact", "c-Ana"), MARKER.mark("t1", "ticket", "c-Ana"),
+        MARKER.mark("t1c", "ontact", "c-Ana"), Marker(b"another").mark("t1", "contact", "c-Ana"),  # type: ignore[arg-type]
+    ]  # fmt: skip
+    assert one not in others
+    assert b"c-Ana" not in one
+    assert Marker(b"another").check != MARKER.check
+    assert MARKS.of("t2")("contact", "c-Ana") is None
+    assert not Suppressions()
+
+
+def test_numbers_are_known_in_every_spelling() -> None:
+    """With signs, as a chat's id and with a device behind it; a short one, a LID's word and a text are none."""
+    for text in ("351910000731", "+351 910 000 731", "351910000731@c.us", "351910000731:12@s.whatsapp.net"):
+        assert number_name(text) == "351910000731"
+    for text in ("12345", "abc", "", "call 351910000731 now"):
+        assert number_name(text) is None
+    assert named_in(b'{"a":{"number":"+351 910 000 731"}}', MARKS.of("t1")) == PERSON.forgotten_at
+    assert spellings("é") == {"é".encode(), b"\\u00e9"}
+
+
+def test_times_of_the_story_are_as_meant() -> None:
+    """The person is forgotten after what is old, and before what is new."""
+    assert datetime.fromtimestamp(PERSON.forgotten_at / 1e6, tz=START.tzinfo) == START + timedelta(seconds=FORGOTTEN_S)
