@@ -26,8 +26,9 @@ from whatsms_events.domain.events import (
     to_micros,
 )
 from whatsms_events.domain.marks import KnownPerson, Marker, Suppressions, number_name
+from whatsms_events.domain.named import named_in_bytes
 from whatsms_events.domain.personal import personal_values, spellings
-from whatsms_events.domain.suppression import named_in, remaining, suppressed, suppressed_park
+from whatsms_events.domain.suppression import remaining, suppressed, suppressed_park
 from whatsms_events.domain.verdicts import Append, Park
 
 T = EventType
@@ -267,7 +268,7 @@ def test_numbers_are_known_in_every_spelling() -> None:
         assert number_name(text) == "351910000731"
     for text in ("12345", "abc", "", "call 351910000731 now"):
         assert number_name(text) is None
-    assert named_in(b'{"a":{"number":"+351 910 000 731"}}', MARKS.of("t1")) == PERSON.forgotten_at
+    assert named_in_bytes(b'{"a":{"number":"+351 910 000 731"}}', MARKS.of("t1")) == PERSON.forgotten_at
     assert spellings("é") == {"é".encode(), b"\\u00e9"}
 
 
