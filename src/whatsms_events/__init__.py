@@ -102,6 +102,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         sealer                            closed ranges of the log -> seals
         retention                         what was kept for its time -> blanked
         forgetting, alone                 a person -> nothing, step by step; nobody else works meanwhile
+        older_tables                      who was forgotten since tables were copied -> blanked in them
         person_search                     where that person is, and whether anything is left
         rereading, replay                 the log once more, with today's code -> shadow tables, or shadow topics
         preview                           what a part of the log would change in the tables today

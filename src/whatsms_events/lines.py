@@ -100,6 +100,9 @@ LINES: Final = {
         "People were forgotten in this log with a `privacy.key` that this process does not have. Deliveries are taken "
         "in, but what comes late of those people is kept. Give the process the key and restart it."
     ),
+    "tables.older": (
+        "Tables that were restored from an older copy showed somebody who was forgotten since. Their rows are blanked."
+    ),
     "thread.crashed": "A thread ended on an error that nobody expected. Report it.",
     "time.unreadable": (
         "The vendor writes times in a form that is not read. Such events count by when they came. Report it."

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import shutil
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from whatsms_events.domain.marks import Marker
 from whatsms_events.domain.replay import WHOLE
 from whatsms_events.domain.signature import sign
 from whatsms_events.domain.verdicts import Append, Delivery
-from whatsms_events.errors import ConfigError, NotFoundError, TransientError
+from whatsms_events.errors import ConfigError, IntegrityError, NotFoundError, TransientError
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.log.blanking import BLANKING
@@ -41,6 +42,7 @@ from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.storage.scrubbing import scrub
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.forgetting import Forgetting, ForgettingWaits
+from whatsms_events.workers.older_tables import OlderTables
 from whatsms_events.workers.person_search import PersonSearch
 from whatsms_events.workers.replay import ROLE
 from whatsms_events.workers.sources import LogSource
@@ -172,9 +174,9 @@ class House:
 
     async def apply(self) -> None:
         """Let the consumer apply everything."""
-        consumer = Consumer(
-            Projection(self.projection), LogSource(EventLog(self.log)), RoleLock(self.log, "consumer"), batch_limit=100
-        )
+        older = OlderTables(self.log, self.projection, kafka=False, now=lambda: self.clock)
+        source, lock = LogSource(EventLog(self.log)), RoleLock(self.log, "consumer")
+        consumer = Consumer(Projection(self.projection), source, lock, batch_limit=100, older=older)
         while await consumer.run_once():
             pass
         await consumer.close()
@@ -597,3 +599,24 @@ async def test_nobody_replays_or_blanks_meanwhile(house: House) -> None:
         with contextlib.suppress(TransientError):
             await forgetting.run(TENANT, ANA.contact)
         assert not await RoleLock(house.log, ROLE).take()
+
+
+async def test_tables_of_an_older_copy_forget_too(tmp_path: Path) -> None:
+    """Restored alone, they show nobody who was forgotten since, and are those that a rebuild makes; Kafka must wait."""
+    async with opened(f"sqlite:///{tmp_path / 'log.db'}", tmp_path) as house:
+        await filled(house)
+        assert await scrub(house.projection)
+        shutil.copy(tmp_path / "projection.db", tmp_path / "copy.db")
+        await house.deliver(wrote(RUI, "r-9", "depois"))
+        house.clock += timedelta(seconds=1)
+        await house.forget(ANA.contact)
+        old = await open_projection(DatabaseTarget(f"sqlite:///{tmp_path / 'copy.db'}"), migrate=True)
+        restored = House(house.log, old, tmp_path)
+        assert holding(await restored.everything(), needles(ANA)) != []
+        from_kafka = OlderTables(house.log, old, kafka=True, now=lambda: house.clock)
+        with pytest.raises(IntegrityError, match="replay projection"):
+            await from_kafka.blank(await Projection(old).state())
+        await restored.apply()
+        assert holding(await restored.everything(), needles(ANA)) == []
+        assert await shown(restored) == await shown(house)
+        await old.close()

@@ -60,6 +60,7 @@ from whatsms_events.web.running import RunningSettings
 from whatsms_events.web.trace import Tracing
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.observer import Observer
+from whatsms_events.workers.older_tables import OlderTables
 from whatsms_events.workers.relay import Relay
 from whatsms_events.workers.retention import Retention
 from whatsms_events.workers.sealer import Sealer
@@ -356,7 +357,9 @@ def make_consumer(
     lock = lock or RoleLock(stores.log, "consumer")
     projection = Projection(stores.projection)
     retry = Retry(projection, ParkedEvents(stores.projection), event_log) if settings.consumer.retry_parked else None
-    return Consumer(projection, source, lock, batch_limit=settings.consumer.batch_limit, retry=retry)
+    older = OlderTables(stores.log, stores.projection, kafka=target is not None, now=now)
+    limit = settings.consumer.batch_limit
+    return Consumer(projection, source, lock, batch_limit=limit, retry=retry, older=older)
 
 
 def make_sealer(settings: Settings, log: Database, *, monotonic: Callable[[], float] = time.monotonic) -> Sealer:

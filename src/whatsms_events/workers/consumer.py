@@ -17,6 +17,7 @@ from whatsms_events.storage.log.event_log import READ_LIMIT, READ_LIMIT_BYTES
 from whatsms_events.storage.projection.apply import Applied, Projection, ProjectionState
 from whatsms_events.storage.projection.retry import Retry
 from whatsms_events.storage.role_lock import RoleLock
+from whatsms_events.workers.older_tables import OlderTables
 from whatsms_events.workers.sources import EventSource, Reading
 
 LOOK_BATCHES: Final = 20
@@ -46,13 +47,17 @@ class Consumer:
         batch_limit: int,
         near_limit: int = NEAR_LIMIT,
         retry: Retry | None = None,
+        older: OlderTables | None = None,
     ) -> None:
         """Make the consumer; with `retry` it first applies what was parked and can be applied by now.
+
+        With `older` it first blanks in its tables who was forgotten since: they may be an older copy.
 
         A batch has `near_limit` events at most near the log's end, and grows up to `batch_limit` far behind it.
         """
         self._projection = projection
         self._retry = retry
+        self._older = older
         self._source = source
         self._lock = lock
         self._batch_limit = batch_limit
@@ -80,6 +85,8 @@ class Consumer:
         try:
             if self._state is None:
                 state = await self._projection.state()
+                if self._older is not None and await self._older.blank(state):
+                    state = await self._projection.state()
                 await self._source.open(state)
                 if await self._retry_parked():
                     state = await self._projection.state()
@@ -178,6 +185,8 @@ class Consumer:
     async def look(self) -> None:
         """Raise the error that the next records would still raise. A look applies and saves nothing."""
         state, window = await self._projection.state(), None
+        if self._older is not None:
+            await self._older.check(state)
         try:
             await self._source.open(state)
             for _ in range(LOOK_BATCHES):  # the first ones may be empty: their records are still on the way
