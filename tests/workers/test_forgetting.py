@@ -34,7 +34,7 @@ from whatsms_events.storage.log.erasure import Erasures
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.seals import Seals
 from whatsms_events.storage.log.selected import Selected
-from whatsms_events.storage.log.suppression import HeldSuppressions
+from whatsms_events.storage.log.suppression import HeldSuppressions, KeptMark, SuppressionTable, add_marks, key_row
 from whatsms_events.storage.log.verify import verify
 from whatsms_events.storage.projection.apply import Projection
 from whatsms_events.storage.projection.erasure import PersonalRows
@@ -620,3 +620,16 @@ async def test_tables_of_an_older_copy_forget_too(tmp_path: Path) -> None:
         assert holding(await restored.everything(), needles(ANA)) == []
         assert await shown(restored) == await shown(house)
         await old.close()
+
+
+async def test_a_key_is_shown_behind_marks_that_are_being_written(house: House) -> None:
+    """Who adds to the table waits for the others who add: who holds the marks reads on from the highest number."""
+    marks = SuppressionTable(house.log)
+    mark = KeptMark(TENANT, b"0123456789abcdef", 1, Marker(KEY).check)
+    async with house.log.write() as connection:
+        await add_marks(connection, [mark])
+        showing = asyncio.create_task(marks.add([key_row(Marker(KEY))]))
+        done, _ = await asyncio.wait({showing}, timeout=0.2)
+        assert not done
+    await showing
+    assert await marks.all() == [mark, key_row(Marker(KEY))]

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.marks import Marker, Suppressions
@@ -81,7 +81,13 @@ class SuppressionTable:
 
 
 async def add_marks(connection: AsyncConnection, marks: Iterable[KeptMark]) -> None:
-    """Add marks in the caller's transaction."""
+    """Add marks in the caller's transaction.
+
+    Who adds waits for the others who add: a number that is committed behind a higher one would be passed over by those
+    who hold the marks. A process that shows its key holds no role lock.
+    """
+    if connection.dialect.name == "postgresql":
+        await connection.execute(text("LOCK TABLE suppression IN SHARE ROW EXCLUSIVE MODE"))
     rows = [
         {"tenant": one.tenant, "mark": one.mark, "forgotten_at": one.forgotten_at, "key_check": one.key_check}
         for one in marks
