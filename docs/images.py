@@ -13,6 +13,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from console.stage import LOOKS, TOKEN, Walker, browsing, chromium, say, told_service, walking  # noqa: E402
+from servers.upstream import account  # noqa: E402
 
 FOLDER: Final = ROOT / "docs" / "images"
 QUIET_MS: Final = 1500
@@ -44,7 +45,11 @@ async def main(folder: Path) -> int:
         sys.stderr.write("no Chromium is installed: apt-get install chromium\n")
         return 1
     with tempfile.TemporaryDirectory() as place:
-        async with told_service(Path(place) / "service") as service, browsing(path) as browser:
+        async with (
+            account(minutes=10) as there,
+            told_service(Path(place) / "service", there) as service,
+            browsing(path) as browser,
+        ):
             at = "2026-01-15T12:00:00Z"
             await say(service, "message.received", at, message={"id": "m-7", "body": "Bom dia, já têm novidades?"})
             for look in LOOKS:

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import aiohttp
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from servers.compare import until
 from servers.service import SLUG, Service
-from servers.upstream import account, sections
+from servers.upstream import Account, sections
 from test_journey import delivery, post, told
 
 TOKEN: Final = "token-of-the-operator-in-tests"
@@ -31,6 +31,7 @@ RULES: Final = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag
 """WCAG 2.2, levels A and AA, as far as axe-core can tell."""
 
 DEADLINE_MS: Final = 60_000
+expect.set_options(timeout=DEADLINE_MS)  # the default of five seconds is too little for a busy machine
 
 
 def chromium() -> str | None:
@@ -39,29 +40,28 @@ def chromium() -> str | None:
 
 
 @asynccontextmanager
-async def told_service(folder: Path) -> AsyncIterator[Service]:
+async def told_service(folder: Path, there: Account) -> AsyncIterator[Service]:
     """Run a service on SQLite beside an offline WhatSMS: with a story, a parked delivery, and a first reconcile."""
-    async with account(minutes=10) as there:
-        settings = sections(there.url, backfill={"repair_interval_s": 0})
-        settings["private"] = {"token": TOKEN}
-        settings["private.tokens.hall"] = {"token": READ_TOKEN, "scopes": "read"}
-        service = Service(folder, roles="receiver,consumer,backfill", settings=settings)
-        await service.start()
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        async with aiohttp.ClientSession(headers=headers) as session:
-            await told(session, service)
-            assert (await post(session, service, b"{ not json"))["status"] == 202
+    settings = sections(there.url, backfill={"repair_interval_s": 0})
+    settings["private"] = {"token": TOKEN}
+    settings["private.tokens.hall"] = {"token": READ_TOKEN, "scopes": "read"}
+    service = Service(folder, roles="receiver,consumer,backfill", settings=settings)
+    await service.start()
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        await told(session, service)
+        assert (await post(session, service, b"{ not json"))["status"] == 202
 
-            async def reconciled() -> bool:
-                async with session.get(f"{service.private_url}/api/v1/{SLUG}/backfill") as answer:
-                    runs = (await answer.json())["runs"]
-                return any(run["finished_at"] for run in runs)
+        async def reconciled() -> bool:
+            async with session.get(f"{service.private_url}/api/v1/{SLUG}/backfill") as answer:
+                runs = (await answer.json())["runs"]
+            return any(run["finished_at"] for run in runs)
 
-            await until(reconciled, 60, "the first reconcile")
-        try:
-            yield service
-        finally:
-            await service.stop()
+        await until(reconciled, 60, "the first reconcile")
+    try:
+        yield service
+    finally:
+        await service.stop()
 
 
 async def say(service: Service, event: str, at: str, **data: Any) -> None:

@@ -1,6 +1,10 @@
 """A real headless Chromium walks every page of a running service's console."""
 
+import re
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -9,6 +13,8 @@ from playwright.async_api import Browser, expect
 from conftest import missing
 from console.stage import LOOKS, READ_TOKEN, TOKEN, Walker, browsing, chromium, say, told_service, walking
 from servers.service import Service
+from servers.upstream import Account, account
+from whatsms_events.twin.rest.limits import RestLimits
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
 
@@ -26,9 +32,16 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+async def there() -> AsyncIterator[Account]:
+    """Give the account at the vendor's."""
+    async with account(minutes=10) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(tmp_path_factory: pytest.TempPathFactory, there: Account) -> AsyncIterator[Service]:
     """Give a service with something on every page, to all tests of this module."""
-    async with told_service(tmp_path_factory.mktemp("console")) as running:
+    async with told_service(tmp_path_factory.mktemp("console"), there) as running:
         yield running
 
 
@@ -121,3 +134,72 @@ async def test_did_joao_get_the_message_of_half_past_ten(browser: Browser, servi
         await expect(page.get_by_role("heading", level=2).first).to_contain_text("message.sent")
         assert await walker.violations() == []
         assert walker.complaints == []
+
+
+async def test_what_is_parked_is_tried_again_and_discarded(browser: Browser, service: Service) -> None:
+    """A delivery that still cannot be understood says so and stays; it is discarded only after a second question, and
+    then nothing is parked. Who may only read has neither button.
+    """
+    async with walking(browser, service) as walker:
+        page = walker.page
+        await walker.sign_in(READ_TOKEN)
+        await walker.go("/parked")
+        await expect(page.get_by_role("link", name="not_json", exact=True)).to_be_visible()
+        assert await page.get_by_role("button", name="Try all again").count() == 0
+    async with walking(browser, service) as walker:
+        page = walker.page
+        await walker.sign_in(TOKEN)
+        await walker.go("/parked")
+        await page.get_by_role("button", name="Try all again").click()
+        await expect(page.locator(".said")).to_contain_text("1")
+        await expect(page.get_by_role("link", name="not_json", exact=True)).to_be_visible()
+        await page.get_by_role("row").get_by_role("link").first.click()
+        await expect(page.get_by_role("heading", level=1)).to_be_visible()
+        assert await walker.violations() == []
+        await page.go_back()
+        await page.get_by_role("link", name="Discard all").click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Discard?")
+        assert await walker.violations() == []
+        await page.get_by_role("button", name="Discard for ever").click()
+        await expect(page.get_by_text("Nothing is parked.")).to_be_visible()
+        assert await walker.violations() == []
+        assert walker.complaints == []
+
+
+async def test_a_run_is_started_and_its_bar_moves(browser: Browser, service: Service, there: Account) -> None:
+    """A run that is started on the page shows a bar, which moves with what was read, without a click, while the vendor
+    answers slowly; and it is stopped there.
+    """
+    before, there.rest.limits = there.rest.limits, RestLimits(requests=1, window_s=1)
+    async with walking(browser, service) as walker:
+        page = walker.page
+        await walker.sign_in(TOKEN)
+        await walker.go("/repair")
+        await page.get_by_role("button", name="Start").click()
+        await expect(page.locator(".said")).to_contain_text("is asked for")
+        moved = page.get_by_role("img", name=re.compile("^[1-9][0-9,]* of [1-9][0-9,]* read"))
+        await expect(moved).to_be_visible()
+        assert await walker.violations() == []
+        await page.get_by_role("button", name="Stop this run").click()
+        await expect(page.locator(".said")).to_contain_text("is stopped")
+        await expect(page.get_by_role("button", name="Stop this run")).to_have_count(0)
+        assert walker.complaints == []
+    there.rest.limits = before
+
+
+async def test_a_broken_service_says_on_every_page_what_is_wrong(browser: Browser, tmp_path: Path) -> None:
+    """Where the tables cannot be read, each page that needs them says so in words; none is an error or hard to read."""
+    service = Service(tmp_path / "service", roles="receiver,consumer", settings={"private": {"token": TOKEN}})
+    await service.start()
+    with closing(sqlite3.connect(service.folder / "projection.db", timeout=30)) as tables:
+        for name in ("contact", "message", "ticket", "parked_event"):
+            tables.execute(f"DROP TABLE {name}")
+    async with walking(browser, service) as walker:
+        await walker.sign_in(TOKEN)
+        for path in await walker.menu():
+            await fine(walker, path)
+        await walker.go("/conversations")
+        await expect(walker.page.locator("main")).to_contain_text("could not be read")
+        await walker.go("/")
+        await expect(walker.page.locator("main")).to_contain_text("could not be read")
+    await service.stop()
