@@ -28,7 +28,7 @@ from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.reads import Queries
 from whatsms_events.storage.repair.reports import Reports
-from whatsms_events.web.access import Access, NamedToken
+from whatsms_events.web.access import Access, Holder, NamedToken, Session
 from whatsms_events.web.api import Api
 from whatsms_events.web.app import Listener, private_app
 from whatsms_events.web.feed import PLACES, Feed
@@ -80,11 +80,14 @@ class Reading:
 async def serving(databases: Databases, **given: Any) -> AsyncIterator[tuple[Feed, Client]]:
     """Serve the read API and the feed, with the loop that the feed needs."""
     tokens: list[NamedToken] = given.pop("tokens", [])
+    session: Session = given.pop("session", lambda _request: None)
     feed = Feed(Queries(*databases, places=PLACES), EventLog(databases[0]), TENANTS, tokens, **given)
     reading = Api(Queries(*databases), TENANTS, Reports(databases[0]))
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(feed.run())
-        listening = private_app(Access(tokens, wrong_s=0), probes(), feed, reading)
+        access = Access(tokens, wrong_s=0)
+        access.sessions = session
+        listening = private_app(access, probes(), feed, reading)
         async with TestClient(TestServer(listening)) as client:
             yield feed, client
             feed.stop()
@@ -345,6 +348,23 @@ async def test_a_token_that_has_gone_ends_its_feeds(databases: Databases) -> Non
             feed.change({"shop": "tenant-1"}, [kept])
             await stayed.until(staying, lambda: False)
             assert stayed.reason == "settings"
+
+
+async def test_a_feed_ends_with_the_session_that_opened_it(databases: Databases, put: Any) -> None:
+    """What a browser opened with its cookie ends when the session does, and nothing that comes later is shown to it."""
+    one, times = named("one", "token-of-the-session", "read"), [1000.0]
+    there = Holder("one", frozenset({"read"}), until=2000.0)
+    given = {"tokens": [one], "clock": lambda: times[-1], "session": lambda _request: there}
+    async with serving(databases, **given) as (_feed, client):
+        await put(tables.event_log, event(1))
+        async with client.get(PATH) as answer:
+            reading = Reading()
+            await reading.until(answer, lambda: len(reading.rows) == 1)
+            times.append(2000.0)
+            await put(tables.event_log, event(2))
+            await reading.until(answer, lambda: False)
+        assert reading.reason == "session"
+        assert [row["position"] for row in reading.rows] == [1]
 
 
 async def test_there_are_as_many_readers_as_may_be(databases: Databases) -> None:

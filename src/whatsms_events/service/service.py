@@ -69,7 +69,7 @@ from whatsms_events.service.upstream import (
     submit_to,
 )
 from whatsms_events.storage.database import make_ready
-from whatsms_events.storage.engines import REPAIR_TURNS
+from whatsms_events.storage.engines import REPAIR_TURNS, REPORT_TURNS
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.web.access import Access
 from whatsms_events.web.app import Listener, private_app
@@ -154,9 +154,10 @@ class Service:
         public = Listener(receiver.handle, on_unparsable=receiver.count_unparsable)
         health, running = self._health(stores, start, receiver), make_running(settings)
         api, observer = make_api(settings, stores), make_observer(settings, stores)
-        tracing, contracts = make_tracing(settings, stores), make_contracts()
-        feed, exports = make_feed(settings, stores), make_person_export(settings, stores)
-        privacy = make_privacy_report(settings, stores)
+        reports = Stores(stores.log.in_turns(REPORT_TURNS), stores.projection.in_turns(REPORT_TURNS))
+        tracing, contracts = make_tracing(settings, reports), make_contracts()
+        feed, exports = make_feed(settings, stores), make_person_export(settings, reports)
+        privacy = make_privacy_report(settings, reports)
         access = Access(tokens(settings), open_metrics=open_metrics(settings))
         verbs = repair_verbs(settings, stores, self._backfills)
         console = make_console(

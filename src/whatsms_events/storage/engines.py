@@ -26,10 +26,14 @@ REPAIR_TURNS: Final = 3
 CONSOLE_TURNS: Final = 2
 """The same of all pages of the console: whoever looks takes no connection away from a role."""
 
-POOL_SIZE: Final = 14 + CONSOLE_TURNS
+REPORT_TURNS: Final = 2
+"""The same of what takes long: traces, exports of a person, and reports of what is held."""
+
+POOL_SIZE: Final = 14 + CONSOLE_TURNS + REPORT_TURNS
 """As many as can be wanted at a time, however many tenants there are: relay, consumer, observer and the uses of
 secrets one each, the probes two, the read API `reads.READERS`, the event feed three, backfills and watchdogs
-REPAIR_TURNS, the console CONSOLE_TURNS. The committer and the role locks have connections of their own.
+REPAIR_TURNS, the console CONSOLE_TURNS, reports REPORT_TURNS. The committer and the role locks have connections of
+their own.
 """
 
 PRIVATE_MODE: Final = 0o600

@@ -49,10 +49,11 @@ class NamedToken:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who asks: the name of the token, and what it may do."""
+    """Who asks: the name of the token, and what it may do. `until` is when a session ends, in seconds since 1970."""
 
     name: str
     scopes: frozenset[Scope]
+    until: float | None = None
 
 
 ANYBODY: Final = Holder("anybody", SCOPES)

@@ -10,7 +10,7 @@ that pings each of them; here the same bytes go to all readers, and one loop wak
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -53,11 +53,12 @@ PLACES: Final = 3
 RETRY: Final = b"retry: 3000\n\n"
 """Tells a browser to come again after three seconds; also the first bytes, which show that the feed is open."""
 
-Reason = Literal["left", "stalled", "stopping", "settings", "restored", "unavailable"]
+Reason = Literal["left", "stalled", "stopping", "settings", "session", "restored", "unavailable"]
 _WORDS: Final[Mapping[Reason, str]] = {
     "stalled": "you have taken nothing for too long",
     "stopping": "this process stops",
     "settings": "the token or the tenants have changed",
+    "session": "the session is over: sign in again",
     "restored": "the log was restored from an older copy: what you have may not be what it holds",
     "unavailable": "the database is away",
 }
@@ -75,6 +76,7 @@ class OpenFeed:
     ) -> None:
         self.name = holder(request).name
         """The name of the token that opened it."""
+        self._until = holder(request).until
         self._request = request
         self.response = response
         self.wanted = wanted
@@ -92,6 +94,10 @@ class OpenFeed:
         transport, protocol = self._request.transport, self._request.protocol
         ended = isinstance(protocol, Connection) and protocol.ended
         return transport is None or transport.is_closing() or ended
+
+    def over(self, now: float) -> bool:
+        """Tell whether the session has ended in which it was opened; `now` in seconds since 1970."""
+        return self._until is not None and now >= self._until
 
     def end(self, reason: Reason) -> None:
         """Let the feed end when what is being written is written; the first reason counts."""
@@ -144,6 +150,7 @@ class Feed:
         close_s: float = CLOSE_S,
         beat_s: float = BEAT_S,
         tail: Tail | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._queries = queries
         self._log = event_log
@@ -156,6 +163,7 @@ class Feed:
         self._tail = tail or Tail(queries, self._shown, on_restored=self._restored, beat_s=beat_s)
         self._behind = asyncio.Lock()
         self._rest_until = 0.0
+        self._clock = clock
 
     def _know(self, tenants: Mapping[str, str], tokens: Sequence[NamedToken]) -> None:
         self._tenants = tenants
@@ -279,7 +287,9 @@ class Feed:
         await reader.write(RETRY)
         while not reader.ended.done():
             taken = self._tail.take(reader.place, reader.wanted) or await self._page(reader)
-            if taken is not None and taken.place != reader.place:
+            if reader.over(self._clock()):
+                reader.end("session")
+            elif taken is not None and taken.place != reader.place:
                 await reader.take(taken)
             elif not reader.ended.done():
                 await self._tail.moved()

@@ -122,6 +122,49 @@ async def test_a_wrong_token_opens_nothing(aiohttp_client: AiohttpClient) -> Non
         assert word in await answer.text()
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "status"),
+    [
+        *((f"application/x-www-form-urlencoded; charset={one}", b"token=%ff&x=" + b"a" * 60_000, 401)
+          for one in ("punycode", "idna", "utf-7", "nonsense", "utf-8")),
+        ("application/x-www-form-urlencoded; charset=punycode", f"token={SECRET}".encode(), 303),
+        ("application/x-www-form-urlencoded", b"token=" + b"b" * 70_000, 400),
+        ("application/x-www-form-urlencoded", b"&".join([b"a=1"] * 60), 400),
+        ("multipart/form-data; boundary=x", b"--x--", 415),
+        ("text/plain", f"token={SECRET}".encode(), 415),
+    ],
+)  # fmt: skip
+async def test_a_form_is_read_in_one_way_whatever_its_sender_says(
+    aiohttp_client: AiohttpClient, kind: str, body: bytes, status: int
+) -> None:
+    """A form is UTF-8 and small. A stranger who names another codec, some of which take minutes for a megabyte, holds
+    nobody up and meets no error of ours.
+    """
+    browser, _ = await opened(aiohttp_client, token())
+    headers = {**own(browser), "Content-Type": kind}
+    with structlog.testing.capture_logs() as lines:
+        answer = await browser.post("/sign-in", data=body, headers=headers, allow_redirects=False)
+    assert answer.status == status
+    assert "request.failed" not in [line["event"] for line in lines]
+
+
+async def test_behind_a_proxy_with_another_name_buttons_work(aiohttp_client: AiohttpClient) -> None:
+    """Where the browser itself says that a form is of the same origin, the name that a proxy asks us under is no
+    matter; where it says nothing, the origin must be ours.
+    """
+    browser, _ = await opened(aiohttp_client, token())
+    for headers, status in (
+        ({"Origin": "https://console.example", "Sec-Fetch-Site": "same-origin"}, 303),
+        ({"Origin": "https://console.example", "Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Origin": "https://console.example"}, 403),
+        ({}, 403),
+    ):
+        form = {"token": SECRET}
+        answer = await browser.post("/sign-in", data=form, headers=headers, allow_redirects=False)
+        assert answer.status == status, headers
+        browser.session.cookie_jar.clear()
+
+
 async def test_a_session_ends_with_time_with_its_token_and_at_sign_out(aiohttp_client: AiohttpClient) -> None:
     """A cookie is worth nothing after twelve hours, after its token was changed or taken away, or in another's name."""
     clock = [NOON]

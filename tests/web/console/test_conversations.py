@@ -49,6 +49,7 @@ ALL = (
     "/passport?" + urlencode({"find": EVIL, "kind": "message"}),
     "/acks",
     "/acks?hours=744",
+    "/passport?find=" + "9" * 5000,
 )
 """Every page, of everything that there is."""
 

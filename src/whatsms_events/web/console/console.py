@@ -11,7 +11,7 @@ from whatsms_events.web.access import HOLDER, Access
 from whatsms_events.web.answers import PROBLEM_JSON
 from whatsms_events.web.console.assets import Assets
 from whatsms_events.web.console.frame import HEADERS, ConsoleTenant, Frame, Visit, problem_of
-from whatsms_events.web.console.sessions import Sessions, from_own_page, secure
+from whatsms_events.web.console.sessions import Sessions, form, from_own_page, secure
 from whatsms_events.web.questions import refusal
 
 SIGN_IN: Final = "/sign-in"
@@ -104,11 +104,9 @@ class Console:
     async def _signed_in(self, request: web.Request) -> web.Response:
         if not from_own_page(request):
             raise refusal(web.HTTPForbidden, "this form did not come from a page of this console")
-        fields = await request.post()
-        given, to = fields.get("token", ""), fields.get("to", "/")
-        to = _local(to if isinstance(to, str) else "/")
-        secret = given.strip().encode("utf-8", "surrogateescape") if isinstance(given, str) else b""
-        token = self._access.presented(secret)
+        fields = await form(request)
+        to = _local(fields.get("to", "/"))
+        token = self._access.presented(fields.get("token", "").strip().encode("utf-8", "surrogateescape"))
         if token is None:
             await self._access.slow_down()
             return self._form(self._frame.stranger(request), to, wrong="That is no token of this service.", status=401)

@@ -24,7 +24,7 @@ from whatsms_events.web.access import Holder, holder
 from whatsms_events.web.answers import PROBLEM_JSON
 from whatsms_events.web.console.assets import Assets
 from whatsms_events.web.console.rendering import environment, rendered
-from whatsms_events.web.console.sessions import Sessions, from_own_page
+from whatsms_events.web.console.sessions import Sessions, form, from_own_page
 from whatsms_events.web.questions import refusal
 
 PAGE_S: Final = 8.0
@@ -167,7 +167,7 @@ class Frame:
             visit = self.visit(request)
             if not from_own_page(request):
                 raise refusal(web.HTTPForbidden, "this form did not come from a page of this console")
-            fields = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+            fields = await form(request)
             if not hmac.compare_digest(fields.pop("mark", "").encode(), visit.mark.encode()):
                 raise refusal(web.HTTPForbidden, "this page is too old: go back, load it again, and try once more")
             self._require(visit, scope)

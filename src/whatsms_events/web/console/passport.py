@@ -83,14 +83,14 @@ class PassportPage:
         words: dict[str, Any] = {"outcome": outcome_words, "told_by": place_words, "rest": rest_words}
         by_position = {} if shown is None else {one["position"]: one for one in shown.get("events", ())}
         known["by_position"], known["far"] = by_position, "far" in asked
-        number = text if text.isascii() and text.isdigit() and int(text) <= TOP else None
+        number = text if _is_position(text) else None
         return visit.page("passport.html", stops=_stops(shown), number=number, **known, **words)
 
     async def _at(self, visit: Visit) -> web.Response:
         """Lead to the event at a position of the log."""
         text = places.asked_of(visit).get("position", "")
         row = None
-        if text.isascii() and text.isdigit() and int(text) <= TOP:
+        if _is_position(text):
             row = await self._queries.event(int(text), raw=False)
         if row is None:
             raise NotFoundError("there is no event at this position")
@@ -143,3 +143,8 @@ def _of_event(shown: Any) -> list[Stop]:
         Stop("Kafka", kafka, record["state"].replace("_", " "), None, kafka_words(record)),
         Stop("Tables", table, tables["state"].replace("_", " "), None, table_words(tables)),
     ]
+
+
+def _is_position(text: str) -> bool:
+    """Tell whether a text may be a position: Python takes long for thousands of digits, and then refuses them."""
+    return text.isascii() and text.isdigit() and len(text) <= len(str(TOP)) and int(text) <= TOP

@@ -11,13 +11,17 @@ import secrets
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from aiohttp import hdrs, web
 
 from whatsms_events.web.access import Access, Holder, NamedToken
+from whatsms_events.web.questions import refusal
 
 COOKIE: Final = "whatsms_console"
+FORM_LIMIT_BYTES: Final = 64 * 1024
+FIELDS_LIMIT: Final = 50
+
 SESSION_S: Final = 12 * 3600
 """A working day: who is at work the next morning signs in again."""
 
@@ -34,8 +38,9 @@ class Sessions:
 
     def holder(self, request: web.Request) -> Holder | None:
         """Return who the cookie says is here; None where there is none, or one that is over."""
-        token = self._token(request.cookies.get(COOKIE, ""))
-        return None if token is None else Holder(token.name, token.scopes)
+        cookie = request.cookies.get(COOKIE, "")
+        token = self._token(cookie)
+        return None if token is None else Holder(token.name, token.scopes, until=float(_until(cookie)))
 
     def begin(self, answer: web.StreamResponse, token: NamedToken, *, secure: bool) -> None:
         """Give the browser a cookie for the token."""
@@ -66,13 +71,18 @@ class Sessions:
 
     def _token(self, cookie: str) -> NamedToken | None:
         named, _, mark = cookie.rpartition(".")
-        name, _, until = named.rpartition(".")
+        name, until = named.rpartition(".")[0], _until(cookie)
         token = self._access.named(name)
         if token is None or not until.isascii() or not until.isdigit():
             return None
         if not hmac.compare_digest(_mark(token.secret, "session", named), mark.encode("ascii", "replace").decode()):
             return None
         return token if int(until) > self._now().timestamp() else None
+
+
+def _until(cookie: str) -> str:
+    """Return what a cookie says of its end, in seconds since 1970; anybody may have written it."""
+    return cookie.rpartition(".")[0].rpartition(".")[2]
 
 
 def _mark(key: bytes, *words: str) -> str:
@@ -84,13 +94,31 @@ def secure(request: web.Request) -> bool:
     return request.secure or request.headers.get("X-Forwarded-Proto", "").strip().lower() == "https"
 
 
+async def form(request: web.Request) -> dict[str, str]:
+    """Return the fields of a form, each once; raise 413, 415 and 400 for what is none.
+
+    aiohttp's own reading takes whatever codec the sender names, and some take minutes for a megabyte.
+    """
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise refusal(web.HTTPUnsupportedMediaType, "a form is needed")
+    if (request.content_length or 0) > FORM_LIMIT_BYTES:
+        raise refusal(web.HTTPBadRequest, "this form is too large")
+    body = await request.read()
+    if len(body) > FORM_LIMIT_BYTES:
+        raise refusal(web.HTTPBadRequest, "this form is too large")
+    try:
+        return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=FIELDS_LIMIT))
+    except ValueError as exc:
+        raise refusal(web.HTTPBadRequest, "this is no form") from exc
+
+
 def from_own_page(request: web.Request) -> bool:
     """Tell whether a form came from a page of ours: every browser says so of a POST, in one header or the other."""
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get(hdrs.ORIGIN)
-    if site is not None and site != "same-origin":
-        return False
+    if site is not None:
+        return site == "same-origin"  # what a proxy in front makes of the Host is no matter then
     if origin is None:
-        return site is not None
+        return False
     try:
         return bool(urlsplit(origin).netloc) and urlsplit(origin).netloc == request.host
     except ValueError:
