@@ -338,6 +338,29 @@ async def test_filtered_events_look_through_bounded_pieces(log: Database, projec
     assert [row["position"] for row in both.rows] == [25]
 
 
+async def test_filtered_events_go_on_from_an_event_over_empty_positions(log: Database, projection: Database) -> None:
+    """`next` of a filtered page is the position of an event, whose id it has: also where more positions are empty than
+    one page looks through, and where the filter left that event out.
+    """
+    ask = Queries(log, projection, scan_limit=10)
+    positions = [3, 4, 12, 500, 505, 509, 510, 2000]
+    rows = [event(n, tenant="t2" if n in (4, 509) else "t1") for n in positions]
+    await put(log, tables.event_log, *rows)
+    ids = {row["position"]: row["id"] for row in rows}
+    seen, places, after = [], [], 0
+    while after < 2000:
+        page = await ask.events(after=after, limit=500, tenant="t2")
+        assert page.next_id == ids[page.next]
+        seen += [row["position"] for row in page.rows]
+        places.append(after := page.next)
+    assert (seen, places) == ([4, 509], [12, 509, 510, 2000])
+    first = await ask.events(after=0, limit=1, tenant="t1")
+    assert (first.next, first.next_id) == (3, ids[3])
+    for tenant in (None, "t1"):
+        end = await ask.events(after=2000, limit=5, tenant=tenant)
+        assert (end.rows, end.next, end.next_id) == ([], 2000, None)
+
+
 async def test_an_event_shows_its_bytes_only_when_asked(ask: Queries, log: Database) -> None:
     """An event comes with its data as JSON, its hash and redeliveries; with its bytes only where they are asked for."""
     row = event(5, occurred_at=NOW - 1)

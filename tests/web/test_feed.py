@@ -26,7 +26,7 @@ from whatsms_events.domain.scopes import Scope
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.event_log import EventLog
-from whatsms_events.storage.reads import Queries
+from whatsms_events.storage.reads import SCAN_LIMIT, Queries
 from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.web.access import Access, Holder, NamedToken, Session
 from whatsms_events.web.api import Api
@@ -81,7 +81,8 @@ async def serving(databases: Databases, **given: Any) -> AsyncIterator[tuple[Fee
     """Serve the read API and the feed, with the loop that the feed needs."""
     tokens: list[NamedToken] = given.pop("tokens", [])
     session: Session = given.pop("session", lambda _request: None)
-    feed = Feed(Queries(*databases, places=PLACES), EventLog(databases[0]), TENANTS, tokens, **given)
+    asked = Queries(*databases, places=PLACES, scan_limit=given.pop("scan_limit", SCAN_LIMIT))
+    feed = Feed(asked, EventLog(databases[0]), TENANTS, tokens, **given)
     reading = Api(Queries(*databases), TENANTS, Reports(databases[0]))
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(feed.run())
@@ -289,6 +290,30 @@ async def test_a_log_that_is_not_the_readers_own_is_refused(databases: Databases
             reading = Reading()
             await reading.until(answer, lambda: len(reading.rows) == 1)
             assert reading.positions == [5]
+
+
+async def test_a_restored_log_is_refused_also_where_a_filter_left_out_its_last_event(
+    databases: Databases, put: Any
+) -> None:
+    """A reader whose filter fits nothing is moved on by places that name the event there, also where positions are
+    empty: once a restored log has grown to that place again, the reader is refused and does not read past.
+    """
+    await put(tables.event_log, *(event(position) for position in (3, 40, 900)))
+    async with serving(databases, scan_limit=100, beat_s=0.05) as (_feed, client):
+        async with open_feed(client, type="ticket.closed") as answer:
+            reading, told = Reading(), set()
+
+            def reached() -> bool:
+                told.add(reading.parsed.last_id)
+                return reading.reached(900)
+
+            await reading.until(answer, reached)
+        assert told <= {"", *(f"{position}-{UUID(int=position)}" for position in (3, 40, 900))}
+        async with databases[0].write() as connection:
+            await connection.execute(delete(tables.event_log).where(tables.event_log.c.position > 3))
+        await put(tables.event_log, event(900, id=UUID(int=1900)))
+        refusal = await refused(client, 400, reading.parsed.last_id, type="ticket.closed")
+        assert refusal["parameter"] == "Last-Event-ID"
 
 
 async def test_a_log_that_shrinks_under_its_readers_ends_their_feeds(databases: Databases, put: Any) -> None:

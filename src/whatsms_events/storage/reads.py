@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
+from uuid import UUID
 
 import msgspec
 from sqlalchemy import ColumnElement, Table, Text, func, literal, select, tuple_, update
@@ -69,10 +70,14 @@ class RowPage:
 
 @dataclass(frozen=True, slots=True)
 class EventPage:
-    """Events after a position. `next` is where to go on, also past positions that the filter left out."""
+    """Events after a position. `next` is where to go on, also past events that the filter left out.
+
+    `next_id` is the id of the event at `next`, None where nothing follows.
+    """
 
     rows: list[RowView]
     next: int
+    next_id: UUID | None
     end: int
 
 
@@ -180,13 +185,27 @@ class Queries:
             # The end first: positions show in order of commit, so nothing can still appear below it.
             end = int((await connection.execute(select(func.coalesce(func.max(position), 0)))).scalar_one())
             filtered = any(value is not None for value in wanted.values())
-            upper = min(end, after + self._scan_limit) if filtered else end
+            upper, upper_id = await self._looked_through(connection, after, end) if filtered else (end, None)
             where = [position <= upper, *_equal(table, wanted)]
             rows, more = await self._page(
                 connection, table, (position,), where, after=(after,), limit=limit, text_limit=text_limit
             )
-        through = rows[-1]["position"] if more and rows else max(after, upper)
-        return EventPage([shown_row(row) for row in rows], through, end)
+        if rows and (more or not filtered):
+            upper, upper_id = rows[-1]["position"], rows[-1]["id"]
+        return EventPage([shown_row(row) for row in rows], max(after, upper), upper_id, end)
+
+    async def _looked_through(self, connection: AsyncConnection, after: int, end: int) -> tuple[int, UUID | None]:
+        """Return position and id of the last event that a filtered page looks at; `after` and None where none follows.
+
+        The page counts from the next event on, so that it ends at an event also where positions are empty: a reader's
+        place without an event's id would not show that the log was restored.
+        """
+        column = tables.event_log.c
+        begin = select(func.min(column.position)).where(column.position > after).scalar_subquery()
+        some = column.position > after, column.position <= end, column.position < begin + self._scan_limit
+        last = select(column.position, column.id).where(*some).order_by(column.position.desc()).limit(1)
+        row = (await connection.execute(last)).one_or_none()
+        return (after, None) if row is None else (row.position, row.id)
 
     async def event(self, position: int, *, raw: bool) -> RowView | None:
         """Return the event at a position, with its redeliveries and, if `raw`, its bytes; None where there is none."""

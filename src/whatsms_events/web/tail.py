@@ -142,7 +142,7 @@ class Tail:
         self._size = 0
         self._begin: int | None = None
         self._end = Place(0)
-        self._made: dict[tuple[int, FeedFilter], FeedPiece] = {}
+        self._made: dict[tuple[Place, FeedFilter], FeedPiece] = {}
 
     def begin(self) -> None:
         """Look from now on: there is a reader."""
@@ -242,7 +242,7 @@ class Tail:
         data = b"".join(self.block(row, personal=wanted.personal) for row in page.rows)
         last = place_in_log(page.rows[-1]) if page.rows else place
         if page.next > last.position and not wanted.everything:
-            last = Place(page.next)
+            last = Place(page.next, page.next_id)
             data += progress(last)
         return FeedPiece(data, last, last)
 
@@ -250,7 +250,7 @@ class Tail:
         """Return what is next for a reader at a place, about 64 KiB; None where it must read the log itself."""
         if self._begin is None or place.position < self._begin:
             return None
-        key = (place.position, wanted)
+        key = place, wanted
         taken = self._made.get(key)
         if taken is None:
             taken = self._made[key] = self._take(place, wanted)
