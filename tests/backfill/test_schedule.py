@@ -19,6 +19,7 @@ pytestmark = pytest.mark.twin
 START = datetime(2026, 5, 1, 8, tzinfo=UTC)
 TENANT = "5f0c9a52-7d0f-4f0e-9c1f-2d6a5b1b7a10"
 DAY_S = 86_400.0
+FULL = Options(details="all", messages="full")
 
 
 @pytest.fixture
@@ -173,4 +174,57 @@ async def test_a_ticket_that_a_person_asks_about_is_looked_at_before_all_else(he
     assert all(backfill.ask_about(f"other{number}") for number in range(PEOPLE_LIMIT))
     assert not backfill.ask_about("one too many")
     assert backfill.ask_about("other0")
+    await backfill.close()
+
+
+async def begun_elsewhere(here: House) -> None:
+    """Let another process begin a run that reads every message, and end in the middle of it."""
+    other = here.backfill()
+    other.ask("reconcile", "command", FULL)
+    await here.until(other, lambda: other.active)
+    await other.close()
+
+
+async def test_a_run_for_somebody_lifts_the_guard_of_read_receipts_for_no_other_run(here: House) -> None:
+    """After a run with all messages that a person asked for, one of another process that goes on here reads none."""
+    backfill = here.backfill()
+    backfill.ask("reconcile", "console", FULL)
+    assert (await here.drive(backfill)).cause == "console"
+    read = here.rest.message_list_reads
+    assert read > 0
+    backfill.progress = replace(backfill.progress, finished=False)
+    assert not await backfill.run_once()
+    await begun_elsewhere(here)
+    assert here.rest.message_list_reads == read
+    assert (await here.drive(backfill)).cause == "command"
+    assert here.rest.message_list_reads == read
+    await backfill.close()
+
+
+async def test_a_run_goes_on_with_its_messages_where_nobody_else_had_it_meanwhile(here: House) -> None:
+    """What was asked for here is read, also after a break; once another process had the run, it was taken from us."""
+    backfill = here.backfill()
+    backfill.ask("reconcile", "console", FULL)
+    await here.until(backfill, lambda: backfill.active)
+    await backfill.close()
+    await here.drive(backfill)
+    read = here.rest.message_list_reads
+    assert read > 0
+    backfill.progress = replace(backfill.progress, finished=False)
+    backfill.ask("reconcile", "console", FULL)
+    await here.until(backfill, lambda: backfill.active)
+    await backfill.close()
+    await begun_elsewhere(here)
+    await here.drive(backfill)
+    assert here.rest.message_list_reads == read
+    await backfill.close()
+
+
+async def test_a_person_who_asks_for_the_run_that_was_broken_off_gets_its_messages(here: House) -> None:
+    """The command that is given again goes on with its run as it was told to."""
+    await begun_elsewhere(here)
+    backfill = here.backfill()
+    backfill.ask("reconcile", "command", FULL)
+    await here.drive(backfill)
+    assert here.rest.message_list_reads > 0
     await backfill.close()

@@ -69,7 +69,7 @@ class Schedule:
     def __init__(self, parts: Parts, last_accepted: Accepted) -> None:
         self.asked: AskedRun | None = None
         self._tickets: dict[str, None] = {}  # that people ask about, in the order of their questions
-        self._allowed: Mode = parts.plan.options.messages
+        self._granted = (0, 0)  # number and generation of the run whose messages may be read as it wants
         self._parts = parts
         self._last_accepted = last_accepted
         self._request: Request | None = None
@@ -79,7 +79,6 @@ class Schedule:
     def ask(self, asked: AskedRun) -> None:
         """Note what a command wants."""
         self.asked = asked
-        self._allowed = max(self._allowed, asked.options.messages, key=MODES.index)
 
     def ask_about(self, ticket_id: str) -> bool:
         """Note that somebody wants to know how a ticket is; False where too many wait already."""
@@ -134,12 +133,19 @@ class Schedule:
             await self._parts.requests.remove(self._request)
         self._request = None
 
-    def messages(self, run: Run) -> Mode:
-        """Return how many lists of messages may be read for a run: no more than this process was told to read.
+    def permit(self, run: Run) -> Mode:
+        """Return how many lists of messages may be read for a run, before `taken`: no more than this process was told.
 
-        Somebody who stopped a run because contacts got read receipts must not see it go on by itself.
+        That is what its settings say; for a run that it began, or that a person asks for here, what that run wants, as
+        long as no other process has the run meanwhile. Somebody who stopped a run because contacts got read receipts
+        must not see it go on by itself.
         """
-        return min(run.options.messages, self._allowed, key=MODES.index)
+        asked = self.asked if self.asked is not None and self.asked.cause in BY_PERSON else None
+        wanted = asked is not None and (asked.kind, asked.options) == (run.kind, run.options)
+        if not run.resumed or wanted or (run.number, run.generation - 1) == self._granted:
+            self._granted = (run.number, run.generation)
+            return run.options.messages
+        return min(run.options.messages, self._parts.plan.options.messages, key=MODES.index)
 
     def _requested(self) -> AskedRun | None:
         """Return what a receiver asks for in the log, whichever process that is."""

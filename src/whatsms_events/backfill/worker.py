@@ -185,7 +185,7 @@ class Backfill:
         asked, doubts = due
         await parts.client.open()
         run = await parts.checkpoints.begin(parts.tenant, asked.kind, asked.cause, asked.options, now)
-        live = LiveRun(parts, run, self._schedule.messages(run))
+        live = LiveRun(parts, run, self._schedule.permit(run))
         begun = AskedRun(run.kind, run.cause, run.options)
         self._schedule.taken(begun, resumed=run.resumed)
         await self._schedule.answer_request(begun, resumed=run.resumed)

@@ -108,14 +108,21 @@ def _parked_parts(stores: Stores, frame: Frame, pulse: Pulse, key: bytes | None)
     return ParkedParts(pulse, parked, events, tenants, retry)
 
 
-def repair_verbs(settings: Settings, stores: Stores, backfills: Mapping[str, Backfill]) -> RepairVerbs:
-    """Return what the console's buttons do about runs; `backfills` are those of this process, once it has started."""
+def repair_verbs(
+    settings: Settings, stores: Stores, backfills: Mapping[str, Backfill], halted: Callable[[str], str | None]
+) -> RepairVerbs:
+    """Return what the console's buttons do about runs; `backfills` are those of this process, once it has started.
 
-    def ask(slug: str, options: Options) -> None:
-        backfills[slug].ask("reconcile", "console", options)
+    `halted` says why the backfill of a tenant has halted, None where it has not.
+    """
 
-    async def stop(tenant: str, holder: str) -> int | None:
-        return await Checkpoints(stores.log).stop(tenant, holder, now())
+    def ask(slug: str, options: Options) -> str | None:
+        if (why := halted(slug)) is None:
+            backfills[slug].ask("reconcile", "console", options)
+        return why
+
+    async def stop(tenant: str, holder: str, run: int | None) -> int | None:
+        return await Checkpoints(stores.log).stop(tenant, holder, now(), run=run)
 
     usual = plan_of(settings).options
     return RepairVerbs(here=backfills.keys, ask=ask, stop=stop, usual=lambda: usual)

@@ -159,7 +159,7 @@ class Service:
         feed, exports = make_feed(settings, stores), make_person_export(settings, reports)
         privacy = make_privacy_report(settings, reports)
         access = Access(tokens(settings), open_metrics=open_metrics(settings))
-        verbs = repair_verbs(settings, stores, self._backfills)
+        verbs = repair_verbs(settings, stores, self._backfills, self._halted)
         console = make_console(
             settings, stores, access, health=health, trail=self._trail, verbs=verbs, ask=self._ask_about
         )
@@ -302,9 +302,14 @@ class Service:
         backfill = self._backfills.get(slug)
         if backfill is None:
             return "This process has no backfill of this tenant: ask in the console of the one that has the role."
-        if why := self._supervisor.halted.get(role_of(slug)):
-            return f"The backfill has halted: {why}"
+        if (why := self._halted(slug)) is not None:
+            return why
         return None if backfill.ask_about(ticket_id) else "Enough tickets wait for an answer already: try again later."
+
+    def _halted(self, slug: str) -> str | None:
+        """Say why the backfill of a tenant has halted, None where it has not."""
+        why = self._supervisor.halted.get(role_of(slug))
+        return None if why is None else f"The backfill has halted: {why}"
 
     def _health(self, stores: Stores, start: Start, receiver: Receiver) -> Health:
         """Return the probes: they ask what this process knows of its roles at that moment."""

@@ -14,6 +14,7 @@ from whatsms_events.storage.database import Database, DatabaseTarget, open_log
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.parked import Parked, ParkedDelivery, Taken
+from whatsms_events.storage.log.retry import DeliveryRetry, RetriedDeliveries
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -131,3 +132,16 @@ async def test_discarded_is_gone(database: Database) -> None:
     await fill(database, park(1))
     assert await Parked(database).discard(park(1).id)
     assert not await Parked(database).discard(park(1).id)
+
+
+async def test_trying_all_again_ends_when_it_is_enough(database: Database) -> None:
+    """It is asked between any two deliveries, since a hundred large ones take long; what is left is said to be so, and
+    nothing is left where the last one was tried.
+    """
+    await fill(database, *(park(number) for number in range(3)))
+    retry = DeliveryRetry(Parked(database), lambda: ["acme"])
+    answers = iter([False, True])
+    assert await retry.all("unknown_event", enough=lambda: next(answers)) == RetriedDeliveries(0, 2, whole=False)
+    answers = iter([False, False, True])
+    assert await retry.all("unknown_event", enough=lambda: next(answers)) == RetriedDeliveries(0, 3)
+    assert await retry.all("unknown_event", enough=lambda: True) == RetriedDeliveries(0, 1, whole=False)

@@ -76,7 +76,8 @@ async def looks(database: Database, tenant: str, subject: Subject, ids: Sequence
 
 async def test_a_run_that_is_stopped_is_over_for_whoever_has_it(checkpoints: Checkpoints) -> None:
     """Stopping ends the tenant's run and no other's, fences the process that has it, keeps its progress, and counts
-    neither as a whole reconcile nor as one to go on with; with none under way it does nothing.
+    neither as a whole reconcile nor as one to go on with; with none under way, or another one than was named, it does
+    nothing.
     """
     assert await checkpoints.stop("t1", "ops", NOW) is None
     whole = await begin(checkpoints)
@@ -99,7 +100,9 @@ async def test_a_run_that_is_stopped_is_over_for_whoever_has_it(checkpoints: Che
     assert (overview.running, overview.finished_at) == (None, NOW)
     assert await checkpoints.sweep() == 1
     assert (await begin(checkpoints)).number != run.number
-    assert await checkpoints.stop("t2", "ops", NOW) == other.number
+    assert await checkpoints.stop("t2", "ops", NOW, run=run.number) is None
+    await checkpoints.save(other, b"{}", now=at(7))
+    assert await checkpoints.stop("t2", "ops", NOW, run=other.number) == other.number
 
 
 def doubt(number: int, position: int = 5) -> Doubt:

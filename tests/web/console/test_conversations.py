@@ -283,6 +283,24 @@ async def test_whatsms_is_asked_about_a_ticket(aiohttp_client: AiohttpClient, da
     assert len(asked.tickets) == 2
 
 
+async def test_whatsms_is_asked_about_no_ticket_that_nobody_named(
+    aiohttp_client: AiohttpClient, databases: Databases
+) -> None:
+    """Any text may be typed as an id: what is not a ticket that is held is neither asked about nor logged."""
+    await fill(*databases)
+    asked = Asked()
+    browser = await opened(aiohttp_client, databases, asked=asked)
+    ticket = "/conversations/ticket?tenant=shop&id=k1"
+    with structlog.testing.capture_logs() as lines:
+        for typed in ("Maria", "p1", "a\0b", ""):
+            answer = await press(browser, ticket, "/conversations/ask", tenant="shop", id=typed)
+            assert answer.status == 404, typed
+        answer = await press(browser, ticket, "/conversations/ask", tenant="bank", id="k1")
+        assert answer.status == 404
+    assert not asked.tickets
+    assert not [line for line in lines if line["event"] == "console.did"]
+
+
 async def test_a_passport_shows_the_way_of_an_event(aiohttp_client: AiohttpClient, databases: Databases) -> None:
     """From its bytes to its rows, by its id or hash; a thing shows who told its fields; what may be several is listed;
     what is nowhere is said; and a position leads to its event.

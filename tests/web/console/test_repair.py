@@ -55,17 +55,20 @@ class Asking:
 
     def __init__(self, log: Database) -> None:
         self.asked: list[tuple[str, Options]] = []
+        self.refuses: str | None = None
         self._log = log
 
     def verbs(self) -> RepairVerbs:
         """Return the verbs of a process that has the backfill of one tenant."""
         return RepairVerbs(here=lambda: ["shop"], ask=self._ask, stop=self._stop, usual=Options)
 
-    def _ask(self, slug: str, options: Options) -> None:
-        self.asked.append((slug, options))
+    def _ask(self, slug: str, options: Options) -> str | None:
+        if self.refuses is None:
+            self.asked.append((slug, options))
+        return self.refuses
 
-    async def _stop(self, tenant: str, holder: str) -> int | None:
-        return await Checkpoints(self._log).stop(tenant, holder, NOW)
+    async def _stop(self, tenant: str, holder: str, run: int | None) -> int | None:
+        return await Checkpoints(self._log).stop(tenant, holder, NOW, run=run)
 
 
 @pytest.fixture
@@ -158,6 +161,55 @@ async def test_a_run_is_started_with_what_was_chosen(opened: tuple[Browser, Aski
     for wrong in ({"tenant": "none"}, {"tenant": "shop", "messages": "all of them"}):
         assert (await press(browser, "/repair", "/repair/start", **wrong)).status in (400, 404)
     assert len(asking.asked) == 2
+
+
+async def test_a_start_says_why_nothing_begins_yet(
+    opened: tuple[Browser, Asking], stores: tuple[Database, Any]
+) -> None:
+    """While another run is under way the new one begins after it; a backfill that has halted begins none, and neither
+    does the page say so, nor does the trail of what buttons did.
+    """
+    browser, asking = opened
+    run = await Checkpoints(stores[0]).begin(TENANT, "reconcile", "outage", Options(), NOW)
+    waits = await press(browser, "/repair", "/repair/start", tenant="shop")
+    assert f"it begins when run {run.number} has ended" in await text(browser, waits.headers["Location"])
+    assert asking.asked == [("shop", Options())]
+    asking.refuses = "The backfill has halted: the key is refused"
+    with structlog.testing.capture_logs() as lines:
+        halted = await press(browser, "/repair", "/repair/start", tenant="shop")
+    page = await text(browser, halted.headers["Location"])
+    assert "The backfill has halted: the key is refused" in page
+    assert "it begins" not in page
+    assert not [one for one in lines if one["event"] == "console.did"]
+
+
+async def test_a_look_at_what_is_not_there_leaves_no_typed_id_in_the_log(opened: tuple[Browser, Asking]) -> None:
+    """What somebody typed may be a name or a number: only the id of a thing whose difference was shown is noted."""
+    browser, _ = opened
+    with structlog.testing.capture_logs() as lines:
+        await text(browser, "/repair/difference?tenant=shop&entity=contact&id=Maria")
+    assert not [one for one in lines if one["event"] == "personal.shown"]
+
+
+async def test_only_the_run_that_a_button_stood_beside_is_stopped(
+    opened: tuple[Browser, Asking], stores: tuple[Database, Any]
+) -> None:
+    """A button of an older page is about a run that is over by now: it stops no run that began since."""
+    browser, _ = opened
+    runs = Checkpoints(stores[0])
+    run = await runs.begin("bank-1", "reconcile", "outage", Options(), NOW)
+    assert f'name="run" value="{run.number}"' in await text(browser, "/repair/piece")
+    await runs.finish(run, b"{}", NOW)
+    later = await runs.begin("bank-1", "reconcile", "schedule", Options(), NOW)
+    old = await press(browser, "/repair", "/repair/stop", tenant="bank", run=str(run.number))
+    assert f"Run {run.number} is not under way any more" in await text(browser, old.headers["Location"])
+    await runs.save(later, b"{}", now=NOW)
+    await press(browser, "/repair", "/repair/stop", tenant="bank", run=str(later.number))
+    last = await runs.last("bank-1")
+    assert last is not None
+    assert last.stopped_by == "ops"
+    for wrong in ("", "x", "-1"):
+        assert (await press(browser, "/repair", "/repair/stop", tenant="bank", run=wrong)).status == 400
 
 
 async def test_a_run_under_way_is_shown_and_stopped(

@@ -14,7 +14,7 @@ from whatsms_events.errors import InvalidEventError
 from whatsms_events.storage.log.parked import Parked, ParkedDelivery, Taken
 
 PIECE: Final = 100
-"""So many between two looks whether it is enough for now."""
+"""So many are read from the list at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +42,22 @@ class DeliveryRetry:
         return None if found is None else await self._take(*found)
 
     async def all(self, reason: str, *, enough: Callable[[], bool] = lambda: False) -> RetriedDeliveries:
-        """Retry all deliveries with a reason, each once, the oldest first, until `enough` says so."""
+        """Retry all deliveries with a reason, each once, the oldest first, until `enough` says so.
+
+        It is asked before each but the first: one at least is tried, and `whole` tells whether others were left.
+        """
         appended, left = 0, 0
         after: ParkedDelivery | None = None
         while page := await self._parked.list(after, PIECE, reason=reason):
             for one in page:
+                if appended + left and enough():
+                    return RetriedDeliveries(appended, left, whole=False)
                 try:
                     await self.one(one.id)
                     appended += 1
                 except InvalidEventError:
                     left += 1
             after = page[-1]
-            if enough():
-                return RetriedDeliveries(appended, left, whole=False)
         return RetriedDeliveries(appended, left)
 
     async def _take(self, one: ParkedDelivery, raw: bytes) -> Taken | None:

@@ -141,10 +141,11 @@ class Checkpoints(Reports):
             await connection.execute(delete(backfill_run).where(table.run.in_(old)))
             await look_rows.forget(connection, run.tenant, now)
 
-    async def stop(self, tenant: str, by: str, now: datetime) -> int | None:
+    async def stop(self, tenant: str, by: str, now: datetime, *, run: int | None = None) -> int | None:
         """End the tenant's unfinished run, whichever process has it, and return its number; None where there is none.
 
-        That process is fenced: its next save fails. What the run found stays, its items go with the next `sweep`.
+        Where `run` is given, only the run of that number is ended. The process that has it is fenced: its next save
+        fails. What the run found stays, its items go with the next `sweep`.
         """
         mine = backfill_run.c.tenant == tenant, UNFINISHED
         over = {
@@ -154,6 +155,8 @@ class Checkpoints(Reports):
             "stopped_by": by,
         }
         end = update(backfill_run).where(*mine).values(over).returning(backfill_run.c.run)
+        if run is not None:
+            end = end.where(backfill_run.c.run == run)
         async with self._database.write() as connection:
             stopped: int | None = (await connection.execute(end)).scalar_one_or_none()
         return stopped

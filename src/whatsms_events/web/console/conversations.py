@@ -132,9 +132,11 @@ class ConversationsPage:
             return await self._traces.thing("ticket", tenant.tenant_id, ticket_id)
 
     async def _ask_rest(self, visit: Visit, fields: Mapping[str, str]) -> web.Response:
-        slug, _tenant = places.named_tenant(visit, fields)
+        slug, tenant = places.named_tenant(visit, fields)
         ticket_id = fields.get("id", "")
-        if not ticket_id or not is_storable(ticket_id):
+        if (
+            not is_storable(ticket_id) or await self._queries.entity("tickets", tenant.tenant_id, ticket_id) is None
+        ):  # any text may be typed: it is neither sent to the vendor nor logged
             raise NotFoundError("nobody ever named this ticket here")
         refused = await self._ask(slug, ticket_id)
         if refused is None:

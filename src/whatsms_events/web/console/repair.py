@@ -34,14 +34,16 @@ _after: Final = msgspec.json.Decoder(tuple[str, str, str])
 
 @dataclass(frozen=True, slots=True)
 class RepairVerbs:
-    """What the buttons do. `here` names the tenants whose backfill this process has; `ask` begins a run of one of them.
+    """What the buttons do. `here` names the tenants whose backfill this process has.
 
-    `stop` ends the tenant's unfinished run in whose name it is told, whichever process has it, and returns its number.
+    `ask` begins a run of one of them, or returns in words why it cannot.
+    `stop` ends the tenant's unfinished run in whose name it is told, whichever process has it, and returns its number;
+    where a number is given, it ends that run alone.
     """
 
     here: Callable[[], Collection[str]]
-    ask: Callable[[str, Options], None]
-    stop: Callable[[str, str], Awaitable[int | None]]
+    ask: Callable[[str, Options], str | None]
+    stop: Callable[[str, str, int | None], Awaitable[int | None]]
     usual: Callable[[], Options]
 
 
@@ -180,7 +182,8 @@ class RepairPage:
         difference = await visit.asked(
             "The difference", self._differences.of(entity, tenant.tenant_id, asked["id"], found_at)
         )
-        visit.showed(entity, asked["id"])
+        if difference.value is not None:  # what was typed may be a name or a number
+            visit.showed(entity, asked["id"])
         return visit.page(
             "repair_difference.html",
             slug=slug,
@@ -191,7 +194,7 @@ class RepairPage:
         )
 
     async def _start(self, visit: Visit, fields: Mapping[str, str]) -> web.Response:
-        slug, _ = _tenant(visit, fields)
+        slug, tenant = _tenant(visit, fields)
         if slug not in self._verbs.here():
             return visit.back(self.path, f"This process has no backfill of {slug}: nothing was begun.")
         details, messages = one_of(fields, "details", _DETAILS), one_of(fields, "messages", _MESSAGES)
@@ -201,21 +204,25 @@ class RepairPage:
             messages=messages or usual.messages,
             allow_gone=fields.get("allow_gone") == "yes",
         )
-        self._verbs.ask(slug, options)
+        last = await self._reports.last(tenant.tenant_id)  # before it may be the new one
+        if (refused := self._verbs.ask(slug, options)) is not None:
+            return visit.back(self.path, refused)
         visit.did("repair.start", slug)
-        return visit.back(self.path, f"A run of {slug} is asked for: it begins within seconds.")
+        begins = "within seconds"
+        if last is not None and last.finished_at is None:
+            begins = f"when run {last.run.number} has ended"
+        return visit.back(self.path, f"A run of {slug} is asked for: it begins {begins}.")
 
     async def _stop(self, visit: Visit, fields: Mapping[str, str]) -> web.Response:
         slug, tenant = _tenant(visit, fields)
         holder = visit.holder.name if visit.holder is not None else ""
-        stopped = await self._verbs.stop(tenant.tenant_id, holder)
+        run = number(fields, "run", 0, 0, TOP) if "run" in fields else None
+        stopped = await self._verbs.stop(tenant.tenant_id, holder, run)
         visit.did("repair.stop", slug, count=stopped)
-        said = (
-            "No run was under way."
-            if stopped is None
-            else f"Run {stopped} of {slug} is stopped. What it repaired stays."
-        )
-        return visit.back(self.path, said)
+        if stopped is not None:
+            return visit.back(self.path, f"Run {stopped} of {slug} is stopped. What it repaired stays.")
+        over = "No run was under way." if run is None else f"Run {run} is not under way any more: nothing was stopped."
+        return visit.back(self.path, over)
 
 
 def _row(info: RunInfo, unread: int) -> RunRow:
