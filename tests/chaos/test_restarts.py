@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from servers.compare import LONG, opened, until
+from servers.compare import opened, until
 from servers.ports import HOST
 from servers.service import SECRET, Service
 from servers.steady import Steady
 from whatsms_events.storage.tables import event_log
 
-RESTARTS = 10 if LONG else 3
+RESTARTS = 10
 STEP = 40
 """So many deliveries are answered between two restarts."""
 

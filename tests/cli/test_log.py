@@ -9,10 +9,13 @@ import time
 from pathlib import Path
 
 import aiohttp
+import asyncpg
 import pytest
 
 from cli.commands import CONFIG, make_log, run
 from servers import warm
+from servers.compare import until
+from servers.postgres import Postgres
 from servers.service import Service
 from storage.log.test_event_log import append, fill
 from test_journey import see, told
@@ -131,6 +134,34 @@ def hold(target: Path) -> sqlite3.Connection:
         assert time.monotonic() < end, "nothing is copied"
     connection.execute("BEGIN IMMEDIATE")
     return connection
+
+
+async def test_a_copy_goes_to_a_server_that_asks_for_a_password(own_postgres: Postgres, tmp_path: Path) -> None:
+    """The password comes from a file, as the runbook says. Without it, and with a wrong one, nothing is copied and the
+    server's reason is told.
+    """
+    await make(tmp_path, 3)
+    (tmp_path / "whatsms.toml").write_text(CONFIG)
+    connection = await asyncpg.connect(own_postgres.url)
+    await connection.execute("ALTER USER CURRENT_USER PASSWORD 'right-password'")
+    (own_postgres.folder / "data" / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
+    await connection.execute("SELECT pg_reload_conf()")
+    await connection.close()
+
+    async def asks_for_it() -> bool:
+        return not await own_postgres.serves()  # without a password
+
+    await until(asks_for_it, 30, "a password is needed")
+    for name, text in (("wrong", "wrong-password"), ("secret", "right-password")):
+        (tmp_path / name).write_text(f"{text}\n")
+    words = ["log", "copy", "--config", str(tmp_path / "whatsms.toml"), "--to", own_postgres.url]
+    for more in ([], ["--password-file", str(tmp_path / "wrong")]):
+        done = warm.run([*words, *more], tmp_path)
+        assert done.returncode != 0
+        assert "password" in done.stderr
+        assert "wrong-password" not in done.stderr
+    done = warm.run([*words, "--password-file", str(tmp_path / "secret")], tmp_path)
+    assert (done.returncode, "copied up to position 3" in done.stdout) == (0, True), done.stderr
 
 
 async def test_a_log_is_moved_as_the_runbook_says(postgres_url: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Each command of the runbook and the page on privacy is given by a test, or stands in the closed list with why."""
+"""Each command of the runbook and of the page on privacy is given by a test."""
 
 import ast
 from pathlib import Path
@@ -19,6 +19,7 @@ PARKED: Final = "cli/test_parked.py::test_parked_deliveries_are_seen_to_beside_a
 
 GIVEN: Final = {
     "whatsms-events serve": WALK,
+    "systemd-socket-activate": "deploy/test_by_hand.py::test_a_socket_that_is_held_for_us_is_served",
     "whatsms-events config diff": WALK,
     "whatsms-events topics create": WALK,
     "whatsms-events secrets status": "cli/test_secrets.py::test_secrets_status_says_which_secret_may_go",
@@ -55,22 +56,13 @@ GIVEN: Final = {
 }
 """How a command begins, and the test that gives it: as it stands, or with the ids, ports and paths of the test."""
 
-NOT_GIVEN: Final = {
-    "systemd-socket-activate": (
-        "deploy/test_image.py::test_a_restart_by_systemd_loses_no_delivery",
-        "a real systemd hands the sockets over there; this tool stays in the foreground and does the same by hand",
-    ),
-}
-"""The closed list: how a command begins, the test that stands for it, and why."""
-
 RUNBOOK: Final = sorted({line for page, line in lines() if page in ("docs/operate.md", "docs/privacy.md")})
 
 
 @pytest.mark.parametrize("line", RUNBOOK, ids=[line[:60] for line in RUNBOOK])
 def test_each_command_of_the_runbook_is_given_by_a_test(line: str) -> None:
-    """The command begins as one of the lists says, and the test that is named there exists."""
+    """The command begins as the list says, and the test that is named there exists."""
     named = [test for begin, test in GIVEN.items() if line.startswith(begin)]
-    named += [test for begin, (test, _reason) in NOT_GIVEN.items() if line.startswith(begin)]
     assert named, f"no test gives `{line}`"
     for test in named:
         file, _, name = test.partition("::")
@@ -78,6 +70,6 @@ def test_each_command_of_the_runbook_is_given_by_a_test(line: str) -> None:
         assert name in {one.name for one in tree.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
-def test_the_lists_have_nothing_that_the_runbook_has_not() -> None:
-    """A command that the runbook no longer has leaves the lists too."""
-    assert [begin for begin in (*GIVEN, *NOT_GIVEN) if not any(line.startswith(begin) for line in RUNBOOK)] == []
+def test_the_list_has_nothing_that_the_runbook_has_not() -> None:
+    """A command that the runbook no longer has leaves the list too."""
+    assert [begin for begin in GIVEN if not any(line.startswith(begin) for line in RUNBOOK)] == []
