@@ -44,6 +44,17 @@ async def test_a_reader_keeps_its_event_s_id_beside_one_that_has_none(databases:
         assert taken.place == Place(11, UUID(int=11))
 
 
+async def test_a_reader_past_the_end_is_sent_to_the_log(databases: Databases, put: Any) -> None:
+    """Whoever has seen more than the shared reader looks into the log itself, which tells whether it was restored: the
+    shared reader may have begun after that.
+    """
+    await put(tables.event_log, *(event(position) for position in range(1, 4)))
+    tail = Tail(Queries(*databases), shown, on_restored=refuse("it knows of no more"))
+    await tail.look()
+    assert tail.take(Place(3), FeedFilter()) is not None
+    assert tail.take(Place(5), FeedFilter()) is None
+
+
 def refuse(reason: str) -> Callable[[], None]:
     """Return what must not be called."""
 

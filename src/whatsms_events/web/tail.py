@@ -248,8 +248,8 @@ class Tail:
 
     def take(self, place: Place, wanted: FeedFilter) -> FeedPiece | None:
         """Return what is next for a reader at a place, about 64 KiB; None where it must read the log itself."""
-        if self._begin is None or place.position < self._begin:
-            return None
+        if self._begin is None or not self._begin <= place.position <= self._end.position:
+            return None  # past the end: the log may be shorter than what the reader has seen of it
         key = place, wanted
         taken = self._made.get(key)
         if taken is None:
