@@ -26,6 +26,9 @@ from test_metrics import misbehave, produce, tell
 GRAFANA: Final = DEPLOY / "grafana" / "provisioning"
 
 EMPTY: Final = {
+    "pipeline: Feeds that ended-A": "nobody reads the feed",
+    "privacy: Blanked when it came late-A": "nobody was forgotten",
+    "privacy: Refused at the private listener-A": "no token is set, and nobody comes under a strange name",
     "privacy: How long Kafka still has them-A": "nobody was forgotten",
     "overview: How late Kafka is-A": "nothing waits for Kafka, but for moments",
     "pipeline: How late Kafka is-A": "nothing waits for Kafka, but for moments",

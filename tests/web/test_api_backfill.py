@@ -77,6 +77,7 @@ async def test_runs_are_listed_with_how_far_they_are(client: Client, databases: 
         "updated_at": "2026-05-01T12:05:00Z",
         "finished_at": None,
         "remaining": 0,
+        "stopped_by": None,
         "progress": {
             "phase": "tickets",
             "requests": 3,

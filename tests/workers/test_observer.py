@@ -29,7 +29,15 @@ async def test_what_is_held_is_shown_of_every_tenant(tmp_path: Path) -> None:
         assert shown("held_rows", tenant="held_one", place="parked_deliveries") == 0
         assert shown("forgotten_people", tenant="held_one") == 0
         assert shown("forgotten_kafka_until_timestamp_seconds", tenant="held_one") == 0
-        row = {"tenant": TENANT, "forgotten_at": 1, "log_end": 1, "through": 1, "until": 1, "blanked": "{}"}
+        row = {
+            "tenant": TENANT,
+            "forgotten_at": 1,
+            "log_end": 1,
+            "through": 1,
+            "until": 1,
+            "blanked": "{}",
+            "ids": "{}",
+        }
         people = [row | {"contact_id": one, "kafka_until": until} for one, until in (("1", 5), ("1", 7), ("2", None))]
         async with told.log.write() as connection:
             await connection.execute(insert(erasure), people)

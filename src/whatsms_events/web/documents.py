@@ -11,6 +11,7 @@ MEDIA_TYPES: Final[Mapping[str, str]] = {
     "index.html": "text/html",
     "style.css": "text/css",
     "asyncapi.json": "application/vnd.aai.asyncapi+json;version=3.1.0",
+    "person-export.json": "application/schema+json",
     "openapi.json": "application/vnd.oai.openapi+json;version=3.1",
     "vendor.openapi.json": "application/vnd.oai.openapi+json;version=3.1",
 }

@@ -370,7 +370,13 @@ async def test_finishing_leaves_nothing_of_people(database: Database, checkpoint
     )
     assert (await rows_of(database))["backfill_item"] == 49
     await checkpoints.finish(run, b'{"drift":1}', at(60))
-    assert await rows_of(database) == {"backfill_run": 1, "backfill_item": 0, "backfill_drift": 1, "backfill_look": 0}
+    assert await rows_of(database) == {
+        "backfill_run": 1,
+        "backfill_item": 0,
+        "backfill_drift": 1,
+        "backfill_look": 0,
+        "backfill_request": 0,
+    }
     info = await checkpoints.last("t1")
     assert info is not None
     assert (info.finished_at, info.report, info.run.progress) == (at(60), b'{"drift":1}', b"1")
