@@ -26,7 +26,8 @@ from whatsms_events.web.answers import RETRY_AFTER_S
 from whatsms_events.web.questions import HEADERS, refusal
 
 WRONG_S: Final = 0.5
-"""How long an answer to a wrong token takes. They are given one after the other, so a process answers two a second."""
+"""How long an answer to a wrong token takes; they are given one after the other. Whoever guesses need not wait for it,
+since a right token is answered at once: what protects a token is its length."""
 
 WRONG_LIMIT: Final = 20
 """How many of them wait; the next one is told at once to come again later."""
