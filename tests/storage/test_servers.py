@@ -123,7 +123,11 @@ async def test_who_only_reads_leaves_a_server_that_only_reads(own_postgres: Post
         await set_for_all(own_postgres, "default_transaction_read_only", "on")
         await until(turned_away, LIMIT_S, "a reader to be turned away")
         await set_for_all(own_postgres, "default_transaction_read_only", "off")
-        assert not await turned_away()
+
+        async def served() -> bool:
+            return not await turned_away()
+
+        await until(served, LIMIT_S, "readers to be served again")
 
 
 async def test_lock_on_a_server_that_only_reads_is_lost(own_postgres: Postgres) -> None:
@@ -132,13 +136,24 @@ async def test_lock_on_a_server_that_only_reads_is_lost(own_postgres: Postgres) 
         lock, other = RoleLock(log, "relay"), RoleLock(log, "consumer")
         assert await lock.take()
         assert await other.take()
+
+        async def lost() -> bool:
+            return not await lock.held()
+
+        async def taken() -> bool:
+            try:
+                return await lock.take()
+            except StorageUnavailableError:
+                return False
+
+        # A server's processes hear of a changed setting one by one, in a moment of their own.
         await set_for_all(own_postgres, "default_transaction_read_only", "on")
-        assert not await lock.held()
+        await until(lost, LIMIT_S, "the lock to be lost")
         assert not await other.held()
         with pytest.raises(StorageUnavailableError, match="the server is read-only"):
             await lock.take()
         await set_for_all(own_postgres, "default_transaction_read_only", "off")
-        assert await lock.take()
+        await until(taken, LIMIT_S, "the lock to be taken again")
         await lock.release()
 
 
