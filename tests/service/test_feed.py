@@ -34,7 +34,7 @@ class Follower:
                 try:
                     await self._read(session, stop)
                 except (aiohttp.ClientError, OSError):
-                    await asyncio.sleep(0.05)  # it polls a real server
+                    await asyncio.sleep(0.05)  # killed or starting anew: nothing tells when it answers
 
     async def _read(self, session: aiohttp.ClientSession, stop: Callable[[], bool]) -> None:
         async with session.get(self._url, headers={"Last-Event-ID": self._feed.last_id}) as answer:

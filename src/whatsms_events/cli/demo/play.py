@@ -160,6 +160,7 @@ def _introduce(console: Console, settings: Settings, addresses: Addresses, api_u
     """Say where everything is."""
     lines = {
         "webhooks": f"{addresses.public}/webhooks/{SLUG}",
+        "console": f"{addresses.private}/    (for a browser)",
         "read API": f"{addresses.private}/api/v1/{SLUG}/tickets",
         "metrics": f"{addresses.private}/metrics    ready {addresses.private}/readyz",
         "REST API": f"{api_url}/tickets    key {API_KEY}    (the twin's)",
