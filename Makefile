@@ -4,6 +4,9 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Images of containers often forbid Python to keep what it compiled. The suite starts hundreds of interpreters.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run test test-long check bench docs picture images lint format lock clean
 

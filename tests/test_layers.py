@@ -3,9 +3,8 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 import whatsms_events
 
@@ -76,23 +75,33 @@ OWNERS = {
 IMPURE = {"asyncio", "socket", "time", "random", "structlog", "logging", "os", "threading", "subprocess"}
 
 
+def _trees() -> Iterator[tuple[str, ast.Module, str]]:
+    for path in sorted(ROOT.rglob("*.py")):
+        if "migrations" not in path.parts:
+            text = path.read_text(encoding="utf-8")
+            yield path.relative_to(ROOT).as_posix(), ast.parse(text), text
+
+
+TREES = list(_trees())
+"""Migrations are not in: each is one long list of tables, read once from top to bottom, and never changed."""
+
+
 def _modules() -> Iterator[tuple[Path, set[str]]]:
     """List each module of the package and every name it imports."""
-    for path in sorted(ROOT.rglob("*.py")):
-        if "migrations" in path.parts:
-            continue
+    for path, tree, _text in TREES:
         names: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 names.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
                 assert node.level == 0, f"{path}: relative import"
                 names.add(node.module or "")
                 names.update(f"{node.module}.{alias.name}" for alias in node.names)
-        yield path.relative_to(ROOT), names
+        yield Path(path), names
 
 
 MODULES = list(_modules())
+"""The tests below ask all modules at once: thousands of tests of a millisecond each cost the suite seconds."""
 
 
 def room(path: Path) -> str:
@@ -100,18 +109,18 @@ def room(path: Path) -> str:
     return path.parts[0] if len(path.parts) > 1 else path.stem
 
 
-@pytest.mark.parametrize(("path", "names"), MODULES, ids=lambda value: str(value) if isinstance(value, Path) else "")
-def test_imports_go_down_only(path: Path, names: set[str]) -> None:
+def test_imports_go_down_only() -> None:
     """No module imports from a layer above or beside its own, and only `service` and `cli` wire."""
-    here = room(path)
-    for name in names:
-        parts = name.split(".")
-        if parts[0] != "whatsms_events" or len(parts) < 2 or parts[1] == "__version__":
-            continue
-        there = room(Path(f"{parts[1]}.py"))
-        assert there == here or there in BELOW[here] or (there, here) in TIME, f"{path} imports {name}"
-        if (here, there) == ("backfill", "workers") and len(parts) > 2:
-            assert name.startswith(LOOP), f"{path} imports {name}"
+    for path, names in MODULES:
+        here = room(path)
+        for name in names:
+            parts = name.split(".")
+            if parts[0] != "whatsms_events" or len(parts) < 2 or parts[1] == "__version__":
+                continue
+            there = room(Path(f"{parts[1]}.py"))
+            assert there == here or there in BELOW[here] or (there, here) in TIME, f"{path} imports {name}"
+            if (here, there) == ("backfill", "workers") and len(parts) > 2:
+                assert name.startswith(LOOP), f"{path} imports {name}"
 
 
 def test_every_package_has_its_place() -> None:
@@ -119,6 +128,7 @@ def test_every_package_has_its_place() -> None:
     assert {room(path) for path, _names in MODULES} == set(BELOW)
 
 
+@cache
 def _defined(module: str) -> set[str]:
     """List what a module of ours defines at its top, or has as a module below it."""
     path = ROOT.joinpath(*module.split(".")[1:])
@@ -135,26 +145,25 @@ def _defined(module: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", [path for path, _names in MODULES], ids=str)
-def test_a_thing_has_one_import_path(path: Path) -> None:
+def test_a_thing_has_one_import_path() -> None:
     """A name is imported from the module that defines it: no module passes on another one's names."""
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("whatsms_events"):
-            names = {alias.name for alias in node.names}
-            assert names <= _defined(node.module or ""), f"{path}: {names - _defined(node.module or '')}"
-    assert not any(isinstance(node, ast.Name) and node.id == "__all__" for node in ast.walk(tree)), path
+    for path, tree, _text in TREES:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("whatsms_events"):
+                names = {alias.name for alias in node.names}
+                assert names <= _defined(node.module or ""), f"{path}: {names - _defined(node.module or '')}"
+        assert not any(isinstance(node, ast.Name) and node.id == "__all__" for node in ast.walk(tree)), path
 
 
-@pytest.mark.parametrize(("path", "names"), MODULES, ids=lambda value: str(value) if isinstance(value, Path) else "")
-def test_a_library_has_one_owner(path: Path, names: set[str]) -> None:
+def test_a_library_has_one_owner() -> None:
     """A library is imported only where its exceptions are translated."""
-    for name in names:
-        owners = OWNERS.get(name.split(".")[0])
-        if owners is not None:
-            assert room(path) in owners or path.as_posix() in owners, f"{path} imports {name}"
-        if room(path) == "domain":
-            assert name.split(".")[0] not in IMPURE, f"{path} imports {name}: domain is pure"
+    for path, names in MODULES:
+        for name in names:
+            owners = OWNERS.get(name.split(".")[0])
+            if owners is not None:
+                assert room(path) in owners or path.as_posix() in owners, f"{path} imports {name}"
+            if room(path) == "domain":
+                assert name.split(".")[0] not in IMPURE, f"{path} imports {name}: domain is pure"
 
 
 def test_domain_awaits_nothing() -> None:
@@ -193,16 +202,6 @@ SLEEPS = {
     "kafka/topics.py": "no broker tells when a topic that was made is there",
 }
 """Where anything but workers/loop.py sleeps, with the reason. The loop itself waits for a bell."""
-
-
-def _trees() -> Iterator[tuple[str, ast.Module, str]]:
-    for path, _names in MODULES:
-        text = (ROOT / path).read_text(encoding="utf-8")
-        yield path.as_posix(), ast.parse(text), text
-
-
-TREES = list(_trees())
-"""Migrations are not in: each is one long list of tables, read once from top to bottom, and never changed."""
 
 
 TWO_WORLDS = {
@@ -249,36 +248,38 @@ def test_words_of_a_name_are_found() -> None:
     assert not words("Database") & FORBIDDEN
 
 
-@pytest.mark.parametrize(("path", "tree", "text"), TREES, ids=[path for path, *_ in TREES])
-def test_modules_and_functions_are_short(path: str, tree: ast.Module, text: str) -> None:
+def test_modules_and_functions_are_short() -> None:
     """A module has 450 lines at most, a function 40."""
-    assert len(text.splitlines()) <= MODULE_LIMIT, path
-    for function in functions(tree):
-        lines = (function.end_lineno or 0) - function.lineno + 1
-        assert lines <= FUNCTION_LIMIT, f"{path}: {function.name} has {lines} lines"
+    for path, tree, text in TREES:
+        assert len(text.splitlines()) <= MODULE_LIMIT, path
+        for function in functions(tree):
+            lines = (function.end_lineno or 0) - function.lineno + 1
+            assert lines <= FUNCTION_LIMIT, f"{path}: {function.name} has {lines} lines"
 
 
-@pytest.mark.parametrize(("path", "tree", "text"), TREES, ids=[path for path, *_ in TREES])
-def test_names_say_what_a_thing_is(path: str, tree: ast.Module, text: str) -> None:
+def test_names_say_what_a_thing_is() -> None:
     """No module, class, function or type is called a manager, helper, base or the like but where a library says so."""
-    del text
-    assert not words(path.removesuffix(".py").replace("/", "_")) & FORBIDDEN
-    defined = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    defined += [function.name for function in functions(tree)]
-    for node in tree.body:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        defined += [target.id for target in targets if isinstance(target, ast.Name)]
-    found = {(path, name) for name in defined if words(name) & FORBIDDEN}
-    assert found == {place for place in IMPOSED if place[0] == path}
+    for path, tree, _text in TREES:
+        assert not words(path.removesuffix(".py").replace("/", "_")) & FORBIDDEN
+        defined = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        defined += [function.name for function in functions(tree)]
+        for node in tree.body:
+            targets = (
+                node.targets
+                if isinstance(node, ast.Assign)
+                else [node.target]
+                if isinstance(node, ast.AnnAssign)
+                else []
+            )
+            defined += [target.id for target in targets if isinstance(target, ast.Name)]
+        found = {(path, name) for name in defined if words(name) & FORBIDDEN}
+        assert found == {place for place in IMPOSED if place[0] == path}
 
 
-def calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
+@cache
+def calls(tree: ast.Module) -> list[tuple[str, ast.Call]]:
     """List every call with the dotted name of what is called."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), node
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
 
 def test_nobody_sleeps_but_where_it_says_why() -> None:
@@ -287,18 +288,17 @@ def test_nobody_sleeps_but_where_it_says_why() -> None:
     assert sleeping - {"workers/loop.py"} == set(SLEEPS)
 
 
-@pytest.mark.parametrize(("path", "tree", "text"), TREES, ids=[path for path, *_ in TREES])
-def test_tasks_live_in_groups(path: str, tree: ast.Module, text: str) -> None:
+def test_tasks_live_in_groups() -> None:
     """A task is made by a TaskGroup opened in the same function, so that none outlives what started it; nothing starts
     a task in another way.
     """
-    del text
-    forbidden = {"ensure_future", "gather", "run_coroutine_threadsafe"}
-    for name, call in calls(tree):
-        assert name.split(".")[-1] not in forbidden, f"{path}:{call.lineno} {name}"
-    made = [call.lineno for name, call in calls(tree) if name.split(".")[-1] == "create_task"]
-    grouped = [line for function in functions(tree) for line in _grouped(function)]
-    assert sorted(made) == sorted(grouped), f"{path}: {set(made) - set(grouped)}"
+    for path, tree, _text in TREES:
+        forbidden = {"ensure_future", "gather", "run_coroutine_threadsafe"}
+        for name, call in calls(tree):
+            assert name.split(".")[-1] not in forbidden, f"{path}:{call.lineno} {name}"
+        made = [call.lineno for name, call in calls(tree) if name.split(".")[-1] == "create_task"]
+        grouped = [line for function in functions(tree) for line in _grouped(function)]
+        assert sorted(made) == sorted(grouped), f"{path}: {set(made) - set(grouped)}"
 
 
 def _grouped(function: ast.AST) -> Iterator[int]:
