@@ -351,7 +351,8 @@ def test_the_id_knows_only_what_is_compared(history: History, seen: Sighting, ex
     if row is not None and row.versions:
         # Further than anything that was heard, also than what a register heard and did not take.
         later = drift.position(row) + 1
-        moved = replace(row, versions={name: Version(*v[:2], later, v.doubtful) for name, v in row.versions.items()})
+        versions = {name: Version(v.time, v.rank, later, v.doubtful) for name, v in row.versions.items()}
+        moved = Row(known=row.known, values=row.values, versions=versions)
         assert one.id != drift.observation("t1", seen, moved, received_at=at(9))[0].id
 
 

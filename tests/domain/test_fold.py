@@ -47,7 +47,7 @@ from whatsms_events.domain.events import (
     decode,
     to_micros,
 )
-from whatsms_events.domain.rows import BELOW, LOADED, OBSERVATION, OWN, UNCOMPARED, Key, Value, Version
+from whatsms_events.domain.rows import BELOW, LOADED, OBSERVATION, OWN, UNCOMPARED, Key, Value, Version, written
 from whatsms_events.errors import InvalidEventError
 
 T = EventType
@@ -117,7 +117,7 @@ def test_a_field_is_doubtful_just_where_nobody_can_tell(history: History) -> Non
     for one in entries:
         for claim in fold.claims(one.event, decode(one.event)):
             for name, value in claim.registers.items():
-                said = Said(claim[1:3], one.position, value, claim.arrived, claim.rank == LOADED)
+                said = Said((claim.time, claim.rank), one.position, value, claim.arrived, claim.rank == LOADED)
                 seen[claim.key, name].append(said)
     rows = folded(entries)
     for (key, name), claims in seen.items():
@@ -126,6 +126,17 @@ def test_a_field_is_doubtful_just_where_nobody_can_tell(history: History) -> Non
         assert (version.time, version.rank) == place
         assert version.doubtful == (doubt and name not in UNCOMPARED)
     assert {(key, name) for key, row in rows.items() for name in row.versions} == seen.keys()
+
+
+@given(history=HISTORY)
+def test_versions_are_written_without_their_defaults(history: History) -> None:
+    """The JSON of a row's versions is that of each one, cut behind its last part that says something, by name."""
+    for row in folded(numbered(history)).values():
+        plain = {}
+        for name, version in row.versions.items():
+            parts = [version.time, version.rank, version.position, version.doubtful, version.aside]
+            plain[name] = parts if version.aside is not None else parts[:4] if version.doubtful else parts[:3]
+        assert written(row.versions) == msgspec.json.encode(plain, order="deterministic").decode()
 
 
 @given(history=HISTORY)

@@ -130,3 +130,8 @@ def test_what_cannot_be_read_is_named(stamp: object, data: dict[str, Any], names
     found = unreadable(event, decode(event))
     assert sorted(found) == sorted(names)
     assert set(found) <= {ENVELOPE_TIME, *TIMES}
+
+
+def test_the_short_look_for_names_of_times_finds_each() -> None:
+    """Every time is looked for by the end of its name alone."""
+    assert all(one.endswith("At") for one in TIMES)

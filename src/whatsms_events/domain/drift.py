@@ -237,7 +237,7 @@ def _compare_absence(sighting: Sighting, claim: Claim, row: Row | None) -> Verdi
 def _newer(sighting: Sighting, claim: Claim, row: Row | None, names: Iterable[str]) -> bool:
     """Tell whether any of these registers was written after the sighting's `log_end`, or would win over the claim."""
     held = [row.versions[name] for name in names if name in row.versions] if row is not None else []
-    return any(one.latest > sighting.log_end or one[:2] >= (claim.time, claim.rank) for one in held)
+    return any(one.latest > sighting.log_end or one.place >= (claim.time, claim.rank) for one in held)
 
 
 def _doubtful(claim: Claim, row: Row | None, name: str) -> bool:
@@ -247,7 +247,7 @@ def _doubtful(claim: Claim, row: Row | None, name: str) -> bool:
     if name == "gone" and _may_be_gone(row):
         return True
     version, value = row.versions[name], value_of(row.values, name)
-    return version.doubtful or (version[:2] == (claim.time, claim.rank) and value != claim.registers[name])
+    return version.doubtful or (version.place == (claim.time, claim.rank) and value != claim.registers[name])
 
 
 def _announced(claim: Claim, kind: DriftKind, fields: Sequence[str]) -> bool:

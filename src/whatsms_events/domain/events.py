@@ -256,7 +256,12 @@ SHAPES: Final[dict[Entity, type[Payload]]] = {
 """Which payload an event about each entity carries."""
 
 _encoder = msgspec.json.Encoder()
-_decoders = {name: msgspec.json.Decoder(shape) for name, shape in SHAPES.items()}
+_decoders: dict[Entity, msgspec.json.Decoder[Payload]] = {
+    name: msgspec.json.Decoder(shape) for name, shape in SHAPES.items()
+}
+
+
+_by_type = {event_type: _decoders[entity(event_type)] for event_type in EventType}
 
 
 def encode(payload: Payload) -> bytes:
@@ -272,7 +277,7 @@ def decode(event: Event) -> Payload:
 def decode_as(event_type: EventType, data: bytes | str) -> Payload:
     """Return the payload of an event of this type; raise InvalidEventError("data") as above."""
     try:
-        return _decoders[entity(event_type)].decode(data)
+        return _by_type[event_type].decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidEventError("data", type(exc).__name__) from exc
 

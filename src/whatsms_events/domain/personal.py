@@ -30,7 +30,7 @@ from whatsms_events.domain.events import (
     encode,
 )
 from whatsms_events.domain.resources import RESOURCES
-from whatsms_events.domain.rows import Key, Row, Table, Value
+from whatsms_events.domain.rows import Key, Row, Table, Value, Version
 
 Content = Ticket | Message | Contact | Campaign | Payload
 """What may hold personal values: a resource, or a payload with its nested ones."""
@@ -133,11 +133,12 @@ def blanked_row(key: Key, row: Row) -> tuple[Key, Row]:
     if key.table == "message_revision":
         content, digest = fold.revision_of(_wordless(str(row.values["content"])))
         emptied: dict[str, Value] = {"content": content, "media_url": None}
-        key = key._replace(digest=digest)
+        key = Key(key.table, key.tenant, key.id, digest)
     else:
         emptied = dict.fromkeys(COLUMNS[key.table])
     versions = {
-        name: one._replace(doubtful=False, aside=None) if name in emptied else one for name, one in row.versions.items()
+        name: Version(one.time, one.rank, one.position) if name in emptied else one
+        for name, one in row.versions.items()
     }
     return key, Row(known=row.known, values={**row.values, **emptied}, versions=versions)
 

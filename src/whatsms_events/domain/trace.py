@@ -100,7 +100,7 @@ def _fields(claim: Claim, position: int, row: Row | None) -> Iterator[FieldTrace
             yield _trace(claim, name, "not_applied", own, None, same=False)
             continue
         same, doubtful = value_of(row.values, name) == value, version.doubtful
-        ours, theirs = (claim.time, claim.rank, position), version[:3]
+        ours, theirs = (claim.time, claim.rank, position), (*version.place, version.position)
         if ours == theirs:
             yield _trace(claim, name, "holds", own, None, same=same, doubtful=doubtful)
         else:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Dialect, Select, select
@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from whatsms_events.domain.events import LogEntry
 from whatsms_events.domain.fold import merge_all
 from whatsms_events.domain.gone import in_doubt
-from whatsms_events.domain.rows import COLUMNS, Claim, Key, Row, Table, Version
+from whatsms_events.domain.rows import COLUMNS, Claim, Key, Row, Table, Version, written
 from whatsms_events.domain.search import searched
 from whatsms_events.errors import UnstorableError
 from whatsms_events.storage import tables
@@ -37,10 +37,9 @@ TURN: Final = 200
 """After so many events (some milliseconds) the other tasks of the loop have their turn: a receiver must answer."""
 
 _versions = msgspec.json.Decoder(dict[str, Version])
-_json = msgspec.json.Encoder(order="deterministic")  # in one order, whatever the batches were
 
 
-class ClaimedEvent(NamedTuple):
+class ClaimedEvent(msgspec.Struct, frozen=True, gc=False):
     """One event of a batch: its number there, what it claims, and which of its times could not be read."""
 
     number: int
@@ -163,17 +162,10 @@ def _row(table: Table, tenant: str, record: Sequence[Any]) -> tuple[Key, Row]:
     return Key(table, tenant, id_), Row(known=mark, values=fields, versions=_versions.decode(versions))
 
 
-def _kept(version: Version) -> int:
-    """Return how many parts of a version are written: where the end is left out, it is read as its defaults."""
-    if version.aside is not None:
-        return 5
-    return 4 if version.doubtful else 3
-
-
 def _record(key: Key, row: Row) -> tuple[Any, ...]:
     """Return the columns in the order of the table."""
     values = _values[key.table](row.values)
-    versions = _json.encode({name: one[: _kept(one)] for name, one in row.versions.items()}).decode()
+    versions = written(row.versions)
     if key.table == "message_revision":
         return (key.tenant, key.id, key.digest, *values, versions)
     doubtful = row.doubtful or in_doubt(row.values["gone"], row.versions)
