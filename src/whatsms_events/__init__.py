@@ -76,6 +76,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         answers, resources, pages         reply -> value or error; JSON -> structs; guards of lists
     web/            HTTP in
         app, connection, framing          listeners, errors -> statuses; one connection; where requests begin and end
+        whole                             a delivery that came in one piece, read without aiohttp
         sockets                           bound by us, or held by systemd
         access, hiding                    who may ask for what: named tokens with scopes; who sees what
         receiver, answers, tally          the door; what it answers; counting in bulk

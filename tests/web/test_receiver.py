@@ -143,7 +143,7 @@ async def opened(url: str, *, tenants: Sequence[Tenant] = (TENANT,), **changed: 
     queue.update({name: changed.pop(name) for name in list(changed) if name in queue})
     committer = Committer(database, **queue, on_commit=lambda _end: None, shared=len(tenants) > 1)
     receiver = Receiver({one.slug: one for one in tenants}, committer, **{"now": lambda: NOON, **limits, **changed})
-    listener = Listener(receiver.handle, on_unparsable=receiver.count_unparsable)
+    listener = Listener(receiver.handle, on_unparsable=receiver.count_unparsable, take=receiver.take)
     stop = asyncio.Event()
     task = asyncio.create_task(committer.run(stop))
     url = await listener.start("127.0.0.1", 0)

@@ -10,8 +10,9 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from web.listener import TOKEN, listener
-from web.test_receiver import NOON, Door, delivery, opened
-from whatsms_events.domain.signature import HEADER
+from web.test_connection import Wire, request
+from web.test_receiver import NOON, SECRET, Door, delivery, opened
+from whatsms_events.domain.signature import HEADER, sign
 from whatsms_events.storage.database import DatabaseTarget, open_projection
 from whatsms_events.storage.reads import Queries
 from whatsms_events.storage.repair.reports import Reports
@@ -76,6 +77,18 @@ async def test_a_reject_is_kept_as_it_came(tmp_path: Path) -> None:
     assert rest == body
     assert head.startswith(b"POST /webhooks/acme HTTP/1.1\r\n")
     assert f"{HEADER}: sha256=".encode() in head
+
+
+@pytest.mark.parametrize("more", ["", "Expect: nothing we know\r\n"])
+async def test_a_reject_is_the_same_whichever_way_it_came(tmp_path: Path, more: str) -> None:
+    """A delivery that came whole, and one that aiohttp read, are kept with the line, headers and bytes that came."""
+    sent = request(delivery(1), more=more).replace(sign(delivery(1), SECRET).encode(), b"sha256=" + b"0" * 64)
+    async with keeping(tmp_path, 1) as kept:
+        wire = await Wire.to(kept.door)
+        await wire.send(sent)
+        assert await wire.status() == 401
+        wire.writer.close()
+        assert (await kept.get("/api/v1/acme/rejects/1"))[1] == sent
 
 
 async def test_nothing_is_kept_unless_a_setting_says_so(tmp_path: Path) -> None:

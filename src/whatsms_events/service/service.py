@@ -151,7 +151,7 @@ class Service:
         rejects = make_rejects(settings)
         away = asyncio.Event()
         start, receiver = Start(committer.refuse, away.set), make_receiver(settings, committer, rejects)
-        public = Listener(receiver.handle, on_unparsable=receiver.count_unparsable)
+        public = Listener(receiver.handle, on_unparsable=receiver.count_unparsable, take=receiver.take)
         health, running = self._health(stores, start, receiver), make_running(settings)
         api, observer = make_api(settings, stores), make_observer(settings, stores)
         reports = Stores(stores.log.in_turns(REPORT_TURNS), stores.projection.in_turns(REPORT_TURNS))

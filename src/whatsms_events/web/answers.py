@@ -17,6 +17,7 @@ from aiohttp.abc import AbstractStreamWriter
 RETRY_AFTER_S: Final = 5
 PROBLEM_JSON: Final = "application/problem+json"
 SERVER: Final = "whatsms-events"
+CLOSE: Final = "Connection: close\r\n"
 
 
 def problem(status: int) -> web.Response:
@@ -24,6 +25,21 @@ def problem(status: int) -> web.Response:
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
     headers = {hdrs.SERVER: SERVER} | ({hdrs.RETRY_AFTER: str(RETRY_AFTER_S)} if status == 503 else {})
     return web.Response(status=status, body=msgspec.json.encode(body), content_type=PROBLEM_JSON, headers=headers)
+
+
+def on_wire(status: int, text: str, *, connection: str) -> bytes:
+    """Return an answer with JSON in ASCII as it goes over the wire; `connection` is a line of its head, or nothing."""
+    return (_HEADS[status].format(len(text), _date(), connection) + text).encode("ascii")
+
+
+def problem_on_wire(status: int, *, connection: str) -> bytes:
+    """Return the answer of `problem` as it goes over the wire; `connection` is as above."""
+    answer = problem(status)
+    assert isinstance(answer.body, bytes)  # noqa: S101 - as it was given
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in answer.headers.items()]
+    lines += [f"{hdrs.CONTENT_LENGTH}: {len(answer.body)}", f"{hdrs.DATE}: {_date()}"]
+    return ("\r\n".join(lines) + f"\r\n{connection}\r\n").encode("ascii") + answer.body
 
 
 class Prepared(web.StreamResponse):
@@ -52,13 +68,12 @@ class Prepared(web.StreamResponse):
         request = self._request
         assert request is not None  # noqa: S101 - aiohttp prepares an answer before it writes it
         if not self.keep_alive:
-            connection = "Connection: close\r\n"
+            connection = CLOSE
         elif request.version < HttpVersion11:
             connection = "Connection: keep-alive\r\n"
         else:
             connection = ""
-        head = _HEADS[self.status].format(len(self._text), _date(), connection)
-        await request.writer.write_eof((head + self._text).encode("ascii"))
+        await request.writer.write_eof(on_wire(self.status, self._text, connection=connection))
 
 
 _HEADS: Final[Mapping[int, str]] = {

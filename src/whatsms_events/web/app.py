@@ -23,6 +23,7 @@ from whatsms_events.web.access import Access, guard
 from whatsms_events.web.answers import PROBLEM_JSON, SERVER, problem
 from whatsms_events.web.connection import Connection, Unparsable
 from whatsms_events.web.sockets import BACKLOG, bound, port_of
+from whatsms_events.web.whole import Take
 
 KEEPALIVE_S: Final = 75.0
 """Also the longest wait for the headers of a request. Proxies keep their connections for about a minute."""
@@ -83,20 +84,22 @@ async def _answered(handling: Awaitable[web.StreamResponse], request: web.BaseRe
         answer = problem(exc.status)
         if hdrs.ALLOW in exc.headers:
             answer.headers[hdrs.ALLOW] = exc.headers[hdrs.ALLOW]
-    except WhatsmsEventsError as exc:
-        status = next((status for kind, status in STATUSES if isinstance(exc, kind)), 500)
-        answer = problem(status)
-        if status == 500:
-            _report(request, exc)
     except Exception as exc:  # noqa: BLE001 - the outermost edge: whatever it is, the sender is told to come again
-        answer = problem(500)
-        _report(request, exc)
+        answer = problem(_status_of(exc, request))
     if not request.content.is_eof():
         answer.force_close()  # the rest of the body would be read as the next request
     return answer
 
 
-def _report(request: web.BaseRequest, exc: BaseException) -> None:
+def _status_of(exc: Exception, request: web.BaseRequest | None = None) -> int:
+    """Return the status of an error, and report one that is our fault."""
+    status = next((status for kind, status in STATUSES if isinstance(exc, kind)), 500)
+    if status == 500:
+        _report(request, exc)
+    return status
+
+
+def _report(request: web.BaseRequest | None, exc: BaseException) -> None:
     """Log what went wrong and where: a message or a traceback could hold what a person wrote."""
     resource = request.match_info.route.resource if isinstance(request, web.Request) else None
     ours = [f"{frame.f_globals.get('__name__')}:{line}" for frame, line in traceback.walk_tb(exc.__traceback__)]
@@ -115,7 +118,7 @@ async def _sign_off(_request: web.Request, response: web.StreamResponse) -> None
 class Listener:
     """A server on one address, of an application or of one handler that answers everything.
 
-    `on_unparsable` is told of what cannot be parsed, and so reaches no handler.
+    `on_unparsable` is told of what cannot be parsed, and so reaches no handler. `take` is offered what came whole.
     """
 
     def __init__(
@@ -123,8 +126,12 @@ class Listener:
         answers: web.Application | Answering,
         *,
         on_unparsable: Callable[[Unparsable], None] = lambda _found: None,
+        take: Take | None = None,
+        keepalive_s: float = KEEPALIVE_S,
     ) -> None:
         self._answers = answers
+        self._take = take
+        self._keepalive_s = keepalive_s
         self._on_unparsable = on_unparsable
         self._stopping = False
         self._runner: web.BaseRunner | None = None
@@ -153,10 +160,13 @@ class Listener:
             connections,
             answer=problem,
             on_unparsable=self._on_unparsable,
+            take=self._take,
+            status_of=_status_of,
+            stopping=lambda: self._stopping,
             loop=loop,
             access_log=None,  # off: it costs as much as the request, and metrics count
             logger=_quiet_logger(),
-            keepalive_timeout=KEEPALIVE_S,
+            keepalive_timeout=self._keepalive_s,
             lingering_time=LINGER_S,
             auto_decompress=False,  # signatures are of the bytes on the wire
         )

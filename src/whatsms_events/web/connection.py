@@ -1,9 +1,15 @@
-"""This module adds two things to aiohttp's connections: unparsable bytes are reported, and half-closes are answered.
+"""This module adds three things to aiohttp's connections, of which two show faults of senders.
 
 aiohttp closes a connection as soon as its client has sent everything (a TCP half-close), and answers bytes that are no
-request without telling anybody. Both hide faults of senders that only the receiver can show.
+request without telling anybody: here half-closes are answered, and unparsable bytes are reported.
+
+Deliveries that came whole go past aiohttp: `take` gets them, and their answers are written to the transport. aiohttp
+knows nothing of such a request, so it is idle meanwhile. Therefore only one is taken at a time, on a connection on
+which aiohttp has nothing to answer; what comes behind it waits, unread, for its answer. And the time after which an
+idle connection is closed is kept here.
 """
 
+import asyncio
 import fcntl
 import struct
 import termios
@@ -15,7 +21,9 @@ import structlog
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
+from whatsms_events.web.answers import CLOSE, on_wire, problem_on_wire
 from whatsms_events.web.framing import Framing, path_of
+from whatsms_events.web.whole import Replied, Take, Whole, read
 
 NO_HEADER: Final = b"\0\r\n\r\n"
 """Bytes that end every unfinished head with a parse error, whatever the parser waits for."""
@@ -37,9 +45,12 @@ class Unparsable:
 
 
 class Connection(web.RequestHandler):
-    """One connection, of a `Listener`."""
+    """One connection, of a `Listener`. `status_of` is asked for the status of an error, `stopping` at each answer."""
 
-    __slots__ = ("_answer", "_ended", "_framing", "_on_unparsable", "_request")
+    __slots__ = (
+        *("_answer", "_ended", "_framing", "_held", "_idle_since", "_on_unparsable", "_request"),
+        *("_status_of", "_stopping", "_take", "_timer", "_whole"),
+    )
 
     def __init__(
         self,
@@ -47,9 +58,19 @@ class Connection(web.RequestHandler):
         *,
         answer: Callable[[int], web.Response],
         on_unparsable: Callable[[Unparsable], None],
+        take: Take | None,
+        status_of: Callable[[Exception], int],
+        stopping: Callable[[], bool],
         **arguments: Any,
     ) -> None:
         super().__init__(server, **arguments)
+        self._take = take
+        self._status_of = status_of
+        self._stopping = stopping
+        self._whole: Whole | None = None  # the delivery that was taken, until it is answered
+        self._held = b""  # what came behind it
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle_since = 0.0
         self._answer = answer
         self._on_unparsable = on_unparsable
         self._framing = Framing()
@@ -59,7 +80,7 @@ class Connection(web.RequestHandler):
     @property
     def idle(self) -> bool:
         """Tell whether no request is being read or answered on it."""
-        return not self._framing.lines and self._framing.place in ("between", "broken")
+        return not self._framing.lines and self._framing.place in ("between", "broken") and not self._held
 
     @property
     def unread(self) -> bool:
@@ -84,9 +105,89 @@ class Connection(web.RequestHandler):
         """Parse what came, request by request: aiohttp forgets those that came with bytes it refuses."""
         if self._framing.place == "broken":
             return
+        if self._whole is not None:
+            self._hold(data)
+            return
+        if self._take is not None and self._framing.rests and self._is_taken(self._take, data):
+            return
         for piece in self._framing.feed(data) or (data,):
             super().data_received(piece)
         self._break_off()
+
+    def _is_taken(self, take: Take, data: bytes) -> bool:
+        """Tell whether this is a delivery that came whole, and was taken."""
+        if self.transport is None or self.writing_paused:
+            return False
+        whole = read(data)
+        if whole is None:
+            return False
+        self._whole = whole
+        if not take(whole, self._tell):
+            self._whole = None
+            return False
+        self._framing.begin(whole.line)
+        self.keep_alive(True)  # stops aiohttp's timer, which knows nothing of this request
+        self._close_in_time()
+        return True
+
+    def _tell(self, told: Replied | Exception) -> None:
+        """Write the answer to the delivery that was taken."""
+        whole, self._whole = self._whole, None
+        self._framing.answered()
+        self._idle_since = asyncio.get_running_loop().time()
+        if whole is None or self.transport is None or self.transport.is_closing():
+            return
+        closes = whole.closes or self._ended or self._stopping()
+        connection = CLOSE if closes else ""
+        if isinstance(told, Exception):
+            self.transport.write(problem_on_wire(self._status_of(told), connection=connection))
+        else:
+            self.transport.write(on_wire(*told, connection=connection))
+        if closes:
+            self.force_close()  # what is written is still sent
+        elif self._held:
+            asyncio.get_running_loop().call_soon(self._go_on)  # whoever tells may be walking through its queue
+
+    def _hold(self, data: bytes) -> None:
+        """Keep what came too early, and read no more."""
+        self._held += data
+        if self.transport is not None:
+            self.transport.pause_reading()
+
+    def _go_on(self) -> None:
+        """Read what came too early, and go on reading."""
+        held, self._held = self._held, b""
+        if self.transport is not None:
+            self.transport.resume_reading()
+            self.data_received(held)
+
+    def _close_in_time(self) -> None:
+        """Close the connection once it has been idle for as long as aiohttp would leave it."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self.keepalive_timeout, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        end = self._idle_since + self.keepalive_timeout
+        if self._whole is not None or self._request is not None:
+            self._close_in_time()
+        elif loop.time() < end:
+            self._timer = loop.call_at(end, self._look)
+        else:
+            self.force_close()
+
+    def close(self) -> None:
+        """Take no more, and close once what is under way is answered."""
+        self._take = None
+        super().close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget what was held; a delivery that was taken is committed nevertheless."""
+        self._take, self._held = None, b""
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override] # aiohttp returns None, by which asyncio closes at once
         """Go on answering the requests that came whole; refuse an unfinished one at once."""
@@ -120,6 +221,7 @@ class Connection(web.RequestHandler):
             return await super().finish_response(request, resp, start_time)
         finally:
             self._framing.answered()
+            self._idle_since = asyncio.get_running_loop().time()
             if self._request is request:
                 self._request = None
             if request.content.exception() is not None:

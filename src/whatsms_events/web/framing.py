@@ -54,6 +54,15 @@ class Framing:
         self._left = 0  # bytes of the body, or of a chunk with its line end
         self._trailing = False
 
+    @property
+    def rests(self) -> bool:
+        """Tell whether everything that came was answered, and nothing of a next request has come."""
+        return self.place == "between" and not self.lines
+
+    def begin(self, line: bytes) -> None:
+        """Note a request that came whole and was followed by somebody else."""
+        self.lines.append(line[:LINE_LIMIT_BYTES])
+
     def answered(self) -> None:
         """Take the oldest line away."""
         if self.lines:

@@ -30,6 +30,7 @@ from whatsms_events.web.connection import Unparsable
 from whatsms_events.web.rejects import Rejects
 from whatsms_events.web.senders import TenantSender
 from whatsms_events.web.tally import Tally, delivered
+from whatsms_events.web.whole import Tell, Whole
 
 BODY_DEADLINE_S: Final = 10.0
 BODY_BYTES_PER_S: Final = 512 * 1024
@@ -87,6 +88,7 @@ class Receiver:
         """Have these tenants, secrets and limits from the next delivery on; one that has begun is judged as before."""
         self._tenants = tenants
         self._paths = {path: tenant for slug, tenant in tenants.items() for path in _paths(slug)}
+        self._whole_paths = {path.encode(): tenant for path, tenant in self._paths.items()}
         self._deadline_s = deadline_s
         self._room.change(in_flight_limit_bytes, shared=len(tenants) > 1)
         for slug in tenants.keys() - self._senders.keys():
@@ -136,14 +138,48 @@ class Receiver:
             done = await self._deliver(tenant, request)
             outcome = done.kind
             self._note(slug, done)
-            return _answer(done)
+            return Prepared(*_answer(done))
         except (WhatsmsEventsError, web.HTTPException) as exc:
-            outcome = _refusal(exc)
-            self._refused_signatures[slug] += isinstance(exc, SignatureError)
-            self._log_refusal(slug, outcome)
+            outcome = self._note_refusal(slug, exc)
             raise
         finally:
             self._tally.add(slug, outcome, self._monotonic() - started)
+
+    def take(self, whole: Whole, tell: Tell) -> bool:
+        """Take a delivery that came whole, and let `tell` answer it once it is committed, or refused.
+
+        Return False where it is for `handle`: at another path, too large, or without room.
+        """
+        tenant, size = self._whole_paths.get(whole.path), len(whole.body)
+        if tenant is None or size > self._body_limit_bytes:
+            return False
+        started, received_at = self._monotonic(), self._now()
+        delivery = Delivery(tenant.slug, tenant.tenant_id, tenant.secrets, whole.digest, whole.body, None, received_at)
+        hold = Hold(self._room, tenant.tenant_id)
+        try:
+            hold.take(size)
+            self._committer.take(
+                delivery, Unanswered(self._finish, (whole, delivery, hold, started, tell)), deadline_s=self._deadline_s
+            )
+        except WhatsmsEventsError:
+            hold.give_back()
+            return False
+        return True
+
+    def _finish(self, taken: "Taking", done: Outcome | Exception) -> None:
+        """Answer a delivery that was taken, and count what became of it."""
+        whole, delivery, hold, started, tell = taken
+        hold.give_back()
+        outcome, slug = "failed", delivery.slug
+        if not isinstance(done, Exception):
+            outcome = done.kind
+            self._note(slug, done)
+        elif isinstance(done, WhatsmsEventsError):
+            outcome = self._note_refusal(slug, done)
+            if isinstance(done, SignatureError):
+                self._rejects.keep(slug, whole, whole.body, done.reason)
+        self._tally.add(slug, outcome, self._monotonic() - started)
+        tell(done if isinstance(done, Exception) else _answer(done))
 
     async def _deliver(self, tenant: Tenant, request: web.BaseRequest) -> Outcome:
         """Read the delivery and return its outcome. One that cannot have a right signature is refused before that."""
@@ -167,6 +203,13 @@ class Receiver:
         except SignatureError as exc:
             self._rejects.keep(delivery.slug, request, delivery.body, exc.reason)
             raise
+
+    def _note_refusal(self, slug: str, exc: Exception) -> str:
+        """Log and count why a delivery is refused, and return its outcome."""
+        outcome = _refusal(exc)
+        self._refused_signatures[slug] += isinstance(exc, SignatureError)
+        self._log_refusal(slug, outcome)
+        return outcome
 
     def _note(self, slug: str, outcome: Outcome) -> None:
         """Log a parked delivery, and let the tenant's sender know of what was committed."""
@@ -243,8 +286,41 @@ class Hold:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def give_back(self) -> None:
+        """Give all of it back."""
         self._room.give_back(self._tenant, self._taken)
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()
+
+
+Taking = tuple[Whole, Delivery, Hold, float, Tell]
+"""A delivery that was taken: what came, what is judged, its room, when it came, and whom to tell of its outcome."""
+
+
+class Unanswered:
+    """One of them, as the committer knows those who wait: as a future that calls at once."""
+
+    __slots__ = ("_finish", "_taking")
+
+    def __init__(self, finish: Callable[[Taking, Outcome | Exception], None], taking: Taking) -> None:
+        self._finish = finish
+        self._taking: Taking | None = taking
+
+    def done(self) -> bool:
+        """Tell whether it has its outcome."""
+        return self._taking is None
+
+    def set_result(self, result: Outcome | Exception) -> None:
+        """Take the outcome. An error is logged: it must not end the committer."""
+        taking, self._taking = self._taking, None
+        if taking is None:
+            return
+        try:
+            self._finish(taking, result)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the others of the commit get their answers
+            # No traceback: it could hold what a person wrote.
+            log.error("request.failed", error=type(exc).__name__, place=__name__, path=None)  # noqa: TRY400
 
 
 class Throttle:
@@ -279,11 +355,12 @@ def _content_encoding(request: web.BaseRequest) -> str | None:
     return None if named in {"", "identity"} else named
 
 
-def _answer(outcome: Outcome) -> Prepared:
+def _answer(outcome: Outcome) -> tuple[int, str]:
+    """Return the status and the JSON by which a delivery is answered."""
     if outcome.kind == "parked":
-        return Prepared(202, f'{{"id":"{outcome.id}","parked":"{outcome.reason}"}}')
+        return 202, f'{{"id":"{outcome.id}","parked":"{outcome.reason}"}}'
     duplicate = "true" if outcome.kind == "duplicate" else "false"
-    return Prepared(200, f'{{"id":"{outcome.id}","position":{outcome.position},"duplicate":{duplicate}}}')
+    return 200, f'{{"id":"{outcome.id}","position":{outcome.position},"duplicate":{duplicate}}}'
 
 
 REFUSALS: Final[tuple[tuple[type[Exception], str], ...]] = (

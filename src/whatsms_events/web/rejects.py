@@ -16,6 +16,7 @@ from aiohttp import hdrs, web
 
 from whatsms_events.web.access import require
 from whatsms_events.web.questions import json_answer, not_found, parameters
+from whatsms_events.web.whole import Whole
 
 KEPT_FOR: Final = timedelta(days=1)
 """Where a tenant has no time of its own."""
@@ -64,7 +65,7 @@ class Rejects:
         self._limit = limit
         self._kept = {slug: deque(self._kept.get(slug, ()), maxlen=limit) for slug in slugs}
 
-    def keep(self, slug: str, request: web.BaseRequest, body: bytes, reason: str) -> None:
+    def keep(self, slug: str, request: web.BaseRequest | Whole, body: bytes, reason: str) -> None:
         """Keep a delivery of a tenant, in the place of the oldest one where there are as many as may be."""
         if slug not in self._kept or not self._limit or len(body) > BODY_LIMIT_BYTES:
             return

@@ -3,11 +3,10 @@
 A new event is answered even if a later statement of the batch fails. No delivery is answered before it is committed.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, assert_never, get_args
+from typing import Literal, Protocol, assert_never, get_args
 from uuid import UUID
 
 import structlog
@@ -39,8 +38,17 @@ class Outcome:
     event: Event | None = field(default=None, compare=False, repr=False)
 
 
-# An error is a result here, not an exception: if the handler has gone, nobody would take the exception.
-PendingOutcome = asyncio.Future[Outcome | Exception]
+class PendingOutcome(Protocol):
+    """Who waits for the outcome of a delivery: a handler by its future, or a connection.
+
+    An error is a result here, not an exception: if the handler has gone, nobody would take the exception.
+    """
+
+    def done(self) -> bool:
+        """Tell whether there is an outcome already, or nobody waits for one."""
+
+    def set_result(self, result: Outcome | Exception, /) -> None:
+        """Take the outcome; raise nothing."""
 
 
 @dataclass(slots=True, eq=False)

@@ -31,6 +31,7 @@ from whatsms_events.storage.log.commit import (
     Commit,
     Outcome,
     Parking,
+    PendingOutcome,
     Waiting,
     give,
     suppress,
@@ -113,14 +114,18 @@ class Committer:
         Raise SignatureError where no secret fits, and what `submit` raises; what is refused for want of room is not
         judged.
         """
-        loop = asyncio.get_running_loop()
-        waiting = Arriving(delivery, loop.create_future(), loop.time() + deadline_s)
+        answer: asyncio.Future[Outcome | Exception] = asyncio.get_running_loop().create_future()
+        self.take(delivery, answer, deadline_s=deadline_s)
+        try:
+            return _told(await answer)
+        finally:
+            del answer  # an error's traceback would hold this frame, the frame the answer, and that the error
+
+    def take(self, delivery: Delivery, answer: PendingOutcome, *, deadline_s: float) -> None:
+        """Queue a delivery whose outcome `answer` gets; raise at once where there is no room for it, as `deliver`."""
+        waiting = Arriving(delivery, answer, asyncio.get_running_loop().time() + deadline_s)
         self._enter(waiting)
         self._arrivals.append(waiting)
-        try:
-            return _told(await waiting.answer)
-        finally:
-            del waiting  # it holds the answer: an error's traceback would hold this frame, and the frame the error
 
     async def submit(self, item: Append | Park, *, deadline_s: float) -> Outcome:
         """Queue the item and return its outcome once that is committed.
@@ -130,15 +135,16 @@ class Committer:
         and at once where it is not open yet or its files are replaced.
         """
         loop = asyncio.get_running_loop()
-        waiting = waiting_for(item, loop.create_future(), loop.time() + deadline_s)
+        answer: asyncio.Future[Outcome | Exception] = loop.create_future()
+        waiting = waiting_for(item, answer, loop.time() + deadline_s)
         # Deliveries that arrived before the item stand before it in the log: the first JUDGE_LIMIT of them.
         self._judge()
         self._enter(waiting)
         self._queue.append(waiting)
         try:
-            return _told(await waiting.answer)
+            return _told(await answer)
         finally:
-            del waiting  # as above
+            del waiting, answer  # as above
 
     def _enter(self, one: Arriving | Waiting) -> None:
         """Take room in the queue, or raise the error that says why there is none."""

@@ -1,0 +1,192 @@
+"""Deliveries that come whole go past aiohttp: they are read as aiohttp reads them, and answered like any other."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpRequestParser
+from aiohttp.http_exceptions import HttpProcessingError
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from web.test_connection import PATIENCE_S, Wire, held, request, statuses
+from web.test_receiver import SECRET, Door, delivery, opened
+from whatsms_events.domain.signature import HEADER, sign
+from whatsms_events.web.app import Listener
+from whatsms_events.web.whole import Whole, read
+
+BOTH_LOOPS = True
+
+ODD = "Expect: nothing we know\r\n"
+"""A header that changes no answer, but leaves a delivery to aiohttp."""
+
+FIELDS = (
+    *("Host: x", "host:x", "Host: y", "User-Agent: a b", "X: ", "X:\t\x7f", "X: é", "X : 1", ": 1", " folded"),
+    *(f"{HEADER}: sha256={'0' * 64}", f"{HEADER.lower()}:sha256={'aB' * 32} ", f"{HEADER}: sha256=1", f"{HEADER}: "),
+    *("Content-Length: 5", "content-length:5 ", "Content-Length: 05", "Content-Length: +5", "Content-Length: 4"),
+    *("Transfer-Encoding: chunked", "Content-Encoding: gzip", "Connection: close", "Connection: keep-alive"),
+    *("Connection: upgrade", "Upgrade: h2c", "Upgrade: websocket", "Expect: 100-continue", "Trailer: X"),
+    *("Content-Type: text/plain", "Connection: Close", "X-Forwarded-For: 1", "TE: trailers", "X: 1\rY: 2"),
+    *("X" * 300 + ": 1", "X: " + "1" * 9000),
+)
+LINES = (
+    *("POST /webhooks/acme HTTP/1.1", "POST /webhooks/acme HTTP/1.0", "post /webhooks/acme HTTP/1.1", "GET / HTTP/1.1"),
+    *("POST /a?b#c HTTP/1.1", "POST http://x/webhooks/acme HTTP/1.1", "POST * HTTP/1.1", "POST  / HTTP/1.1"),
+    "POST /é HTTP/1.1",
+)
+USUAL = ("Host: x", f"{HEADER}: sha256={'0' * 64}", "Content-Length: 5")
+
+
+@st.composite
+def segments(draw: st.DrawFn) -> bytes:
+    """Return what may come in one segment: mostly a delivery, mostly with something odd about it."""
+    line = draw(st.sampled_from(LINES) | st.just(LINES[0]))
+    fields = draw(st.permutations([*USUAL, *draw(st.lists(st.sampled_from(FIELDS), max_size=3))]))
+    left_out = draw(st.none() | st.integers(0, len(fields) - 1))
+    end = draw(st.sampled_from(["\r\n", "\r\n", "\n"]))
+    lines = [line, *(one for place, one in enumerate(fields) if place != left_out), "", ""]
+    made = bytearray(end.join(lines).encode("latin-1") + draw(st.sampled_from([b"hello", b"hell", b"hello!", b""])))
+    for at, byte in draw(st.lists(st.tuples(st.integers(0, len(made) - 1), st.integers(0, 255)), max_size=1)):
+        made[at] = byte
+    return bytes(made)
+
+
+async def parsed(data: bytes) -> list[tuple[Any, bytes]]:
+    """Return the requests, and as much of their bodies as came, that aiohttp finds."""
+    loop = asyncio.get_running_loop()
+    parser = HttpRequestParser(BaseProtocol(loop), loop, 65536, auto_decompress=False)
+    messages, upgraded, tail = parser.feed_data(data)
+    assert not upgraded
+    assert not tail
+    return [(message, content.read_nowait() if content.is_eof() else b"") for message, content in messages]
+
+
+@given(segments())
+@example(b"POST /webhooks/acme HTTP/1.1\r\n" + "\r\n".join([*USUAL, "", "hello"]).encode())
+def test_what_is_read_is_what_aiohttp_reads(data: bytes) -> None:
+    """Whatever is read here is one request for aiohttp too, with the same path, headers, body and end, and no more."""
+    whole = read(data)
+    if whole is None:
+        return
+    ((message, body),) = asyncio.run(parsed(data))
+    assert (message.method, message.path) == (whole.method, whole.raw_path)
+    assert message.raw_headers == tuple(whole.raw_headers)
+    assert (tuple(message.version), message.chunked, message.upgrade) == ((1, 1), False, False)
+    assert message.compression is None
+    assert (body, message.should_close) == (whole.body, whole.closes)
+
+
+@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("field", ["X: 1", *FIELDS])
+def test_what_is_refused_is_never_read(line: str, field: str) -> None:
+    """What aiohttp would refuse, or answer in another way, is left to it."""
+    data = "\r\n".join([line, *USUAL, field, "", "hello"]).encode("latin-1")
+    try:
+        requests = asyncio.run(parsed(data))
+    except (HttpProcessingError, AssertionError):
+        requests = []
+    if len(requests) != 1:
+        assert read(data) is None
+
+
+async def answered(door: Door, data: bytes) -> tuple[str, dict[str, str], str]:
+    """Return an answer: its first line, its headers but for the date, and its body without id and position."""
+    wire = await Wire.to(door)
+    await wire.send(data)
+    head, _, body = (await wire.rest()).decode().partition("\r\n\r\n")
+    first, *lines = head.split("\r\n")
+    fields = dict(line.split(": ", 1) for line in lines)
+    del fields["Date"]
+    assert int(fields.pop("Content-Length")) == len(body)
+    return first, fields, body.partition(',"')[2]
+
+
+def forged(body: bytes, *, more: str) -> bytes:
+    """Return a delivery that somebody else signed."""
+    return request(body, more=more).replace(sign(body, SECRET).encode(), sign(body, b"another").encode())
+
+
+@pytest.mark.parametrize("case", ["parked", "redelivered", "wrong", "stopped"])
+async def test_answers_are_those_of_aiohttp(tmp_path: Path, case: str) -> None:
+    """A delivery that came whole gets the answer that it would get by way of aiohttp, but for the order of its head."""
+    body = b"[1, 2]" if case == "parked" else delivery()
+    async with opened(f"sqlite:///{tmp_path / 'log.db'}") as door:
+        assert (await door.post(body)).status in (200, 202)
+        if case == "stopped":
+            door.stop.set()
+            await asyncio.wait_for(door.committing, PATIENCE_S)
+        make = forged if case == "wrong" else request
+        found = [await answered(door, make(body, more=f"Connection: close\r\n{odd}")) for odd in ("", ODD)]
+        assert found[0] == found[1]
+
+
+@pytest.fixture
+async def bypass(tmp_path: Path) -> AsyncIterator[Door]:
+    """Run a receiver behind a door that aiohttp cannot answer at, and whose idle connections end soon."""
+
+    async def nobody(request: web.BaseRequest) -> web.StreamResponse:
+        raise AssertionError(request.raw_path)
+
+    async with opened(f"sqlite:///{tmp_path / 'log.db'}", deadline_s=60.0) as door:
+        other = Listener(nobody, take=door.receiver.take, keepalive_s=0.2)
+        door.url = await other.start("127.0.0.1", 0)
+        yield door
+        await other.stop(2)
+
+
+async def test_a_delivery_that_came_whole_goes_past_aiohttp(bypass: Door) -> None:
+    """A delivery in one segment, however many come one after the other, is committed without a handler of aiohttp."""
+    wire = await Wire.to(bypass)
+    for number in range(3):
+        await wire.send(request(delivery(number)))
+        assert await wire.status() == 200
+    wire.writer.close()
+    assert [raw for _, raw in await bypass.log_rows()] == [delivery(number) for number in range(3)]
+
+
+async def test_an_idle_connection_is_closed_and_one_that_waits_is_not(bypass: Door, tmp_path: Path) -> None:
+    """A connection is closed once it has been idle for its time; while a delivery waits for its commit it is kept."""
+    wire = await Wire.to(bypass)
+    await wire.send(request(delivery(1)))
+    assert await wire.status() == 200
+    other = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    waiting = await Wire.to(bypass)
+    await waiting.send(request(delivery(2)))
+    assert await wire.rest() == b""  # closed: the time of the one that waits is over as well
+    later = await Wire.to(bypass)
+    assert await later.rest() == b""
+    other.execute("ROLLBACK")
+    other.close()
+    assert await waiting.status() == 200
+    waiting.writer.close()
+
+
+async def test_what_comes_behind_a_delivery_waits_for_its_answer(tmp_path: Path) -> None:
+    """Requests that come while a delivery waits for its commit are answered behind it, in their order."""
+    async with opened(f"sqlite:///{tmp_path / 'log.db'}", deadline_s=60.0) as door:
+        other = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        wire, bodies = await Wire.to(door), [delivery(number) for number in range(4)]
+        await wire.send(request(bodies[0]))
+        await held(len(bodies[0]))
+        asked = b"GET /webhooks/acme HTTP/1.1\r\nHost: x\r\n\r\n"
+        await wire.send(asked + request(bodies[1]) + request(bodies[2])[:-9])
+        await wire.send(request(bodies[2])[-9:] + b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        await wire.send(request(bodies[3]))
+        wire.writer.write_eof()
+        other.execute("ROLLBACK")
+        other.close()
+        assert statuses(await wire.rest()) == [200, 200, 200, 200, 404, 200]
+        assert [raw for _, raw in await door.log_rows()] == bodies
+
+
+def test_the_line_of_a_delivery_is_that_which_came() -> None:
+    """The request line is rebuilt from the path."""
+    whole = Whole(b"/webhooks/acme", b"", b"", False, b"")
+    assert whole.line == b"POST /webhooks/acme HTTP/1.1"
