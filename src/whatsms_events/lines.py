@@ -101,7 +101,8 @@ LINES: Final = {
         "in, but what comes late of those people is kept. Give the process the key and restart it."
     ),
     "tables.older": (
-        "Tables that were restored from an older copy showed somebody who was forgotten since. Their rows are blanked."
+        "Tables that were restored from an older copy showed somebody who was forgotten since. Their rows are blanked, "
+        "and a consumer of Kafka reads the rest in the log first."
     ),
     "thread.crashed": "A thread ended on an error that nobody expected. Report it.",
     "time.unreadable": (

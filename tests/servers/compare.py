@@ -13,6 +13,7 @@ from confluent_kafka import Message
 from sqlalchemy import select
 
 from servers.witness import read_committed
+from whatsms_events import clock
 from whatsms_events.domain import fold
 from whatsms_events.domain.events import LogEntry, decode
 from whatsms_events.domain.records import TOPICS, from_record
@@ -138,7 +139,9 @@ async def assert_replay_differs_in_nothing(log: Database, projection: Database) 
     target = shadow_of(DatabaseTarget(url=f"sqlite:///{projection.path}"))
     shadow = await open_shadow(projection, target)
     lock = RoleLock(log, "replay")
-    replay = ProjectionReplay(EventLog(log), Selected(log), projection, shadow, lock, batch_limit=500, swap=False)
+    replay = ProjectionReplay(
+        EventLog(log), Selected(log), projection, shadow, lock, batch_limit=500, swap=False, texts=(), now=clock.now
+    )
     while await replay.run_once(await replay.aim()):
         pass
     outcome = await replay.finish(examples=5)

@@ -22,7 +22,14 @@ from servers.kafka import Broker, RunningKafka
 from servers.metric import counted
 from servers.postgres import end_lock_holder
 from servers.working import working
-from whatsms_events.config.settings import ConsumerSettings, Kafka, ReceiverSettings, RelaySettings, Settings
+from whatsms_events.config.settings import (
+    ConsumerSettings,
+    Kafka,
+    Privacy,
+    ReceiverSettings,
+    RelaySettings,
+    Settings,
+)
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.resume import Published
 from whatsms_events.domain.verdicts import Append
@@ -55,6 +62,7 @@ class Bench:
         self.stream = World(11, start=START, tenant_id=TENANT).webhooks()
         self.kafka: KafkaTarget | None = None
         self.prefix = ""
+        self.privacy = Privacy()
 
     def settings(self, batch_limit: int = 50) -> Settings:
         """Return the settings of a service that would do this: with Kafka where the bench has one."""
@@ -64,6 +72,7 @@ class Bench:
             receiver=ReceiverSettings(batch_limit=100),
             relay=RelaySettings(batch_limit=50, check_interval_s=0.1),
             consumer=ConsumerSettings(batch_limit=batch_limit, poll_interval_s=0.05),
+            privacy=self.privacy,
         )
 
     async def append(self, count: int) -> int:

@@ -24,7 +24,7 @@ from whatsms_events.domain.marks import Marker
 from whatsms_events.domain.replay import WHOLE
 from whatsms_events.domain.signature import sign
 from whatsms_events.domain.verdicts import Append, Delivery
-from whatsms_events.errors import ConfigError, IntegrityError, NotFoundError, TransientError
+from whatsms_events.errors import ConfigError, NotFoundError, TransientError
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.log.blanking import BLANKING
@@ -174,7 +174,7 @@ class House:
 
     async def apply(self) -> None:
         """Let the consumer apply everything."""
-        older = OlderTables(self.log, self.projection, kafka=False, now=lambda: self.clock)
+        older = OlderTables(self.log, self.projection, now=lambda: self.clock)
         source, lock = LogSource(EventLog(self.log)), RoleLock(self.log, "consumer")
         consumer = Consumer(Projection(self.projection), source, lock, batch_limit=100, older=older)
         while await consumer.run_once():
@@ -602,7 +602,7 @@ async def test_nobody_replays_or_blanks_meanwhile(house: House) -> None:
 
 
 async def test_tables_of_an_older_copy_forget_too(tmp_path: Path) -> None:
-    """Restored alone, they show nobody who was forgotten since, and are those that a rebuild makes; Kafka must wait."""
+    """Restored alone, they show nobody who was forgotten since, and are those that a rebuild makes."""
     async with opened(f"sqlite:///{tmp_path / 'log.db'}", tmp_path) as house:
         await filled(house)
         assert await scrub(house.projection)
@@ -613,9 +613,6 @@ async def test_tables_of_an_older_copy_forget_too(tmp_path: Path) -> None:
         old = await open_projection(DatabaseTarget(f"sqlite:///{tmp_path / 'copy.db'}"), migrate=True)
         restored = House(house.log, old, tmp_path)
         assert holding(await restored.everything(), needles(ANA)) != []
-        from_kafka = OlderTables(house.log, old, kafka=True, now=lambda: house.clock)
-        with pytest.raises(IntegrityError, match="replay projection"):
-            await from_kafka.blank(await Projection(old).state())
         await restored.apply()
         assert holding(await restored.everything(), needles(ANA)) == []
         assert await shown(restored) == await shown(house)

@@ -1,19 +1,21 @@
 """Replays to the projection: on real databases, beside a running consumer, and through kills."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import func, select, text, update
 
 from servers.compare import rows_of
 from servers.kafka import Broker, RunningKafka
 from servers.metric import counted
-from whatsms_events.domain.events import EventType
+from whatsms_events.domain.events import EventType, from_micros
 from whatsms_events.domain.replay import WHOLE, Selection
+from whatsms_events.domain.retention import Group, RetentionTerms, groups
+from whatsms_events.domain.rows import Key
 from whatsms_events.errors import FencedError, IntegrityError, StorageUnavailableError, UnstorableError
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget
@@ -25,13 +27,15 @@ from whatsms_events.storage.projection.parked import ParkedEvents
 from whatsms_events.storage.projection.retry import Retry
 from whatsms_events.storage.projection.shadow import has_shadow, open_shadow, remove_shadow, shadow_of
 from whatsms_events.storage.projection.swap import SwapOutcome
+from whatsms_events.storage.projection.texts import Texts
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.workers.preview import Preview
 from whatsms_events.workers.replay import Offsets, ProjectionReplay, ReplayAim
 from whatsms_events.workers.sources import offsets_stand
-from workers.test_consumer import Bench, connect, opened
+from workers.test_consumer import START, Bench, connect, opened
 
 FAR = ReplayAim(0, 1_000_000)
+LATER = START + timedelta(days=1)
 
 
 @dataclass
@@ -42,12 +46,17 @@ class Stage:
     target: DatabaseTarget
     shadow: Database
 
+    texts: Sequence[Group] = ()
+
     def replay(self, *, swap: bool = True) -> ProjectionReplay:
         """Return a replay, as a command would make it."""
         bench = self.bench
         lock = RoleLock(bench.log, "replay")
         log, selected = EventLog(bench.log), Selected(bench.log)
-        return ProjectionReplay(log, selected, bench.projection, self.shadow, lock, batch_limit=40, swap=swap)
+        return ProjectionReplay(
+            log, selected, bench.projection, self.shadow, lock, batch_limit=40, swap=swap,
+            texts=self.texts, now=lambda: LATER,
+        )  # fmt: skip
 
     async def built(self, *, swap: bool = True) -> ProjectionReplay:
         """Return a replay whose shadow is near the live tables."""
@@ -443,3 +452,36 @@ async def test_a_consumer_of_kafka_goes_on_after_the_swap_from_the_offsets_that_
     await bench.publish()
     await bench.apply_all(halted)
     assert differing(await on_files.done(swap=False)) == {}
+
+
+async def test_a_swap_brings_no_text_back_whose_days_are_over(stage: Stage) -> None:
+    """What was written is over in the tables, and the log still has it: the shadow shows no difference, and after a
+    swap, which reads the last events under its lock, no text is there that was not there before.
+    """
+    bench = stage.bench
+    await bench.append(260)
+    await bench.apply_all(bench.from_log())
+    async with bench.projection.read() as connection:
+        middle = int(await connection.scalar(select(func.avg(tables.message.c.created_at))) or 0)
+    stage.texts = groups(RetentionTerms({"texts": LATER - from_micros(middle)}), "texts")
+    before = await _texts(bench.projection)
+    assert (await Texts(bench.projection).expire(None, stage.texts, LATER, 10_000)).blanked
+    await Texts(bench.projection).expire(Key("message_revision", "", ""), stage.texts, LATER, 10_000)
+    await Texts(bench.projection).expire(Key("ticket", "", ""), stage.texts, LATER, 10_000)
+    rows, left = await rows_of(bench.projection), await _texts(bench.projection)
+    assert 0 < left < before
+    replay = await stage.built()
+    outcome = await replay.finish(examples=3)
+    await replay.close()
+    assert differing(outcome) == {}
+    assert outcome.after is not None
+    assert await _texts(bench.projection) == left
+    assert await rows_of(bench.projection) == rows
+
+
+async def _texts(projection: Database) -> int:
+    """Count what was written, as the tables show it."""
+    columns = tables.message.c.body, tables.message_revision.c.content, tables.ticket.c.last_message
+    async with projection.read() as connection:
+        found = [await connection.scalar(select(func.count(column))) for column in columns]
+    return sum(one or 0 for one in found)

@@ -357,7 +357,7 @@ def make_consumer(
     lock = lock or RoleLock(stores.log, "consumer")
     projection = Projection(stores.projection)
     retry = Retry(projection, ParkedEvents(stores.projection), event_log) if settings.consumer.retry_parked else None
-    older = OlderTables(stores.log, stores.projection, kafka=target is not None, now=now)
+    older = OlderTables(stores.log, stores.projection, now=now)
     limit = settings.consumer.batch_limit
     return Consumer(projection, source, lock, batch_limit=limit, retry=retry, older=older)
 

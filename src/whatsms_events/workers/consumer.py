@@ -186,7 +186,7 @@ class Consumer:
         """Raise the error that the next records would still raise. A look applies and saves nothing."""
         state, window = await self._projection.state(), None
         if self._older is not None:
-            await self._older.check(state)
+            state = await self._older.expected(state)
         try:
             await self._source.open(state)
             for _ in range(LOOK_BATCHES):  # the first ones may be empty: their records are still on the way
@@ -195,6 +195,10 @@ class Consumer:
                 state = batch.after
         finally:
             await self._source.close()
+
+    async def begin_anew(self) -> None:
+        """Forget what is held in memory, and keep the role: somebody else has changed the rows."""
+        await self._forget()
 
     async def _forget(self) -> None:
         self._state = self._ahead = None

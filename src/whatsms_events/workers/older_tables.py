@@ -1,21 +1,22 @@
 """Tables that were restored from an older copy still show who was forgotten since: they are blanked before they go on.
 
 `forget` ends only when the tables show everything up to its position `until`. So tables that are not as far are an
-older copy, or are filled anew. What the log holds up to `until` is blanked, so where the consumer reads the log it is
-enough to blank the rows that are there; of rows that were made of the blanked log this changes nothing. Kafka holds
-the older records for some time yet: until then tables that are not so far must be made from the log.
+older copy, or are filled anew. What the log holds up to `until` is blanked, so it is enough to blank the rows that are
+there, and to read on in the log; of rows that were made of the blanked log this changes nothing. Kafka may still have
+the older records as they were: so a consumer of Kafka forgets where it was in the topics. It then begins as one of a
+new projection does, with the rest of the log, and passes over the records that tell what the log has told.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 import structlog
 
 from whatsms_events.domain.events import to_micros
-from whatsms_events.errors import IntegrityError
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.erasure import Erasure, Erasures
-from whatsms_events.storage.projection.apply import ProjectionState
+from whatsms_events.storage.projection.apply import Projection, ProjectionState
 from whatsms_events.storage.projection.erasure import PIECE, Before, PersonalRows
 from whatsms_events.storage.scrubbing import scrub
 from whatsms_events.workers.person_search import PersonSearch
@@ -24,43 +25,39 @@ log = structlog.get_logger()
 
 
 class OlderTables:
-    """Blanks tables before a consumer feeds them; `kafka`: it reads topics and not the log."""
+    """Blanks tables before a consumer feeds them."""
 
-    def __init__(self, log: Database, projection: Database, *, kafka: bool, now: Callable[[], datetime]) -> None:
+    def __init__(self, log: Database, projection: Database, *, now: Callable[[], datetime]) -> None:
         self._log, self._projection = log, projection
         self._erasures = Erasures(log)
         self._rows = PersonalRows(projection)
-        self._kafka = kafka
         self._now = now
 
-    async def check(self, state: ProjectionState) -> list[Erasure]:
-        """Return the erasures that the tables have not met; raise IntegrityError where Kafka would undo one."""
-        unmet = [
-            one
-            for one in await self._erasures.all()
-            if one.finished_at is not None and one.until > state.applied_through
-        ]
-        held = [one for one in unmet if one.kafka_until is None or self._now() < one.kafka_until]
-        if self._kafka and held:
-            raise IntegrityError(
-                f"the tables show the log up to {state.applied_through}, and somebody was forgotten up to "
-                f"{held[-1].until}, whose older records Kafka may hold yet: make the tables from the log, with "
-                "`whatsms-events replay projection --go --swap`"
-            )
-        return unmet if state.applied_through else []
+    async def expected(self, state: ProjectionState) -> ProjectionState:
+        """Return the state as `blank` would leave it, but for the generation. Nothing is changed."""
+        return replace(state, offsets={}) if await self._unmet(state) else state
 
     async def blank(self, state: ProjectionState) -> bool:
         """Blank who was forgotten behind the tables; tell whether there was anybody. It may be stopped at any point.
 
-        Each transaction has PIECE rows at most, and all are done before the checkpoint moves.
+        Each transaction has PIECE rows at most, and all are done before the places in the topics are forgotten and the
+        checkpoint moves. A place that stayed would bring the older records behind it.
         """
-        unmet = await self.check(state)
+        unmet = await self._unmet(state)
         for one in unmet:
             rows = await self._blank(one)
             log.info("tables.older", position=one.until, rows=rows)
         if unmet:
+            await Projection(self._projection).leave_topics()
             await scrub(self._projection)
         return bool(unmet)
+
+    async def _unmet(self, state: ProjectionState) -> list[Erasure]:
+        """Return the erasures that the tables have not met; none where the tables show nothing yet."""
+        if not state.applied_through and not state.offsets:
+            return []
+        finished = [one for one in await self._erasures.all() if one.finished_at is not None]
+        return [one for one in finished if one.until > state.applied_through]
 
     async def _blank(self, one: Erasure) -> int:
         forgotten_at = to_micros(one.forgotten_at)

@@ -1,14 +1,18 @@
 """A replay to the projection: the log is read again into a shadow, which is compared with the live tables and swapped.
 
 The shadow is filled by an ordinary consumer with a projection of its own, so it has a checkpoint, and a replay that
-was stopped or killed goes on from there. The live consumer works on meanwhile.
+was stopped or killed goes on from there. The live consumer works on meanwhile. The log has texts whose days are over in
+the tables: they are blanked in the shadow too, before it is compared, so that a swap brings none of them back.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from whatsms_events.domain.replay import WHOLE
+from whatsms_events.domain.retention import Group
+from whatsms_events.domain.rows import Key
 from whatsms_events.errors import FencedError, IntegrityError
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.event_log import EventLog
@@ -16,6 +20,7 @@ from whatsms_events.storage.log.selected import Selected
 from whatsms_events.storage.projection.apply import Offset, Projection, ProjectionState
 from whatsms_events.storage.projection.shadow import analyse
 from whatsms_events.storage.projection.swap import SwapOutcome, Terms, carried, compare
+from whatsms_events.storage.projection.texts import Texts
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.rereading import DISCARD, RereadSource
@@ -27,6 +32,9 @@ NEAR_LIMIT: Final = 1000
 
 BEHIND: Final = 5000
 """Where the live tables lack so many events, a swap does not wait for them: it goes to the log's end."""
+
+TEXT_ROWS: Final = 5000
+"""Rows of the shadow that are looked at for old texts at a time."""
 
 Offsets = Mapping[tuple[str, int], Offset]
 
@@ -40,7 +48,10 @@ class ReplayAim:
 
 
 class ProjectionReplay:
-    """A replay into the shadow of one projection, which may take its place. Whoever runs it has the role lock."""
+    """A replay into the shadow of one projection, which may take its place. Whoever runs it has the role lock.
+
+    `texts` are the groups of tenants whose texts have an end: see `storage.projection.texts`.
+    """
 
     def __init__(
         self,
@@ -52,8 +63,11 @@ class ProjectionReplay:
         *,
         batch_limit: int,
         swap: bool,
+        texts: Sequence[Group],
+        now: Callable[[], datetime],
     ) -> None:
         self._swap = swap
+        self._texts, self._now = texts, now
         self._log = event_log
         self._selected = selected
         self._live, self._shadow = live, shadow
@@ -61,6 +75,7 @@ class ProjectionReplay:
         self._near = min(NEAR_LIMIT, batch_limit)
         self._source = RereadSource(event_log)
         self._consumer = Consumer(Projection(shadow), self._source, lock, batch_limit=batch_limit)
+        self._cleared: int | None = None  # up to where the shadow has no text whose days are over
 
     async def aim(self) -> ReplayAim:
         """Look how far both sides are: the shadow goes to where the live tables are.
@@ -90,16 +105,17 @@ class ProjectionReplay:
         """
 
         async def reach(before: ProjectionState) -> ProjectionState:
-            return await self._reach(await self._through(before))
+            return await self._without_old_texts(await self._reach(await self._through(before)))
 
         async def settle(before: ProjectionState) -> ProjectionState:
-            replayed = await self._reach(await self._log.end())
+            replayed = await self._without_old_texts(await self._reach(await self._log.end()))
             if blanked := self._source.blanked:
                 raise _lacking(len(blanked), min(blanked))
             keeps = await belongs(before, self._log) and (stand is None or await stand(before.offsets))
             return carried(before, replayed) if keeps else replayed
 
         await Projection(self._live).state()  # makes its row where there is none yet
+        await self._without_old_texts(await Projection(self._shadow).state())  # most of them, without a lock
         await analyse(self._shadow)
         terms = Terms(reach=reach, settle=settle if self._swap else None, examples=examples, personal=personal)
         return await compare(self._live, self._shadow, terms)
@@ -134,6 +150,21 @@ class ProjectionReplay:
                 f"another event there: it was restored from an older copy, or it is another log. {DISCARD}"
             )
         return state
+
+    async def _without_old_texts(self, replayed: ProjectionState) -> ProjectionState:
+        """Blank the texts in the shadow whose days are over, and return its state."""
+        if not self._texts or replayed.applied_through == self._cleared:
+            return replayed
+        place: Key | None = None
+        while True:
+            found = await Texts(self._shadow).expire(place, self._texts, self._now(), TEXT_ROWS)
+            if found.blanked:
+                await self._consumer.begin_anew()
+            place = found.place
+            if place is None:
+                break
+        self._cleared = replayed.applied_through
+        return await Projection(self._shadow).state()
 
     async def _through(self, live: ProjectionState) -> int:
         end = await self._log.end()

@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from whatsms_events.cli.replay.stage import Pace, ReplayStage, alone, begun, ended, opened_stage
 from whatsms_events.cli.replay.view import ReplayView, print_findings, print_json, print_plan
 from whatsms_events.cli.running import stop_on_signals
+from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.findings import TableFinding
 from whatsms_events.domain.replay import Selection
+from whatsms_events.domain.retention import groups
 from whatsms_events.errors import ConfigError, IntegrityError
-from whatsms_events.service.parts import kafka_target
+from whatsms_events.service.parts import kafka_target, terms_of
+from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.selected import Selected
 from whatsms_events.storage.projection.apply import Projection
@@ -97,9 +100,7 @@ async def _replayed(stage: ReplayStage, wanted: Wanted, pace: Pace, view: Replay
     async with AsyncExitStack() as stack:
         shadow = await open_shadow(stage.live, stage.shadow)
         stack.push_async_callback(shadow.close)
-        log, selected = EventLog(stage.log), Selected(stage.log)
-        limit = pace.limit(stage.settings.consumer.batch_limit)
-        replay = ProjectionReplay(log, selected, stage.live, shadow, stage.lock, batch_limit=limit, swap=wanted.swap)
+        replay = _replay(stage, shadow, pace.limit(stage.settings.consumer.batch_limit), swap=wanted.swap)
         if wanted.swap:
             await replay.expect_bytes()
 
@@ -128,6 +129,13 @@ async def _replayed(stage: ReplayStage, wanted: Wanted, pace: Pace, view: Replay
         await remove_shadow(stage.live, stage.shadow)
         await ended(stage, run, "swapped")
     return _told(outcome)
+
+
+def _replay(stage: ReplayStage, shadow: Database, limit: int, *, swap: bool) -> ProjectionReplay:
+    log, selected, texts = EventLog(stage.log), Selected(stage.log), groups(terms_of(stage.settings), "texts")
+    return ProjectionReplay(
+        log, selected, stage.live, shadow, stage.lock, batch_limit=limit, swap=swap, texts=texts, now=now
+    )
 
 
 async def _stand(settings: Settings, offsets: Offsets) -> bool:

@@ -147,6 +147,15 @@ class Projection:
         assert state is not None  # noqa: S101 - just written, in this transaction
         return state
 
+    async def leave_topics(self) -> None:
+        """Forget where each partition is read on: a consumer of Kafka then begins with the rest of the log.
+
+        The generation moves, so that a consumer elsewhere that still goes by these places loses.
+        """
+        async with self._database.write() as connection:
+            await connection.execute(update(projection).values(generation=projection.c.generation + 1))
+            await connection.execute(delete(projection_offset))
+
     async def prepare(self, items: Sequence[ReadItem]) -> None:
         """Decode and claim what `apply` will be called with next: the very same sequence.
 
