@@ -28,6 +28,9 @@ NAMING: list[dict[str, Any]] = [
     {"message": {"extra": {"dataJson": '{"contact":{"id":"c-9"}}'}}},
     {"message": {"extra": {"quotedMsg": {"id": "m-1", "contactId": 731}}}},
     {"message": {"extra": {"ticket": {"id": 812}}}},
+    {"campaign": {"extra": {"contacts": [{"id": 731, "name": "Ana"}]}}},
+    {"campaign": {"extra": {"contactIds": [5, 731]}}},
+    {"campaign": {"extra": {"failed": {"351910000731": "no WhatsApp"}}}},
 ]
 OTHERS: list[dict[str, Any]] = [
     {"contact": {"id": "7310"}},

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from domain.histories import START, at, entry, folded
 from whatsms_events.domain.events import (
+    Campaign,
+    CampaignPayload,
     Contact,
     ContactPayload,
     EventType,
@@ -233,6 +235,54 @@ def test_others_unknown_fields_lose_only_what_names_the_person() -> None:
     left = remaining(event, payload, MARKS.of("t1"))
     assert isinstance(left, MessagePayload)
     assert left.message == msgspec.structs.replace(payload.message, extra={"device": {"os": "x"}, "n": 7})
+
+
+ANAS, RUIS = NUMBERS[ANA], NUMBERS[RUI]
+RECIPIENTS: list[tuple[Any, Any]] = [
+    ([ANAS, RUIS], [RUIS]),
+    ([int(ANAS), int(RUIS)], [int(RUIS)]),
+    ([{"id": "c-Ana", "name": ANA}, {"id": "c-Rui", "name": RUI}], [{"id": "c-Rui", "name": RUI}]),
+    ([{"name": ANA, "phones": [{"number": ANAS}]}, {"name": RUI}], [{"name": RUI}]),
+    ({"list": "vip", "contacts": [{"number": ANAS, "name": ANA}]}, {"list": "vip", "contacts": []}),
+    ([{"name": "vip", "contacts": [{"id": "c-Ana"}, {"id": "c-Rui"}]}],
+     [{"name": "vip", "contacts": [{"id": "c-Rui"}]}]),
+    ({"results": {"failed": [ANAS, RUIS]}}, {"results": {"failed": [RUIS]}}),
+    ({ANAS: "failed", RUIS: "sent"}, {RUIS: "sent"}),
+    ({f"{ANAS}@c.us": {"name": ANA}, RUIS: {"name": RUI}}, {RUIS: {"name": RUI}}),
+    (f'[{{"number": "{ANAS}", "name": "{ANA}"}}, {{"number": "{RUIS}"}}]', f'[{{"number":"{RUIS}"}}]'),
+    ({"failed": {"number": ANAS, "name": ANA}, "count": 1}, {"count": 1}),
+    ([*({"number": f"3530000{n:05}"} for n in range(3000)), {"number": ANAS}],
+     [{"number": f"3530000{n:05}"} for n in range(3000)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shown", "left"), RECIPIENTS, ids=lambda one: str(one)[:40])
+@pytest.mark.parametrize("where", ["contacts", "campaign"])
+def test_a_campaign_loses_the_person_and_keeps_everybody_else(shown: Any, left: Any, where: str) -> None:
+    """Who a campaign went to stands in lists that nobody has described: of each, the person's own part goes."""
+    extra, rest = {"contacts": shown, "delay": 20}, {"contacts": left, "delay": 20}
+    told = Campaign(id="14", name="Verão", message="Olá {{name}}", extra=extra if where == "campaign" else {})
+    payload = CampaignPayload(campaign=told, extra={} if where == "campaign" else extra)
+    kept = remaining(entry(1, T.CAMPAIGN_FINISHED, payload, 50).event, payload, MARKS.of("t1"))
+    assert isinstance(kept, CampaignPayload)
+    assert kept.campaign.name == "Verão"
+    assert (kept.campaign.extra if where == "campaign" else kept.extra) == rest
+    assert remaining(entry(2, T.CAMPAIGN_FINISHED, kept, 50).event, kept, MARKS.of("t1")) is kept
+    assert named_in_bytes(encode(payload), MARKS.of("t1")) == PERSON.forgotten_at
+
+
+def test_of_a_list_in_anothers_event_only_the_persons_elements_go() -> None:
+    """Who is mentioned beside them stays; where a list tells of one thing in several values, all of it goes."""
+    lists = {
+        "mentions": [{"contactId": "c-Ana", "pushName": ANA}, {"id": "c-Rui"}],
+        "to": [ANAS, RUIS],
+        "card": ["Ana", ANAS],
+    }
+    payload = MessagePayload(message=Message(id="m-Rui-1", body=RUI, contact_id="c-Rui", extra=lists))
+    left = remaining(entry(1, T.MESSAGE_RECEIVED, payload, 50).event, payload, MARKS.of("t1"))
+    assert isinstance(left, MessagePayload)
+    assert left.message.extra == {"mentions": [{"id": "c-Rui"}], "to": [RUIS]}
+    assert remaining(entry(2, T.MESSAGE_RECEIVED, left, 50).event, left, MARKS.of("t1")) is left
 
 
 def test_a_preview_of_the_persons_text_in_a_groups_ticket_goes_with_any_event() -> None:

@@ -584,6 +584,23 @@ async def test_an_unknown_field_is_looked_into_however_it_is_written(house: Hous
     assert sum(row["body"] == f"{RUI.mark} x" for row in rows["message"]) == 3
 
 
+async def test_a_campaign_keeps_whom_else_it_went_to(house: House) -> None:
+    """Who got it stands in lists of its event, be it in the log or late: one goes, the other and the campaign stay."""
+    people = [{"id": one.contact, "name": one.mark, "number": one.number} for one in (ANA, RUI)]
+    lists = {"contacts": people, "failed": [ANA.number, RUI.number], "sent": {ANA.number: 3, RUI.number: 2}}
+    campaign = {"id": 14, "name": "Verão", "status": "finished", "sentCount": 2, **lists}
+    await house.deliver(wrote(ANA, "m-1"), body("campaign.finished", campaign=campaign))
+    house.clock += timedelta(seconds=1)
+    await house.forget(ANA.contact)
+    await house.deliver(body("campaign.finished", seconds=-30, campaign=campaign))
+    rows = await house.everything()
+    assert holding(rows, needles(ANA)) == []
+    left = {"contacts": people[1:], "failed": [RUI.number], "sent": {RUI.number: 2}}
+    told = [json.loads(row["data"])["campaign"] for row in rows["event_log"] if row["type"] == "campaign.finished"]
+    assert [one["extra"] for one in told] == [left, left]
+    assert [(row["name"], row["sent_count"]) for row in rows["campaign"]] == [("Verão", 2)]
+
+
 async def test_nobody_replays_or_blanks_meanwhile(house: House) -> None:
     """Where a replay works, nothing is blanked: its swap would bring back what it had read. And the reverse."""
     await house.deliver(wrote(ANA, "m-1"))

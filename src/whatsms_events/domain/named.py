@@ -4,15 +4,17 @@ A contact, a ticket or a message is named by its id under a name that says what 
 anywhere by an id that is too long to be another value by chance. A number names its owner where it is the whole value,
 and with at least NUMBER_DIGITS digits also within a longer one, such as 351910000731@c.us; but not within what somebody
 wrote. A text that is JSON itself is walked too: some of the vendor's relatives put the channel's own record into one.
+So are the names of fields that may be a number or an id: who a campaign went to may stand there.
 """
 
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 
 from whatsms_events.domain.bodies import decode
 from whatsms_events.domain.marks import NUMBER_DIGITS, Find, MarkKind, number_name
@@ -23,15 +25,32 @@ LONG_ID_CHARS: Final = 12
 """An id of so many characters is no other value by chance."""
 
 TOKENS_LIMIT: Final = 2000
-"""So many words of bytes that are no JSON are looked at, and so many values of one JSON value."""
+"""So many words of bytes that are no JSON are looked at."""
+
+VALUES_LIMIT: Final = 100_000
+"""So many values of one JSON value are looked at: those of a campaign with some ten thousand recipients."""
 
 INFLATED_LIMIT: Final = 64 * 1024 * 1024
 
-_ID_NAMES: Final[Mapping[MarkKind, frozenset[str]]] = {
-    "contact": frozenset(("contact", "contactid", "mergedinto")),
-    "ticket": frozenset(("ticket", "ticketid")),
-    "message": frozenset(("message", "messageid", "quotedmsg", "quotedmsgid", "quotedmessage", "quotedmessageid")),
+_CONTACTS: Final = "contact contactid contacts contactids mergedinto recipient recipientid recipients recipientids"
+_MESSAGES: Final = (
+    "message messageid messages messageids quotedmsg quotedmsgid quotedmessage quotedmessageid quotedmessages"
+)
+ID_NAMES: Final[Mapping[MarkKind, frozenset[str]]] = {
+    "contact": frozenset(_CONTACTS.split()),
+    "ticket": frozenset(("ticket", "ticketid", "tickets", "ticketids")),
+    "message": frozenset(_MESSAGES.split()),
 }
+"""The names under which a short id stands, as `plain_name` gives them."""
+
+_NAMED: Final[Mapping[str, tuple[MarkKind, ...]]] = {
+    name: (kind,) for kind, names in ID_NAMES.items() for name in names
+}
+_ANY: Final[tuple[MarkKind, ...]] = tuple(ID_NAMES)
+
+Names = Callable[[str, Any], bool]
+"""Tells whether a JSON value that stands under a name names somebody."""
+
 _WRITTEN: Final = frozenset(("body", "lastmessage", "text", "caption", "conversation", "name"))
 """What somebody wrote: a number within such a text is a part of what they said."""
 
@@ -86,24 +105,36 @@ def inflated(raw: bytes, encoding: str | None) -> bytes | None:
 
 def owner(find: Find, key: str, value: str) -> int | None:
     """Return when the person was forgotten whom one value names that stands under this name."""
-    ids = (find(kind, value) for kind in _ID_NAMES if is_id(kind, key, value))
-    return latest(*ids, *(find("number", one) for one in _numbers(key, value)))
+    kinds = _kinds(key, value)
+    if not kinds and len(value) < NUMBER_DIGITS and key != "number":
+        return None  # most values, and there may be many
+    ats = [find(kind, value) for kind in kinds]
+    ats += [find("number", one) for one in _numbers(key, value)]
+    return latest(*ats)
+
+
+def _kinds(key: str, value: str) -> tuple[MarkKind, ...]:
+    """Return of what a value may be an id: a short one, such as 7, only of what its name says."""
+    if LONG_ID_CHARS <= len(value) <= SHORT_LIMIT_BYTES:
+        return _ANY
+    return _NAMED.get(key, ())
 
 
 def is_id(kind: MarkKind, key: str, value: str) -> bool:
-    """Tell whether a value may be an id of this kind: a short one, such as 7, only under a name that says so."""
-    return (LONG_ID_CHARS <= len(value) <= SHORT_LIMIT_BYTES) or key in _ID_NAMES[kind]
+    """Tell whether a value may be an id of this kind."""
+    return kind in _kinds(key, value)
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Yield the texts and integers of a JSON value, so many at most, each with its name: `contact.id` is a contact."""
     waiting: list[tuple[str, Any]] = [(plain_name("", name), value)]
-    left = TOKENS_LIMIT
+    left = VALUES_LIMIT
     while waiting and left:
         key, one = waiting.pop()
         match one:
             case dict():
                 waiting += [(plain_name(key, str(of)), inner) for of, inner in one.items()]
+                yield from ((key, of) for of in one if _may_tell(of))
             case list():
                 waiting += [(key, inner) for inner in one]
             case bool():
@@ -113,6 +144,65 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
             case str() | int():
                 left -= 1
                 yield key, str(one)
+
+
+def without(name: str, value: Any, names: Names, *, of_many: bool = False) -> Any:
+    """Return what stays of a JSON value without whom it names; UNSET where nothing may stay.
+
+    A value that names somebody goes as a whole, since nobody knows what else of it is theirs. In a list of things, or
+    of ids or numbers alone, each is judged by itself. `of_many`: the value tells of many people, as all that is shown
+    of a campaign; then what is nested in a thing is judged by itself too.
+    """
+    match value:
+        case list() if all(isinstance(one, dict) or _tells(one) for one in value):
+            kept = [left for one in value if (left := _element(name, one, names, of_many=of_many)) is not UNSET]
+            return value if kept == value else kept
+        case dict() if of_many:
+            return _parts(name, value, names, frozenset(value))
+        case str() if value[:1] in ("{", "[") and isinstance(inside := _inside(value), list | dict):
+            left = without(name, inside, names, of_many=of_many)
+            return value if left == inside else left if left is UNSET else msgspec.json.encode(left).decode()
+        case _:
+            return UNSET if names(name, value) else value
+
+
+def _element(name: str, value: Any, names: Names, *, of_many: bool) -> Any:
+    """Return what stays of one of a list: it is one person's, but for a list of contacts within it."""
+    if not of_many or not isinstance(value, dict):
+        return UNSET if names(name, value) else value
+    lists = frozenset(key for key in value if plain_name(name, key) in ID_NAMES["contact"])
+    return _parts(name, value, names, lists)
+
+
+def _parts(name: str, value: dict[str, Any], names: Names, apart: frozenset[str]) -> Any:
+    """Return what stays of a thing; what is nested in it under the names `apart` is judged by itself."""
+    nested = {key for key, one in value.items() if key in apart and isinstance(one, dict | list)}
+    there = {key: one for key, one in value.items() if not names(name, {key: None})}
+    if names(name, {key: one for key, one in there.items() if key not in nested}):
+        return UNSET
+    kept = {
+        key: without(plain_name(name, key), one, names, of_many=True) if key in nested else one
+        for key, one in there.items()
+    }
+    left = {key: one for key, one in kept.items() if one is not UNSET}
+    return value if left == value else left
+
+
+def _tells(value: Any) -> bool:
+    """Tell whether a value may be a number or an id, and no name."""
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        return False
+    text = str(value)
+    return number_name(text) is not None or (_TOKEN.fullmatch(text) is not None and _has_digit(text))
+
+
+def _may_tell(key: str) -> bool:
+    """Tell whether a field's name may be a number or an id, so that it is looked at as a value is."""
+    return len(key) >= NUMBER_DIGITS and _has_digit(key)
+
+
+def _has_digit(text: str) -> bool:
+    return any(one in "0123456789" for one in text)
 
 
 def plain_name(owner_name: str, name: str) -> str:

@@ -14,9 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from whatsms_events.domain.marks import NUMBER_DIGITS, MarkKind, number_name
-from whatsms_events.domain.named import leaves, named_in, named_in_bytes
-
-_MESSAGE: Final = frozenset(("message", "messageid", "quotedmsg", "quotedmsgid", "quotedmessageid"))
+from whatsms_events.domain.named import ID_NAMES, leaves, named_in, named_in_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ class Person:
 
 def message_ids(value: Any) -> list[str]:
     """Return the ids of messages that a JSON value names, each once."""
-    return list(dict.fromkeys(one for key, one in leaves(value) if key in _MESSAGE and len(one) <= ID_CHARS))
+    return list(dict.fromkeys(one for key, one in leaves(value) if key in ID_NAMES["message"] and len(one) <= ID_CHARS))
 
 
 ID_CHARS: Final = 256
@@ -75,5 +73,9 @@ def _forms(one: str) -> list[str]:
     """Return how an id may stand in JSON as we write it: as a text or an integer, also in JSON within a text."""
     written = msgspec.json.encode(one).decode()
     within = msgspec.json.encode(written).decode()[1:-1]
-    numeric = one.isascii() and one.isdigit()
-    return [written, within, *(f":{space}{one}{end}" for space in ("", " ") for end in ",}" if numeric)]
+    numeric = [f"{start}{one}{end}" for start in _STARTS for end in ",}]"] if one.isascii() and one.isdigit() else []
+    return [written, within, *numeric]
+
+
+_STARTS: Final = (":", ": ", "[", ",", ", ")
+"""What stands before an integer in JSON."""

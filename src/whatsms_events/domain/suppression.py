@@ -9,7 +9,8 @@ messages, and their number. Of each a *mark* is kept, a keyed hash, with the mom
     ticket      theirs: its id or its contact is. Its last message is from before unless the ticket was created since.
     contact     theirs: its id or its number is. From before: it did not change since, and stands beside nothing new
                 that the person did. A new message brings name and number back: what happens afterwards is new.
-    unknown     what nobody knows of a part goes with that part. In other people's events it goes where it names them.
+    unknown     what nobody knows of a part goes with that part. In other people's events it goes where it names them;
+                of a list only what names them, as of the lists of those whom a campaign went to.
 
 What was received before, or stands in the log before the person was forgotten, is from before whatever its times say;
 so is what tells no time. The same function blanks the log when a person is forgotten, and at the door what comes late.
@@ -44,7 +45,7 @@ from whatsms_events.domain.events import (
 )
 from whatsms_events.domain.last_message import plain
 from whatsms_events.domain.marks import Find, MarkKind, Suppressions, number_name, shows, text_name
-from whatsms_events.domain.named import inflated, is_id, latest, leaves, named_in_bytes, owner
+from whatsms_events.domain.named import inflated, is_id, latest, leaves, named_in_bytes, owner, without
 from whatsms_events.domain.normalize import ids
 from whatsms_events.domain.personal import EXTRA, PERSONAL
 from whatsms_events.domain.times import read_time
@@ -112,8 +113,9 @@ def remaining(event: Event, payload: Payload, find: Find, *, settled: bool = Fal
         case ContactPayload():
             left = look.contact_payload(payload)
         case CampaignPayload():
-            campaign = msgspec.structs.replace(payload.campaign, extra=look.unnamed(payload.campaign.extra))
-            left = msgspec.structs.replace(payload, campaign=campaign, extra=look.unnamed(payload.extra))
+            extra = look.unnamed(payload.campaign.extra, of_many=True)
+            campaign = msgspec.structs.replace(payload.campaign, extra=extra)
+            left = msgspec.structs.replace(payload, campaign=campaign, extra=look.unnamed(payload.extra, of_many=True))
         case _:
             assert_never(payload)
     return payload if left == payload else left
@@ -317,12 +319,13 @@ class _Look:
             return extra if mine.new else {}
         return self.unnamed(extra)
 
-    def unnamed(self, extra: Extra) -> Extra:
-        """Return other people's unknown fields without those that hold something of somebody who was forgotten."""
+    def unnamed(self, extra: Extra, *, of_many: bool = False) -> Extra:
+        """Return other people's unknown fields without what holds something of somebody who was forgotten."""
         if not extra:
             return extra
-        left = {name: value for name, value in extra.items() if not self._names(name, value)}
-        return extra if len(left) == len(extra) else left
+        kept = {name: without(name, one, self._names, of_many=of_many) for name, one in extra.items()}
+        left = {name: one for name, one in kept.items() if one is not UNSET}
+        return extra if left == extra else left
 
     def _names(self, name: str, value: Any) -> bool:
         """Tell whether an unknown field shows a message of theirs, or who they are."""
