@@ -254,6 +254,10 @@ class KafkaSource:
         ends = await reader.ends(self._partitions)
         for (topic, number), end in ends.items():
             offset = state.offsets.get((topic, number))
+            if offset is not None and offset.next_offset > end:  # to an idle reader it would seem to be at the end
+                raise OffsetGoneError(
+                    f"{topic}/{number} ends at offset {end}, and was read up to {offset.next_offset}. {REPLAY}"
+                )
             metrics.CONSUMER_LAG.labels(topic, str(number)).set(end - offset.next_offset if offset else end)
         if published is None or any((topic, count - 1) not in ends for topic, count in published.counts.items()):
             return  # this broker does not know of the added partitions yet
