@@ -231,6 +231,7 @@ SAMPLES: dict[str, object] = {
     "type": "message.received",
     "origin": "webhook",
     "sha256": bytes(32),
+    "discarded_at": None,  # what was discarded is in a list of its own
     "versions": '{"body":[0,1,3,true],"gone":[0,2,3,false]}',
     "data": '{"message":{"id":"x"}}',
     "raw": b'{"contact":{"id":"x"}}',

@@ -64,7 +64,7 @@ async def park(database_url: str, body: bytes, tenant: str = TENANT) -> UUID:
 
 async def test_parked_deliveries_are_seen_to_beside_a_running_service(database_url: str, tmp_path: Path) -> None:
     """Garbage is listed with its reason and shown to the byte; what can be read by now is appended at the log's end and
-    applied by the running service; what cannot stays parked with status 1; discarded is gone.
+    applied by the running service; what cannot stays parked with status 1; discarded is gone, until it is restored.
     """
     service = Service(tmp_path / "service", settings={"database": {"url": database_url}})
 
@@ -110,6 +110,9 @@ async def test_parked_deliveries_are_seen_to_beside_a_running_service(database_u
 
         assert parked("discard", unknown["id"]) == Done(0, ["discarded"], [])
         assert parked("list").out == [first]
+        assert parked("list", "--discarded").out == [second]
+        assert parked("restore", unknown["id"]) == Done(0, ["restored"], [])
+        assert parked("list").out == [first, second]
     await service.stop()
 
 
@@ -133,10 +136,12 @@ async def test_what_is_in_the_log_already_is_not_appended_twice(tmp_path: Path) 
 
 
 def test_a_parked_delivery_that_is_not_there_is_said(tmp_path: Path) -> None:
-    """An id that nobody has is status 1 for `show`, `retry` and `discard`."""
+    """An id that nobody has is status 1 for `show`, `retry`, `discard` and `restore`."""
     make_log(tmp_path / "var")
     for verb in ("show", "retry", "discard"):
         assert run(tmp_path, "parked", verb, NOBODY) == Done(1, [], [f"NotFoundError: no parked delivery {NOBODY}"])
+    gone = f"NotFoundError: no discarded delivery {NOBODY}"
+    assert run(tmp_path, "parked", "restore", NOBODY) == Done(1, [], [gone])
 
 
 async def test_what_was_parked_for_a_wrong_tenant_id_is_appended_once_the_setting_is_right(tmp_path: Path) -> None:
@@ -189,7 +194,8 @@ async def test_parked_events_are_seen_to_like_parked_deliveries(tmp_path: Path) 
     assert run(tmp_path, "parked", "retry", "log@1") == Done(1, [], ["NotFoundError: no parked event log@1"])
     await park_event(tmp_path / "var")
     assert run(tmp_path, "parked", "discard", "--reason", "data").out == ["1 discarded"]
-    await park_event(tmp_path / "var")
+    assert run(tmp_path, "parked", "retry", "log@1").status == 1
+    assert run(tmp_path, "parked", "restore", "--reason", "data").out == ["1 restored"]
     assert run(tmp_path, "parked", "discard", "log@1").out == ["discarded"]
     assert run(tmp_path, "parked", "list").out == []
 

@@ -138,7 +138,7 @@ async def test_did_joao_get_the_message_of_half_past_ten(browser: Browser, servi
 
 async def test_what_is_parked_is_tried_again_and_discarded(browser: Browser, service: Service) -> None:
     """A delivery that still cannot be understood says so and stays; it is discarded only after a second question, and
-    then nothing is parked. Who may only read has neither button.
+    then nothing is parked, until it is restored. Who may only read has neither button.
     """
     async with walking(browser, service) as walker:
         page = walker.page
@@ -160,8 +160,15 @@ async def test_what_is_parked_is_tried_again_and_discarded(browser: Browser, ser
         await page.get_by_role("link", name="Discard all").click()
         await expect(page.get_by_role("heading", level=1)).to_have_text("Discard?")
         assert await walker.violations() == []
-        await page.get_by_role("button", name="Discard for ever").click()
+        await page.get_by_role("button", name="Discard", exact=True).click()
         await expect(page.get_by_text("Nothing is parked.")).to_be_visible()
+        assert await walker.violations() == []
+        await page.get_by_role("button", name="Restore all").click()
+        await expect(page.locator(".said")).to_contain_text("1 restored")
+        await page.get_by_role("link", name="Discard all").click()
+        await page.get_by_role("button", name="Discard", exact=True).click()
+        await page.get_by_role("link", name=re.compile("not_json.*discarded")).click()
+        await expect(page.get_by_role("table", name="Discarded deliveries")).to_be_visible()
         assert await walker.violations() == []
         assert walker.complaints == []
 

@@ -38,6 +38,17 @@ def test_bytes_never_outlive_their_data() -> None:
     ]
 
 
+def test_what_was_discarded_is_kept_for_its_own_term_or_for_that_of_what_is_parked() -> None:
+    """Whichever is over sooner; where both are for ever it is kept for ever, and a tenant may have terms of its own."""
+    day = timedelta(days=1)
+    came, gone = NOW - 80 * day, NOW - day
+    terms = RetentionTerms({"parked": 90 * day, "discarded": 7 * day}, {"b": {"parked": 81 * day, "discarded": None}})
+    assert terms.restorable_until("a", came, gone) == gone + 7 * day
+    assert terms.restorable_until(None, NOW - 89 * day, gone) == NOW + day
+    assert terms.restorable_until("b", came, gone) == NOW + day
+    assert RetentionTerms({}).restorable_until("a", came, gone) is None
+
+
 def test_tenants_with_one_term_are_one_group() -> None:
     """Those with the default are one group, with all who are not configured; bytes that go with data are in none."""
     terms = RetentionTerms(

@@ -23,10 +23,12 @@ from whatsms_events.domain.retention import RetentionKind, RetentionTerms
 from whatsms_events.domain.seals import SEAL_ROWS
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.log.blanking import BLANKING
+from whatsms_events.storage.log.parked import Parked
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.log.seals import Seals
 from whatsms_events.storage.log.verify import verify
 from whatsms_events.storage.projection.apply import Projection
+from whatsms_events.storage.projection.parked import ParkedEvents, ReadPlace
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.storage.tables import (
     backfill_drift,
@@ -288,6 +290,26 @@ async def test_by_products_go_when_their_time_is_over(bench: Bench) -> None:
     assert {row["run"] for row in await bench.rows(bench.log, backfill_item)} == {2, 3, 4}, "sweeps take finished ones"
     assert sorted({row["run"] for row in await bench.rows(bench.log, backfill_drift)}) == [2, 4]
     assert shown("retention_oldest_timestamp_seconds", kind="parked") == (NOW - DAY).timestamp()
+
+
+async def test_what_was_discarded_goes_by_its_own_time(bench: Bench) -> None:
+    """What was discarded longer ago than its term goes, whenever it came; what is parked, and what was discarded since,
+    stays.
+    """
+    await fill_parked(bench.log, *(park(number) for number in range(3)))
+    parked, events = Parked(bench.log), ParkedEvents(bench.tables)
+    event = {"source": "log", "reason": "x", "detail": "", "raw": b"x", "headers": "[]", "parked_at": to_micros(NOW)}
+    async with bench.tables.write() as connection:
+        await connection.execute(insert(parked_event), [event | {"at": at} for at in range(3)])
+    for number, ago in ((0, 8 * DAY), (1, DAY)):
+        assert await parked.discard(park(number).id, NOW - ago)
+        assert await events.discard(ReadPlace("log", number), NOW - ago)
+    await bench.applied(0)
+    await bench.done(bench.retention(RetentionTerms({"discarded": 7 * DAY})))
+    kept = {row["id"] for row in await bench.rows(bench.log, parked_delivery)}
+    assert kept == {park(1).id, park(2).id}
+    assert {row["at"] for row in await bench.rows(bench.tables, parked_event)} == {1, 2}
+    assert shown("retention_oldest_timestamp_seconds", kind="discarded") == (NOW - DAY).timestamp()
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,11 @@ COMMANDS: Final = {
         "parked:retry_",
         "Read again with this release what was parked, and append it to the log, or apply it to the projection.",
     ),
-    "parked discard": ("parked:discard_", "Remove one parked delivery or event for ever, or all with a reason."),
+    "parked discard": ("parked:discard_", "Discard one parked delivery or event, or all with a reason."),
+    "parked restore": (
+        "parked:restore_",
+        "Park again what was discarded: one delivery or event, or all with a reason.",
+    ),
     "backfill run": (
         "backfill.commands:run_",
         "Compare everything with the vendor's REST API now, repair what differs, and say what it was.",

@@ -1,4 +1,4 @@
-"""`parked list`, `show`, `retry` and `discard`: what a person does about what could not be understood.
+"""`parked list`, `show`, `retry`, `discard` and `restore`: what a person does about what could not be understood.
 
 Two kinds are parked: deliveries at the door, named by an id, and events that could not be applied to the projection,
 named by the place where they were read, as in `log@17` or `whatsms.messages/3@42`.
@@ -15,6 +15,7 @@ from cyclopts.validators import Number
 
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.running import run
+from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.errors import ConfigError, NotFoundError
 from whatsms_events.service.parts import opened_log, opened_stores, privacy_key
@@ -35,7 +36,12 @@ Work = Callable[[], Coroutine[Any, Any, int]]
 
 
 def list_(
-    *, stage: ParkedAt | None = None, reason: str | None = None, limit: Limit = 50, options: SettingsOptions = DEFAULTS
+    *,
+    stage: ParkedAt | None = None,
+    reason: str | None = None,
+    discarded: bool = False,
+    limit: Limit = 50,
+    options: SettingsOptions = DEFAULTS,
 ) -> int:
     """List parked deliveries, oldest first, and then parked events: name, when, tenant, reason, detail, bytes.
 
@@ -47,6 +53,8 @@ def list_(
         Only what was parked at the door (deliveries), or at the fold (events).
     reason
         Only what was parked for this reason.
+    discarded
+        What was discarded and can be restored, instead of what is parked.
     limit
         How many of each at most, 500 or fewer.
     """
@@ -54,11 +62,11 @@ def list_(
 
     async def at_door() -> list[ParkedDelivery]:
         async with _deliveries(settings) as parked:
-            return await parked.list(None, limit, reason=reason)
+            return await parked.list(None, limit, reason=reason, discarded=discarded)
 
     async def at_fold() -> list[ParkedEvent]:
         async with _events(settings) as (parked, _):
-            return await parked.page(None, limit, reason=reason)
+            return await parked.page(None, limit, reason=reason, discarded=discarded)
 
     slugs = {tenant.tenant_id: slug for slug, tenant in settings.tenants.items()}
     for one in [] if stage == "fold" else run(at_door()):
@@ -167,7 +175,9 @@ def discard_(
     stage: ParkedAt | None = None,
     options: SettingsOptions = DEFAULTS,
 ) -> int:
-    """Remove one parked delivery or event for ever, or all with a reason.
+    """Discard one parked delivery or event, or all with a reason.
+
+    A retry leaves it alone. For `retention.discarded_days` the command `parked restore` brings it back; then it goes.
 
     Parameters
     ----------
@@ -182,18 +192,60 @@ def discard_(
 
     async def at_door() -> int:
         async with _deliveries(settings) as parked:
-            return int(await parked.discard(found)) if isinstance(found, UUID) else await parked.discard_all(str(found))
+            if isinstance(found, UUID):
+                return int(await parked.discard(found, now()))
+            return await parked.discard_all(str(found), now())
 
     async def at_fold() -> int:
         async with _events(settings) as (events, _):
             if isinstance(found, ReadPlace):
-                return int(await events.discard(found))
-            return await events.discard_all(str(found))
+                return int(await events.discard(found, now()))
+            return await events.discard_all(str(found), now())
 
     gone = sum(run(work()) for work in _stages(found, stage, at_door, at_fold))
     if not gone and not isinstance(found, str):
         raise _missing(found)
     print("discarded" if not isinstance(found, str) else f"{gone} discarded")
+    return 0
+
+
+def restore_(
+    name: str | None = None,
+    /,
+    *,
+    reason: str | None = None,
+    stage: ParkedAt | None = None,
+    options: SettingsOptions = DEFAULTS,
+) -> int:
+    """Park again what was discarded: one delivery or event, or all with a reason.
+
+    What was discarded for longer than `retention.discarded_days` is gone: status 1.
+
+    Parameters
+    ----------
+    name
+        As `parked list --discarded` shows it.
+    reason
+        Instead of one: everything that was discarded with this reason.
+    stage
+        With a reason: only what was parked at the door, or at the fold.
+    """
+    settings, found = options.load(), _one_or_reason(name, reason)
+
+    async def at_door() -> int:
+        async with _deliveries(settings) as parked:
+            return int(await parked.restore(found)) if isinstance(found, UUID) else await parked.restore_all(str(found))
+
+    async def at_fold() -> int:
+        async with _events(settings) as (events, _):
+            if isinstance(found, ReadPlace):
+                return int(await events.restore(found))
+            return await events.restore_all(str(found))
+
+    back = sum(run(work()) for work in _stages(found, stage, at_door, at_fold))
+    if not back and not isinstance(found, str):
+        raise _missing(found, "discarded")
+    print("restored" if not isinstance(found, str) else f"{back} restored")
     return 0
 
 
@@ -251,5 +303,5 @@ def _there(done: T | None, found: UUID | ReadPlace) -> T:
     return done
 
 
-def _missing(found: UUID | ReadPlace) -> NotFoundError:
-    return NotFoundError(f"no parked {'delivery' if isinstance(found, UUID) else 'event'} {found}")
+def _missing(found: UUID | ReadPlace, state: str = "parked") -> NotFoundError:
+    return NotFoundError(f"no {state} {'delivery' if isinstance(found, UUID) else 'event'} {found}")

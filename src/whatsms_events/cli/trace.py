@@ -102,7 +102,8 @@ def _lines(found: TraceView) -> Iterator[str]:
         yield from _event(shown)
     elif shown["kind"] == "parked":
         delivery = shown["delivery"]
-        yield f"parked delivery {shown['id']} of {shown['tenant'] or shown['tenant_id']}: {shown['reason']}"
+        state = "parked" if delivery["discarded_at"] is None else "discarded"
+        yield f"{state} delivery {shown['id']} of {shown['tenant'] or shown['tenant_id']}: {shown['reason']}"
         yield f"  received   {at(delivery['first_received_at'])}, came {delivery['count']}x"
         yield f"  bytes      sha256 {delivery['sha256']}, signed with {delivery['signed_by'] or 'an unknown secret'}"
     else:

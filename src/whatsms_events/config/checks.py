@@ -80,6 +80,7 @@ _KEPT: Final = {
     "data_days": ("the data of every event", "is"),
     "texts_days": ("the wording of every message", "is"),
     "parked_days": ("what is parked", "is"),
+    "discarded_days": ("what was discarded", "is"),
     "items_days": ("what a backfill read that stands still", "is"),
     "drift_days": ("what backfills found to differ", "is"),
 }

@@ -226,6 +226,7 @@ class RetentionSettings(_Section):
     data_days: KeptDays = 0.0
     texts_days: KeptDays = 0.0
     parked_days: KeptDays = 90.0
+    discarded_days: KeptDays = 7.0
     rejects_days: KeptDays = 1.0
     items_days: KeptDays = 30.0
     drift_days: KeptDays = 90.0
@@ -238,6 +239,7 @@ class TenantRetention(_Section):
     data_days: OwnDays = None
     texts_days: OwnDays = None
     parked_days: OwnDays = None
+    discarded_days: OwnDays = None
     rejects_days: OwnDays = None
     items_days: OwnDays = None
     drift_days: OwnDays = None

@@ -116,6 +116,12 @@ _QUERY: Final[Mapping[str, JsonObject]] = {
         "default": DAY_HOURS,
         "description": "How long the period is that ends now.",
     },
+    "discarded": {
+        "type": "integer",
+        "enum": [0, 1],
+        "default": 0,
+        "description": "1 to list what was discarded and can be restored.",
+    },
     "raw": {"type": "integer", "enum": [0, 1], "default": 0, "description": "1 to get the bytes that came."},
 }
 """Each parameter of a query by its name."""

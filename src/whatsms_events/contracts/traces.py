@@ -36,7 +36,6 @@ def trace_components(ack: JsonObject) -> dict[str, JsonObject]:
         "tables": _tables(),
         "thing": nullable(row(_thing(ack))),
     }  # fmt: skip
-    delivery = row({"sha256": HEX, "signed_by": _TEXT_OR_NULL, "first_received_at": TIME, "count": INTEGER})
     short = row({
         "position": INTEGER,
         "id": IDENTIFIER,
@@ -48,13 +47,18 @@ def trace_components(ack: JsonObject) -> dict[str, JsonObject]:
     return {
         "TraceMatch": row(_named(KINDS, TEXT)),
         "TraceOfEvent": row(event),
-        "TraceOfParked": row({**_named(("parked",), IDENTIFIER), "reason": TEXT, "delivery": delivery}),
+        "TraceOfParked": row({**_named(("parked",), IDENTIFIER), "reason": TEXT, "delivery": row(_parked())}),
         "TraceOfThing": row(thing),
     }
 
 
 def _named(kinds: tuple[str, ...], identifier: JsonObject) -> dict[str, JsonObject]:
     return {"kind": enum(kinds), "tenant": _TEXT_OR_NULL, "tenant_id": TEXT, "id": identifier}
+
+
+def _parked() -> dict[str, JsonObject]:
+    told = {"sha256": HEX, "signed_by": _TEXT_OR_NULL, "first_received_at": TIME, "count": INTEGER}
+    return {**told, "discarded_at": nullable(TIME)}
 
 
 def _record() -> JsonObject:
@@ -77,6 +81,7 @@ def _tables() -> JsonObject:
     return row({
         "state": enum(("parked", "applied", "not_applied")),
         "parked": _TEXT_OR_NULL,
+        "discarded": FLAG,
         "applied_through": INTEGER,
         "changes": nullable(FLAG),
         "fields": listed(field),

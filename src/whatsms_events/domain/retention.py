@@ -20,8 +20,11 @@ from typing import Final, Literal, NamedTuple, get_args
 
 from whatsms_events.domain.events import to_micros
 
-RetentionKind = Literal["raw", "data", "texts", "parked", "items", "drift"]
-"""What has a term of its own. `raw` is the bytes as they came, `data` what was read of them: the bytes go with it."""
+RetentionKind = Literal["raw", "data", "texts", "parked", "discarded", "items", "drift"]
+"""What has a term of its own. `raw` is the bytes as they came, `data` what was read of them: the bytes go with it.
+
+`discarded` is what was parked, from when it was discarded; it goes with what is parked where that is over sooner.
+"""
 
 KINDS: Final[tuple[RetentionKind, ...]] = get_args(RetentionKind)
 
@@ -45,6 +48,12 @@ class RetentionTerms:
         if kind == "raw" and (data := mine.get("data")) is not None:
             return data if found is None else min(found, data)
         return found
+
+    def restorable_until(self, tenant: str | None, parked_at: datetime, discarded_at: datetime) -> datetime | None:
+        """Return until when what was parked and discarded is kept, None for ever."""
+        ends = {"parked": parked_at, "discarded": discarded_at}
+        over = [at + kept for kind, at in ends.items() if (kept := self.kept(tenant, kind)) is not None]  # type: ignore[arg-type]
+        return min(over, default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from whatsms_events.backfill.worker import Backfill
 from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.trail import Trail
-from whatsms_events.service.parts import Stores, kafka_target, privacy_key
+from whatsms_events.service.parts import Stores, kafka_target, privacy_key, terms_of
 from whatsms_events.service.record_finder import RecordFinder
 from whatsms_events.service.upstream import plan_of, role_of
 from whatsms_events.storage.difference import Differences
@@ -87,7 +87,7 @@ def make_console(
         ConversationsPage(frame, queries, traces, ask),
         PassportPage(frame, queries, traces, RecordFinder(stores.log, kafka, prefix).find),
         AcksPage(frame, queries),
-        ParkedPage(frame, _parked_parts(stores, frame, pulse, privacy_key(settings))),
+        ParkedPage(frame, _parked_parts(settings, stores, frame, pulse)),
         RepairPage(frame, reports, Differences(traces, event_log), verbs),
         LivePage(frame, queries),
     ]
@@ -100,12 +100,12 @@ def _locked(frame: Frame, *, relays: bool) -> list[str]:
     return [*(["relay"] if relays else []), "consumer", "sealer", BLANKING, *keyed]
 
 
-def _parked_parts(stores: Stores, frame: Frame, pulse: Pulse, key: bytes | None) -> ParkedParts:
-    """Return what the page of parked things asks, and what its buttons do; by the key the forgotten are recognised."""
-    parked, events = Parked(stores.log, key), ParkedEvents(stores.projection)
+def _parked_parts(settings: Settings, stores: Stores, frame: Frame, pulse: Pulse) -> ParkedParts:
+    """Return what the page of parked things asks, and what its buttons do."""
+    parked, events = Parked(stores.log, privacy_key(settings)), ParkedEvents(stores.projection)
     retry = Retry(Projection(stores.projection), events, EventLog(stores.log))
     tenants = DeliveryRetry(parked, lambda: [one.tenant_id for one in frame.tenants.values()])
-    return ParkedParts(pulse, parked, events, tenants, retry)
+    return ParkedParts(pulse, parked, events, tenants, retry, terms_of(settings))
 
 
 def repair_verbs(

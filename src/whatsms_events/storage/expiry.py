@@ -39,6 +39,7 @@ def by_products(log: Database, projection: Database) -> Mapping[RetentionKind, t
     """Return what has an end, by its kind."""
     return {
         "parked": (ParkedDeliveries(log), ParkedAtFold(projection)),
+        "discarded": (ParkedDeliveries(log, discarded=True), ParkedAtFold(projection, discarded=True)),
         "items": (StillRuns(log),),
         "drift": (DriftDetails(log),),
     }
@@ -51,15 +52,19 @@ def whose(group: Group, tenant: ColumnElement[Any]) -> ColumnElement[bool]:
 
 
 class ParkedDeliveries:
-    """Deliveries that could not be understood, by the time at which each first came."""
+    """Deliveries that could not be understood, by the time at which each first came.
 
-    def __init__(self, database: Database) -> None:
+    Or those of them that were `discarded`, by the time of that.
+    """
+
+    def __init__(self, database: Database, *, discarded: bool = False) -> None:
         self._database = database
+        self._since = parked_delivery.c.discarded_at if discarded else parked_delivery.c.received_at
 
     async def expire(self, group: Group, now: datetime) -> int:
         """Remove the oldest that are over."""
         table = parked_delivery.c
-        over = table.received_at <= group.cutoff(now), whose(group, table.tenant)
+        over = self._since <= group.cutoff(now), whose(group, table.tenant)
         query = select(table.id, func.length(table.raw)).where(*over).order_by(table.received_at, table.id)
         async with self._database.read() as connection:
             found = (await connection.execute(query.limit(PIECE))).all()
@@ -70,20 +75,24 @@ class ParkedDeliveries:
             return (await connection.execute(delete(parked_delivery).where(table.id.in_(some), *over))).rowcount
 
     async def oldest(self, group: Group) -> int | None:
-        """Return when the oldest came."""
-        return await _least(self._database, parked_delivery.c.received_at, whose(group, parked_delivery.c.tenant))
+        """Return when the oldest came, or was discarded."""
+        return await _least(self._database, self._since, whose(group, parked_delivery.c.tenant))
 
 
 class ParkedAtFold:
-    """Events that could not be applied, by the time at which each was parked."""
+    """Events that could not be applied, by the time at which each was parked.
 
-    def __init__(self, database: Database) -> None:
+    Or those of them that were `discarded`, by the time of that.
+    """
+
+    def __init__(self, database: Database, *, discarded: bool = False) -> None:
         self._database = database
+        self._since = parked_event.c.discarded_at if discarded else parked_event.c.parked_at
 
     async def expire(self, group: Group, now: datetime) -> int:
         """Remove some that are over."""
         table = parked_event.c
-        over = table.parked_at <= group.cutoff(now), whose(group, table.tenant)
+        over = self._since <= group.cutoff(now), whose(group, table.tenant)
         key = tuple_(table.source, table.at)
         query = select(table.source, table.at, func.length(table.raw)).where(*over).order_by(table.source, table.at)
         async with self._database.read() as connection:
@@ -95,8 +104,8 @@ class ParkedAtFold:
             return (await connection.execute(delete(parked_event).where(key.in_(some), *over))).rowcount
 
     async def oldest(self, group: Group) -> int | None:
-        """Return when the first was parked."""
-        return await _least(self._database, parked_event.c.parked_at, whose(group, parked_event.c.tenant))
+        """Return when the first was parked, or discarded."""
+        return await _least(self._database, self._since, whose(group, parked_event.c.tenant))
 
 
 class StillRuns:

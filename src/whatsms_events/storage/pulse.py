@@ -82,17 +82,19 @@ class Pulse:
             waiting = (await connection.execute(_after(through))).scalar()
         return through, None if waiting is None else from_micros(waiting)
 
-    async def parked_at_door(self) -> ParkedCounts:
-        """Return which deliveries are parked."""
+    async def parked_at_door(self, *, discarded: bool = False) -> ParkedCounts:
+        """Return which deliveries are parked, or were discarded, by when they came."""
         table = parked_delivery.c
         some = select(table.reason, table.received_at.label("at")).order_by(table.received_at, table.id)
+        some = some.where(table.discarded_at.is_not(None) if discarded else table.discarded_at.is_(None))
         async with self._log.read() as connection:
             return self._counted("door", (await connection.execute(self._by_reason(some))).all())
 
-    async def parked_at_fold(self) -> ParkedCounts:
-        """Return which events are parked."""
+    async def parked_at_fold(self, *, discarded: bool = False) -> ParkedCounts:
+        """Return which events are parked, or were discarded, by when they were parked."""
         table = parked_event.c
         some = select(table.reason, table.parked_at.label("at")).order_by(table.source, table.at)
+        some = some.where(table.discarded_at.is_not(None) if discarded else table.discarded_at.is_(None))
         async with self._projection.read() as connection:
             return self._counted("fold", (await connection.execute(self._by_reason(some))).all())
 

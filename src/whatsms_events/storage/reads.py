@@ -154,15 +154,17 @@ class Queries:
             )
         return message | {"revisions": shown_revisions(rows), "revisions_complete": not more}
 
-    async def parked_deliveries(self, *, after: PageKey | None, limit: int) -> RowPage:
-        """Return a page of what was parked at the door, oldest first; not its bytes."""
+    async def parked_deliveries(self, *, after: PageKey | None, limit: int, discarded: bool = False) -> RowPage:
+        """Return a page of what is parked at the door, or was discarded, oldest first; not its bytes."""
         table = tables.parked_delivery
-        return await self._list(table, (table.c.received_at, table.c.id), [], after=after, limit=limit)
+        which = [table.c.discarded_at.is_not(None) if discarded else table.c.discarded_at.is_(None)]
+        return await self._list(table, (table.c.received_at, table.c.id), which, after=after, limit=limit)
 
-    async def parked_events(self, *, after: PageKey | None, limit: int) -> RowPage:
-        """Return a page of what was parked at the fold, by where it was read; not its bytes."""
+    async def parked_events(self, *, after: PageKey | None, limit: int, discarded: bool = False) -> RowPage:
+        """Return a page of what is parked at the fold, or was discarded, by where it was read; not its bytes."""
         table = tables.parked_event
-        return await self._list(table, (table.c.source, table.c.at), [], after=after, limit=limit)
+        which = [table.c.discarded_at.is_not(None) if discarded else table.c.discarded_at.is_(None)]
+        return await self._list(table, (table.c.source, table.c.at), which, after=after, limit=limit)
 
     async def events(
         self,

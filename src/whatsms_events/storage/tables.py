@@ -83,6 +83,7 @@ parked_delivery = Table(
     Column("raw", LargeBinary, nullable=False),
     Column("count", Integer, nullable=False),  # how often it came
     Column("signed_by", Text),  # as in `event_log`
+    Column("discarded_at", BigInteger),  # null while it is parked; until retention takes it, it can be restored
     Index("parked_delivery_by_time", "received_at", "id"),
 )
 
@@ -444,4 +445,5 @@ parked_event = Table(
     Column("parked_at", BigInteger, nullable=False),
     Column("raw", LargeBinary, nullable=False),  # the record's value or the row's data, verbatim
     Column("headers", Text, nullable=False),  # JSON
+    Column("discarded_at", BigInteger),  # as in `parked_delivery`
 )

@@ -85,6 +85,7 @@ class EventFacts:
     redelivered_at: datetime | None
     applied_through: int
     parked: str | None
+    discarded: bool
     trace: EventTrace | None
     thing: "ThingFacts | None"
 
@@ -111,6 +112,7 @@ class ParkedFacts:
     sha256: bytes
     signed_by: str | None
     count: int
+    discarded_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +214,7 @@ class Traces:
         (entry,) = await self._event_log.read(row.position - 1, 1)
         subject = entry.event.subject
         about = entity(entry.event.type)
+        parked, discarded = await self._parked(row.position)
         return EventFacts(
             entry=entry,
             log_id=await self._event_log.log_id(),
@@ -222,7 +225,8 @@ class Traces:
             redelivered=row.again or 0,
             redelivered_at=None if row.last_received_at is None else from_micros(row.last_received_at),
             applied_through=await self._holdings.applied_through(),
-            parked=await self._parked(row.position),
+            parked=parked,
+            discarded=discarded,
             trace=await self._trace(entry),
             thing=None if subject is None else await self.thing(about, entry.event.tenant, subject),
         )
@@ -230,19 +234,30 @@ class Traces:
     async def parked(self, delivery_id: UUID) -> ParkedFacts | None:
         """Return what is known of a parked delivery, None where there is none by this id."""
         table = parked_delivery.c
-        columns = (table.tenant, table.reason, table.received_at, table.sha256, table.signed_by)
+        columns = (table.tenant, table.reason, table.received_at, table.sha256, table.signed_by, table.discarded_at)
         async with self._log.read() as connection:
             query = select(*columns, table.count.label("came")).where(table.id == delivery_id)
             row = (await connection.execute(query)).one_or_none()
         if row is None:
             return None
-        at = from_micros(row.received_at)
-        return ParkedFacts(delivery_id, row.tenant, row.reason, at, row.sha256, row.signed_by, row.came)
+        return ParkedFacts(
+            id=delivery_id,
+            tenant=row.tenant,
+            reason=row.reason,
+            received_at=from_micros(row.received_at),
+            sha256=row.sha256,
+            signed_by=row.signed_by,
+            count=row.came,
+            discarded_at=None if row.discarded_at is None else from_micros(row.discarded_at),
+        )
 
-    async def _parked(self, position: int) -> str | None:
-        query = select(parked_event.c.reason).where(parked_event.c.source == "log", parked_event.c.at == position)
+    async def _parked(self, position: int) -> tuple[str | None, bool]:
+        """Return why an event could not be applied, None where it is not parked, and whether it was discarded."""
+        table = parked_event.c
+        query = select(table.reason, table.discarded_at).where(table.source == "log", table.at == position)
         async with self._projection.read() as connection:
-            return (await connection.execute(query)).scalar_one_or_none()
+            row = (await connection.execute(query)).one_or_none()
+        return (None, False) if row is None else (row.reason, row.discarded_at is not None)
 
     async def _trace(self, entry: LogEntry) -> EventTrace | None:
         """Return what became of an event in the tables; None where it cannot be read any more, or never could be."""

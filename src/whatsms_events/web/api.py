@@ -7,8 +7,7 @@ A parameter that cannot be read is 400, and the answer names it. A thing that is
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Annotated, Final, get_args
-from uuid import UUID
+from typing import Final, get_args
 
 import msgspec
 from aiohttp import web
@@ -24,7 +23,10 @@ from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.web.access import require
 from whatsms_events.web.hiding import event_for_eyes, for_eyes, may_see
 from whatsms_events.web.questions import (
+    BY_ARRIVAL,
+    BY_PLACE,
     TOP,
+    Int64,
     bad,
     entity_id,
     json_answer,
@@ -69,11 +71,8 @@ DAY_HOURS: Final = 24
 ACK_HOURS: Final = 31 * 24
 """The longest period whose messages are looked at."""
 
-_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=TOP)]
 _BY_ID: Final = msgspec.json.Decoder(tuple[str])
-_BY_TIME: Final = msgspec.json.Decoder(tuple[_Int64 | None, str])
-_BY_ARRIVAL: Final = msgspec.json.Decoder(tuple[_Int64, UUID])
-_BY_PLACE: Final = msgspec.json.Decoder(tuple[str, _Int64])
+_BY_TIME: Final = msgspec.json.Decoder(tuple[Int64 | None, str])
 _BY_DRIFT: Final = msgspec.json.Decoder(tuple[str, str, str])
 
 
@@ -143,13 +142,15 @@ class Api:
         return one_answer(None if found is None else for_eyes(request, "message", found))
 
     async def _parked_deliveries(self, request: web.Request) -> web.Response:
-        asked = parameters(request, "after", "limit")
-        page = await self._queries.parked_deliveries(after=key_after(asked, _BY_ARRIVAL), limit=page_limit(asked))
+        asked = parameters(request, "after", "limit", "discarded")
+        after, discarded = key_after(asked, BY_ARRIVAL), number(asked, "discarded", 0, 0, 1) == 1
+        page = await self._queries.parked_deliveries(after=after, limit=page_limit(asked), discarded=discarded)
         return self._tenants_page("deliveries", page)
 
     async def _parked_events(self, request: web.Request) -> web.Response:
-        asked = parameters(request, "after", "limit")
-        page = await self._queries.parked_events(after=key_after(asked, _BY_PLACE), limit=page_limit(asked))
+        asked = parameters(request, "after", "limit", "discarded")
+        after, discarded = key_after(asked, BY_PLACE), number(asked, "discarded", 0, 0, 1) == 1
+        page = await self._queries.parked_events(after=after, limit=page_limit(asked), discarded=discarded)
         return self._tenants_page("events", page)
 
     def _tenants_page(self, plural: str, page: RowPage) -> web.Response:

@@ -7,7 +7,8 @@ import base64
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
+from uuid import UUID
 
 import msgspec
 from aiohttp import hdrs, web
@@ -20,6 +21,11 @@ from whatsms_events.web.views import shown_page
 DEFAULT_LIMIT: Final = 50
 TOP: Final = 2**63 - 1
 """The highest position that a database can hold."""
+
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=TOP)]
+BY_ARRIVAL: Final = msgspec.json.Decoder(tuple[Int64, UUID])
+BY_PLACE: Final = msgspec.json.Decoder(tuple[str, Int64])
+"""How places in the lists of parked deliveries and of parked events are written, see `key_after`."""
 
 T = TypeVar("T")
 

@@ -58,6 +58,7 @@ def _tables(found: EventFacts) -> RowView:
     return {
         "state": "parked" if found.parked is not None else "applied" if applied else "not_applied",
         "parked": found.parked,
+        "discarded": found.discarded,
         "applied_through": found.applied_through,
         "changes": None if found.trace is None else found.trace.changes,
         "fields": [_field(one) for one in (() if found.trace is None else found.trace.fields)],
@@ -94,6 +95,7 @@ def shown_parked(found: ParkedFacts, slugs: Mapping[str, str]) -> RowView:
             "signed_by": found.signed_by,
             "first_received_at": found.received_at,
             "count": found.count,
+            "discarded_at": found.discarded_at,
         },
     }
 

@@ -37,7 +37,8 @@ def kafka_words(place: TraceView) -> str:
 def table_words(tables: TraceView) -> str:
     """Say whether the event is applied."""
     if tables["parked"] is not None:
-        return f"could not be applied, and is parked: {tables['parked']}"
+        now = "was discarded" if tables["discarded"] else "is parked"
+        return f"could not be applied, and {now}: {tables['parked']}"
     if tables["state"] == "not_applied":
         return f"not applied yet: they are at position {tables['applied_through']}"
     if tables["changes"] is None:

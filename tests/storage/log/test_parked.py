@@ -71,9 +71,9 @@ async def test_pages_show_each_parked_delivery_once(database: Database) -> None:
     items = [*(park(number) for number in range(9)), park(99, "not_json")]
     await fill(database, *items)
     parked, seen = Parked(database), list[ParkedDelivery]()
-    while page := await parked.list(seen[-1] if seen else None, 4):
+    while page := await parked.list(seen[-1].place if seen else None, 4):
         seen += page
-        assert await parked.discard(page[-1].id)
+        assert await parked.discard(page[-1].id, NOON)
     assert sorted(one.id for one in seen) == sorted(item.id for item in items)
     assert [one.received_at for one in seen] == sorted(one.received_at for one in seen)
     assert len(await parked.list(None, 100)) == 7
@@ -127,21 +127,53 @@ async def test_refused_again_stays_parked(database: Database) -> None:
     assert await EventLog(database).end() == 0
 
 
-async def test_discarded_is_gone(database: Database) -> None:
-    """Discarding removes one, and says when there was nothing to remove."""
+async def test_discarded_is_parked_no_more_and_can_be_restored(database: Database) -> None:
+    """What was discarded is in a list of its own with its bytes, no retry takes it, and restored it is parked as
+    before; each verb says whether there was something to do.
+    """
+    await fill(database, park(1), park(2), park(3, "not_json"))
+    parked, retry = Parked(database), DeliveryRetry(Parked(database), lambda: ["acme"])
+    before = await parked.list(None, 10)
+    assert await parked.discard(park(1).id, NOON)
+    assert not await parked.discard(park(1).id, NOON)
+    assert await parked.discard_all("unknown_event", NOON) == 1
+    assert [one.reason for one in await parked.list(None, 10)] == ["not_json"]
+    gone = await parked.list(None, 10, discarded=True)
+    assert [(one.id, one.discarded_at) for one in gone] == [(park(1).id, NOON), (park(2).id, NOON)]
+    assert await parked.take(park(1).id, append(park(1))) is None
+    assert await retry.one(park(1).id) is None
+    assert await retry.all("unknown_event") == RetriedDeliveries(0, 0)
+    shown = await parked.show(park(1).id)
+    assert shown is not None
+    assert shown[1] == b"raw 1"
+    assert await parked.restore(park(1).id)
+    assert not await parked.restore(park(1).id)
+    assert not await parked.restore(park(3, "not_json").id)
+    assert await parked.restore_all("unknown_event") == 1
+    assert await parked.list(None, 10) == before
+
+
+async def test_what_was_discarded_and_comes_again_is_parked_again(database: Database) -> None:
+    """The vendor sends it once more, so somebody must look once more."""
     await fill(database, park(1))
-    assert await Parked(database).discard(park(1).id)
-    assert not await Parked(database).discard(park(1).id)
+    parked = Parked(database)
+    assert await parked.discard(park(1).id, NOON)
+    await fill(database, park(1))
+    assert [(one.id, one.count, one.discarded_at) for one in await parked.list(None, 10)] == [(park(1).id, 2, None)]
 
 
 async def test_trying_all_again_ends_when_it_is_enough(database: Database) -> None:
-    """It is asked between any two deliveries, since a hundred large ones take long; what is left is said to be so, and
-    nothing is left where the last one was tried.
+    """It is asked between any two deliveries, since a hundred large ones take long; the next time goes on where it
+    stopped, and nothing is left where the last one was tried.
     """
-    await fill(database, *(park(number) for number in range(3)))
+    items = [park(number) for number in range(3)]
+    await fill(database, *items)
+    places = [one.place for one in await Parked(database).list(None, 10)]
     retry = DeliveryRetry(Parked(database), lambda: ["acme"])
     answers = iter([False, True])
-    assert await retry.all("unknown_event", enough=lambda: next(answers)) == RetriedDeliveries(0, 2, whole=False)
+    stopped = await retry.all("unknown_event", enough=lambda: next(answers))
+    assert stopped == RetriedDeliveries(0, 2, go_on=places[1])
+    assert await retry.all("unknown_event", after=stopped.go_on) == RetriedDeliveries(0, 1)
     answers = iter([False, False, True])
     assert await retry.all("unknown_event", enough=lambda: next(answers)) == RetriedDeliveries(0, 3)
-    assert await retry.all("unknown_event", enough=lambda: True) == RetriedDeliveries(0, 1, whole=False)
+    assert await retry.all("unknown_event", enough=lambda: True) == RetriedDeliveries(0, 1, go_on=places[0])

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ from whatsms_events.storage import tables
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.apply import Projection, Retried
 from whatsms_events.storage.projection.parked import ParkedBytes, ParkedEvents, ReadPlace
-from whatsms_events.storage.projection.retry import ELSEWHERE, Retry
+from whatsms_events.storage.projection.retry import ELSEWHERE, FIRST_PIECE, Retry
 from whatsms_events.storage.role_lock import RoleLock
 from workers.test_consumer import DEADLINE_S, Bench, connect, opened
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -166,7 +169,7 @@ async def test_what_is_not_parked_any_more_is_left_out(bench: Bench) -> None:
     await bench.apply_all(bench.from_log())
     events = ParkedEvents(bench.projection)
     page = await events.retriable(None, 500)
-    assert await events.discard(page[0].place)
+    assert await events.discard(page[0].place, NOW)
 
     class Stale(ParkedEvents):
         """Sees what was parked before."""
@@ -179,11 +182,52 @@ async def test_what_is_not_parked_any_more_is_left_out(bench: Bench) -> None:
 
     stale = Retry(Projection(bench.projection), Stale(bench.projection), EventLog(bench.log))
     assert counts(await stale.all()) == (0, {"unstorable": len(page) - 1})
-    assert [row["at"] for row in await bench.parked()] == [one.place.at for one in page[1:]]
+    assert [one.place for one in await events.page(None, 500)] == [one.place for one in page[1:]]
     await refuse_no_more(bench)
     both = [counts(await stale.all()) for _ in range(2)]
     assert both == [(len(page) - 1, {}), (0, {})]
+    assert [row["at"] for row in await bench.parked()] == [page[0].place.at]
     assert await bench.applied() == end - 1
+
+
+async def test_what_was_discarded_is_left_alone_and_can_be_restored(bench: Bench) -> None:
+    """No retry applies it; restored it is parked as before, and then a retry does."""
+    end = await bench.append(60)
+    await refuse_one_contact(bench)
+    await bench.apply_all(bench.from_log())
+    events, before = ParkedEvents(bench.projection), await bench.parked()
+    one, *others = await events.page(None, 500)
+    assert await events.discard(one.place, NOW)
+    assert not await events.discard(one.place, NOW)
+    assert await events.discard_all("unstorable", NOW) == len(others)
+    assert await events.page(None, 500) == []
+    assert [gone.place for gone in await events.page(None, 500, discarded=True)] == [
+        row.place for row in (one, *others)
+    ]
+    await refuse_no_more(bench)
+    assert await retry_of(bench).one(one.place) is None
+    assert counts(await retry_of(bench).all()) == (0, {})
+    assert await events.restore(one.place)
+    assert not await events.restore(one.place)
+    assert await events.restore_all("unstorable") == len(others)
+    assert await bench.parked() == before
+    assert counts(await retry_of(bench).all()) == (len(before), {})
+    assert await bench.applied() == end
+
+
+async def test_a_retry_of_all_ends_soon_and_goes_on_where_it_stopped(bench: Bench) -> None:
+    """The first piece is small, since nobody knows how long one takes; what is behind it is for the next time."""
+    await bench.append(200)
+    await refuse_one_contact(bench)
+    await bench.apply_all(bench.from_log())
+    places = [ReadPlace(row["source"], row["at"]) for row in await bench.parked()]
+    assert len(places) > FIRST_PIECE
+    await refuse_no_more(bench)
+    first = await retry_of(bench).all(enough=lambda: True)
+    assert (first.applied, first.go_on) == (FIRST_PIECE, places[FIRST_PIECE - 1])
+    rest = await retry_of(bench).all(after=first.go_on)
+    assert (rest.applied, rest.go_on) == (len(places) - FIRST_PIECE, None)
+    assert await bench.parked() == []
 
 
 async def test_a_page_of_a_retry_is_bounded_by_bytes(bench: Bench) -> None:

@@ -6,17 +6,20 @@ The text stands wherever a value of the vendor, of a person or of another proces
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from whatsms_events.domain.drift import Count
 from whatsms_events.domain.rotation import SecretStanding
 from whatsms_events.storage.difference import Difference, FieldDifference
+from whatsms_events.storage.log.parked import ParkedDelivery
+from whatsms_events.storage.projection.parked import ParkedEvent, ReadPlace
 from whatsms_events.storage.pulse import Flow, ParkedCount, ParkedCounts
 from whatsms_events.storage.reads import RowPage, RowView
 from whatsms_events.storage.repair.reports import Options, Overview, Run, RunInfo
 from whatsms_events.storage.role_holders import RoleHolder
 from whatsms_events.web.console.frame import Brought, ConsoleTenant
 from whatsms_events.web.console.now import NowSeen, RoleNow, TenantNow
-from whatsms_events.web.console.parked import ParkedChoice, ParkedRow
+from whatsms_events.web.console.parked import ParkedChoice, ParkedPlace, ParkedRow
 from whatsms_events.web.console.repair import RunRow, ShownReport, TenantRepair
 from whatsms_events.web.console.stations import Station
 from whatsms_events.web.health import Readiness
@@ -55,16 +58,27 @@ def _now(text: str) -> Mapping[str, Any]:
 
 
 def _row(text: str) -> ParkedRow:
-    return ParkedRow(text, "door", text, text, text, AGO, 12, text, 2, text)
+    event = ParkedEvent(ReadPlace(text, 3), None, None, text, text, text, text, AGO, 12, AGO)
+    return ParkedRow(event, text, AGO)
+
+
+def _delivery_row(text: str) -> ParkedRow:
+    one = ParkedDelivery(UUID(int=3), text, text, text, AGO, text, b"", text, 2, 12)
+    return ParkedRow(one, text)
 
 
 def _parked(text: str) -> Mapping[str, Any]:
     counts = ParkedCounts([ParkedCount("fold", text, 3, AGO)], whole=False)
     return {
-        "places": [("door", Brought(None, text)), ("fold", Brought(counts))],
-        "stage": "fold",
+        "places": [
+            ParkedPlace("door", Brought(None, text), Brought(None, text)),
+            ParkedPlace("fold", Brought(counts), Brought(counts)),
+        ],
+        "stage": "door",
         "reason": text,
-        "rows": Brought([_row(text)]),
+        "discarded": False,
+        "reached": text,
+        "rows": Brought([_delivery_row(text)]),
         "more": None,
         "nothing": False,
     }
@@ -127,7 +141,7 @@ CONTEXTS: Final[Mapping[str, Context]] = {
     "sign_in.html": lambda text: {"to": text, "wrong": text},
     "parked.html": _parked,
     "parked_one.html": lambda text: {"row": _row(text), "text": text, "cut": True},
-    "parked_discard.html": lambda text: {"choice": ParkedChoice(None, "door", text), "row": _row(text)},
+    "parked_discard.html": lambda text: {"choice": ParkedChoice(None, "door", text), "row": _row(text), "over": True},
     "repair.html": _tenants,
     "repair_piece.html": _tenants,
     "repair_run.html": _repair_run,

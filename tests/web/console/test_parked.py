@@ -1,21 +1,25 @@
 """The page Parked: it lists, shows, retries and discards what the commands do, and only for those who may."""
 
 import hashlib
+import html
 import json
+import re
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 import structlog
 from pytest_aiohttp import AiohttpClient
-from sqlalchemy import insert
+from sqlalchemy import delete, insert, update
 
 from web.console.pages import Browser, application, press, sign_in, token
 from whatsms_events.domain.events import to_micros
+from whatsms_events.domain.retention import Group, RetentionTerms
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
+from whatsms_events.storage.expiry import ParkedDeliveries
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.parked import Parked
 from whatsms_events.storage.log.retry import DeliveryRetry
@@ -24,7 +28,7 @@ from whatsms_events.storage.projection.parked import ParkedEvents
 from whatsms_events.storage.projection.retry import Retry
 from whatsms_events.storage.pulse import Pulse
 from whatsms_events.web.console.frame import ConsoleTenant, Frame
-from whatsms_events.web.console.parked import ParkedPage, ParkedParts
+from whatsms_events.web.console.parked import RETRY_S, ParkedPage, ParkedParts
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 FOLDER = Path(__file__).parents[2] / "deliveries"
@@ -64,13 +68,14 @@ async def stores(tmp_path: Path) -> AsyncIterator[tuple[Database, Database]]:
     await log.close()
 
 
-def page(frame: Frame, stores: tuple[Database, Database]) -> list[ParkedPage]:
+def page(frame: Frame, stores: tuple[Database, Database], *, retry_s: float = RETRY_S) -> list[ParkedPage]:
     """Return the page around the databases, as the service makes it."""
     log, projection = stores
     parked, events = Parked(log), ParkedEvents(projection)
     retry = DeliveryRetry(parked, lambda: [TENANT])
-    parts = ParkedParts(Pulse(*stores), parked, events, retry, Retry(Projection(projection), events, EventLog(log)))
-    return [ParkedPage(frame, parts)]
+    fold = Retry(Projection(projection), events, EventLog(log))
+    terms = RetentionTerms({"parked": timedelta(days=90), "discarded": timedelta(days=7)})
+    return [ParkedPage(frame, ParkedParts(Pulse(*stores), parked, events, retry, fold, terms), retry_s=retry_s)]
 
 
 @pytest.fixture
@@ -90,6 +95,13 @@ async def text(browser: Browser, path: str) -> str:
     return await answer.text()
 
 
+def next_page(shown: str) -> str:
+    """Return the way to the next page of the list."""
+    found = re.search(r'href="([^"]+)">Next page', shown)
+    assert found is not None
+    return html.unescape(found[1])
+
+
 async def said(browser: Browser, action: str, **fields: str) -> str:
     """Press a button of the page, and return the page that comes after it."""
     answer = await press(browser, "/parked", action, **fields)
@@ -105,7 +117,8 @@ async def test_it_lists_what_is_parked_by_reason(browser: Browser) -> None:
     assert "<b>somewhere" not in first
     assert f"name={UUID(int=50)}" in first
     assert f"name={UUID(int=51)}" not in first
-    more = await text(browser, f"/parked?stage=door&after={UUID(int=50)}")
+    more = await text(browser, next_page(first))
+    assert f"name={UUID(int=50)}" not in more
     assert f"name={UUID(int=51)}" in more
     only = await text(browser, "/parked?stage=door&reason=not_json")
     assert f"name={UUID(int=2)}" in only
@@ -128,14 +141,86 @@ async def test_one_is_tried_again(browser: Browser, stores: tuple[Database, Data
     assert "0 applied, 1 still parked" in stray
 
 
+async def test_the_next_page_goes_on_although_the_last_one_shown_is_gone(
+    browser: Browser, stores: tuple[Database, Database]
+) -> None:
+    """Somebody tries again or discards while another one turns pages: no page begins anew, none leaves out any."""
+    way = next_page(await text(browser, "/parked"))
+    async with stores[0].write() as connection:
+        some = tables.parked_delivery.c.id.in_([UUID(int=number) for number in range(40, 51)])
+        await connection.execute(delete(tables.parked_delivery).where(some))
+    shown = await text(browser, way)
+    assert all(f"name={UUID(int=number)}" in shown for number in range(51, 60))
+    assert f"name={UUID(int=1)}" not in shown
+    assert (await browser.get("/parked?stage=door&after=x")).status == 400
+
+
+async def test_all_of_a_reason_go_on_where_the_time_was_up(
+    stores: tuple[Database, Database], aiohttp_client: AiohttpClient
+) -> None:
+    """A button that stopped before the end leads to one that goes on behind what was tried, and so to the end."""
+    app, _access = application(lambda frame: page(frame, stores, retry_s=0), token(), tenants=TENANTS)
+    browser = await aiohttp_client(app)
+    await sign_in(browser)
+    fields = {"stage": "door", "reason": "too_deep"}
+    shown, pressed = await said(browser, "/parked/retry", **fields), 1
+    while (found := re.search(r'name="after" value="([^"]+)"', shown)) is not None:
+        assert "go on with the rest" in shown
+        shown, pressed = await said(browser, "/parked/retry", **fields, after=found[1]), pressed + 1
+    assert "0 appended, 1 still parked." in shown
+    assert pressed == 57
+
+
+async def test_what_was_discarded_is_restored_while_its_bytes_are_kept(
+    browser: Browser, stores: tuple[Database, Database]
+) -> None:
+    """The page says until when, lists what was discarded, and restores one or all of a reason; once retention has taken
+    it, the page says that it is gone for good.
+    """
+    one, event = str(UUID(int=2)), "whatsms.messages/3@42"
+    shown = await said(browser, "/parked/discard", name=one)
+    assert "It can be restored until" in shown
+    assert "Restore all" in shown
+    assert f"name={one}" not in shown
+    assert f"name={one}" in await text(browser, "/parked?stage=door&discarded=1")
+    alone = await text(browser, f"/parked/one?name={one}")
+    assert "Goes for good" in alone
+    assert "Try again" not in alone
+    assert (await press(browser, "/parked", "/parked/retry", name=one)).status == 404
+    assert "1 restored" in await said(browser, "/parked/restore", name=one)
+    assert "57 discarded." in await said(browser, "/parked/discard", stage="door", reason="too_deep")
+    assert "57 restored" in await said(browser, "/parked/restore", stage="door", reason="too_deep")
+    assert "1 discarded." in await said(browser, "/parked/discard", stage="fold", reason="no_id")
+    assert "1 restored" in await said(browser, "/parked/restore", name=event)
+    assert len(await Parked(stores[0]).list(None, 100)) == 59
+    assert "1 discarded." in await said(browser, "/parked/discard", name=one)
+    group = Group("discarded", timedelta(0), frozenset(), but=True)
+    assert await ParkedDeliveries(stores[0], discarded=True).expire(group, datetime.now(UTC)) == 1
+    assert "its bytes are gone" in await said(browser, "/parked/restore", name=one)
+    assert (await browser.get(f"/parked/one?name={one}")).status == 404
+
+
+async def test_who_discards_what_is_over_is_told_that_nothing_brings_it_back(
+    browser: Browser, stores: tuple[Database, Database]
+) -> None:
+    """What was parked for longer than it may be kept goes at once when it is discarded, and the question says so."""
+    ask = await text(browser, f"/parked/discard?name={UUID(int=2)}")
+    assert "It can be restored" in ask
+    async with stores[0].write() as connection:
+        await connection.execute(update(tables.parked_delivery).values(received_at=0))
+    assert "Nothing brings it back" in await text(browser, f"/parked/discard?name={UUID(int=2)}")
+
+
 async def test_all_of_a_reason_are_tried_again_or_discarded(
     browser: Browser, stores: tuple[Database, Database]
 ) -> None:
-    """A button on a reason is for all with it and for no other; discarding asks once more and says that it is final."""
+    """A button on a reason is for all with it and for no other; discarding asks once more and says for how long it can
+    be undone.
+    """
     assert "0 appended, 57 still parked." in await said(browser, "/parked/retry", stage="door", reason="too_deep")
     assert "1 appended, 0 still parked." in await said(browser, "/parked/retry", stage="door", reason="unknown_event")
     ask = await text(browser, "/parked/discard?stage=door&reason=too_deep")
-    assert "Nothing brings them back" in ask
+    assert "They can be restored for a while" in ask
     assert len(await Parked(stores[0]).list(None, 100)) == 58
     assert "57 discarded." in await said(browser, "/parked/discard", stage="door", reason="too_deep")
     assert [one.id for one in await Parked(stores[0]).list(None, 100)] == [UUID(int=2)]
@@ -177,5 +262,5 @@ async def test_who_may_only_read_sees_reasons_and_no_bytes_and_no_buttons(browse
         assert "/parked/discard" not in shown
     for path in ("/parked/bytes?name=", "/parked/one?bytes=1&name=", "/parked/discard?name="):
         assert (await browser.get(f"{path}{UUID(int=2)}")).status == 403
-    for action in ("/parked/retry", "/parked/discard"):
+    for action in ("/parked/retry", "/parked/discard", "/parked/restore"):
         assert (await press(browser, "/parked", action, name=str(UUID(int=1)))).status == 403

@@ -152,7 +152,11 @@ _ADD_COUNT: Final = (
     "ON CONFLICT (id) DO UPDATE SET count = redelivery.count + excluded.count,"
     " last_received_at = excluded.last_received_at"
 )
-_ADD_PARKED: Final = "ON CONFLICT (id) DO UPDATE SET count = parked_delivery.count + excluded.count RETURNING id, count"
+# A delivery that was discarded and comes again is parked again: it is as true as it was, and somebody waits for it.
+_ADD_PARKED: Final = (
+    "ON CONFLICT (id) DO UPDATE SET count = parked_delivery.count + excluded.count, discarded_at = NULL"
+    " RETURNING id, count"
+)
 
 
 @lru_cache(maxsize=2048)

@@ -1,14 +1,15 @@
-"""This module lists, shows, retries and discards parked deliveries. The committer parks them.
+"""This module lists, shows, retries, discards and restores parked deliveries. The committer parks them.
 
-A retry loses nothing: one transaction removes the parked delivery and appends its event.
+A retry loses nothing: one transaction removes the parked delivery and appends its event. What is discarded is kept, and
+can be restored, until retention takes it; a retry leaves it alone.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import RowMapping, delete, func, literal, select, tuple_
+from sqlalchemy import ColumnElement, RowMapping, delete, func, literal, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from whatsms_events.domain.events import from_micros, to_micros
@@ -23,11 +24,19 @@ from whatsms_events.storage.tables import event_log, parked_delivery
 PAGE_LIMIT: Final = 500
 
 
+class ArrivalPlace(NamedTuple):
+    """Where a parked delivery stands among the others: when it came first, in microseconds, and its id."""
+
+    received_at: int
+    id: UUID
+
+
 @dataclass(frozen=True, slots=True)
 class ParkedDelivery:
     """A delivery that could not become an event; `count` is how often it came, `size_bytes` that of its body.
 
-    `signed_by` is the name of the secret that verified it; None where an earlier release parked it.
+    `signed_by` is the name of the secret that verified it; None where an earlier release parked it. `discarded_at` is
+    None while it is parked.
     """
 
     id: UUID
@@ -40,6 +49,12 @@ class ParkedDelivery:
     signed_by: str | None
     count: int
     size_bytes: int
+    discarded_at: datetime | None = None
+
+    @property
+    def place(self) -> ArrivalPlace:
+        """Return where it stands among the others."""
+        return ArrivalPlace(to_micros(self.received_at), self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +75,11 @@ _SHOWN = select(
     parked_delivery.c.sha256,
     parked_delivery.c.signed_by,
     parked_delivery.c.count,
+    parked_delivery.c.discarded_at,
     func.length(parked_delivery.c.raw).label("size_bytes"),
 )
 _PLACE = tuple_(parked_delivery.c.received_at, parked_delivery.c.id)
+_PARKED: Final = parked_delivery.c.discarded_at.is_(None)
 
 
 class Parked:
@@ -76,30 +93,32 @@ class Parked:
         self._held = HeldSuppressions(database, privacy_key)
 
     async def list(
-        self, after: ParkedDelivery | None, limit: int, *, reason: str | None = None
+        self, after: ArrivalPlace | None, limit: int, *, reason: str | None = None, discarded: bool = False
     ) -> list[ParkedDelivery]:
-        """Return a page without bodies, oldest first, after the given one (also where that is gone by now).
+        """Return a page without bodies, oldest first, after a place (also where nothing stands there by now).
 
-        Perhaps only those with one reason.
+        Perhaps only those with one reason; and those that are parked, or those that were `discarded`.
         """
         query = _SHOWN.order_by(parked_delivery.c.received_at, parked_delivery.c.id).limit(min(limit, PAGE_LIMIT))
+        query = query.where(parked_delivery.c.discarded_at.is_not(None) if discarded else _PARKED)
         if reason is not None:
             query = query.where(parked_delivery.c.reason == reason)
         if after is not None:
-            received_at = literal(to_micros(after.received_at))
-            query = query.where(tuple_(received_at, literal(after.id, parked_delivery.c.id.type)) < _PLACE)
+            query = query.where(
+                tuple_(literal(after.received_at), literal(after.id, parked_delivery.c.id.type)) < _PLACE
+            )
         async with self._database.read() as connection:
             return [_parked(row) for row in (await connection.execute(query)).mappings()]
 
     async def show(self, parked_id: UUID) -> tuple[ParkedDelivery, bytes] | None:
-        """Return one and its bytes; None where it is not there."""
+        """Return one and its bytes, also where it was discarded; None where it is not there."""
         query = _SHOWN.add_columns(parked_delivery.c.raw).where(parked_delivery.c.id == parked_id)
         async with self._database.read() as connection:
             row = (await connection.execute(query)).mappings().one_or_none()
         return None if row is None else (_parked(row), row["raw"])
 
     async def take(self, parked_id: UUID, append: Append) -> Taken | None:
-        """Append the event that a parked delivery became, and remove the delivery; return None where it is not there.
+        """Append the event that a parked delivery became, and remove the delivery; return None where none is parked.
 
         What it tells of people who were forgotten since it came is blanked. Raise UnstorableError where the database
         refuses the event: then it stays parked. Raise ConfigError where those people could not be recognised.
@@ -115,7 +134,7 @@ class Parked:
         find_it = select(event_log.c.position).where(event_log.c.id == append.event.id)
         async with self._database.write() as connection:
             # Removing comes first: if two retry at the same time, the second waits here and finds nothing.
-            gone = await connection.execute(delete(parked_delivery).where(parked_delivery.c.id == parked_id))
+            gone = await connection.execute(delete(parked_delivery).where(parked_delivery.c.id == parked_id, _PARKED))
             if gone.rowcount == 0:
                 return None
             position = (await connection.execute(append_it.returning(event_log.c.position))).scalar_one_or_none()
@@ -123,17 +142,26 @@ class Parked:
                 return Taken(position, duplicate=False)
             return Taken((await connection.execute(find_it)).scalar_one(), duplicate=True)
 
-    async def discard(self, parked_id: UUID) -> bool:
-        """Remove one for ever; return whether it was there."""
-        async with self._database.write() as connection:
-            gone = await connection.execute(delete(parked_delivery).where(parked_delivery.c.id == parked_id))
-            return gone.rowcount > 0
+    async def discard(self, parked_id: UUID, now: datetime) -> bool:
+        """Discard one; return whether it was parked."""
+        return await self._set_discarded(now, parked_delivery.c.id == parked_id, _PARKED) > 0
 
-    async def discard_all(self, reason: str) -> int:
-        """Remove all with a reason for ever; return how many there were."""
+    async def discard_all(self, reason: str, now: datetime) -> int:
+        """Discard all that are parked for a reason; return how many there were."""
+        return await self._set_discarded(now, parked_delivery.c.reason == reason, _PARKED)
+
+    async def restore(self, parked_id: UUID) -> bool:
+        """Park one again that was discarded; return whether it was still there."""
+        return await self._set_discarded(None, parked_delivery.c.id == parked_id, ~_PARKED) > 0
+
+    async def restore_all(self, reason: str) -> int:
+        """Park all again that were discarded with a reason and are still there; return how many."""
+        return await self._set_discarded(None, parked_delivery.c.reason == reason, ~_PARKED)
+
+    async def _set_discarded(self, at: datetime | None, *which: ColumnElement[bool]) -> int:
+        changing = update(parked_delivery).where(*which).values(discarded_at=None if at is None else to_micros(at))
         async with self._database.write() as connection:
-            mine = parked_delivery.c.reason == reason
-            return (await connection.execute(delete(parked_delivery).where(mine))).rowcount
+            return (await connection.execute(changing)).rowcount
 
 
 def _parked(row: RowMapping) -> ParkedDelivery:
@@ -148,4 +176,5 @@ def _parked(row: RowMapping) -> ParkedDelivery:
         signed_by=row["signed_by"],
         count=row["count"],
         size_bytes=row["size_bytes"],
+        discarded_at=None if row["discarded_at"] is None else from_micros(row["discarded_at"]),
     )

@@ -11,7 +11,7 @@ from whatsms_events.domain.events import Event
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.verdicts import Append
 from whatsms_events.errors import InvalidEventError
-from whatsms_events.storage.log.parked import Parked, ParkedDelivery, Taken
+from whatsms_events.storage.log.parked import ArrivalPlace, Parked, ParkedDelivery, Taken
 
 PIECE: Final = 100
 """So many are read from the list at a time."""
@@ -19,11 +19,11 @@ PIECE: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class RetriedDeliveries:
-    """How many were appended, and how many stay parked; `whole` is False where others were not tried."""
+    """How many were appended, and how many stay parked; `go_on` is where to go on where others were not tried."""
 
     appended: int
     parked: int
-    whole: bool = True
+    go_on: ArrivalPlace | None = None
 
 
 class DeliveryRetry:
@@ -34,30 +34,32 @@ class DeliveryRetry:
         self._tenants = tenants
 
     async def one(self, parked_id: UUID) -> Taken | None:
-        """Append the event that this release makes of the delivery; return None where there is no such delivery.
+        """Append the event that this release makes of the delivery; return None where no such delivery is parked.
 
         Raise InvalidEventError where the delivery is still not understood: it stays parked.
         """
         found = await self._parked.show(parked_id)
-        return None if found is None else await self._take(*found)
+        return None if found is None or found[0].discarded_at is not None else await self._take(*found)
 
-    async def all(self, reason: str, *, enough: Callable[[], bool] = lambda: False) -> RetriedDeliveries:
+    async def all(
+        self, reason: str, *, after: ArrivalPlace | None = None, enough: Callable[[], bool] = lambda: False
+    ) -> RetriedDeliveries:
         """Retry all deliveries with a reason, each once, the oldest first, until `enough` says so.
 
-        It is asked before each but the first: one at least is tried, and `whole` tells whether others were left.
+        It begins after a place, where one is given: `go_on` of the time before. `enough` is asked before each but the
+        first, so one at least is tried.
         """
         appended, left = 0, 0
-        after: ParkedDelivery | None = None
         while page := await self._parked.list(after, PIECE, reason=reason):
             for one in page:
                 if appended + left and enough():
-                    return RetriedDeliveries(appended, left, whole=False)
+                    return RetriedDeliveries(appended, left, go_on=after)
                 try:
                     await self.one(one.id)
                     appended += 1
                 except InvalidEventError:
                     left += 1
-            after = page[-1]
+                after = one.place
         return RetriedDeliveries(appended, left)
 
     async def _take(self, one: ParkedDelivery, raw: bytes) -> Taken | None:

@@ -24,6 +24,7 @@ from whatsms_events.domain.records import STRAY
 from whatsms_events.errors import FencedError, IntegrityError, InvalidEventError
 from whatsms_events.storage.database import Database, insert
 from whatsms_events.storage.projection.hot import HotRows
+from whatsms_events.storage.projection.parked import ReadPlace
 from whatsms_events.storage.projection.rows import TURN, ClaimedEvent, Folding
 from whatsms_events.storage.tables import parked_event, projection, projection_offset
 
@@ -99,12 +100,12 @@ class Applied:
 class Retried:
     """What a retry did: how many parked events it applied, by type, and how many stay parked, by today's reason.
 
-    `whole` is False where others were not tried.
+    `go_on` is where to go on where others were not tried.
     """
 
     types: Mapping[EventType, int]
     parked: Mapping[str, int]
-    whole: bool = True
+    go_on: ReadPlace | None = None
 
     @property
     def applied(self) -> int:
@@ -290,7 +291,7 @@ async def _advance(connection: AsyncConnection, generation: int) -> None:
 
 async def _taken(connection: AsyncConnection, item: ReadItem) -> bool:
     """Remove an event from the parked ones; return whether it was there."""
-    mine = parked_event.c.source == item.source, parked_event.c.at == item.at
+    mine = parked_event.c.source == item.source, parked_event.c.at == item.at, parked_event.c.discarded_at.is_(None)
     return (await connection.execute(delete(parked_event).where(*mine))).rowcount > 0
 
 
@@ -339,7 +340,8 @@ async def _with_room(connection: AsyncConnection, strays: Sequence[_Parked]) -> 
     """Return the strays that are parked: the first ones, as long as there are few."""
     if not strays:
         return []
-    query = select(func.count()).select_from(parked_event).where(parked_event.c.reason == STRAY)
+    held = parked_event.c.reason == STRAY, parked_event.c.discarded_at.is_(None)
+    query = select(func.count()).select_from(parked_event).where(*held)
     return strays[: max(0, STRAYS_KEPT - (await connection.execute(query)).scalar_one())]
 
 

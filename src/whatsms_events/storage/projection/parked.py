@@ -1,6 +1,7 @@
-"""This module lists, shows and discards parked events, which could not be applied. `Projection.retry` retries them.
+"""This module lists, shows, discards and restores parked events. `Projection.retry` retries them.
 
-Records that name no log (reason `stray`) are parked too, but they are nobody's events: a retry leaves them out.
+They could not be applied. What is discarded is kept, and can be restored, until retention takes it. Records that name
+no log (reason `stray`) are parked too, but they are nobody's events: a retry leaves them out.
 """
 
 import bisect
@@ -12,10 +13,10 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Select, delete, func, literal, select, tuple_
+from sqlalchemy import ColumnElement, Select, func, literal, select, tuple_, update
 
 from whatsms_events.domain.bodies import is_storable
-from whatsms_events.domain.events import from_micros
+from whatsms_events.domain.events import from_micros, to_micros
 from whatsms_events.domain.records import STRAY
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.tables import parked_event
@@ -49,7 +50,10 @@ def parked_name(text: str) -> UUID | ReadPlace | None:
 
 @dataclass(frozen=True, slots=True)
 class ParkedEvent:
-    """An event that could not be applied. What of it is None could not be read; `size_bytes` is that of its bytes."""
+    """An event that could not be applied. What of it is None could not be read; `size_bytes` is that of its bytes.
+
+    `discarded_at` is None while it is parked.
+    """
 
     place: ReadPlace
     event_id: UUID | None
@@ -60,6 +64,7 @@ class ParkedEvent:
     detail: str
     parked_at: datetime
     size_bytes: int
+    discarded_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +87,14 @@ _SHOWN = select(
     parked_event.c.reason,
     parked_event.c.detail,
     parked_event.c.parked_at,
+    parked_event.c.discarded_at,
     func.length(parked_event.c.raw).label("size_bytes"),
 )
 _BYTES = select(
     parked_event.c.source, parked_event.c.at, parked_event.c.event_id, parked_event.c.raw, parked_event.c.headers
 )
+_PARKED: Final = parked_event.c.discarded_at.is_(None)
+_RETRIABLE: Final = (_PARKED, parked_event.c.reason != STRAY)
 
 
 class ParkedEvents:
@@ -96,22 +104,27 @@ class ParkedEvents:
         self._database = database
         self._page_bytes = page_bytes
 
-    async def page(self, after: ReadPlace | None, limit: int, *, reason: str | None = None) -> list[ParkedEvent]:
-        """Return a page without bytes, by place; perhaps only those with one reason."""
-        query = _page(_SHOWN, after, limit, reason)
+    async def page(
+        self, after: ReadPlace | None, limit: int, *, reason: str | None = None, discarded: bool = False
+    ) -> list[ParkedEvent]:
+        """Return a page without bytes, by place: of those that are parked, or of those that were `discarded`.
+
+        Perhaps only those with one reason.
+        """
+        query = _page(_SHOWN, after, limit, reason).where(~_PARKED if discarded else _PARKED)
         async with self._database.read() as connection:
             return [_shown(row) for row in await connection.execute(query)]
 
     async def at(self, place: ReadPlace) -> ParkedEvent | None:
-        """Return one without its bytes; None where it is not there."""
-        query = _SHOWN.where(parked_event.c.source == place.source, parked_event.c.at == place.at)
+        """Return one without its bytes, also where it was discarded; None where it is not there."""
+        query = _SHOWN.where(*_at(place))
         async with self._database.read() as connection:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else _shown(row)
 
     async def bytes_of(self, place: ReadPlace) -> ParkedBytes | None:
-        """Return the bytes of one; None where it is not there."""
-        query = _BYTES.where(parked_event.c.source == place.source, parked_event.c.at == place.at)
+        """Return the bytes of one, also where it was discarded; None where it is not there."""
+        query = _BYTES.where(*_at(place))
         async with self._database.read() as connection:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else _bytes(row)
@@ -120,22 +133,36 @@ class ParkedEvents:
         """Return a page of those that may be retried, with their bytes, about 8 MiB of them: all but strays."""
         sizes = _page(select(func.length(parked_event.c.raw)), after, limit, reason)
         async with self._database.read() as connection:
-            found = (await connection.execute(sizes.where(parked_event.c.reason != STRAY))).scalars().all()
+            found = (await connection.execute(sizes.where(*_RETRIABLE))).scalars().all()
             totals = list(itertools.accumulate(found))
             fitting = max(1, bisect.bisect_right(totals, self._page_bytes))
-            query = _page(_BYTES, after, min(limit, fitting), reason).where(parked_event.c.reason != STRAY)
+            query = _page(_BYTES, after, min(limit, fitting), reason).where(*_RETRIABLE)
             return [_bytes(row) for row in await connection.execute(query)]
 
-    async def discard(self, place: ReadPlace) -> bool:
-        """Remove one for ever; return whether it was there."""
-        mine = parked_event.c.source == place.source, parked_event.c.at == place.at
-        async with self._database.write() as connection:
-            return (await connection.execute(delete(parked_event).where(*mine))).rowcount > 0
+    async def discard(self, place: ReadPlace, now: datetime) -> bool:
+        """Discard one; return whether it was parked."""
+        return await self._set_discarded(now, *_at(place), _PARKED) > 0
 
-    async def discard_all(self, reason: str) -> int:
-        """Remove all with a reason for ever; return how many there were."""
+    async def discard_all(self, reason: str, now: datetime) -> int:
+        """Discard all that are parked for a reason; return how many there were."""
+        return await self._set_discarded(now, parked_event.c.reason == reason, _PARKED)
+
+    async def restore(self, place: ReadPlace) -> bool:
+        """Park one again that was discarded; return whether it was still there."""
+        return await self._set_discarded(None, *_at(place), ~_PARKED) > 0
+
+    async def restore_all(self, reason: str) -> int:
+        """Park all again that were discarded with a reason and are still there; return how many."""
+        return await self._set_discarded(None, parked_event.c.reason == reason, ~_PARKED)
+
+    async def _set_discarded(self, at: datetime | None, *which: ColumnElement[bool]) -> int:
+        changing = update(parked_event).where(*which).values(discarded_at=None if at is None else to_micros(at))
         async with self._database.write() as connection:
-            return (await connection.execute(delete(parked_event).where(parked_event.c.reason == reason))).rowcount
+            return (await connection.execute(changing)).rowcount
+
+
+def _at(place: ReadPlace) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return parked_event.c.source == place.source, parked_event.c.at == place.at
 
 
 def _page(query: Select[Any], after: ReadPlace | None, limit: int, reason: str | None) -> Select[Any]:
@@ -157,6 +184,7 @@ def _shown(row: Any) -> ParkedEvent:
         detail=row.detail,
         parked_at=from_micros(row.parked_at),
         size_bytes=row.size_bytes,
+        discarded_at=None if row.discarded_at is None else from_micros(row.discarded_at),
     )
 
 

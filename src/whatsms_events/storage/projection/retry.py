@@ -16,6 +16,9 @@ from whatsms_events.storage.projection.parked import ParkedBytes, ParkedEvents, 
 PIECE: Final = 200
 """So many in one transaction: the consumer waits meanwhile."""
 
+FIRST_PIECE: Final = 10
+"""A piece has twice as many as the one before: so nobody waits for much longer than it was said to be enough."""
+
 LOG: Final = "log"
 
 ELSEWHERE: Final = "not_in_this_log"
@@ -31,20 +34,29 @@ class Retry:
         self._log = event_log
 
     async def one(self, place: ReadPlace) -> Retried | None:
-        """Retry one, also a stray; return None where it is not there."""
-        found = await self._parked.bytes_of(place)
-        return None if found is None else await self._retry([found])
+        """Retry one, also a stray; return None where it is not parked."""
+        one, found = await self._parked.at(place), await self._parked.bytes_of(place)
+        return None if one is None or one.discarded_at is not None or found is None else await self._retry([found])
 
-    async def all(self, reason: str | None = None, *, enough: Callable[[], bool] = lambda: False) -> Retried:
-        """Retry all but strays, or those with one reason, until `enough` says so after a piece; each is tried once."""
-        types, parked, after = Counter[EventType](), Counter[str](), None
-        while page := await self._parked.retriable(after, PIECE, reason=reason):
+    async def all(
+        self,
+        reason: str | None = None,
+        *,
+        after: ReadPlace | None = None,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> Retried:
+        """Retry all but strays, or those with one reason, each once, until `enough` says so after a piece.
+
+        It begins after a place, where one is given: `go_on` of the time before.
+        """
+        types, parked, piece = Counter[EventType](), Counter[str](), FIRST_PIECE
+        while page := await self._parked.retriable(after, piece, reason=reason):
             done = await self._retry(page)
             types += Counter(done.types)
             parked += Counter(done.parked)
-            after = page[-1].place
+            after, piece = page[-1].place, min(2 * piece, PIECE)
             if enough():
-                return Retried(types, parked, whole=False)
+                return Retried(types, parked, go_on=after)
         return Retried(types, parked)
 
     async def _retry(self, found: Sequence[ParkedBytes]) -> Retried:

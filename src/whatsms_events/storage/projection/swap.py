@@ -30,8 +30,8 @@ from whatsms_events.storage.projection.shadow import SCHEMA
 
 _TABLES: Final = (*tables.ENTITIES.values(), tables.message_revision, tables.parked_event)
 
-_UNCOMPARED: Final = frozenset({"parked_at"})
-"""When we looked is no difference."""
+_UNCOMPARED: Final = frozenset({"parked_at", "discarded_at"})
+"""When we looked is no difference, and what a person discarded stays discarded."""
 
 _LOCK_S: Final = 30
 _SILENT_S: Final = 3600

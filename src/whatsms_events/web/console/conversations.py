@@ -1,7 +1,7 @@
 """The page Conversations: whose is it, which tickets wait, what was said in one, and asking WhatSMS about it."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
@@ -15,15 +15,14 @@ from whatsms_events.storage.trace import ThingFacts, Traces
 from whatsms_events.web.console import places
 from whatsms_events.web.console.bubbles import days, unexplained
 from whatsms_events.web.console.frame import Brought, ConsoleTenant, Frame, Visit
-from whatsms_events.web.questions import TOP, key_after
+from whatsms_events.web.questions import Int64, key_after
 from whatsms_events.web.views import opaque
 
 TICKETS: Final = 50
 """Tickets of one page."""
 
-_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=TOP)]
-_BY_TIME: Final = msgspec.json.Decoder(tuple[_Int64 | None, str])
-_BY_AGE: Final = msgspec.json.Decoder(tuple[_Int64, str])
+_BY_TIME: Final = msgspec.json.Decoder(tuple[Int64 | None, str])
+_BY_AGE: Final = msgspec.json.Decoder(tuple[Int64, str])
 
 AskRest = Callable[[str, str], Awaitable[str | None]]
 """Ask WhatSMS about one ticket of a tenant, by slug and id; returns why it cannot be asked, None where it will be."""

@@ -1,12 +1,12 @@
-"""The page Parked: what could not be understood or applied, its bytes on request, and buttons to try again or discard.
+"""The page Parked: what could not be understood or applied, its bytes on request, and buttons for what to do with it.
 
 A button does what `whatsms-events parked` does, through the same code.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal
 from urllib.parse import urlencode
@@ -14,15 +14,19 @@ from uuid import UUID
 
 from aiohttp import hdrs, web
 
+from whatsms_events.domain.retention import RetentionTerms
 from whatsms_events.errors import InvalidEventError, NotFoundError
-from whatsms_events.storage.log.parked import Parked, ParkedDelivery
+from whatsms_events.storage.log.parked import ArrivalPlace, Parked, ParkedDelivery
 from whatsms_events.storage.log.retry import DeliveryRetry
+from whatsms_events.storage.projection.apply import Retried
 from whatsms_events.storage.projection.parked import ParkedEvent, ParkedEvents, ReadPlace, parked_name
 from whatsms_events.storage.projection.retry import Retry
 from whatsms_events.storage.pulse import ParkedCounts, Pulse
 from whatsms_events.web.access import require
 from whatsms_events.web.console.frame import HEADERS, Brought, Frame, Visit
-from whatsms_events.web.questions import bad, not_found, parameters
+from whatsms_events.web.console.rendering import utc
+from whatsms_events.web.questions import BY_ARRIVAL, BY_PLACE, bad, key_after, not_found, number, parameters
+from whatsms_events.web.views import opaque
 
 ParkedStage = Literal["door", "fold"]
 STAGES: Final[Mapping[str, ParkedStage]] = {"door": "door", "fold": "fold"}
@@ -37,29 +41,52 @@ RETRY_S: Final = 4.0
 
 @dataclass(frozen=True, slots=True)
 class ParkedParts:
-    """What the page asks, and what its buttons do."""
+    """What the page asks, and what its buttons do. `terms` say until when what was discarded is kept."""
 
     pulse: Pulse
     deliveries: Parked
     events: ParkedEvents
     retry_deliveries: DeliveryRetry
     retry_events: Retry
+    terms: RetentionTerms
 
 
 @dataclass(frozen=True, slots=True)
 class ParkedRow:
-    """One parked thing as the list shows it. `type` is known of events alone, `count` of deliveries alone."""
+    """One thing as the page shows it; `tenant` is the slug. `until` is when what was discarded goes, None for never."""
 
-    name: str
-    stage: ParkedStage
+    thing: ParkedDelivery | ParkedEvent
     tenant: str
-    reason: str
-    detail: str
-    at: datetime
-    size_bytes: int
-    type: str | None = None
-    count: int | None = None
-    signed_by: str | None = None
+    until: datetime | None = None
+
+    @property
+    def stage(self) -> ParkedStage:
+        """Return where it was parked."""
+        return "door" if isinstance(self.thing, ParkedDelivery) else "fold"
+
+    @property
+    def place(self) -> ArrivalPlace | ReadPlace:
+        """Return where it stands in its list."""
+        return self.thing.place
+
+    @property
+    def name(self) -> str:
+        """Return its name, as commands take it."""
+        return str(self.thing.id if isinstance(self.thing, ParkedDelivery) else self.thing.place)
+
+    @property
+    def at(self) -> datetime:
+        """Return when it came, or was parked."""
+        return self.thing.received_at if isinstance(self.thing, ParkedDelivery) else self.thing.parked_at
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedPlace:
+    """One of the two places, and what is counted there."""
+
+    stage: ParkedStage
+    parked: Brought[ParkedCounts]
+    discarded: Brought[ParkedCounts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,36 +128,69 @@ class ParkedPage:
             frame.get("/parked/discard", self._ask, scope="operate"),
             frame.post("/parked/retry", self._retry),
             frame.post("/parked/discard", self._discard),
+            frame.post("/parked/restore", self._restore),
         ]
 
     async def _page(self, visit: Visit) -> web.Response:
-        asked = parameters(visit.request, "stage", "reason", "after", "said", "by")
-        stage, reason = _stage(asked), asked.get("reason")
-        parts, listing = self._parts, self._rows(visit, stage, reason, asked.get("after"))
+        asked = parameters(visit.request, "stage", "reason", "discarded", "after", "reached", "said", "by")
+        stage, reason, discarded = _stage(asked), asked.get("reason"), number(asked, "discarded", 0, 0, 1) == 1
+        after = _after(asked, stage)
         async with asyncio.TaskGroup() as tasks:
-            door = tasks.create_task(visit.asked("What is parked at the door", parts.pulse.parked_at_door()))
-            fold = tasks.create_task(visit.asked("What is parked at the fold", parts.pulse.parked_at_fold()))
+            places = tasks.create_task(self._places(visit))
+            listing = self._rows(visit, stage, reason, after, discarded=discarded)
             rows = tasks.create_task(visit.asked("The list", listing))
-        shown = rows.result().value or []
         return visit.page(
             "parked.html",
-            places=[("door", door.result()), ("fold", fold.result())],
+            places=places.result(),
             stage=stage,
             reason=reason,
+            discarded=discarded,
+            reached=asked.get("reached"),
             rows=rows.result(),
-            more=_more(stage, reason, shown),
-            nothing=_nothing(door.result()) and _nothing(fold.result()),
+            more=_more(asked, stage, rows.result().value or []),
+            nothing=all(_nothing(one.parked) for one in places.result()),
         )
 
-    async def _rows(self, visit: Visit, stage: ParkedStage, reason: str | None, after: str | None) -> list[ParkedRow]:
+    async def _places(self, visit: Visit) -> list[ParkedPlace]:
+        """Count what is parked and what was discarded, at both places."""
+        pulse = self._parts.pulse
+        questions = {
+            "door": ("What is parked at the door", pulse.parked_at_door),
+            "fold": ("What is parked at the fold", pulse.parked_at_fold),
+        }
+        return [
+            ParkedPlace(
+                STAGES[name],
+                await visit.asked(what, count()),
+                await visit.asked(what.replace("is parked", "was discarded"), count(discarded=True)),
+            )
+            for name, (what, count) in questions.items()
+        ]
+
+    async def _rows(
+        self,
+        visit: Visit,
+        stage: ParkedStage,
+        reason: str | None,
+        after: ArrivalPlace | ReadPlace | None,
+        *,
+        discarded: bool,
+    ) -> list[ParkedRow]:
         """Return a page of one place's list: deliveries oldest first, events by where they were read."""
-        found = None if after is None else parked_name(after)
+        found: Sequence[ParkedDelivery | ParkedEvent]
         if stage == "fold":
-            place = found if isinstance(found, ReadPlace) else None
-            return [_event_row(visit, one) for one in await self._parts.events.page(place, LISTED, reason=reason)]
-        last = await self._parts.deliveries.show(found) if isinstance(found, UUID) else None
-        page = await self._parts.deliveries.list(None if last is None else last[0], LISTED, reason=reason)
-        return [_delivery_row(visit, one) for one in page]
+            place = after if isinstance(after, ReadPlace) else None
+            found = await self._parts.events.page(place, LISTED, reason=reason, discarded=discarded)
+        else:
+            came = after if isinstance(after, ArrivalPlace) else None
+            found = await self._parts.deliveries.list(came, LISTED, reason=reason, discarded=discarded)
+        return [self._row(visit, one) for one in found]
+
+    def _row(self, visit: Visit, one: ParkedDelivery | ParkedEvent) -> ParkedRow:
+        row = ParkedRow(one, visit.slug_of(one.tenant))
+        if one.discarded_at is None:
+            return row
+        return replace(row, until=self._parts.terms.restorable_until(one.tenant, row.at, one.discarded_at))
 
     async def _one(self, visit: Visit) -> web.Response:
         asked = parameters(visit.request, "name", "bytes", "said", "by")
@@ -157,70 +217,117 @@ class ParkedPage:
         if isinstance(name, UUID):
             delivery = await self._parts.deliveries.show(name)
             if delivery is not None:
-                return _delivery_row(visit, delivery[0]), delivery[1]
+                return self._row(visit, delivery[0]), delivery[1]
         else:
-            rows, event = await self._parts.events.at(name), await self._parts.events.bytes_of(name)
-            if rows is not None and event is not None:
-                return _event_row(visit, rows), event.raw
-        raise NotFoundError(f"nothing is parked by the name {name} any more")
+            shown, event = await self._parts.events.at(name), await self._parts.events.bytes_of(name)
+            if shown is not None and event is not None:
+                return self._row(visit, shown), event.raw
+        raise _missing(name)
 
     async def _ask(self, visit: Visit) -> web.Response:
-        """Ask once more before something is discarded: nothing brings it back."""
+        """Ask once more before something is discarded, and say for how long it can be restored."""
         choice = _choice(parameters(visit.request, "name", "stage", "reason"))
-        row = None if choice.name is None else (await self._found(visit, choice.name))[0]
-        return visit.page("parked_discard.html", choice=choice, row=row)
+        if choice.name is None:
+            return visit.page("parked_discard.html", choice=choice, row=None, over=False)
+        row = (await self._found(visit, choice.name))[0]
+        until = self._parts.terms.restorable_until(row.thing.tenant, row.at, visit.now)
+        over = until is not None and until <= visit.now
+        return visit.page("parked_discard.html", choice=choice, row=replace(row, until=until), over=over)
 
     async def _retry(self, visit: Visit, fields: Mapping[str, str]) -> web.Response:
         choice = _choice(fields)
         visit.did("parked.retry", _subject(choice))
+        go_on = None
         try:
-            said = await self._retried(choice)
+            said, go_on = await self._retried(choice, _after(fields, choice.stage))
         except InvalidEventError as exc:
             said = f"It is still not understood, and stays parked: {exc.reason} {exc.detail}"
-        return visit.back(_list(choice), said)
+        if go_on is None:
+            return visit.back(_list(choice), said)
+        there = urlencode({"stage": choice.stage, "reason": choice.reason, "reached": opaque(go_on)})
+        return visit.back(f"/parked?{there}", f"{said} {_REST}")
 
-    async def _retried(self, choice: ParkedChoice) -> str:
-        """Try again what was chosen, and return in words what became of it."""
+    async def _retried(
+        self, choice: ParkedChoice, after: ArrivalPlace | ReadPlace | None
+    ) -> tuple[str, ArrivalPlace | ReadPlace | None]:
+        """Try again what was chosen; return in words what became of it, and where to go on if it is not done."""
         end = time.monotonic() + self._retry_s
         parts, enough = self._parts, lambda: time.monotonic() > end
         match choice.name:
             case UUID() as name:
                 taken = await parts.retry_deliveries.one(name)
                 if taken is None:
-                    raise NotFoundError(f"nothing is parked by the name {name} any more")
-                return f"It is {'in the log already' if taken.duplicate else 'appended'}, at position {taken.position}."
-            case None if choice.stage == "door":
-                tried = await parts.retry_deliveries.all(choice.reason, enough=enough)
-                said = f"{tried.appended} appended, {tried.parked} still parked."
-                return said if tried.whole else f"{said} {_REST}"
+                    raise _missing(name)
+                how = "in the log already" if taken.duplicate else "appended"
+                return f"It is {how}, at position {taken.position}.", None
+            case ReadPlace() as name:
+                one = await parts.retry_events.one(name)
+                if one is None:
+                    raise _missing(name)
+                return _applied(one), None
+            case _ if choice.stage == "door":
+                came = after if isinstance(after, ArrivalPlace) else None
+                tried = await parts.retry_deliveries.all(choice.reason, after=came, enough=enough)
+                return f"{tried.appended} appended, {tried.parked} still parked.", tried.go_on
             case _:
-                events = parts.retry_events
-                one = choice.name
-                done = await (events.all(choice.reason, enough=enough) if one is None else events.one(one))
-                if done is None:
-                    raise NotFoundError(f"nothing is parked by the name {one} any more")
-                left = "".join(f", {count} still parked for {reason}" for reason, count in sorted(done.parked.items()))
-                said = f"{done.applied} applied{left}."
-                return said if done.whole else f"{said} {_REST}"
+                read = after if isinstance(after, ReadPlace) else None
+                done = await parts.retry_events.all(choice.reason, after=read, enough=enough)
+                return _applied(done), done.go_on
 
     async def _discard(self, visit: Visit, fields: Mapping[str, str]) -> web.Response:
         choice, parts = _choice(fields), self._parts
         gone: Awaitable[int]
         match choice.name:
             case UUID() as name:
-                gone = parts.deliveries.discard(name)
+                gone = parts.deliveries.discard(name, visit.now)
             case ReadPlace() as place:
-                gone = parts.events.discard(place)
+                gone = parts.events.discard(place, visit.now)
             case _ if choice.stage == "door":
-                gone = parts.deliveries.discard_all(choice.reason)
+                gone = parts.deliveries.discard_all(choice.reason, visit.now)
             case _:
-                gone = parts.events.discard_all(choice.reason)
+                gone = parts.events.discard_all(choice.reason, visit.now)
         count = int(await gone)
         visit.did("parked.discard", _subject(choice), count=count)
-        return visit.back(_list(choice), f"{count} discarded." if count else "It was gone already.")
+        said = f"{count} discarded.{await self._how_long(visit, choice)}" if count else "It was gone already."
+        return visit.back(_list(choice), said)
+
+    async def _how_long(self, visit: Visit, choice: ParkedChoice) -> str:
+        """Say until when what was just discarded can be restored."""
+        if choice.name is None:
+            return " The list of what was discarded says until when each can be restored."
+        until = (await self._found(visit, choice.name))[0].until
+        return f" It can be restored{'' if until is None else f' until {utc(until)}'}."
+
+    async def _restore(self, visit: Visit, fields: Mapping[str, str]) -> web.Response:
+        choice, parts = _choice(fields), self._parts
+        back: Awaitable[int]
+        match choice.name:
+            case UUID() as name:
+                back = parts.deliveries.restore(name)
+            case ReadPlace() as place:
+                back = parts.events.restore(place)
+            case _ if choice.stage == "door":
+                back = parts.deliveries.restore_all(choice.reason)
+            case _:
+                back = parts.events.restore_all(choice.reason)
+        count = int(await back)
+        visit.did("parked.restore", _subject(choice), count=count)
+        said = f"{count} restored: parked as before." if count else _TOO_LATE
+        return visit.back(_list(choice), said)
 
 
-_REST: Final = "The time was up before all were tried: press again, or use `whatsms-events parked retry --reason`."
+_REST: Final = "The time was up before all were tried: go on with the rest below."
+_TOO_LATE: Final = "Nothing was restored: it is parked already, or its time was over and its bytes are gone."
+
+
+def _applied(done: Retried) -> str:
+    left = "".join(f", {count} still parked for {reason}" for reason, count in sorted(done.parked.items()))
+    return f"{done.applied} applied{left}."
+
+
+def _missing(name: UUID | ReadPlace) -> NotFoundError:
+    why = "it was tried again with success, or its time was over and its bytes are gone"
+    return NotFoundError(f"nothing is parked by the name {name} any more: {why}")
 
 
 def _nothing(asked: Brought[ParkedCounts]) -> bool:
@@ -258,35 +365,14 @@ def _list(choice: ParkedChoice) -> str:
     return f"/parked?stage={choice.stage}"
 
 
-def _more(stage: ParkedStage, reason: str | None, rows: list[ParkedRow]) -> str | None:
+def _more(asked: Mapping[str, str], stage: ParkedStage, rows: list[ParkedRow]) -> str | None:
     if len(rows) < LISTED:
         return None
-    wanted = {"stage": stage, **({} if reason is None else {"reason": reason}), "after": rows[-1].name}
-    return f"/parked?{urlencode(wanted)}"
+    wanted = {name: asked[name] for name in ("reason", "discarded") if name in asked}
+    return f"/parked?{urlencode({'stage': stage, **wanted, 'after': opaque(rows[-1].place)})}"
 
 
-def _delivery_row(visit: Visit, one: ParkedDelivery) -> ParkedRow:
-    return ParkedRow(
-        name=str(one.id),
-        stage="door",
-        tenant=visit.slug_of(one.tenant),
-        reason=one.reason,
-        detail=one.detail,
-        at=one.received_at,
-        size_bytes=one.size_bytes,
-        count=one.count,
-        signed_by=one.signed_by,
-    )
-
-
-def _event_row(visit: Visit, one: ParkedEvent) -> ParkedRow:
-    return ParkedRow(
-        name=str(one.place),
-        stage="fold",
-        tenant=visit.slug_of(one.tenant),
-        reason=one.reason,
-        detail=one.detail,
-        at=one.parked_at,
-        size_bytes=one.size_bytes,
-        type=one.type,
-    )
+def _after(asked: Mapping[str, str], stage: ParkedStage) -> ArrivalPlace | ReadPlace | None:
+    """Return the place behind which to go on; raise 400 where it is none of this list."""
+    found = key_after(asked, BY_ARRIVAL if stage == "door" else BY_PLACE)
+    return None if found is None else ArrivalPlace(*found) if stage == "door" else ReadPlace(*found)

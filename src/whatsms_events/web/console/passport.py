@@ -116,10 +116,11 @@ def _of_parked(shown: Any) -> list[Stop]:
     delivery = shown["delivery"]
     times = "" if delivery["count"] == 1 else f", {delivery['count']} times so far"
     signed = f"signed with {delivery['signed_by']}" if delivery["signed_by"] else "nobody noted by which secret"
+    gone = delivery["discarded_at"]
     return [
         Stop("Received", "good", "came", delivery["first_received_at"], f"by webhook{times}"),
         Stop("Verified", "good", "signed", None, signed),
-        Stop("Log", "warn", "parked", None, f"not appended: {shown['reason']}"),
+        Stop("Log", "warn", "discarded" if gone else "parked", gone, f"not appended: {shown['reason']}"),
     ]
 
 
