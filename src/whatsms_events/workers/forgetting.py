@@ -6,7 +6,8 @@ Theory of operation. The order of the steps makes it complete, and each may be d
     2 settle    until every process that appends holds the marks
     3 event     `contact.forgotten` is appended; the log's end after it is `until`: what is later was looked at already
     4 wait      until the projection has applied, and the relay has published, everything up to `until`
-    5 person    looked for once more: what came meanwhile has its marks now
+    5 person    looked for once more: what came meanwhile has its marks now. If there are any, it goes on with 2, as who
+                appended up to `until` did not know them
     6 log       looked through up to `until`, piece by piece; parked deliveries and backfills after it
     7 tables    the rows of the projection, and parked events
     8 proof     everything is looked through once more, and must hold nothing
@@ -176,13 +177,7 @@ class Forgetting:
 
     async def _go_on(self, marker: Marker, one: Erasure, who: str) -> Forgetfulness:
         """Do what is not done yet of an erasure that has begun."""
-        if one.event_id is None:
-            await within(asyncio.Event(), self._waits.settle_s)
-            await self.alone.sure()
-            person = await self._person(one.tenant, who, None, one.contact_ids, one.ticket_ids)
-            one = await self._erasures.append(one, *self._event(one, person))
-        await self._caught_up(one.until)
-        one, person = await self._again(marker, one, who)
+        one, person = await self._told_to_all(marker, one, who)
         find = await self._find(marker, one, person)
         one = await self._blank_log(one, find)
         before = await self._before(one)
@@ -198,6 +193,19 @@ class Forgetting:
         unread = tuple([key async for key in self._search.unread(one)][:TOLD_LIMIT])
         contacts = tuple(sorted(person.contacts))
         return Forgetfulness(contacts, len(person.tickets), len(person.messages), done, one, named, unread)
+
+    async def _told_to_all(self, marker: Marker, one: Erasure, who: str) -> tuple[Erasure, FoundPerson]:
+        """Return the person once nothing is found of whose marks somebody who appended up to `until` did not know."""
+        while True:
+            if one.event_id is None:
+                await within(asyncio.Event(), self._waits.settle_s)
+                await self.alone.sure()
+                person = await self._person(one.tenant, who, None, one.contact_ids, one.ticket_ids)
+                one = await self._erasures.append(one, *self._event(one, person))
+            await self._caught_up(one.until)
+            one, person = await self._again(marker, one, who)
+            if one.event_id is not None:
+                return one, person
 
     async def apply(self, marks: Sequence[KeptMark]) -> Counts:
         """Blank what a log that was restored from a backup holds of people who were forgotten since.
@@ -332,12 +340,13 @@ class Forgetting:
         """Return the person as everything up to `until` shows them, with the marks of what is new of it."""
         known = one.contact_ids | {one.contact_id}
         person = await self._person(one.tenant, who, await self._before(one), known, one.ticket_ids)
-        kept = {row.mark for row in await SuppressionTable(self._log).all() if row.tenant == one.tenant}
-        marks = _marks(marker, one.tenant, person, to_micros(one.forgotten_at))
+        at = to_micros(one.forgotten_at)
+        kept = {row.mark for row in await SuppressionTable(self._log).all() if row.forgotten_at >= at}
+        marks = _marks(marker, one.tenant, person, at)
         new = [row for row in marks if row.mark not in kept]
         one = replace(one, contact_ids=person.contacts, ticket_ids=person.tickets)
         await self.alone.sure()
-        await self._erasures.add(one, new)
+        one = await self._erasures.add(one, new)
         if new:
             await self._keep_marks()
         self._search.tells(person)

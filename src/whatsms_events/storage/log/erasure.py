@@ -131,7 +131,7 @@ class Erasures:
         return [_erasure(row) for row in rows]
 
     async def append(self, one: Erasure, item: Append, kafka_until: datetime | None) -> Erasure:
-        """Append `contact.forgotten`, once, and note the log's end after it: up to there the log is looked through.
+        """Append `contact.forgotten`, once, and note the log's end by now: up to there the log is looked through.
 
         On PostgreSQL this takes the log's lock, so whoever appends by then has appended before that end.
         """
@@ -148,11 +148,19 @@ class Erasures:
             await connection.execute(update(erasure).where(erasure.c.number == one.number).values(moved))
         return replace(one, event_id=item.event.id, until=until, kafka_until=kafka_until)
 
-    async def add(self, one: Erasure, marks: Sequence[KeptMark]) -> None:
-        """Save the ids of an erasure, and add marks that were found since."""
+    async def add(self, one: Erasure, marks: Sequence[KeptMark]) -> Erasure:
+        """Save the ids of an erasure, and add marks that were found since.
+
+        With marks the erasure is again as it was before its event: who appended meanwhile did not know them, so the
+        log must be looked through up to another end, and from its beginning.
+        """
+        if marks:
+            one = replace(one, event_id=None, through=0)
+        values = {**_ids(one), "event_id": one.event_id, "through": one.through}
         async with self._database.write() as connection:
-            await connection.execute(update(erasure).where(erasure.c.number == one.number).values(_ids(one)))
+            await connection.execute(update(erasure).where(erasure.c.number == one.number).values(values))
             await add_marks(connection, marks)
+        return one
 
     async def rows(self, tenant: str, after: int, until: int) -> tuple[list[LogRow], int]:
         """Return a tenant's next rows with their bytes, and the position up to which nothing is left out."""
