@@ -33,14 +33,14 @@ WAIT_S: Final = 3.0
 def rows(address: str, feed: FeedReader) -> Iterator[str]:
     """Yield events behind the reader's last id until the feed breaks off; a refusal other than 503 is raised."""
     request = urllib.request.Request(f"{address}/api/v1/stream?type=message.received")
-    if feed.last_id:
-        request.add_header("Last-Event-ID", feed.last_id)
+    if last_id := feed.reopen():
+        request.add_header("Last-Event-ID", last_id)
     if token := os.environ.get("WHATSMS_EVENTS_PRIVATE__TOKEN"):
         request.add_header("Authorization", f"Bearer {token}")
     try:
         with urllib.request.urlopen(request, timeout=SILENCE_S) as answer:
             for line in answer:
-                sent = feed.line(line.decode())
+                sent = feed.line(line)
                 if sent is not None and not sent.ended:
                     yield sent.data
     except urllib.error.HTTPError as exc:

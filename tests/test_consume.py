@@ -136,7 +136,7 @@ def test_back_and_forth_over_the_feed_is_the_identity(entries: list[LogEntry], c
     whole = [n for n in range(len(blocks)) if len(b"".join(blocks[: n + 1])) <= cut]
     for limit, wanted in ((len(text), entries), (cut, [entries[n] for n in whole])):
         feed = consume.FeedReader()
-        lines = text[:limit].decode(errors="ignore").split("\n")
+        lines = text[:limit].split(b"\n")
         sent = [one for one in map(feed.line, lines) if one is not None]
         read = [consume.from_json(one.data) for one in sent]
         assert [(one.position, one.event) for one in read] == [(one.position, one.event) for one in wanted]
@@ -144,6 +144,23 @@ def test_back_and_forth_over_the_feed_is_the_identity(entries: list[LogEntry], c
         assert not any(one.ended for one in sent)
         assert feed.last_id == (f"{wanted[-1].position}-{wanted[-1].event.id}" if wanted else "")
         assert [consume.to_feed(one, slug) for one in read] == blocks[: len(wanted)]
+
+
+@given(entries=st.lists(ENTRIES, max_size=4), cut=st.integers(0, 4000))
+def test_a_reader_whose_connection_breaks_anywhere_has_each_event_once(entries: list[LogEntry], cut: int) -> None:
+    """Wherever a connection breaks off, also within a character, the next one gives what the reader did not have: what
+    was cut off is no part of what comes then.
+    """
+    records = [to_record(one, LOG_ID) for one in entries]
+    blocks = [consume.to_feed(consume.from_kafka(one.headers, one.value), None) for one in records]
+    feed = consume.FeedReader()
+    cut_off = b"".join(blocks)[:cut].splitlines(keepends=True)
+    had = [one for one in map(feed.line, cut_off) if one is not None]
+    place = feed.reopen()
+    assert place == (f"{entries[len(had) - 1].position}-{entries[len(had) - 1].event.id}" if had else "")
+    rest = [b": welcome\n", b"\n", *b"".join(blocks[len(had) :]).splitlines(keepends=True)]
+    had += [one for one in map(feed.line, rest) if one is not None]
+    assert [consume.from_json(one.data).event for one in had] == [one.event for one in entries]
 
 
 def test_the_rules_of_server_sent_events_are_kept() -> None:

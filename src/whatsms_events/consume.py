@@ -9,7 +9,8 @@
 The event feed sends a block of lines for each event:
 
     feed = consume.FeedReader()
-    for line in lines:  # of GET /api/v1/stream; `feed.last_id` is its header Last-Event-ID after a break
+    headers = {"Last-Event-ID": feed.reopen()}  # before each GET /api/v1/stream, also the first
+    for line in lines:  # of its answer
         sent = feed.line(line)
         if sent is not None and not sent.ended:
             consumed = consume.from_json(sent.data)
@@ -100,7 +101,8 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
 class FeedReader:
     """Makes blocks of the lines of the event feed, by the rules of Server-Sent Events (WHATWG HTML, 9.2.6).
 
-    `last_id` is what to send as `Last-Event-ID` when the feed is asked for again; empty before the first id.
+    One reader goes on over many connections: call `reopen` before each. `last_id` is the place behind which the feed
+    goes on, empty before the first id; a consumer that keeps it goes on there after a restart.
     """
 
     def __init__(self, last_id: str = "") -> None:
@@ -109,11 +111,19 @@ class FeedReader:
         self._name = ""
         self._data: list[str] = []
 
-    def line(self, line: str) -> Sent | None:
-        """Take the next line, with its end or without; return a block where the line ends one that has data."""
-        line = line.rstrip("\r\n")
-        if line:
-            name, _, value = line.partition(":")
+    def reopen(self) -> str:
+        """Forget a block that the last connection cut off; return the `Last-Event-ID` to send, which may be empty."""
+        self._id, self._name, self._data = self.last_id, "", []
+        return self.last_id
+
+    def line(self, line: bytes | str) -> Sent | None:
+        """Take the next line, with its end or without; return a block where the line ends one that has data.
+
+        A line may be cut off in the middle of a character, where the connection was.
+        """
+        text = (line if isinstance(line, str) else line.decode(errors="replace")).rstrip("\r\n")
+        if text:
+            name, _, value = text.partition(":")
             self._field(name, value.removeprefix(" "))
             return None
         self.last_id = self._id  # only now: the block might have been cut off

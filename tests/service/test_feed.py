@@ -37,10 +37,10 @@ class Follower:
                     await asyncio.sleep(0.05)  # killed or starting anew: nothing tells when it answers
 
     async def _read(self, session: aiohttp.ClientSession, stop: Callable[[], bool]) -> None:
-        async with session.get(self._url, headers={"Last-Event-ID": self._feed.last_id}) as answer:
+        async with session.get(self._url, headers={"Last-Event-ID": self._feed.reopen()}) as answer:
             assert answer.status in (200, 503), await answer.text()
             async for line in answer.content:
-                sent = self._feed.line(line.decode())
+                sent = self._feed.line(line)
                 if sent is not None and sent.ended:
                     self.why.append(json.loads(sent.data)["reason"])
                 elif sent is not None:

@@ -60,7 +60,7 @@ class Reading:
 
     def line(self, line: bytes) -> Sent | None:
         """Take a line of the feed."""
-        sent = self.parsed.line(line.decode())
+        sent = self.parsed.line(line)
         if sent is not None and sent.ended:
             self.reason = json.loads(sent.data)["reason"]
         elif sent is not None:

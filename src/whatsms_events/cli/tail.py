@@ -117,11 +117,12 @@ def _rows(url: str, settings: Settings, feed: FeedReader) -> Iterator[str]:
     Raise TransientError where there is none now, ConfigError where the question is wrong.
     """
     token = token_for(settings, "read")
-    headers = {"Last-Event-ID": feed.last_id} if feed.last_id else {}
+    last_id = feed.reopen()
+    headers = {"Last-Event-ID": last_id} if last_id else {}
     try:
         with ask(url, token=token, deadline_s=DEADLINE_S, headers=headers) as answer:
             for line in answer:
-                sent = feed.line(line.decode())
+                sent = feed.line(line)
                 if sent is not None and not sent.ended:
                     yield sent.data
     except urllib.error.HTTPError as exc:
