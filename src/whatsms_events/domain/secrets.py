@@ -5,6 +5,7 @@ them; `data`, and with it Kafka and the read API, never gets them.
 """
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final
 
@@ -33,12 +34,26 @@ _json = msgspec.json.Decoder()
 
 def without_secrets(value: dict[str, Any]) -> dict[str, Any]:
     """Return the object without what is a secret by its name."""
-    # Most fields have an open name and a plain value: for those, nothing is called but the memory of names.
+    # Nearly always all names are open and no value can hold others; the same names come again and again.
+    if _are_open(tuple(value)) and not _can_hold(value.values()):
+        return value
     return {
         name: inner if (kind := type(inner)) in _PLAIN or (kind is str and inner[:1] not in _OPENING) else _clean(inner)
         for name, inner in value.items()
         if inner is None or not _names_secret(name[:_NAME_LIMIT]) or _is_open(name, inner)
     }
+
+
+def _can_hold(values: Iterable[Any]) -> bool:
+    """Tell whether names may stand within one of these values."""
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            if value[:1] in _OPENING:
+                return True
+        elif kind not in _PLAIN and (kind is not list or _can_hold(value)):
+            return True
+    return False
 
 
 def _clean(value: Any) -> Any:
@@ -68,6 +83,12 @@ def _clean_text(text: str) -> str | None:
 def _is_open(name: str, value: Any) -> bool:
     """Tell whether a field is no secret in spite of its name, as is the object `key` that identifies a message."""
     return type(value) in (dict, list) and len(_WORD.findall(name)) <= 1 and _SECRET.search(name) is None
+
+
+@lru_cache(maxsize=256)
+def _are_open(names: tuple[str, ...]) -> bool:
+    """Tell whether none of these names is a secret."""
+    return not any(_names_secret(name[:_NAME_LIMIT]) for name in names)
 
 
 @lru_cache(maxsize=4096)

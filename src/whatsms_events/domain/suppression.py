@@ -16,7 +16,7 @@ What was received before, or stands in the log before the person was forgotten, 
 so is what tells no time. The same function blanks the log when a person is forgotten, and at the door what comes late.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeVar, assert_never
 from uuid import UUID
@@ -64,7 +64,7 @@ def suppressed(append: Append, suppressions: Suppressions) -> Append:
     left = remaining(event, payload, find)
     if left is payload and not is_theirs(event, payload, find):
         return append
-    return replace(append, event=msgspec.structs.replace(event, data=encode(left)), blanked=True)
+    return msgspec.structs.replace(append, event=msgspec.structs.replace(event, data=encode(left)), blanked=True)
 
 
 def suppressed_park(park: Park, suppressions: Suppressions) -> Park:
@@ -73,7 +73,7 @@ def suppressed_park(park: Park, suppressions: Suppressions) -> Park:
     at = None if raw is None else named_in_bytes(raw, suppressions.of(park.tenant))
     if raw is None or at is None or not _parked_before(park, raw, at):
         return park
-    return replace(park, raw=b"")
+    return msgspec.structs.replace(park, raw=b"")
 
 
 def still_shown(

@@ -1,15 +1,16 @@
 """How a batch of deliveries is judged: which secret signed each of them, and which event it is or why it is parked.
 
 Deliveries are judged many at a time. One after the other, between a parser and a socket, the same work takes several
-times as long, because nothing of it is in the processor's caches any more.
+times as long, because nothing of it is in the processor's caches any more. All here are structs of msgspec, which
+are made in a tenth of the time of a frozen dataclass.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
 from uuid import UUID
+
+from msgspec import Struct
 
 from whatsms_events.domain.events import Event
 from whatsms_events.domain.normalize import identify, normalize
@@ -17,7 +18,7 @@ from whatsms_events.domain.signature import signed_by
 from whatsms_events.errors import InvalidEventError, SignatureError
 
 
-class Delivery(NamedTuple):
+class Delivery(Struct, frozen=True):
     """A body as it came over the wire, for the tenant at whose door it came. Nothing of it is verified yet.
 
     `digest` is what the signature header gives, `encoding` the Content-Encoding where the body has one.
@@ -32,8 +33,7 @@ class Delivery(NamedTuple):
     received_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(Struct, frozen=True):
     """An event for the log, with the bytes it came as and their SHA-256.
 
     `signed_by` is the name of the secret that verified it; None for what came over no signed door. `blanked`: the bytes
@@ -47,8 +47,7 @@ class Append:
     blanked: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Park:
+class Park(Struct, frozen=True):
     """A delivery that cannot become an event, kept with its bytes. `id` is made from them as an event's id is.
 
     `signed_by` is the name of the secret that verified it.
@@ -65,7 +64,7 @@ class Park:
     signed_by: str | None = None
 
 
-class Verified(NamedTuple):
+class Verified(Struct, frozen=True):
     """A delivery whose signature is right: the name of the secret that fitted, and what is to be committed."""
 
     secret: str

@@ -92,7 +92,8 @@ class HeldFile:
 
     def _paths_beside(self) -> list[str]:
         """Return where SQLite would look for the files beside ours: beside the file that a link leads to."""
-        real = os.path.realpath(self._name)
+        # What leads to the folder leads to both; only a link in its own place leads elsewhere.
+        real = os.path.realpath(self._name) if os.path.islink(self._name) else self._name  # noqa: PTH114 - text, as below
         return [real + suffix for suffix in BESIDE]
 
     def _beside_moved(self, beside: Sequence[str]) -> str | None:

@@ -155,21 +155,22 @@ class Receiver:
             return False
         started, received_at = self._monotonic(), self._now()
         delivery = Delivery(tenant.slug, tenant.tenant_id, tenant.secrets, whole.digest, whole.body, None, received_at)
-        hold = Hold(self._room, tenant.tenant_id)
         try:
-            hold.take(size)
-            self._committer.take(
-                delivery, Unanswered(self._finish, (whole, delivery, hold, started, tell)), deadline_s=self._deadline_s
-            )
+            self._room.take(tenant.tenant_id, size)
+        except OverloadedError:
+            return False
+        waiting = Unanswered(self._finish, (whole, delivery, started, tell))
+        try:
+            self._committer.take(delivery, waiting, deadline_s=self._deadline_s)
         except WhatsmsEventsError:
-            hold.give_back()
+            self._room.give_back(tenant.tenant_id, size)
             return False
         return True
 
     def _finish(self, taken: "Taking", done: Outcome | Exception) -> None:
         """Answer a delivery that was taken, and count what became of it."""
-        whole, delivery, hold, started, tell = taken
-        hold.give_back()
+        whole, delivery, started, tell = taken
+        self._room.give_back(delivery.tenant, len(delivery.body))
         outcome, slug = "failed", delivery.slug
         if not isinstance(done, Exception):
             outcome = done.kind
@@ -286,16 +287,12 @@ class Hold:
     def __enter__(self) -> Self:
         return self
 
-    def give_back(self) -> None:
-        """Give all of it back."""
+    def __exit__(self, *_: object) -> None:
         self._room.give_back(self._tenant, self._taken)
 
-    def __exit__(self, *_: object) -> None:
-        self.give_back()
 
-
-Taking = tuple[Whole, Delivery, Hold, float, Tell]
-"""A delivery that was taken: what came, what is judged, its room, when it came, and whom to tell of its outcome."""
+Taking = tuple[Whole, Delivery, float, Tell]
+"""A delivery that was taken: what came, what is judged, when it came, and whom to tell of its outcome."""
 
 
 class Unanswered:

@@ -8,9 +8,10 @@ the same answer for all that is read here. `tests/web/test_whole.py` holds both 
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from aiohttp import hdrs
+from msgspec import Struct
 
 from whatsms_events.domain.signature import HEADER, given
 from whatsms_events.errors import SignatureError
@@ -30,10 +31,11 @@ _ODD: Final = frozenset(
     name.lower().encode()
     for name in (hdrs.TRANSFER_ENCODING, hdrs.CONTENT_ENCODING, hdrs.EXPECT, hdrs.UPGRADE, hdrs.TRAILER)
 )
-_CLOSES: Final = {None: False, b"keep-alive": False, b"close": True}
+_BLANKS: Final = b"\t "
+_CLOSES: Final = {b"": False, b"keep-alive": False, b"close": True}
 
 
-class Whole(NamedTuple):
+class Whole(Struct, frozen=True):
     """A delivery that came whole. `closes`: its sender wants the connection closed behind the answer."""
 
     path: bytes
@@ -60,7 +62,7 @@ class Whole(NamedTuple):
     @property
     def raw_headers(self) -> Sequence[tuple[bytes, bytes]]:
         """The headers, as aiohttp's requests have them."""
-        return [(name, value.rstrip(b"\t ")) for name, value in _FIELD.findall(self.fields)]
+        return [(name, value.rstrip(_BLANKS)) for name, value in _FIELD.findall(self.fields)]
 
 
 Replied = tuple[int, str]
@@ -80,11 +82,11 @@ def read(data: bytes) -> Whole | None:
         return None
     path, fields = head.groups()
     found = _FIELD.findall(fields)
-    by_name = {name.lower(): value.rstrip(b"\t ") for name, value in found}
-    length = by_name.get(_LENGTH, b"")
+    by_name = {name.lower(): value for name, value in found}
+    length = by_name.get(_LENGTH, b"").rstrip(_BLANKS)
     if not length.isdigit() or len(length) > 9 or head.end() + int(length) != len(data):
         return None
-    closes = _CLOSES.get(by_name.get(_CONNECTION))
+    closes = _CLOSES.get(by_name.get(_CONNECTION, b"").rstrip(_BLANKS))
     if closes is None or len(by_name) != len(found) or len(found) > FIELDS_LIMIT or _HOST not in by_name:
         return None
     if _SIGNATURE not in by_name or not _ODD.isdisjoint(by_name):

@@ -10,7 +10,6 @@ import textwrap
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -150,7 +149,7 @@ async def test_acknowledged_event_is_in_the_log_with_its_exact_bytes(database: D
     item = append(1)
     async with committing(database) as committer:
         outcome = await committer.submit(item, deadline_s=DEADLINE_S)
-    assert outcome == Outcome("accepted", item.event.id, 1, redelivered=False)
+    assert outcome == Outcome("accepted", item.event.id, 1, redelivered=False, event=item.event)
     (entry,) = await EventLog(database).read(0, 10)
     assert (entry.position, entry.event) == (1, item.event)
     assert await EventLog(database).raw(1) == item.raw
@@ -270,7 +269,7 @@ async def test_refused_row_is_parked_and_the_rest_of_its_batch_is_accepted(
 
 async def test_what_was_blanked_and_is_refused_is_parked_without_its_bytes(database: Database) -> None:
     """An event of somebody who was forgotten leaves no byte behind either where the database refuses its row."""
-    item = replace(append(1, subject="\ud800"), blanked=True)
+    item = msgspec.structs.replace(append(1, subject="\ud800"), blanked=True)
     async with committing(database) as committer:
         outcomes = await submit_all(committer, [item])
     assert kinds(outcomes) == {"parked": 1}

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import delete, insert, select
@@ -95,7 +96,8 @@ async def test_uses_of_secrets_outlive_restarts_and_add_up_over_receivers(databa
         await other.deliver(delivery(body(1), "current", earlier), deadline_s=60)
         await other.deliver(delivery(PARKED, "previous"), deadline_s=60)
         await asyncio.gather(
-            one.deliver(delivery(body(2), "current")._replace(digest=b"?" * 32), deadline_s=60), return_exceptions=True
+            one.deliver(msgspec.structs.replace(delivery(body(2), "current"), digest=b"?" * 32), deadline_s=60),
+            return_exceptions=True,
         )
     expected = [SecretUse("acme", "current", earlier, later, 3), SecretUse("acme", "previous", NOON, NOON, 1)]
     assert await SecretUses(database).all() == expected

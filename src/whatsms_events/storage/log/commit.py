@@ -5,11 +5,11 @@ A new event is answered even if a later statement of the batch fails. No deliver
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Literal, Protocol, assert_never, get_args
 from uuid import UUID
 
 import structlog
+from msgspec import Struct
 
 from whatsms_events import metrics
 from whatsms_events.domain.events import Event, Origin, to_micros
@@ -23,8 +23,7 @@ from whatsms_events.storage.trouble import translated
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What became of a delivery; it is committed. Where it was parked, `position` is None and `reason` says why.
 
     `event` is the event of one that was accepted.
@@ -35,7 +34,7 @@ class Outcome:
     position: int | None
     redelivered: bool
     reason: str | None = None
-    event: Event | None = field(default=None, compare=False, repr=False)
+    event: Event | None = None
 
 
 class PendingOutcome(Protocol):
@@ -51,63 +50,39 @@ class PendingOutcome(Protocol):
         """Take the outcome; raise nothing."""
 
 
-@dataclass(slots=True, eq=False)
-class Arriving:
-    """A delivery that waits for its judgement. `deadline` is a time of the event loop's clock."""
+class Arriving(Struct, eq=False):
+    """A delivery that waits for its judgement. It takes room for its size in the name of its tenant.
 
-    delivery: Delivery
+    `deadline` is a time of the event loop's clock.
+    """
+
+    tenant: str
+    size: int
     answer: PendingOutcome
     deadline: float
-
-    @property
-    def tenant(self) -> str:
-        """The tenant in whose name it takes room."""
-        return self.delivery.tenant
-
-    @property
-    def size(self) -> int:
-        """The bytes of its body."""
-        return len(self.delivery.body)
+    delivery: Delivery
 
 
-@dataclass(slots=True, eq=False)
-class Appending:
+class Appending(Struct, eq=False):
     """An event that waits for its commit."""
 
+    tenant: str
+    size: int
+    answer: PendingOutcome
+    deadline: float
     item: Append
     row: EventRow
-    answer: PendingOutcome
-    deadline: float
     unsure: bool = False  # an earlier try may have been committed
 
-    @property
-    def tenant(self) -> str:
-        """The tenant in whose name it takes room."""
-        return self.item.event.tenant
 
-    @property
-    def size(self) -> int:
-        """The bytes of its body."""
-        return len(self.item.raw)
-
-
-@dataclass(slots=True, eq=False)
-class Parking:
+class Parking(Struct, eq=False):
     """A parked delivery that waits for its commit."""
 
-    item: Park
+    tenant: str
+    size: int
     answer: PendingOutcome
     deadline: float
-
-    @property
-    def tenant(self) -> str:
-        """The tenant in whose name it takes room."""
-        return self.item.tenant
-
-    @property
-    def size(self) -> int:
-        """The bytes of its body."""
-        return len(self.item.raw)
+    item: Park
 
 
 Waiting = Appending | Parking
@@ -115,9 +90,10 @@ Waiting = Appending | Parking
 
 def waiting_for(item: Append | Park, answer: PendingOutcome, deadline: float) -> Waiting:
     """Return the item as one that waits for its commit, with its row built."""
+    size = len(item.raw)
     if isinstance(item, Append):
-        return Appending(item, event_row(item), answer, deadline)
-    return Parking(item, answer, deadline)
+        return Appending(item.event.tenant, size, answer, deadline, item, event_row(item))
+    return Parking(item.tenant, size, answer, deadline, item)
 
 
 def suppress(one: Waiting, suppressions: Suppressions) -> None:
@@ -278,4 +254,4 @@ def _parked_instead(one: Appending, reason: str, detail: str) -> Parking:
     raw = b"" if one.item.blanked else one.item.raw
     sha256, signed_by = one.item.sha256, one.item.signed_by
     item = Park(event.id, event.tenant, reason, detail, event.received_at, raw, sha256, None, signed_by)
-    return Parking(item, one.answer, one.deadline)
+    return Parking(one.tenant, one.size, one.answer, one.deadline, item)

@@ -123,7 +123,8 @@ class Committer:
 
     def take(self, delivery: Delivery, answer: PendingOutcome, *, deadline_s: float) -> None:
         """Queue a delivery whose outcome `answer` gets; raise at once where there is no room for it, as `deliver`."""
-        waiting = Arriving(delivery, answer, asyncio.get_running_loop().time() + deadline_s)
+        deadline = asyncio.get_running_loop().time() + deadline_s
+        waiting = Arriving(delivery.tenant, len(delivery.body), answer, deadline, delivery)
         self._enter(waiting)
         self._arrivals.append(waiting)
 
