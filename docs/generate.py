@@ -31,7 +31,13 @@ PACKAGE: Final = Path(whatsms_events.__file__).parent
 MADE: Final = "<!-- Made by `make docs` from the code. Change it there. -->"
 NONE: Final = "\N{EN DASH}"
 WIDTH: Final = 110
-KINDS: Final[Mapping[type, str]] = {Counter: "counter", Gauge: "gauge", Histogram: "histogram", Info: "info"}
+KINDS: Final[Mapping[type, str]] = {
+    Counter: "counter",
+    Gauge: "gauge",
+    Histogram: "histogram",
+    metrics.BulkHistogram: "histogram",
+    Info: "info",
+}
 
 
 def settings_page() -> str:

@@ -13,7 +13,7 @@ from uuid import uuid4
 import aiohttp
 import pytest
 from confluent_kafka import Producer
-from prometheus_client import Counter, Gauge, Histogram, Info
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import select
 
@@ -483,3 +483,24 @@ async def test_lags_grow_after_relay_and_consumer_have_halted(
         await log.close()
         await projection.close()
     await service.stop()
+
+
+def test_values_that_are_counted_together_are_shown_as_those_counted_one_by_one() -> None:
+    """A histogram of ours shows the same buckets, count and sum as the library's own, at and between the bounds."""
+    values, bounds = (0.0, 0.5, 0.500001, 1.0, 7.5, 1e9), (0.5, 1, 7.5)
+    ours = metrics.BulkHistogram("whatsms_events_test_bulk", "Ours.", buckets=bounds)
+    theirs = Histogram("whatsms_events_test_single", "Theirs.", buckets=bounds)
+    try:
+        ours.observe_all(values[:4])
+        ours.observe_all(values[4:])
+        for value in values:
+            theirs.observe(value)
+        shown = [
+            {(name.rpartition("_")[2], labels.get("le")): value for name, labels, value, *_ in family.samples}
+            for one in (ours, theirs)
+            for family in one.collect()
+        ]
+        assert shown[0] == {key: value for key, value in shown[1].items() if key[0] != "created"}
+    finally:
+        REGISTRY.unregister(ours)
+        REGISTRY.unregister(theirs)

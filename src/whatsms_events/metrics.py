@@ -3,9 +3,43 @@
 Labels come from closed sets only: outcomes, types, stages, levels, roles, configured slugs, secret names, topics.
 """
 
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram, Info
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.utils import floatToGoString
+
+
+class BulkHistogram(Histogram):
+    """A histogram without labels that takes many values at once, for what each delivery shows.
+
+    The library's own takes a lock twice for each value: with three of them, a twentieth of a delivery's time.
+    """
+
+    def __init__(self, name: str, documentation: str, *, buckets: Sequence[float]) -> None:
+        self._family = (name, documentation)
+        self._bounds = (*buckets, math.inf)
+        self._counts = [0] * len(self._bounds)
+        self._total = 0.0
+        super().__init__(name, documentation, buckets=buckets)
+
+    def observe_all(self, values: Iterable[float]) -> None:
+        """Count each of the values."""
+        for value in values:
+            self._counts[bisect_left(self._bounds, value)] += 1
+            self._total += value
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        """Return what was counted, for a scrape."""
+        below, shown = 0, []
+        for bound, count in zip(self._bounds, self._counts, strict=True):
+            below += count
+            shown.append((floatToGoString(bound), below))  # type: ignore[no-untyped-call]
+        return [HistogramMetricFamily(*self._family, buckets=shown, sum_value=self._total)]
+
 
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _DELAYS: Final = (0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400, 604800)
@@ -50,12 +84,12 @@ SECRET_LAST_MATCH = Gauge(
     "old secret is what a rotation waits for: `secrets status` says when it is safe to retire.",
     ["tenant", "secret"],
 )
-DELIVERY_SECONDS = Histogram(
+DELIVERY_SECONDS = BulkHistogram(
     "whatsms_events_delivery_duration_seconds",
     "From the end of the headers to the answer. Over 3 s the vendor may have given up.",
     buckets=_SECONDS,
 )
-DELIVERY_BYTES = Histogram(
+DELIVERY_BYTES = BulkHistogram(
     "whatsms_events_delivery_size_bytes",
     "Size of verified bodies. Close to the body limit: raise it before the vendor meets it.",
     buckets=(256, 512, 1024, 4096, 16384, 65536, 262144, 1048576, 5242880, 16777216, 67108864),
@@ -65,7 +99,7 @@ LARGEST_REFUSED = Gauge(
     "The largest body that this process refused with 413: announced, or of a chunked one as much as was read. Only "
     "deliveries with a signature's form count. Raise receiver.body_limit_bytes above it.",
 )
-DELIVERY_DELAY = Histogram(
+DELIVERY_DELAY = BulkHistogram(
     "whatsms_events_delivery_delay_seconds",
     "Our clock at the door less the vendor's time. High: the vendor is late, retrying, or a clock is wrong.",
     buckets=_DELAYS,

@@ -330,15 +330,19 @@ class Committer:
         """Count those that are verified, together: by tenant and secret, by size, and by how late they came."""
         signed = Counter[tuple[str, str]]()
         last: dict[tuple[str, str], Delivery] = {}
+        sizes: list[int] = []
+        delays: list[float] = []
         for delivery, verdict in judged:
             if not isinstance(verdict, Verified):
                 continue
             labels = delivery.slug, verdict.secret
             signed[labels] += 1
             last[labels] = delivery
-            metrics.DELIVERY_BYTES.observe(len(delivery.body))
+            sizes.append(len(delivery.body))
             if isinstance(verdict.item, Append) and (occurred_at := verdict.item.event.occurred_at) is not None:
-                metrics.DELIVERY_DELAY.observe(max(0.0, (delivery.received_at - occurred_at).total_seconds()))
+                delays.append(max(0.0, (delivery.received_at - occurred_at).total_seconds()))
+        metrics.DELIVERY_BYTES.observe_all(sizes)
+        metrics.DELIVERY_DELAY.observe_all(delays)
         for labels, count in signed.items():
             metrics.SIGNED_BY.labels(*labels).inc(count)
             self._uses.add(last[labels].tenant, labels[1], count, last[labels].received_at)
