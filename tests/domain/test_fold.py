@@ -29,7 +29,7 @@ from domain.histories import (
     numbered,
     ticket,
 )
-from whatsms_events.domain import fold
+from whatsms_events.domain import fold, message_acks
 from whatsms_events.domain.doubt import LOADING
 from whatsms_events.domain.events import (
     EPOCH,
@@ -204,13 +204,13 @@ def test_failure_counts_only_for_ours_that_was_not_delivered() -> None:
         )
     )
     assert delivered[MESSAGE].values["ack"] == 3
-    assert fold.failed_at(delivered[MESSAGE].values) is None
+    assert message_acks.failed_at(delivered[MESSAGE].values) is None
     refused = log((T.MESSAGE_ACK, message(ack=-1), 2), (T.MESSAGE_ACK, message(ack=0), 3))
-    assert fold.failed_at(folded(refused)[MESSAGE].values) is None
+    assert message_acks.failed_at(folded(refused)[MESSAGE].values) is None
     ours = folded([*refused, entry(3, T.MESSAGE_SENT, message(from_me=True), 0)])
-    assert fold.failed_at(ours[MESSAGE].values) == micros(2)
+    assert message_acks.failed_at(ours[MESSAGE].values) == micros(2)
     theirs = folded([*refused, entry(3, T.MESSAGE_RECEIVED, message(from_me=False), 0)])
-    assert fold.failed_at(theirs[MESSAGE].values) is None
+    assert message_acks.failed_at(theirs[MESSAGE].values) is None
 
 
 @pytest.mark.parametrize("ack", [None, 99, 6, -7, 0])
@@ -234,28 +234,28 @@ def test_an_ack_before_its_message_leaves_a_stub_that_the_message_makes_known() 
 def test_reached_tells_each_new_level_once_with_its_delay() -> None:
     """What feeds the funnel: each level once, the delay where the creation is known, nothing of the contact's own."""
     sent = folded(log((T.MESSAGE_SENT, message(from_me=True, ack=1, created_at=at(0)), 1)))[MESSAGE]
-    assert fold.reached(None, sent) == [("pending", 1.0)]
+    assert message_acks.reached(None, sent) == [("pending", 1.0)]
     read = folded([entry(2, T.MESSAGE_ACK, message(ack=4), 9.5)], {MESSAGE: sent})[MESSAGE]
-    assert fold.reached(sent, read) == [("read", 9.5)]
-    assert fold.reached(read, read) == []
+    assert message_acks.reached(sent, read) == [("read", 9.5)]
+    assert message_acks.reached(read, read) == []
     failed = folded([entry(2, T.MESSAGE_ACK, message(ack=0), 3)], {MESSAGE: sent})[MESSAGE]
-    assert fold.reached(sent, failed) == [("failed", 3.0)]
+    assert message_acks.reached(sent, failed) == [("failed", 3.0)]
     stub = folded(log((T.MESSAGE_ACK, message(ack=2), 1)))[MESSAGE]
-    assert fold.reached(None, stub) == [("sent", None)]
+    assert message_acks.reached(None, stub) == [("sent", None)]
     inbound = folded(log((T.MESSAGE_RECEIVED, message(from_me=False, ack=3), 1)))[MESSAGE]
-    assert fold.reached(None, inbound) == []
+    assert message_acks.reached(None, inbound) == []
 
 
 def test_an_ack_that_was_only_seen_has_no_delay() -> None:
     """It is reached, by then; a time that an event tells later stands if it is not after that, and counts no more."""
     sent = folded(log((T.MESSAGE_SENT, message(from_me=True, ack=1, created_at=at(0)), 1)))[MESSAGE]
     seen = folded([entry(2, T.MESSAGE_OBSERVED, message(from_me=True, ack=4), 3600)], {MESSAGE: sent})[MESSAGE]
-    assert fold.reached(sent, seen) == [("read", None)]
-    ack = fold.ack(seen.values)
+    assert message_acks.reached(sent, seen) == [("read", None)]
+    ack = message_acks.ack(seen.values)
     assert (ack.level, ack.times["read"], ack.by_then) == (4, micros(3600), ("read",))
     told = folded([entry(3, T.MESSAGE_ACK, message(ack=4), 9)], {MESSAGE: seen})[MESSAGE]
-    assert fold.reached(seen, told) == []
-    ack = fold.ack(told.values)
+    assert message_acks.reached(seen, told) == []
+    ack = message_acks.ack(told.values)
     assert (ack.times["read"], ack.by_then) == (micros(9), ())
     assert folded([entry(3, T.MESSAGE_ACK, message(ack=4), 9)], {MESSAGE: sent})[MESSAGE].values["read_at"] == micros(9)
 

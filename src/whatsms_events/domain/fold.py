@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, assert_never
+from typing import Any, Final, assert_never
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -369,60 +369,6 @@ def _registers(entity: Entity, resource: Ticket | Message | Contact | Campaign) 
         if (value := registers.get(name)) is not None:
             registers[name] = convert(value)
     return registers
-
-
-class Ack(NamedTuple):
-    """How far a message got: the highest level, the time of each that is known, when it failed.
-
-    `by_then` are the levels whose time was not told: a backfill saw by that time that they had been reached.
-    """
-
-    level: int | None
-    times: Mapping[str, int | None]
-    by_then: tuple[str, ...]
-    failed_at: int | None
-
-
-_NO_ACK: Final = Ack(None, dict.fromkeys(acks.LEVELS.values()), (), None)
-
-
-def failed_at(message: Mapping[str, Any]) -> int | None:
-    """Return when sending failed, by a message row's columns: only a message of ours that was not delivered can."""
-    if message["from_me"] is not True or (message["ack"] or 0) >= acks.DELIVERED:
-        return None
-    at: int | None = message["failed_at"]
-    return at
-
-
-def ack(message: Mapping[str, Any]) -> Ack:
-    """Return how far a message got, of its row's columns.
-
-    None for what a contact wrote: its ack has no dependable meaning, and REST shows one where webhooks show none.
-    """
-    if message["from_me"] is False:
-        return _NO_ACK
-    told = {name: message[f"{name}_at"] for name in acks.LEVELS.values()}
-    seen = {name: message[f"{name}_by"] for name in acks.LEVELS.values()}
-    by_then = tuple(name for name, by in seen.items() if by is not None and ((at := told[name]) is None or by < at))
-    times = told | {name: seen[name] for name in by_then}
-    return Ack(message["ack"], times, by_then, failed_at(message))
-
-
-def reached(before: Row | None, after: Row) -> list[tuple[str, float | None]]:
-    """Return what a message newly reached: level or "failed", and seconds since its creation where that is known.
-
-    Where a backfill saw it, nobody knows how long it took. Nothing for what a contact wrote.
-    """
-    old, new = _NO_ACK if before is None else ack(before.values), ack(after.values)
-    found = [(name, at) for name, at in new.times.items() if at is not None and old.times[name] is None]
-    delays = [(name, None if name in new.by_then else _seconds(after.values["created_at"], at)) for name, at in found]
-    if new.failed_at is not None and old.failed_at is None:
-        delays.append(("failed", _seconds(after.values["created_at"], new.failed_at)))
-    return delays
-
-
-def _seconds(start: Value, end: int) -> float | None:
-    return max(0, end - start) / 1_000_000 if isinstance(start, int) else None
 
 
 @dataclass(frozen=True, slots=True)

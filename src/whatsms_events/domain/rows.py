@@ -91,7 +91,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     @property
     def doubtful(self) -> bool:
         """Tell whether any register is in doubt."""
-        return any(version.doubtful for version in self.versions.values())
+        return True in [version.doubtful for version in self.versions.values()]
 
 
 _NOTHING: Final[Mapping[str, int]] = MappingProxyType({})

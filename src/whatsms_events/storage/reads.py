@@ -19,7 +19,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Table, Text, func, literal, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from whatsms_events.domain import fold, gone
+from whatsms_events.domain import fold, gone, message_acks
 from whatsms_events.domain.acks import LEVELS
 from whatsms_events.domain.events import from_micros
 from whatsms_events.domain.resources import GROUPS, NAMED
@@ -310,7 +310,7 @@ def shown_row(row: _Row) -> RowView:
 
 def _ack(row: _Row) -> RowView:
     """Return how far a message got; `by_then` names the levels whose time is that of the backfill that saw them."""
-    ack = fold.ack(row)
+    ack = message_acks.ack(row)
     times = {f"{name}_at": _value(f"{name}_at", at) for name, at in ack.times.items()}
     return {
         "level": ack.level,

@@ -6,7 +6,7 @@ is explained in `docs/read-api.md`.
 
 from collections.abc import Mapping, Sequence
 
-from whatsms_events.domain import fold
+from whatsms_events.domain import message_acks
 from whatsms_events.domain.acks import LEVELS
 from whatsms_events.domain.events import from_micros
 from whatsms_events.domain.trace import FieldPlace, FieldTrace, RecordPlace, field_place
@@ -140,7 +140,7 @@ def _thing(found: ThingFacts) -> RowView:
 def _ack(found: ThingFacts) -> RowView | None:
     if found.kind != "message" or found.row is None:
         return None
-    ack = fold.ack(found.row.values)
+    ack = message_acks.ack(found.row.values)
     times = {f"{name}_at": None if at is None else from_micros(at) for name, at in ack.times.items()}
     return {
         "level": ack.level,

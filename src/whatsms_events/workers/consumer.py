@@ -5,7 +5,8 @@ once that save has succeeded: an error of the reading is kept until then, and a 
 """
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections import defaultdict
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 
@@ -132,10 +133,7 @@ class Consumer:
             metrics.UNREADABLE_TIMES.labels(field).inc(count)
         if applied.unreadable:
             log.warning("time.unreadable", fields=dict(applied.unreadable), detail=_UNREADABLE)
-        for level, delay_s in applied.acks:
-            metrics.ACKS.labels(level).inc()
-            if delay_s is not None:
-                metrics.ACK_DELAY.labels(level).observe(delay_s)
+        _count_acks(applied.acks)
         self._tell(applied.strays)
         return len(batch.items) or 1  # it moved, if only past skipped records: more may follow at once
 
@@ -210,6 +208,19 @@ class Consumer:
         """Give up the role."""
         await self._forget()
         await self._lock.release()
+
+
+def _count_acks(acks: Sequence[tuple[str, float | None]]) -> None:
+    """Count levels that were reached, and how long that took, by level: a metric is looked up once for each."""
+    delays: dict[str, list[float | None]] = defaultdict(list)
+    for level, delay_s in acks:
+        delays[level].append(delay_s)
+    for level, found in delays.items():
+        metrics.ACKS.labels(level).inc(len(found))
+        if known := [delay_s for delay_s in found if delay_s is not None]:
+            observe = metrics.ACK_DELAY.labels(level).observe
+            for delay_s in known:
+                observe(delay_s)
 
 
 def _moves(batch: Reading, state: ProjectionState) -> bool:

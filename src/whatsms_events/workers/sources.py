@@ -84,7 +84,7 @@ class LogSource:
 
 
 def _log_item(entry: LogEntry, raw: bytes, headers: tuple[tuple[str, bytes], ...]) -> ReadItem:
-    return ReadItem(source="log", at=entry.position, raw=raw, headers=headers, read=entry)
+    return ReadItem("log", entry.position, raw, headers, entry)
 
 
 class KafkaSource:

@@ -48,7 +48,7 @@ from whatsms_events.storage.projection.apply import (
     ProjectionState,
     ReadItem,
 )
-from whatsms_events.storage.projection.rows import load
+from whatsms_events.storage.projection.rows import load, save
 from whatsms_events.twin.world import World
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -112,14 +112,16 @@ def campaign(position: int, campaign_id: str, *, failed: int | UnsetType = UNSET
 
 async def refuse(database: Database) -> None:
     """Let the database itself refuse campaigns with a `failed_count` of REFUSED, as a constraint would."""
-    rule = f"ALTER TABLE campaign ADD CHECK (failed_count <> {REFUSED})"
+    rules = [f"ALTER TABLE campaign ADD CHECK (failed_count <> {REFUSED})"]
     if database.dialect == "sqlite":
-        rule = (
-            f"CREATE TRIGGER refuse BEFORE INSERT ON campaign WHEN NEW.failed_count = {REFUSED} "
+        rules = [
+            f"CREATE TRIGGER refuse_{verb} BEFORE {verb} ON campaign WHEN NEW.failed_count = {REFUSED} "
             "BEGIN SELECT RAISE(ABORT, 'refused'); END"
-        )
+            for verb in ("INSERT", "UPDATE")
+        ]
     async with database.write() as connection:
-        await connection.execute(text(rule))
+        for rule in rules:
+            await connection.execute(text(rule))
 
 
 def poison(at: int) -> ReadItem:
@@ -346,7 +348,7 @@ async def test_a_flood_of_strays_is_no_poison_and_fills_no_disk(database: Databa
         headers=tuple((f"n{number}\x00" * 1000, b"v" * 1000) for number in range(1000)),
         read=InvalidEventError(STRAY, "no header ce_logid"),
     )
-    flood = [replace(huge, at=at, raw=b"hello", headers=()) for at in range(11, 10 + STRAYS_KEPT + 50)]
+    flood = [msgspec.structs.replace(huge, at=at, raw=b"hello", headers=()) for at in range(11, 10 + STRAYS_KEPT + 50)]
     done = await projection.apply([events[0], huge, *flood[:60]], state, through(state, 1))
     assert (done.applied, done.parked, done.strays) == (1, 61, {"t/3": 61})
     done = await projection.apply([*flood[60:], events[1]], done.state, through(done.state, 2))
@@ -439,3 +441,23 @@ async def dumped(file: Path, items: Sequence[ReadItem], size: int) -> dict[str, 
     await database.close()
     with closing(sqlite3.connect(file)) as opened:
         return {name: opened.execute(f"SELECT * FROM {name} ORDER BY 1, 2, 3").fetchall() for name in rows.COLUMNS}
+
+
+async def test_a_row_that_is_there_is_written_where_it_differs(database: Database) -> None:
+    """The others of its columns are not touched, and a contact whose name changes is found by the new one."""
+    key = Key("contact", "t1", "p1")
+    values = dict.fromkeys(rows.COLUMNS["contact"])
+    before = Row(known=True, values=values | {"name": "Ana Lima", "number": "+351 9"}, versions={})
+    mailed = Row(known=True, values={**before.values, "email": "a@b"}, versions={"email": rows.Version(1, 1, 1)})
+    named = Row(known=True, values={**mailed.values, "name": "Zoë Lima"}, versions=mailed.versions)
+    columns = tables.contact.c
+    mark = update(tables.contact).values(digits="written by nobody")
+    async with database.write() as connection:
+        await save(connection, {key: before})
+        await connection.execute(mark)
+        await save(connection, {key: mailed}, {key: before})
+        found = select(columns.email, columns.folded_name, columns.digits)
+        assert (await connection.execute(found)).all() == [("a@b", "ana lima", "written by nobody")]
+        await save(connection, {key: named}, {key: mailed})
+        assert (await connection.execute(found)).all() == [("a@b", "zoe lima", "3519")]
+        assert await load(connection, [key]) == {key: named}

@@ -31,6 +31,9 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         yield made
 
 
+TRIGGERS = {"refuse_a_new_one": "INSERT", "refuse_another_value": "UPDATE"}
+
+
 async def refuse_one_contact(one: Bench, after: int = 0) -> None:
     """Let the database refuse a contact of the log behind a position, as a rule that should not be there would."""
     seen = tables.event_log.c
@@ -39,21 +42,26 @@ async def refuse_one_contact(one: Bench, after: int = 0) -> None:
         query = select(seen.contact_id).where(*behind).group_by(seen.contact_id).order_by(func.count())
         contact = (await connection.execute(query)).scalars().first()
     if one.projection.dialect == "sqlite":
-        rule = (
-            f"CREATE TRIGGER refuse BEFORE INSERT ON contact WHEN NEW.id = '{contact}' "
+        rules = [
+            f"CREATE TRIGGER {name} BEFORE {verb} ON contact WHEN NEW.id = '{contact}' "
             "BEGIN SELECT RAISE(ABORT, 'refused'); END"
-        )
+            for name, verb in TRIGGERS.items()
+        ]
     else:
-        rule = f"ALTER TABLE contact ADD CONSTRAINT refuse CHECK (id <> '{contact}')"
+        rules = [f"ALTER TABLE contact ADD CONSTRAINT refuse CHECK (id <> '{contact}')"]
     async with one.projection.write() as connection:
-        await connection.execute(text(rule))
+        for rule in rules:
+            await connection.execute(text(rule))
 
 
 async def refuse_no_more(one: Bench) -> None:
     """Take the rule away, as a release would that mends what was wrong."""
-    rule = "DROP TRIGGER refuse" if one.projection.dialect == "sqlite" else "ALTER TABLE contact DROP CONSTRAINT refuse"
+    rules = ["ALTER TABLE contact DROP CONSTRAINT refuse"]
+    if one.projection.dialect == "sqlite":
+        rules = [f"DROP TRIGGER {name}" for name in TRIGGERS]
     async with one.projection.write() as connection:
-        await connection.execute(text(rule))
+        for rule in rules:
+            await connection.execute(text(rule))
 
 
 def retry_of(one: Bench) -> Retry:

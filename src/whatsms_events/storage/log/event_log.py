@@ -6,10 +6,10 @@ All appends go through the committer, but for a parked delivery that is tried ag
 import bisect
 import itertools
 from collections.abc import Collection, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, RowMapping, Select, case, func, null, select
+from sqlalchemy import ColumnElement, Row, Select, case, func, null, select
 
 from whatsms_events.domain.events import Checkpoint, Event, EventType, LogEntry, from_micros
 from whatsms_events.domain.replay import WHOLE, Selection
@@ -96,24 +96,24 @@ class EventLog:
         What the selection leaves out comes too, as not wanted, without data and bytes: so a reader can move past it.
         """
         rows = await self._rows_from(checkpoint, limit, selection, with_raw=True)
-        return [StoredEvent(_entry(row), row["raw"], bool(row["wanted"])) for row in rows]
+        return [_stored(row) for row in rows]
 
     async def read_at(self, positions: Sequence[int]) -> list[StoredEvent]:
         """Return the events at these positions, in order, with their bytes: at most about 8 MiB, but one at least."""
         place = event_log.c.position.in_(sorted(positions)[:_IDS_LIMIT])
         rows = await self._rows(place, _IDS_LIMIT, WHOLE, with_raw=True)
-        return [StoredEvent(_entry(row), row["raw"], bool(row["wanted"])) for row in rows]
+        return [_stored(row) for row in rows]
 
     async def _rows_from(
         self, checkpoint: Checkpoint | None, limit: int, selection: Selection = WHOLE, *, with_raw: bool = False
-    ) -> Sequence[RowMapping]:
+    ) -> Sequence[Row[Any]]:
         if checkpoint is None:
             return await self._rows(event_log.c.position >= selection.first, limit, selection, with_raw=with_raw)
         if checkpoint.log_id != await self.log_id():
             raise IntegrityError(f"the checkpoint is of log {checkpoint.log_id}, this is log {await self.log_id()}")
         place, own = event_log.c.position >= checkpoint.position, checkpoint.position
         rows = await self._rows(place, limit + 1, selection, own=own, with_raw=with_raw)
-        if not rows or (rows[0]["position"], rows[0]["id"]) != (own, checkpoint.event_id):
+        if not rows or (rows[0].position, rows[0].id) != (own, checkpoint.event_id):
             raise IntegrityError(
                 f"the log does not hold event {checkpoint.event_id} at position {checkpoint.position}: "
                 "it was restored from an older copy, or it is another log"
@@ -151,10 +151,11 @@ class EventLog:
 
     async def _rows(
         self, place: ColumnElement[bool], limit: int, selection: Selection, *, own: int = 0, with_raw: bool = False
-    ) -> Sequence[RowMapping]:
-        """Return events in order. The row at `own` comes without its data, and does not count towards the size limit.
+    ) -> Sequence[Row[Any]]:
+        """Return events in order, as `_entry` and `_stored` take them, but for the data of the one at `own`.
 
-        Otherwise a reader whose checkpoint is at a row over the limit would get that row alone, again and again.
+        That row does not count towards the size limit. Otherwise a reader whose checkpoint is at a row over the limit
+        would get that row alone, again and again.
         """
         if selection.last is not None:
             place = place & (event_log.c.position <= max(selection.last, own))
@@ -165,7 +166,7 @@ class EventLog:
         last = _last(place, min(limit, self.read_limit), self._read_limit_bytes, shown).scalar_subquery()
         query = select(*columns).where(place, event_log.c.position <= last)
         async with self._database.read() as connection:
-            return (await connection.execute(query.order_by(event_log.c.position))).mappings().all()
+            return (await connection.execute(query.order_by(event_log.c.position))).all()
 
 
 def _last(place: ColumnElement[bool], limit: int, limit_bytes: int, shown: ColumnElement[bool]) -> Select[tuple[int]]:
@@ -183,22 +184,29 @@ def _last(place: ColumnElement[bool], limit: int, limit_bytes: int, shown: Colum
     return select(func.max(sums.c.position)).where(sums.c.before < limit_bytes)
 
 
-def _entry(row: RowMapping) -> LogEntry:
-    position, occurred_at, data = row["position"], row["occurred_at"], row["data"]
-    event_type = _TYPES.get(row["type"])
+def _stored(row: Row[Any]) -> StoredEvent:
+    return StoredEvent(_entry(row[:-2]), row.raw, bool(row.wanted))
+
+
+def _entry(row: Sequence[Any]) -> LogEntry:
+    """Return the event of a row: the columns of `_EVENT` and the data, by their places, since names cost far more."""
+    position, id_, type_, tenant, occurred_at, received_at, origin, subject, ticket_id, contact_id, message_id, data = (
+        row
+    )
+    event_type = _TYPES.get(type_)
     if event_type is None:
-        raise IntegrityError(f"position {position} has a type that this release does not know: {row['type']}")
+        raise IntegrityError(f"position {position} has a type that this release does not know: {type_}")
     event = Event(
-        id=row["id"],
+        id=id_,
         type=event_type,
-        tenant=row["tenant"],
+        tenant=tenant,
         occurred_at=None if occurred_at is None else from_micros(occurred_at),
-        received_at=from_micros(row["received_at"]),
-        origin=row["origin"],
-        subject=row["subject"],
-        ticket_id=row["ticket_id"],
-        contact_id=row["contact_id"],
-        message_id=row["message_id"],
+        received_at=from_micros(received_at),
+        origin=origin,
+        subject=subject,
+        ticket_id=ticket_id,
+        contact_id=contact_id,
+        message_id=message_id,
         data=b"" if data is None else data.encode("utf-8"),
     )
     return LogEntry(position=position, event=event)

@@ -17,7 +17,7 @@ from sqlalchemy import delete, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events import clock
-from whatsms_events.domain import fields, fold
+from whatsms_events.domain import fields, fold, message_acks
 from whatsms_events.domain.bodies import storable
 from whatsms_events.domain.events import Checkpoint, EventType, LogEntry, decode, to_micros
 from whatsms_events.domain.records import STRAY
@@ -62,8 +62,7 @@ class ProjectionState:
     offsets: Mapping[tuple[str, int], Offset]
 
 
-@dataclass(frozen=True, slots=True)
-class ReadItem:
+class ReadItem(msgspec.Struct, frozen=True):
     """One thing the consumer read: from `source` ("log" or "topic/partition") `at` (position or offset).
 
     `of`: the event as the log holds it, where a replay could not read it again.
@@ -238,7 +237,7 @@ class Projection:
             state=state,
             applied=len(done),
             parked=len(parked) + len(kept),
-            acks=[ack for old, new in folding.changes("message") for ack in fold.reached(old, new)],
+            acks=[ack for old, new in folding.changes("message") for ack in message_acks.reached(old, new)],
             types=Counter(one.entry.event.type for one in done),
             reasons=Counter(error.reason for _, error in [*parked, *kept]),
             strays=Counter(item.source for item, _ in strays),
@@ -265,9 +264,10 @@ def _judge(items: Sequence[ReadItem], parked: Sequence[_Parked], before: Poison)
     """Return the window after this batch; raise IntegrityError where it holds too much poison."""
     window = before.copy()
     bad = {(item.source, item.at) for item, _ in parked}
-    for item in items:
-        if _is_stray(item.read):
-            continue  # not ours: it says nothing about our code
+    ours = [item for item in items if not _is_stray(item.read)]  # the others say nothing about our code
+    if not bad:
+        window.extend([False] * len(ours))
+    for item in ours if bad else ():
         window.append((item.source, item.at) in bad)
         if window[-1] and window.count(True) > POISON_LIMIT:
             reasons = dict(Counter(error.reason for _, error in parked))

@@ -78,4 +78,4 @@ class HotRows:
 
 
 def _size(row: Row) -> int:
-    return ROW_BYTES + sum(len(value) for value in row.values.values() if type(value) is str)
+    return ROW_BYTES + sum([len(value) for value in row.values.values() if type(value) is str])

@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Dialect, Select, select
+from sqlalchemy import Dialect, Select, bindparam, select, update
 from sqlalchemy import Table as SqlTable
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -32,6 +32,14 @@ _COLUMNS: Final = {
 
 _values: Final = {name: itemgetter(*columns) for name, columns in _COLUMNS.items()}
 """The values of a row in the order of the table."""
+
+_MARKS: Final[Mapping[Table, tuple[str, ...]]] = {
+    name: () if name == "message_revision" else ("known", "doubtful") for name in _TABLES
+}
+_FOUND: Final = frozenset({"name", "number"})
+"""The columns that a contact is found by, in other words: see `search`."""
+
+_NO_ROWS: Final[Mapping[Key, Row]] = {}
 
 TURN: Final = 200
 """After so many events (some milliseconds) the other tasks of the loop have their turn: a receiver must answer."""
@@ -93,7 +101,8 @@ class Folding:
         found = await load(connection, missing)
         # The question may bring rows that nobody asked for: what is held must not be replaced by them.
         before.update((key, row) for key, row in found.items() if key in missing)
-        current = {**self._current, **before}
+        held = {**self._current, **before}
+        current = held.copy()
         changed: dict[Key, Row] = {}
         for number, one in enumerate(readings, 1):
             after = merge_all(one.claims, one.entry.position, current)
@@ -101,7 +110,7 @@ class Folding:
             changed.update(after)
             if number % TURN == 0:
                 await asyncio.sleep(0)
-        await save(connection, changed)
+        await save(connection, changed, held)
         self._before.update(before)
         self._current = current
         self._changed |= changed.keys()
@@ -120,14 +129,26 @@ async def load(connection: AsyncConnection, keys: Collection[Key]) -> dict[Key, 
     return found
 
 
-async def save(connection: AsyncConnection, rows: Mapping[Key, Row]) -> None:
-    """Write whole rows, new ones and old ones."""
-    records: dict[Table, list[tuple[Any, ...]]] = defaultdict(list)
+async def save(connection: AsyncConnection, rows: Mapping[Key, Row], held: Mapping[Key, Row] = _NO_ROWS) -> None:
+    """Write rows: what differs of those in `held`, which are in the database just so, and the others whole.
+
+    SQLite writes an index anew for each column that a statement names, whether its value is another one or not: the
+    same rows written whole cost it twice as much.
+    """
+    whole: dict[Table, list[tuple[Any, ...]]] = defaultdict(list)
+    parts: dict[tuple[Table, tuple[str, ...]], list[tuple[Any, ...]]] = defaultdict(list)
     for key, row in rows.items():
-        records[key.table].append(_record(key, row))
-    for table, group in records.items():
-        # Straight to the driver: all values are plain, and binding them by name costs as much as the fold.
+        before = held.get(key)
+        if before is None:
+            whole[key.table].append((*_place(key), *_record(key.table, row)))
+        else:
+            names, values = _difference(key.table, before, row)
+            parts[key.table, names].append((*values, *_place(key)))
+    # Straight to the driver: all values are plain, and binding them by name costs as much as the fold.
+    for table, group in whole.items():
         await connection.exec_driver_sql(_upsert(connection.dialect, table), group)
+    for (table, names), group in parts.items():
+        await connection.exec_driver_sql(_update(connection.dialect, table, names), group)
 
 
 def _select(connection: AsyncConnection, table: Table, tenant: str, keys: list[Key]) -> Select[Any]:
@@ -154,6 +175,15 @@ def _upsert(dialect: Dialect, table: Table) -> str:
     )
 
 
+@cache
+def _update(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:
+    """Return the statement; its parameters are these columns, which are in the order of the table, and the key."""
+    source = _TABLES[table]
+    mine = (column == bindparam(f"of_{column.name}") for column in source.primary_key)
+    statement = update(source).where(*mine).values({name: bindparam(name) for name in names})
+    return str(statement.compile(dialect=dialect))
+
+
 def _row(table: Table, tenant: str, record: Sequence[Any]) -> tuple[Key, Row]:
     id_, mark, versions, *values = record
     fields = dict(zip(_COLUMNS[table], values, strict=True))
@@ -162,12 +192,35 @@ def _row(table: Table, tenant: str, record: Sequence[Any]) -> tuple[Key, Row]:
     return Key(table, tenant, id_), Row(known=mark, values=fields, versions=_versions.decode(versions))
 
 
-def _record(key: Key, row: Row) -> tuple[Any, ...]:
-    """Return the columns in the order of the table."""
-    values = _values[key.table](row.values)
-    versions = written(row.versions)
-    if key.table == "message_revision":
-        return (key.tenant, key.id, key.digest, *values, versions)
-    doubtful = row.doubtful or in_doubt(row.values["gone"], row.versions)
-    found_by = searched(row.values) if key.table == "contact" else ()
-    return (key.tenant, key.id, row.known, doubtful, *values, versions, *found_by)
+def _place(key: Key) -> tuple[str, ...]:
+    """Return the columns of the key."""
+    return (key.tenant, key.id, key.digest) if key.table == "message_revision" else (key.tenant, key.id)
+
+
+def _marks(table: Table, row: Row) -> tuple[bool, ...]:
+    """Return the columns of `_MARKS`."""
+    return (
+        () if table == "message_revision" else (row.known, row.doubtful or in_doubt(row.values["gone"], row.versions))
+    )
+
+
+def _record(table: Table, row: Row) -> tuple[Any, ...]:
+    """Return the columns behind the key, in the order of the table."""
+    found_by = searched(row.values) if table == "contact" else ()
+    return (*_marks(table, row), *_values[table](row.values), written(row.versions), *found_by)
+
+
+def _difference(table: Table, before: Row, after: Row) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    """Return the names and the values of the columns to write, in the order of the table.
+
+    The marks and the versions are always written, and what a contact is found by with its name and number.
+    """
+    get = _values[table]
+    named = zip(_COLUMNS[table], get(before.values), get(after.values), strict=True)
+    changed = [(name, new) for name, old, new in named if old is not new and old != new]
+    names, values = [name for name, _ in changed], [value for _, value in changed]
+    found_by = table == "contact" and not _FOUND.isdisjoint(names)
+    return (
+        (*_MARKS[table], *names, "versions", *(tables.FOUND_BY if found_by else ())),
+        (*_marks(table, after), *values, written(after.versions), *(searched(after.values) if found_by else ())),
+    )
