@@ -4,7 +4,7 @@
 //
 // It stops so many seconds after the last record. It keeps no place, so it begins anew each time: examples/consumer.py
 // shows how a place is kept. KafkaJS sees committed records only, which is what the topics ask for, unless it is told
-// otherwise. The relay compresses with LZ4, for which KafkaJS wants a codec.
+// otherwise. The relay compresses with Zstandard, for which KafkaJS wants a codec.
 
 import { createRequire } from "node:module";
 import process from "node:process";
@@ -15,12 +15,12 @@ const require = createRequire(import.meta.url);
 /** @type {any} */
 const kafkajs = require("kafkajs");
 /** @type {any} */
-const { lz4Decompress } = require("@platformatic/wasm-utils");
+const { decompress } = require("fzstd");
 
 const { CompressionCodecs, CompressionTypes, Kafka, logLevel } = kafkajs;
-CompressionCodecs[CompressionTypes.LZ4] = () => ({
+CompressionCodecs[CompressionTypes.ZSTD] = () => ({
   compress: () => Promise.reject(new Error("this program only reads")),
-  decompress: async (/** @type {Buffer} */ bytes) => lz4Decompress(bytes),
+  decompress: async (/** @type {Buffer} */ bytes) => Buffer.from(decompress(bytes)),
 });
 
 const [servers = "localhost:9092", prefix = "whatsms", seconds = "10"] = process.argv.slice(2);

@@ -776,7 +776,7 @@ async def test_refused_batch_never_leads_to_a_transaction_with_a_hole(stage: Sta
     relay = stage.relay(database)
     await stage.drain(relay, database)
     await limit_messages(stage, stage.topics[1], 2000)
-    noise = Random(1).randbytes(20_000).hex()  # lz4 must not make it small
+    noise = Random(1).randbytes(20_000).hex()  # compression must not make it small
     await append(database, 20, data=f'{{"message":{{"id":"{noise}"}}}}')
     with pytest.raises(IntegrityError, match=r"larger than the topic's max\.message\.bytes"):
         await relay.run_once()
