@@ -47,7 +47,18 @@ from whatsms_events.domain.events import (
     decode,
     to_micros,
 )
-from whatsms_events.domain.rows import BELOW, LOADED, OBSERVATION, OWN, UNCOMPARED, Key, Value, Version, written
+from whatsms_events.domain.rows import (
+    BELOW,
+    LOADED,
+    OBSERVATION,
+    OWN,
+    UNCOMPARED,
+    Key,
+    Value,
+    Version,
+    tell_doubt,
+    written,
+)
 from whatsms_events.errors import InvalidEventError
 
 T = EventType
@@ -130,13 +141,14 @@ def test_a_field_is_doubtful_just_where_nobody_can_tell(history: History) -> Non
 
 @given(history=HISTORY)
 def test_versions_are_written_without_their_defaults(history: History) -> None:
-    """The JSON of a row's versions is that of each one, cut behind its last part that says something, by name."""
+    """Their JSON is that of each one, by name, cut behind its last part that says something; doubt shows in it."""
     for row in folded(numbered(history)).values():
         plain = {}
         for name, version in row.versions.items():
             parts = [version.time, version.rank, version.position, version.doubtful, version.aside]
             plain[name] = parts if version.aside is not None else parts[:4] if version.doubtful else parts[:3]
         assert written(row.versions) == msgspec.json.encode(plain, order="deterministic").decode()
+        assert tell_doubt(written(row.versions)) == row.doubtful
 
 
 @given(history=HISTORY)

@@ -6,7 +6,6 @@ lower-case letters only (CloudEvents 1.0, "Naming conventions"); header values a
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Final, assert_never
@@ -34,8 +33,7 @@ _SEQUENCE_DIGITS: Final = 19
 _POSITION_LIMIT: Final = 1 << 63
 
 
-@dataclass(frozen=True, slots=True)
-class KafkaRecord:
+class KafkaRecord(msgspec.Struct, frozen=True):
     """What the relay publishes. `topic` is the suffix, without the configured prefix."""
 
     topic: str
@@ -146,7 +144,7 @@ def from_record(headers: Headers, value: bytes | None) -> tuple[UUID, LogEntry]:
             message_id=_text(found, "ce_messageid"),
             data=value,
         )
-        return _uuid(found["ce_logid"]), LogEntry(position=_position(found["ce_sequence"]), event=event)
+        return _log_id(found["ce_logid"]), LogEntry(position=_position(found["ce_sequence"]), event=event)
     except _UNREADABLE as exc:
         raise _fault(found) from exc
 
@@ -183,6 +181,9 @@ def _value(value: UUID | datetime) -> bytes:
 
 def _uuid(value: bytes) -> UUID:
     return _decode_uuid(_QUOTED % value)
+
+
+_log_id = lru_cache(maxsize=16)(_uuid)  # the same in every record of a log
 
 
 def _time(value: bytes) -> datetime:

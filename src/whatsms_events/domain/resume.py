@@ -78,7 +78,9 @@ class Published:
 
     def target(self, position: int, topic: str, key: bytes) -> Partition | None:
         """Return the partition that still needs this row, or None where it is visible already."""
-        counts = next((route.counts for route in self.routes if position <= route.through), self.counts)
+        counts = self.counts
+        if self.routes:
+            counts = next((route.counts for route in self.routes if position <= route.through), counts)
         partition = (topic, partition_of(key, counts[topic]))
         return None if position <= self.visible.get(partition, 0) else partition
 

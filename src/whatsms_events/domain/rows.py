@@ -81,6 +81,15 @@ def written(versions: Mapping[str, Version]) -> str:
     return _json.encode(versions).replace(b",false,null]", b"]").replace(b",true,null]", b",true]").decode()
 
 
+def tell_doubt(written_versions: str) -> bool:
+    """Tell whether any of the versions that were written like this is in doubt.
+
+    What else a version remembers has no truth value behind a comma. Where they are written anyway, this is told in a
+    tenth of the time that a look at each of them takes.
+    """
+    return ",true" in written_versions
+
+
 class Row(msgspec.Struct, frozen=True, gc=False):
     """A row of the projection. `values` has every column of `COLUMNS`; `known` is false for a stub."""
 

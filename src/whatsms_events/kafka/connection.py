@@ -8,12 +8,13 @@ reader and opens another. aiokafka must be 0.14: an older one reads a fetch answ
 import asyncio
 import inspect
 import ssl
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 from aiokafka.client import AIOKafkaClient
 
@@ -57,9 +58,8 @@ class KafkaTarget:
     max_message_bytes: int = MAX_MESSAGE_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """One record as it was read."""
+class Fetched(msgspec.Struct, frozen=True):
+    """One record as it was read. A header without a value has an empty one."""
 
     topic: str
     partition: int
@@ -132,6 +132,12 @@ async def hang_up(client: AIOKafkaClient, *owners: object) -> None:
     await asyncio.sleep(0)  # the tasks that read connections end now
 
 
+def _headers(found: Sequence[tuple[str, bytes | None]]) -> tuple[tuple[str, bytes], ...]:
+    if None in [value for _, value in found]:
+        return tuple((name, value or b"") for name, value in found)
+    return tuple(found)  # type: ignore[arg-type]  # no value is None
+
+
 class KafkaReader:
     """Reads assigned partitions from given offsets on. No consumer group: positions are the caller's to keep."""
 
@@ -193,7 +199,7 @@ class KafkaReader:
         except errors.KafkaError as exc:
             raise explained(exc, self._target, "reading") from exc
         return [
-            Fetched(r.topic, r.partition, r.offset, r.key, r.value, tuple((name, v or b"") for name, v in r.headers))
+            Fetched(r.topic, r.partition, r.offset, r.key, r.value, _headers(r.headers))
             for records in found.values()
             for r in records
         ]

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from whatsms_events.domain.events import LogEntry
 from whatsms_events.domain.fold import merge_all
 from whatsms_events.domain.gone import in_doubt
-from whatsms_events.domain.rows import COLUMNS, Claim, Key, Row, Table, Version, written
+from whatsms_events.domain.rows import COLUMNS, Claim, Key, Row, Table, Version, tell_doubt, written
 from whatsms_events.domain.search import searched
 from whatsms_events.errors import UnstorableError
 from whatsms_events.storage import tables
@@ -197,17 +197,17 @@ def _place(key: Key) -> tuple[str, ...]:
     return (key.tenant, key.id, key.digest) if key.table == "message_revision" else (key.tenant, key.id)
 
 
-def _marks(table: Table, row: Row) -> tuple[bool, ...]:
-    """Return the columns of `_MARKS`."""
-    return (
-        () if table == "message_revision" else (row.known, row.doubtful or in_doubt(row.values["gone"], row.versions))
-    )
+def _marks(table: Table, row: Row, versions: str) -> tuple[bool, ...]:
+    """Return the columns of `_MARKS`; `versions` are those of the row as they are written."""
+    if table == "message_revision":
+        return ()
+    return row.known, tell_doubt(versions) or in_doubt(row.values["gone"], row.versions)
 
 
 def _record(table: Table, row: Row) -> tuple[Any, ...]:
     """Return the columns behind the key, in the order of the table."""
-    found_by = searched(row.values) if table == "contact" else ()
-    return (*_marks(table, row), *_values[table](row.values), written(row.versions), *found_by)
+    versions, found_by = written(row.versions), searched(row.values) if table == "contact" else ()
+    return (*_marks(table, row, versions), *_values[table](row.values), versions, *found_by)
 
 
 def _difference(table: Table, before: Row, after: Row) -> tuple[tuple[str, ...], tuple[Any, ...]]:
@@ -219,8 +219,8 @@ def _difference(table: Table, before: Row, after: Row) -> tuple[tuple[str, ...],
     named = zip(_COLUMNS[table], get(before.values), get(after.values), strict=True)
     changed = [(name, new) for name, old, new in named if old is not new and old != new]
     names, values = [name for name, _ in changed], [value for _, value in changed]
-    found_by = table == "contact" and not _FOUND.isdisjoint(names)
+    versions, found_by = written(after.versions), table == "contact" and not _FOUND.isdisjoint(names)
     return (
         (*_MARKS[table], *names, "versions", *(tables.FOUND_BY if found_by else ())),
-        (*_marks(table, after), *values, written(after.versions), *(searched(after.values) if found_by else ())),
+        (*_marks(table, after, versions), *values, versions, *(searched(after.values) if found_by else ())),
     )
