@@ -328,6 +328,24 @@ async def test_a_log_that_shrinks_under_its_readers_ends_their_feeds(databases: 
         assert reading.reason == "restored"
 
 
+async def test_a_restored_log_that_grew_past_its_readers_between_two_looks_ends_their_feeds(
+    databases: Databases, put: Any
+) -> None:
+    """A log is restored from an older copy and filled again at once: it is longer than what readers had of it, and the
+    event at their place is another one. Whoever waits at the end is told so, and so is one that is behind.
+    """
+    await put(tables.event_log, *(event(n) for n in range(1, 6)))
+    async with serving(databases) as (_feed, client), open_feed(client) as answer:
+        reading = Reading()
+        await reading.until(answer, lambda: len(reading.rows) == 5)
+        async with databases[0].write() as connection:
+            await connection.execute(delete(tables.event_log).where(tables.event_log.c.position > 3))
+            rows = [event(n, id=UUID(int=1000 + n)) for n in range(4, 10)]
+            await connection.execute(tables.event_log.insert(), rows)
+        await reading.until(answer, lambda: False)
+        assert (reading.reason, reading.positions) == ("restored", [1, 2, 3, 4, 5])
+
+
 def named(name: str, secret: str, *may: Scope) -> NamedToken:
     """Return a token."""
     return NamedToken(name, secret.encode(), frozenset(may))

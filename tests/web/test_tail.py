@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import delete
+
 from web.test_api import databases as _databases
 from web.test_api import event
 from web.test_api import put as _put
@@ -53,6 +55,34 @@ async def test_a_reader_past_the_end_is_sent_to_the_log(databases: Databases, pu
     await tail.look()
     assert tail.take(Place(3), FeedFilter()) is not None
     assert tail.take(Place(5), FeedFilter()) is None
+
+
+async def test_a_reader_that_had_another_event_at_its_place_is_sent_to_the_log(databases: Databases, put: Any) -> None:
+    """The shared reader may have begun after a restore, on a log that grew past the reader's place: it gives nothing
+    to a reader that names another event there, neither within what it holds nor at its begin.
+    """
+    await put(tables.event_log, *(event(position) for position in range(1, 6)))
+    tail = Tail(Queries(*databases), shown, on_restored=refuse("it began after that"), ring_bytes=1)
+    await tail.look()
+    (begin,) = {place for place in range(1, 6) if tail.take(Place(place), FeedFilter()) is not None} - {5}
+    for position in (begin, 5):
+        assert tail.take(Place(position, UUID(int=position)), FeedFilter()) is not None
+        assert tail.take(Place(position, UUID(int=1000 + position)), FeedFilter()) is None
+
+
+async def test_a_log_that_was_restored_and_grew_between_two_looks_is_noticed(databases: Databases, put: Any) -> None:
+    """The event at the end of what was read tells it, however long the log is by now; nothing of it is shown."""
+    await put(tables.event_log, *(event(position) for position in range(1, 6)))
+    restored: list[bool] = []
+    tail = Tail(Queries(*databases), shown, on_restored=lambda: restored.append(True))
+    await tail.look()
+    async with databases[0].write() as connection:
+        await connection.execute(delete(tables.event_log).where(tables.event_log.c.position > 3))
+        rows = [event(position, id=UUID(int=1000 + position)) for position in range(4, 10)]
+        await connection.execute(tables.event_log.insert(), rows)
+    await tail.look()
+    assert restored == [True]
+    assert tail.take(Place(5, UUID(int=5)), FeedFilter()) is None
 
 
 def refuse(reason: str) -> Callable[[], None]:

@@ -26,6 +26,10 @@ class Place:
     position: int
     event_id: UUID | None = None
 
+    def fits(self, event_id: UUID | None) -> bool:
+        """Tell whether the log can be the one of this place, where it has this event there, or none."""
+        return self.event_id in (None, event_id)
+
     def __str__(self) -> str:
         return str(self.position) if self.event_id is None else f"{self.position}-{self.event_id}"
 

@@ -72,13 +72,15 @@ class RowPage:
 class EventPage:
     """Events after a position. `next` is where to go on, also past events that the filter left out.
 
-    `next_id` is the id of the event at `next`, None where nothing follows.
+    `next_id` is the id of the event at `next`, None where nothing follows. `after_id` is that of the event after which
+    they come, as it is once they are read; None where there is none, or where nobody asked.
     """
 
     rows: list[RowView]
     next: int
     next_id: UUID | None
     end: int
+    after_id: UUID | None = None
 
 
 class Queries:
@@ -175,11 +177,14 @@ class Queries:
         event_type: str | None = None,
         ticket: str | None = None,
         text_limit: int | None = None,
+        name_after: bool = False,
     ) -> EventPage:
         """Return events at positions above `after`, of every tenant, type and ticket or of one.
 
         Where a filter leaves out much, a page may be short or empty although more follow: go on from its `next`.
-        `text_limit` is about how many characters a page may have, where that is fewer than those of every page.
+        `text_limit` is about how many characters a page may have, where that is fewer than those of every page. With
+        `name_after` the page has the id of the event at `after`: where it is another one than it was, these rows are of
+        a log that was restored meanwhile.
         """
         table, position = tables.event_log, tables.event_log.c.position
         wanted = {"tenant": tenant, "type": event_type, "ticket_id": ticket}
@@ -192,9 +197,13 @@ class Queries:
             rows, more = await self._page(
                 connection, table, (position,), where, after=(after,), limit=limit, text_limit=text_limit
             )
+            after_id = None
+            if name_after:  # behind the rows: a log that is restored between the two is noticed too
+                held = select(table.c.id).where(position == after)
+                after_id = (await connection.execute(held)).scalar_one_or_none()
         if rows and (more or not filtered):
             upper, upper_id = rows[-1]["position"], rows[-1]["id"]
-        return EventPage([shown_row(row) for row in rows], max(after, upper), upper_id, end)
+        return EventPage([shown_row(row) for row in rows], max(after, upper), upper_id, end, after_id)
 
     async def _looked_through(self, connection: AsyncConnection, after: int, end: int) -> tuple[int, UUID | None]:
         """Return position and id of the last event that a filtered page looks at; `after` and None where none follows.

@@ -253,7 +253,7 @@ class Feed:
             held = await self._log.ids_at([place.position]) if place.event_id is not None else {}
         if place.position > end:
             raise bad(name, f"is past the end of the log, {end}")
-        if held.get(place.position) != place.event_id:
+        if not place.fits(held.get(place.position)):
             raise bad(name, "is not in this log: it was restored from an older copy, or it is another log")
 
     async def _opened(self, request: web.Request) -> web.StreamResponse:
@@ -325,11 +325,12 @@ class Feed:
                     event_type=wanted.event_type,
                     ticket=wanted.ticket,
                     text_limit=PAGE_BYTES,
+                    name_after=True,
                 )
             except StorageUnavailableError:
                 reader.end("unavailable")
                 return None
-            if page.end < reader.place.position:
+            if page.end < reader.place.position or not reader.place.fits(page.after_id):
                 reader.end("restored")
                 return None
             taken = self._tail.page(page, reader.place, wanted)

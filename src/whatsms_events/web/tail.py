@@ -6,8 +6,11 @@ Theory of operation. One loop reads the log on, page after page, while there are
     place in the ring       a reader takes bytes from it; readers at one place that want the same get the same bytes
     place at its end        a reader waits until the loop wakes it, and so waits for nothing but what is new
     place before its begin  the ring cannot help: the reader reads pages of the log itself
+    place with another id   the log was restored since the reader was there: it looks at the log itself, and ends
 
-Positions show in order of commit (`EventLog`), and the loop reads on from its own `end`, so no place is passed by.
+Positions show in order of commit (`EventLog`), and the loop reads on from its own `end`, so no place is passed by. Each
+turn looks whether the log still holds, at the end of the ring, the event that was read there: a log that was restored
+from an older copy may have grown past that place between two turns. Then all readers end.
 
 The receiver may be in the same process, and its deliveries come first. So the loop rests after each turn for a multiple
 of the time that reading, and all readers' writing, took: a flood of deliveries makes the feed late and not the door
@@ -140,7 +143,7 @@ class Tail:
     def _clear(self) -> None:
         self._kept: deque[_Kept] = deque()
         self._size = 0
-        self._begin: int | None = None
+        self._begin: Place | None = None
         self._end = Place(0)
         self._made: dict[tuple[Place, FeedFilter], FeedPiece] = {}
 
@@ -181,18 +184,18 @@ class Tail:
     async def look(self) -> bool:
         """Read what was appended, keep it and wake the readers; return whether there is more.
 
-        Where the log ends before what was read of it, it was restored from an older copy: the readers are to end.
-        Raise StorageUnavailableError.
+        Where the log ends before what was read of it, or holds another event there, it was restored from an older copy:
+        the readers are to end. Raise StorageUnavailableError.
         """
         queries = self._queries
         if self._begin is None:
             end = (await queries.events(after=0, limit=1)).end
-            self._begin, self._end = max(0, end - PRELOADED), Place(max(0, end - PRELOADED))
-        before = self._end.position
-        page = await queries.events(after=before, limit=PAGE, text_limit=PAGE_BYTES)
-        if self._begin is None or self._end.position != before:  # forgotten meanwhile
+            self._begin = self._end = Place(max(0, end - PRELOADED))
+        before = self._end
+        page = await queries.events(after=before.position, limit=PAGE, text_limit=PAGE_BYTES, name_after=True)
+        if self._begin is None or self._end != before:  # forgotten meanwhile
             return True
-        if page.end < before:
+        if page.end < before.position or not before.fits(page.after_id):
             self._clear()
             self._on_restored()
             return False
@@ -208,7 +211,7 @@ class Tail:
         if row["type"] == EventType.CONTACT_FORGOTTEN:
             # What came before may hold what is being blanked in the log now: who has not had it reads it there.
             self._kept.clear()
-            self._size, self._begin = 0, self._end.position
+            self._size, self._begin = 0, self._end
         ticket, whole = row["ticket_id"], self.block(row, personal=True)
         kept = _Kept(
             place=place,
@@ -230,7 +233,7 @@ class Tail:
         while kept and (kept[0].read_at < oldest or (self._size > self._ring_bytes and len(kept) > 1)):
             gone = kept.popleft()
             self._size -= gone.size
-            self._begin = gone.place.position
+            self._begin = gone.place
         self._made.clear()
 
     def block(self, row: RowView, *, personal: bool) -> bytes:
@@ -248,13 +251,22 @@ class Tail:
 
     def take(self, place: Place, wanted: FeedFilter) -> FeedPiece | None:
         """Return what is next for a reader at a place, about 64 KiB; None where it must read the log itself."""
-        if self._begin is None or not self._begin <= place.position <= self._end.position:
+        if self._begin is None or not self._begin.position <= place.position <= self._end.position:
             return None  # past the end: the log may be shorter than what the reader has seen of it
+        if not self._holds(place):
+            return None
         key = place, wanted
         taken = self._made.get(key)
         if taken is None:
             taken = self._made[key] = self._take(place, wanted)
         return taken
+
+    def _holds(self, place: Place) -> bool:
+        """Tell whether the ring knows of no other event at a place than the reader had there."""
+        known = next((one.place for one in reversed(self._kept) if one.place.position <= place.position), self._begin)
+        if known is None or known.position != place.position or known.event_id is None:
+            return True
+        return place.fits(known.event_id)
 
     def _take(self, place: Place, wanted: FeedFilter) -> FeedPiece:
         parts: list[bytes] = []
