@@ -13,11 +13,18 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from console.stage import LOOKS, TOKEN, Walker, browsing, chromium, say, told_service, walking  # noqa: E402
+from servers.service import SLUG  # noqa: E402
 from servers.upstream import account  # noqa: E402
 
 FOLDER: Final = ROOT / "docs" / "images"
 QUIET_MS: Final = 1500
 """How long a page gets to draw what it asks for by itself."""
+
+FILLED: Final = {
+    "conversation": f"/conversations/ticket?tenant={SLUG}&id=t-2",
+    "passport": "/passport/at?position=3",
+}
+"""Pages that the menu does not lead to, or that show nothing there, by the names of their pictures."""
 
 
 def named(path: str) -> str:
@@ -26,13 +33,13 @@ def named(path: str) -> str:
 
 
 async def pictures(walker: Walker, look: str, folder: Path) -> list[Path]:
-    """Take a picture of each page in the menu, and return the files."""
+    """Take a picture of each page in the menu and of those that lie behind, and return the files."""
     await walker.sign_in(TOKEN)
     taken = []
-    for path in await walker.menu():
+    for name, path in ({named(path): path for path in await walker.menu()} | FILLED).items():
         await walker.go(path)
         await walker.page.wait_for_timeout(QUIET_MS)
-        file = folder / f"{named(path)}-{look}.png"
+        file = folder / f"{name}-{look}.png"
         await walker.page.screenshot(path=file)
         taken.append(file)
     return taken

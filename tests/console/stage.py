@@ -1,23 +1,28 @@
 """A running service with something to see on every page of its console, and a real browser in front of it."""
 
+import asyncio
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import aiohttp
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from servers.compare import until
-from servers.service import SLUG, Service
-from servers.upstream import Account, sections
-from test_journey import delivery, post, told
+from servers.kafka import Broker
+from servers.service import SLUG, Service, command
+from servers.upstream import Account, Sections, sections
+from test_journey import delivery, post, see, told
 
 TOKEN: Final = "token-of-the-operator-in-tests"
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 READ_TOKEN: Final = "token-of-the-screen-in-the-hall"
 LIGHT: Final[Mapping[str, Any]] = {"color_scheme": "light", "viewport": {"width": 1200, "height": 820}}
 LOOKS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -50,6 +55,8 @@ async def told_service(folder: Path, there: Account) -> AsyncIterator[Service]:
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with aiohttp.ClientSession(headers=headers) as session:
         await told(session, service)
+        for body in lately(datetime.now(UTC).replace(microsecond=0)):
+            assert (await post(session, service, body))["status"] == 200
         assert (await post(session, service, b"{ not json"))["status"] == 202
 
         async def reconciled() -> bool:
@@ -62,6 +69,58 @@ async def told_service(folder: Path, there: Account) -> AsyncIterator[Service]:
         yield service
     finally:
         await service.stop()
+
+
+@asynccontextmanager
+async def published_service(folder: Path) -> AsyncIterator[tuple[Service, Broker]]:
+    """Run a service and a Kafka of its own, which may be stopped; all that the service was told is published."""
+    home, prefix = folder / "kafka", f"t{uuid4().hex[:12]}"
+    home.mkdir()
+    broker = Broker(home)
+    await broker.start()
+    kafka = {"bootstrap_servers": broker.bootstrap, "topic_prefix": prefix, "replication_factor": 1}
+    settings: Sections = {"private": {"token": TOKEN}, "kafka": kafka}
+    service = Service(folder / "service", roles="receiver,relay,consumer", settings=settings)
+    try:
+        await asyncio.to_thread(command, service, "topics", "create")
+        await service.start()
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with aiohttp.ClientSession(headers=headers) as session:
+            await told(session, service)
+            await see(session, service)
+        yield service, broker
+    finally:
+        await service.stop()
+        await broker.remove()
+
+
+def lately(now: datetime) -> Iterator[bytes]:
+    """Yield deliveries of the last days: messages of ours and how far they got, a text that was edited, and one message
+    that has been stuck since the day before yesterday, in a ticket that waits.
+    """
+    ana = {"id": "c-2", "name": "Ana Conceição", "number": "351920000002"}
+    ticket = {"id": "t-2", "status": "pending", "createdAt": when(now - 26 * HOUR)}
+    yield delivery("ticket.created", when(now - 26 * HOUR), ticket=ticket, contact=ana)
+    stuck = {"id": "m-20", "body": "Já recebeu o orçamento?", "fromMe": True, "ack": 2}
+    at = when(now - 25 * HOUR)
+    yield delivery("message.sent", at, message={**stuck, "createdAt": at}, ticket={"id": "t-2"}, contact=ana)
+    asked = {"id": "m-21", "fromMe": False, "createdAt": when(now - 2 * HOUR)}
+    for minutes, body in ((0, "Quero duas caixas"), (1, "Quero três caixas, por favor")):
+        at = when(now - 2 * HOUR + minutes * MINUTE)
+        yield delivery("message.received", at, message={**asked, "body": body, "updatedAt": at}, ticket={"id": "t-2"})
+    for number in range(1, 13):
+        sent, told_id = now - number * 1.7 * HOUR, f"m-3{number:02}"
+        message = {"id": told_id, "body": f"Encomenda {4000 + number} enviada", "fromMe": True, "ack": 2}
+        yield delivery("message.sent", when(sent), message={**message, "createdAt": when(sent)}, ticket={"id": "t-2"})
+        for ack, later in ((3, 2.0**number), (4, 3.0**number)):
+            if number % (ack + 1) and later < 7000:
+                moment = when(sent + timedelta(seconds=later))
+                yield delivery("message.ack", moment, message={"id": told_id, "ack": ack}, ticket={"id": "t-2"})
+
+
+def when(at: datetime) -> str:
+    """Write a time as the vendor does."""
+    return at.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 async def say(service: Service, event: str, at: str, **data: Any) -> None:

@@ -1,6 +1,7 @@
 """A real headless Chromium walks every page of a running service's console."""
 
 import re
+import signal
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -11,7 +12,19 @@ import pytest_asyncio
 from playwright.async_api import Browser, expect
 
 from conftest import missing
-from console.stage import LOOKS, READ_TOKEN, TOKEN, Walker, browsing, chromium, say, told_service, walking
+from console.stage import (
+    LOOKS,
+    READ_TOKEN,
+    TOKEN,
+    Walker,
+    browsing,
+    chromium,
+    published_service,
+    say,
+    told_service,
+    walking,
+)
+from servers.ports import HOST
 from servers.service import Service
 from servers.upstream import Account, account
 from whatsms_events.twin.rest.limits import RestLimits
@@ -66,6 +79,66 @@ async def test_every_page_can_be_read_by_everybody(browser: Browser, service: Se
         assert {"/", "/live"} <= set(menu)
         for path in menu:
             await fine(walker, path)
+
+
+QUESTIONS = {
+    "Did João get the message of 10:30?": (
+        ["Conversations", "?joao", "=Ticket t-1"],
+        "delivered",
+    ),
+    "Why is this ticket open?": (["Conversations", "?ana", "=Ticket t-2", "=see it"], "ticket.created"),
+    "What did she write before she edited it?": (
+        ["Conversations", "?0002", "=Ticket t-2", "+Edited: what stood there before"],
+        "Quero duas caixas",
+    ),
+    "Was a message lost in this conversation?": (
+        ["Conversations", "=closed", "=^[0-9a-f]{8}-"],
+        "A message is missing here",
+    ),
+    "What was lost last night?": (["Now", "=Runs and differences", "=^[0-9]+$"], "missed"),
+    "Which messages are stuck, and whose number is it?": (["Acks", "=t-2"], "351920000002"),
+    "Are messages slower than usual today?": (["Acks", "+As a table"], "From"),
+    "Who waits longest for us?": (["Conversations", "=pending"], "Ana Conceição"),
+    "Did this webhook arrive, and where is it now?": (["Live", "#"], "appended"),
+    "Is what we show still what WhatSMS has?": (["Conversations", "?joao", "=Ticket t-1"], "Asked"),
+    "What was sent to us that nobody could read?": (["Parked", "=not_json", "=^0", "=Show the bytes"], "{ not json"),
+}
+"""What is asked, the way to the answer, and what it has. A way is made of a page of the menu, ?words to find, =a link,
++something to unfold, and # for the newest event.
+"""
+
+
+async def step(walker: Walker, words: str) -> None:
+    """Go one step on the way to an answer."""
+    page, kind, name = walker.page, words[0], words[1:]
+    match kind:
+        case "?":
+            await page.get_by_role("searchbox").fill(name)
+            await page.get_by_role("button", name="Find").click()
+        case "=":
+            await page.locator("main").get_by_role("link", name=re.compile(name)).first.click()
+        case "+":
+            await page.get_by_text(name).first.click()
+        case "#":
+            await page.locator("#rows a").first.click()
+        case _:
+            await page.get_by_role("navigation", name="Pages").get_by_role("link", name=words).click()
+
+
+async def test_the_questions_of_the_page_are_answered_from_the_console_alone(
+    browser: Browser, service: Service
+) -> None:
+    """Each question that docs/console.md has is answered by a few clicks from the menu, and each is asked here."""
+    page_of_docs = (Path(__file__).parents[2] / "docs" / "console.md").read_text(encoding="utf-8")
+    asked = re.findall(r"^\| ([^|]+\?) \| ", page_of_docs.partition("questions, and where")[2], re.MULTILINE)
+    assert asked == list(QUESTIONS)
+    async with walking(browser, service) as walker:
+        await walker.sign_in(TOKEN)
+        for question, (way, answer) in QUESTIONS.items():
+            for words in way:
+                await step(walker, words)
+            await expect(walker.page.locator("main"), question).to_contain_text(answer)
+        assert walker.complaints == []
 
 
 async def test_live_shows_events_as_they_come(browser: Browser, service: Service) -> None:
@@ -192,6 +265,52 @@ async def test_a_run_is_started_and_its_bar_moves(browser: Browser, service: Ser
         await expect(page.get_by_role("button", name="Stop this run")).to_have_count(0)
         assert walker.complaints == []
     there.rest.limits = before
+
+
+async def test_a_start_while_the_backfill_has_halted_says_why(
+    browser: Browser, service: Service, there: Account
+) -> None:
+    """The vendor refuses the key: the run that was begun stands still, the page says that the backfill has halted and
+    why, another start begins nothing and says the same. Once the key is taken again, a run goes through.
+    """
+    right, there.rest.api_key = there.rest.api_key, "another-key"
+    async with walking(browser, service) as walker:
+        page = walker.page
+        await walker.sign_in(TOKEN)
+        await walker.go("/repair")
+        await page.get_by_role("button", name="Start").click()
+        halted = page.get_by_role("alert").filter(has_text="The backfill has halted")
+        await expect(halted).to_contain_text("401")
+        await expect(page.get_by_text("halted", exact=True)).to_be_visible()
+        assert await walker.violations() == []
+        await page.get_by_role("button", name="Start").click()
+        await expect(page.locator(".said")).to_contain_text("The backfill has halted")
+        await walker.go("/")
+        await expect(page.locator("main")).to_contain_text("Something is wrong with repairing")
+        there.rest.api_key = right
+        service.signal(signal.SIGHUP)
+        await walker.go("/repair")
+        await expect(halted).to_have_count(0)
+        await expect(page.get_by_role("button", name="Stop this run")).to_have_count(0)
+        assert walker.complaints == []
+
+
+async def test_a_stopped_broker_is_said_and_every_page_stands(browser: Browser, tmp_path: Path) -> None:
+    """A service whose Kafka is stopped goes on taking deliveries in; the first page says that publishing and applying
+    fail, at which broker and for how long, and every page can be read.
+    """
+    async with published_service(tmp_path) as (service, broker):
+        await broker.kill()
+        await say(service, "ticket.updated", "2026-01-15T12:00:00Z", ticket={"id": "t-1", "status": "open"})
+        async with walking(browser, service) as walker:
+            await walker.sign_in(TOKEN)
+            for path in await walker.menu():
+                await fine(walker, path)
+            await walker.go("/")
+            main = walker.page.locator("main")
+            await expect(main).to_contain_text("Something is wrong with publishing, applying.")
+            await expect(main).to_contain_text(re.compile(rf"The relay has failed for [0-9]+ s: {HOST}:{broker.port}"))
+            await fine(walker, "/")
 
 
 async def test_a_broken_service_says_on_every_page_what_is_wrong(browser: Browser, tmp_path: Path) -> None:

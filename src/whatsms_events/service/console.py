@@ -125,4 +125,4 @@ def repair_verbs(
         return await Checkpoints(stores.log).stop(tenant, holder, now(), run=run)
 
     usual = plan_of(settings).options
-    return RepairVerbs(here=backfills.keys, ask=ask, stop=stop, usual=lambda: usual)
+    return RepairVerbs(here=backfills.keys, ask=ask, stop=stop, usual=lambda: usual, halted=halted)

@@ -104,7 +104,7 @@ def _run(text: str) -> RunRow:
 def _tenants(text: str) -> Mapping[str, Any]:
     tenant = ConsoleTenant(text, (text,), keyed=True)
     return {
-        "tenants": [TenantRepair(text, tenant, Brought([_run(text)], text), here=True)],
+        "tenants": [TenantRepair(text, tenant, Brought([_run(text)], text), here=True, halted=text)],
         "usual": Options(),
         "refresh_s": 2,
     }

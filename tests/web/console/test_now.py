@@ -114,8 +114,8 @@ async def test_a_busy_service_says_how_far_it_is(stores: tuple[Database, Databas
     assert "What to do first" not in page
     assert "Something is wrong with publishing, applying." in page
     assert "The oldest event that waits came 20 min ago." in page
-    assert "halted: the key fits no lock" in page
-    assert "not_json, at the door" in page
+    assert "The consumer halted: the key fits no lock" in page
+    assert "not_json</a>, at the door" in page
     assert "4 signatures did not fit" in page
     assert "Taken in: 7 in the last hour, at most 7 a minute" in page
     assert "The last delivery came 20 min ago." in page
@@ -153,6 +153,22 @@ def test_silence_is_told_with_its_cause() -> None:
     found = stations.verifying(readiness({"receiver": None}, **{"watchdog.shop": refusing}), [])
     assert found.tone == "bad"
     assert stations.verifying(readiness({}), []).word == "elsewhere"
+
+
+def test_a_station_that_keeps_up_never_says_that_nothing_waits_where_something_does() -> None:
+    """What waits for less than a minute is no alarm, and is said."""
+    just = NOW - timedelta(seconds=20)
+    found = stations.publishing(readiness({"relay": None}), Flow(7, NOW, 5, just, NOW), NOW)
+    assert (found.tone, found.sentence) == ("good", "It keeps up; the next event came 20 s ago.")
+    found = stations.publishing(readiness({"relay": None}), Flow(7, NOW, 7, None, NOW), NOW)
+    assert found.sentence.startswith("Everything is in Kafka")
+    found = stations.applying(readiness({"consumer": None}), 5, just, NOW)
+    assert found.sentence == "It keeps up; the next event came 20 s ago."
+    failing = readiness({"relay": "has failed for 31 s: no broker"})
+    found = stations.publishing(failing, Flow(7, NOW, 5, just, NOW), NOW)
+    assert found.sentence.startswith(
+        "The relay has failed for 31 s: no broker. The oldest event that waits came 20 s ago"
+    )
 
 
 def test_repairing_is_judged_by_the_oldest_finished_run() -> None:

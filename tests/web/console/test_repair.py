@@ -60,7 +60,10 @@ class Asking:
 
     def verbs(self) -> RepairVerbs:
         """Return the verbs of a process that has the backfill of one tenant."""
-        return RepairVerbs(here=lambda: ["shop"], ask=self._ask, stop=self._stop, usual=Options)
+        return RepairVerbs(here=lambda: ["shop"], ask=self._ask, stop=self._stop, usual=Options, halted=self._halted)
+
+    def _halted(self, slug: str) -> str | None:
+        return self.refuses if slug == "shop" else None
 
     def _ask(self, slug: str, options: Options) -> str | None:
         if self.refuses is None:
@@ -178,7 +181,8 @@ async def test_a_start_says_why_nothing_begins_yet(
     with structlog.testing.capture_logs() as lines:
         halted = await press(browser, "/repair", "/repair/start", tenant="shop")
     page = await text(browser, halted.headers["Location"])
-    assert "The backfill has halted: the key is refused" in page
+    assert page.count("The backfill has halted: the key is refused") == 2, "as an answer, and as how it is"
+    assert ">halted</span>" in page
     assert "it begins" not in page
     assert not [one for one in lines if one["event"] == "console.did"]
 

@@ -38,13 +38,15 @@ class RepairVerbs:
 
     `ask` begins a run of one of them, or returns in words why it cannot.
     `stop` ends the tenant's unfinished run in whose name it is told, whichever process has it, and returns its number;
-    where a number is given, it ends that run alone.
+    where a number is given, it ends that run alone. `halted` says why the backfill of a tenant waits for a person, None
+    where it does not.
     """
 
     here: Callable[[], Collection[str]]
     ask: Callable[[str, Options], str | None]
     stop: Callable[[str, str, int | None], Awaitable[int | None]]
     usual: Callable[[], Options]
+    halted: Callable[[str], str | None]
 
 
 class ShownReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,12 +97,13 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class TenantRepair:
-    """A tenant's runs, and what of its own the buttons can do here."""
+    """A tenant's runs, what of its own the buttons can do here, and why its backfill has halted, where it has."""
 
     slug: str
     tenant: ConsoleTenant
     runs: Brought[list[RunRow]]
     here: bool
+    halted: str | None = None
 
     @property
     def running(self) -> RunRow | None:
@@ -151,7 +154,7 @@ class RepairPage:
         here, found = self._verbs.here(), []
         for slug, tenant in visit.frame.tenants.items():
             runs = await visit.asked(f"The runs of {slug}", self._runs(tenant.tenant_id))
-            found.append(TenantRepair(slug, tenant, runs, slug in here))
+            found.append(TenantRepair(slug, tenant, runs, slug in here, self._verbs.halted(slug)))
         return found
 
     async def _runs(self, tenant_id: str) -> list[RunRow]:

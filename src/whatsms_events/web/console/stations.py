@@ -74,13 +74,14 @@ def publishing(readiness: Readiness, flow: Flow, now: datetime) -> Station:
     if flow.relay_at is None:
         return Station(title, "warn", "never", "No relay has published anything so far.")
     said = f"Everything is in Kafka; a relay last checked it {lasting((now - flow.relay_at).total_seconds())} ago."
-    return Station(title, "good", "yes", said)
+    return Station(title, "good", "yes", _waiting(flow.unpublished_at, now) or said)
 
 
 def applying(readiness: Readiness, through: int, unapplied_at: datetime | None, now: datetime) -> Station:
     """Judge the consumer by what waits for it."""
     late = _late("Applying", readiness.roles.get("consumer"), unapplied_at, now)
-    return late or Station("Applying", "good", "yes", f"The tables show every event, up to position {through}.")
+    said = f"The tables show every event, up to position {through}."
+    return late or Station("Applying", "good", "yes", _waiting(unapplied_at, now) or said)
 
 
 def repairing(readiness: Readiness, overviews: Sequence[Overview], *, keyed: bool, now: datetime) -> Station:
@@ -107,12 +108,25 @@ def repairing(readiness: Readiness, overviews: Sequence[Overview], *, keyed: boo
     return Station(title, "warn" if ago > RECONCILED_S else "good", "running" if running else "yes", said)
 
 
+def _waiting(waits_since: datetime | None, now: datetime) -> str:
+    """Say what a station that keeps up has before it, nothing where that is nothing."""
+    return (
+        ""
+        if waits_since is None
+        else f"It keeps up; the next event came {lasting((now - waits_since).total_seconds())} ago."
+    )
+
+
+_DOES: Final = {"Publishing": "The relay", "Applying": "The consumer"}
+"""Who works at a station, as it stands before what is wrong with it."""
+
+
 def _late(title: str, problem: str | None, waits_since: datetime | None, now: datetime) -> Station | None:
     """Return the station where it does not keep up, None where it does."""
     waits_s = 0.0 if waits_since is None else (now - waits_since).total_seconds()
     waits = f" The oldest event that waits came {lasting(waits_s)} ago." if waits_since is not None else ""
     if problem:
-        return Station(title, "bad", "no", f"{problem}.{waits}")
+        return Station(title, "bad", "no", f"{_DOES[title]} {problem}.{waits}")
     if waits_s >= LATE_S:
         tone: Tone = "bad" if waits_s >= STUCK_S else "warn"
         return Station(title, tone, "behind", f"It does not keep up.{waits}")

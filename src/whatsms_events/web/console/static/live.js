@@ -3,6 +3,7 @@
 
 const live = document.getElementById("live");
 const LIMIT = 160; // characters of what an event says
+const ACKS = { 0: "failed", 1: "pending", 2: "sent", 3: "delivered", 4: "read", 5: "played" };
 const AGAIN_MS = 3000; // a browser gives up where it is refused once; this one asks again
 
 if (live) {
@@ -32,11 +33,23 @@ if (live) {
   function said(event) {
     const data = event.data || {};
     const message = data.message || {};
-    if (event.type === "message.ack") return `ack ${message.ack ?? "?"}`;
+    if (event.type === "message.ack") return ACKS[message.ack] ?? `ack ${message.ack ?? "?"}`;
     const text = message.body ?? (data.ticket || {}).status ?? (data.contact || {}).name ?? (data.campaign || {}).name;
     if (text && typeof text === "object") return "hidden";
     const whole = text === null || text === undefined ? "" : String(text);
     return whole.length > LIMIT ? `${whole.slice(0, LIMIT)}…` : whole;
+  }
+
+  // A ticket leads to what was said in it, where its tenant is one of the configuration.
+  function conversation(made, event) {
+    if (!event.ticket_id) return;
+    made.title = event.ticket_id;
+    if (!event.tenant) return;
+    const link = document.createElement("a");
+    const asked = new URLSearchParams({ tenant: event.tenant, id: event.ticket_id });
+    link.href = `/conversations/ticket?${asked}`;
+    link.append(...made.childNodes);
+    made.append(link);
   }
 
   function show(sent) {
@@ -56,7 +69,7 @@ if (live) {
     cell(row, event.type);
     cell(row, said(event), "says");
     cell(row, event.subject, "id").title = event.subject ?? "";
-    cell(row, event.ticket_id === event.subject ? "" : event.ticket_id, "id").title = event.ticket_id ?? "";
+    conversation(cell(row, event.ticket_id, "id"), event);
     cell(row, event.tenant ?? event.tenant_id);
     while (rows.rows.length > most) rows.deleteRow(-1);
     document.getElementById("none").hidden = true;
