@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import whatsms_events
+from servers.examples import examples
 from whatsms_events import logs
 from whatsms_events.errors import IntegrityError, StorageUnavailableError
 from whatsms_events.redaction import KEYS
@@ -159,7 +160,7 @@ def test_text_in_place_of_an_event_is_not_shown(output: Output) -> None:
     assert [line["event"] for line in output.lines()] == ["log.unnamed"] * 4
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     value=st.recursive(
         st.none()

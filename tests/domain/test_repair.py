@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from servers.examples import examples
 from whatsms_events import errors
 from whatsms_events.domain import repair, walk
 from whatsms_events.domain.events import Entity
@@ -410,7 +411,7 @@ class Driven:
 
 
 @given(st.integers(0, 2**32), st.sampled_from(KINDS), st.integers(0, 60))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(1000), deadline=None)
 def test_every_run_ends_and_every_item_in_one_final_state(seed: int, kind: Kind, patience: int) -> None:
     """Whatever is answered, found and judged, with kills between any two steps and clocks set back in between."""
     driven = Driven(Random(seed), kind, patience=patience)

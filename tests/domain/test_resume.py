@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from servers.examples import examples
 from whatsms_events.domain.events import Checkpoint
 from whatsms_events.domain.records import partition_of
 from whatsms_events.domain.resume import Last, Partition, Published, Route, SeenPartition, resume
@@ -327,7 +328,7 @@ def test_crash_after_each_step_of_a_fill_up_publishes_once() -> None:
             assert_published_once_in_order(world)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(random=st.randoms(use_true_random=False), rows=st.integers(1, 25))
 def test_whatever_is_lost_every_row_is_published_once(random: Random, rows: int) -> None:
     """Lost markers, crashes and frozen relays at every step, retention, added partitions: once, in order, complete."""

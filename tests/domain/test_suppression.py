@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.histories import START, at, entry, folded
+from servers.examples import examples
 from whatsms_events.domain.events import (
     Campaign,
     CampaignPayload,
@@ -175,7 +176,7 @@ class Story:
         return self.forgotten and self.through == self.end
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(STEPS)
 def test_no_interleaving_brings_a_forgotten_value_back_or_takes_anothers(steps: list[Step]) -> None:
     """Deliveries, redeliveries, reorderings, observations, kills, forgets and rebuilds in any order, on one log."""

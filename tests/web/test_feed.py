@@ -17,6 +17,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy import delete, insert, update
 
 from servers.compare import until
+from servers.examples import examples
 from web.listener import bearer, probes
 from web.test_api import TENANTS, Client, event
 from web.test_api import databases as _databases
@@ -152,7 +153,7 @@ def answers(lines: list[bytes], cut: int) -> Iterator[bytes]:
         cut -= len(line)
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(
     cuts=st.lists(st.integers(1, 4000), max_size=8), wanted=st.sampled_from(["", "ticket.closed", "contact.updated"])
 )

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.histories import HISTORY, History, numbered
+from servers.examples import examples
 from storage.projection.test_hot import PICTURES, empty, item, tables_of, ticket
 from whatsms_events.errors import BrokerUnavailableError, InvalidEventError, StorageUnavailableError, TransientError
 from whatsms_events.storage import tables
@@ -202,7 +203,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("law")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(40))
 @given(
     history=HISTORY,
     sizes=st.lists(st.integers(1, 4), min_size=1, max_size=5),

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, select, update
 
+from servers.examples import examples
 from servers.metric import counted, shown
 from storage.log.test_blanking import marked, marks_in
 from storage.log.test_event_log import fill
@@ -335,7 +336,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(STEPS)
 def test_whatever_happens_in_between_nothing_goes_too_early(steps: list[Step]) -> None:
     """Rows that come in any order, relay and projection at any pace, and time: no row is blanked that is younger than

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 from sqlalchemy import delete, insert, select, text
 
+from servers.examples import examples
 from whatsms_events.domain.drift import position
 from whatsms_events.domain.events import (
     Campaign,
@@ -119,7 +120,7 @@ ROW = st.tuples(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(20))
 @given(rows=st.lists(ROW, min_size=20, max_size=60))
 async def test_sql_and_python_agree_on_what_is_gone(
     database: Database, rows: list[tuple[bool | None, dict[str, Version]]]

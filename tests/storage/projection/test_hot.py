@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.histories import HISTORY, History, numbered
 from domain.histories import entry as happened
+from servers.examples import examples
 from whatsms_events.domain.events import EventType, LogEntry, Message, MessagePayload, Ticket, TicketPayload
 from whatsms_events.domain.rows import COLUMNS, Key, Row
 from whatsms_events.errors import FencedError, StorageUnavailableError, UnstorableError
@@ -212,7 +213,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("law")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(40))
 @given(history=HISTORY, batches=BATCHES, rows=st.sampled_from([0, 1, 3, 1000]))
 async def test_the_same_log_gives_the_same_tables_whatever_stays_in_memory(
     folder: Path, history: History, batches: Sequence[tuple[int, str | None]], rows: int

@@ -8,6 +8,7 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from servers.examples import examples
 from web.console.pages import TENANTS
 from web.console.seeded import AT, EVIL, SCRIPT
 from web.console.test_conversations import assert_harmless
@@ -76,7 +77,7 @@ def rendered(template: str, **values: Any) -> str:
 
 
 @given(TICKETS, st.none() | CONTACTS, st.lists(MESSAGES, max_size=3))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_a_conversation_is_harmless(ticket: dict[str, Any], contact: Any, messages: list[dict[str, Any]]) -> None:
     """Every text of a ticket, of its contact, and of its messages with what stood there before."""
     rest = Confirmed(None, None, None, None, None, compared=False, differed=None)
@@ -89,7 +90,7 @@ def test_a_conversation_is_harmless(ticket: dict[str, Any], contact: Any, messag
 
 
 @given(TEXTS, st.lists(TICKETS, max_size=2), st.none() | CONTACTS, WORDS)
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_lists_of_conversations_are_harmless(typed: str, tickets: list[Any], contact: Any, status: str | None) -> None:
     """What was typed and what was found, a list of tickets, and statuses that are no words."""
     found = FoundPage([Found("name", contact, tickets, tickets_complete=contact is None)], complete=False)
@@ -106,7 +107,7 @@ def test_lists_of_conversations_are_harmless(typed: str, tickets: list[Any], con
 
 
 @given(st.lists(st.tuples(WORDS, WORDS), max_size=3), st.lists(st.integers(0, 10**9), min_size=7, max_size=7))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_acks_are_harmless(stuck: list[tuple[str | None, str | None]], counts: list[int]) -> None:
     """Ids and statuses of tickets, and any counts."""
     part = PeriodPart(AT, AT, tuple(counts[: len(OUTCOMES)]), (tuple(counts), (0,) * len(RANGES)), complete=False)
@@ -125,7 +126,7 @@ MATCHES = row(kind=st.sampled_from(("event", "ticket")), tenant=WORDS, tenant_id
 
 
 @given(TEXTS, st.lists(MATCHES, max_size=3))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_a_passport_of_several_things_is_harmless(typed: str, matches: list[Any]) -> None:
     """What was typed, and ids of all kinds that have this name."""
     assert_harmless(
@@ -144,7 +145,7 @@ def test_a_passport_of_several_things_is_harmless(typed: str, matches: list[Any]
 
 
 @given(TEXTS, WORDS, TEXTS, st.lists(PLACES, max_size=2))
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_the_passport_of_a_thing_is_harmless(thing_id: str, slug: str | None, tenant: str, told: list[Any]) -> None:
     """An id that is markup, a tenant that has gone, and the places of its fields."""
     rest = {"observed_at": None, "looked_at": None, "last_reconcile": None}

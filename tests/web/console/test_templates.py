@@ -10,6 +10,7 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from servers.examples import examples
 from web.console.hostile import CONTEXTS, ELSEWHERE, LARGE, NOW, PARTS
 from web.console.pages import TENANTS
 from web.listener import asking
@@ -97,7 +98,7 @@ def test_every_template_is_tried() -> None:
 
 
 @pytest.mark.parametrize("template", CONTEXTS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=st.lists(st.sampled_from(EVIL) | st.text(min_size=1, max_size=40), min_size=1, max_size=4).map("".join))
 def test_hostile_values_are_text(template: str, text: str) -> None:
     """Markup, scripts, quotes, template code, controls and half surrogates in any value change no element of a page."""
