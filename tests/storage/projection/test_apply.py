@@ -1,6 +1,7 @@
 """One transaction per batch: all of it or nothing, one consumer at a time, and rows that come back as they went in."""
 
 import asyncio
+import itertools
 import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import closing
@@ -12,8 +13,9 @@ from uuid import UUID
 import msgspec
 import pytest
 from msgspec import UNSET, UnsetType
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Text, func, select, text, update
 
+from servers.noted import noted
 from whatsms_events.domain import fold, rows
 from whatsms_events.domain.events import (
     Campaign,
@@ -48,7 +50,7 @@ from whatsms_events.storage.projection.apply import (
     ProjectionState,
     ReadItem,
 )
-from whatsms_events.storage.projection.rows import load, save
+from whatsms_events.storage.projection.rows import ALIKE, load, save
 from whatsms_events.twin.world import World
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -443,9 +445,9 @@ async def dumped(file: Path, items: Sequence[ReadItem], size: int) -> dict[str, 
         return {name: opened.execute(f"SELECT * FROM {name} ORDER BY 1, 2, 3").fetchall() for name in rows.COLUMNS}
 
 
-async def test_a_row_that_is_there_is_written_where_it_differs(database: Database) -> None:
-    """The others of its columns are not touched, and a contact whose name changes is found by the new one."""
-    key = Key("contact", "t1", "p1")
+async def test_rows_that_are_there_are_written_where_they_differ(database: Database) -> None:
+    """The others of their columns are not touched, and a contact whose name changes is found by the new one."""
+    keys = [Key("contact", "t1", f"p{number}") for number in range(ALIKE)]
     values = dict.fromkeys(rows.COLUMNS["contact"])
     before = Row(known=True, values=values | {"name": "Ana Lima", "number": "+351 9"}, versions={})
     mailed = Row(known=True, values={**before.values, "email": "a@b"}, versions={"email": rows.Version(1, 1, 1)})
@@ -453,11 +455,26 @@ async def test_a_row_that_is_there_is_written_where_it_differs(database: Databas
     columns = tables.contact.c
     mark = update(tables.contact).values(digits="written by nobody")
     async with database.write() as connection:
-        await save(connection, {key: before})
+        await save(connection, dict.fromkeys(keys, before))
         await connection.execute(mark)
-        await save(connection, {key: mailed}, {key: before})
+        await save(connection, dict.fromkeys(keys, mailed), dict.fromkeys(keys, before))
         found = select(columns.email, columns.folded_name, columns.digits)
-        assert (await connection.execute(found)).all() == [("a@b", "ana lima", "written by nobody")]
-        await save(connection, {key: named}, {key: mailed})
-        assert (await connection.execute(found)).all() == [("a@b", "zoe lima", "3519")]
-        assert await load(connection, [key]) == {key: named}
+        assert (await connection.execute(found)).all() == [("a@b", "ana lima", "written by nobody")] * ALIKE
+        await save(connection, dict.fromkeys(keys, named), dict.fromkeys(keys, mailed))
+        assert (await connection.execute(found)).all() == [("a@b", "zoe lima", "3519")] * ALIKE
+        assert await load(connection, keys) == dict.fromkeys(keys, named)
+
+
+async def test_rows_that_differ_each_in_other_columns_share_a_statement(database: Database) -> None:
+    """Otherwise a batch of a thousand such rows would take a thousand statements, each of them planned anew."""
+    names = sorted({one.name for one in tables.ticket.c if isinstance(one.type, Text)} & rows.COLUMNS["ticket"])
+    pairs = [(Key("ticket", "t1", "-".join(pair)), pair) for pair in itertools.combinations(names, 2)]
+    empty = Row(known=True, values=dict.fromkeys(rows.COLUMNS["ticket"]), versions={})
+    before = {key: empty for key, _ in pairs}
+    after = {key: Row(True, {**empty.values, **dict.fromkeys(pair, "x")}, {}) for key, pair in pairs}
+    async with database.write() as connection:
+        await save(connection, before)
+        with noted("before_cursor_execute") as statements:
+            await save(connection, after, before)
+        assert len(statements) == 1 < len(pairs)
+        assert await load(connection, list(after)) == after

@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from operator import itemgetter
 from typing import Any, Final
 
@@ -40,6 +40,10 @@ _FOUND: Final = frozenset({"name", "number"})
 """The columns that a contact is found by, in other words: see `search`."""
 
 _NO_ROWS: Final[Mapping[Key, Row]] = {}
+
+ALIKE: Final = 8
+"""With fewer rows a statement of its own costs more than it saves. On SQLite it costs as much as eight whole rows, half
+a millisecond; on PostgreSQL, which plans each statement, more."""
 
 TURN: Final = 200
 """After so many events (some milliseconds) the other tasks of the loop have their turn: a receiver must answer."""
@@ -133,22 +137,27 @@ async def save(connection: AsyncConnection, rows: Mapping[Key, Row], held: Mappi
     """Write rows: what differs of those in `held`, which are in the database just so, and the others whole.
 
     SQLite writes an index anew for each column that a statement names, whether its value is another one or not: the
-    same rows written whole cost it twice as much.
+    same rows written whole cost it twice as much. But a statement has its own price too, so rows are written whole
+    where fewer than ALIKE of them differ in the same columns.
     """
-    whole: dict[Table, list[tuple[Any, ...]]] = defaultdict(list)
-    parts: dict[tuple[Table, tuple[str, ...]], list[tuple[Any, ...]]] = defaultdict(list)
+    whole: dict[Table, list[tuple[Key, Row]]] = defaultdict(list)
+    parts: dict[tuple[Table, tuple[str, ...]], list[tuple[Key, Row]]] = defaultdict(list)
     for key, row in rows.items():
         before = held.get(key)
         if before is None:
-            whole[key.table].append((*_place(key), *_record(key.table, row)))
+            whole[key.table].append((key, row))
         else:
-            names, values = _difference(key.table, before, row)
-            parts[key.table, names].append((*values, *_place(key)))
+            parts[key.table, _difference(key.table, before, row)].append((key, row))
     # Straight to the driver: all values are plain, and binding them by name costs as much as the fold.
-    for table, group in whole.items():
-        await connection.exec_driver_sql(_upsert(connection.dialect, table), group)
     for (table, names), group in parts.items():
-        await connection.exec_driver_sql(_update(connection.dialect, table, names), group)
+        if len(group) < ALIKE:
+            whole[table] += group
+        else:
+            changes = [(*_record(table, names, row), *_place(key)) for key, row in group]
+            await connection.exec_driver_sql(_update(connection.dialect, table, names), changes)
+    for table, group in whole.items():
+        records = [(*_place(key), *_record(table, _COLUMNS[table], row)) for key, row in group]
+        await connection.exec_driver_sql(_upsert(connection.dialect, table), records)
 
 
 def _select(connection: AsyncConnection, table: Table, tenant: str, keys: list[Key]) -> Select[Any]:
@@ -175,12 +184,13 @@ def _upsert(dialect: Dialect, table: Table) -> str:
     )
 
 
-@cache
+@lru_cache(maxsize=256)  # which columns differ is up to the events: there may be thousands of combinations
 def _update(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:
-    """Return the statement; its parameters are these columns, which are in the order of the table, and the key."""
+    """Return the statement; its parameters are what `_record` makes of these columns, and the key."""
     source = _TABLES[table]
     mine = (column == bindparam(f"of_{column.name}") for column in source.primary_key)
-    statement = update(source).where(*mine).values({name: bindparam(name) for name in names})
+    columns = (*_MARKS[table], *names, "versions", *(tables.FOUND_BY if _is_found_by(table, names) else ()))
+    statement = update(source).where(*mine).values({name: bindparam(name) for name in columns})
     return str(statement.compile(dialect=dialect))
 
 
@@ -204,23 +214,20 @@ def _marks(table: Table, row: Row, versions: str) -> tuple[bool, ...]:
     return row.known, tell_doubt(versions) or in_doubt(row.values["gone"], row.versions)
 
 
-def _record(table: Table, row: Row) -> tuple[Any, ...]:
-    """Return the columns behind the key, in the order of the table."""
-    versions, found_by = written(row.versions), searched(row.values) if table == "contact" else ()
-    return (*_marks(table, row, versions), *_values[table](row.values), versions, *found_by)
+def _record(table: Table, names: Sequence[str], row: Row) -> tuple[Any, ...]:
+    """Return the marks, these columns, the versions, and what a contact is found by: in the order of the table."""
+    versions, values = written(row.versions), row.values
+    found_by = searched(values) if _is_found_by(table, names) else ()
+    return (*_marks(table, row, versions), *[values[name] for name in names], versions, *found_by)
 
 
-def _difference(table: Table, before: Row, after: Row) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-    """Return the names and the values of the columns to write, in the order of the table.
+def _is_found_by(table: Table, names: Sequence[str]) -> bool:
+    """Tell whether what a row is found by depends on these columns: only a contact is found by its name and number."""
+    return table == "contact" and not _FOUND.isdisjoint(names)
 
-    The marks and the versions are always written, and what a contact is found by with its name and number.
-    """
+
+def _difference(table: Table, before: Row, after: Row) -> tuple[str, ...]:
+    """Return the columns of the fold that differ, in the order of the table."""
     get = _values[table]
     named = zip(_COLUMNS[table], get(before.values), get(after.values), strict=True)
-    changed = [(name, new) for name, old, new in named if old is not new and old != new]
-    names, values = [name for name, _ in changed], [value for _, value in changed]
-    versions, found_by = written(after.versions), table == "contact" and not _FOUND.isdisjoint(names)
-    return (
-        (*_MARKS[table], *names, "versions", *(tables.FOUND_BY if found_by else ())),
-        (*_marks(table, after, versions), *values, versions, *(searched(after.values) if found_by else ())),
-    )
+    return tuple([name for name, old, new in named if old is not new and old != new])
