@@ -92,7 +92,7 @@ RETENTION = {
     sample("role_state", role="retention"): 1,
     **{sample("retention_behind_seconds", kind=kind): 0 for kind in RETAINED},
 }
-BUILD = {sample("build_info", version=__version__): 1, sample("settings_refused"): 0}
+BUILD = {sample("build_info", version=__version__): 1, sample("settings_refused"): 0, sample("privacy_key_differs"): 0}
 
 ON_SQLITE: Mapping[Sample, float] = {
     **BUILD,

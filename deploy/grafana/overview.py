@@ -12,6 +12,7 @@ SIGNATURES: Final = "signature_.*"
 
 ROLE: Final[dict[int, Word]] = {0: ("stands by", "blue"), 1: ("active", "green"), 2: ("HALTED", "red")}
 SETTINGS: Final[dict[int, Word]] = {0: ("in force", "green"), 1: ("REFUSED", "red")}
+KEYS: Final[dict[int, Word]] = {0: ("fits", "green"), 1: ("DIFFERS", "red")}
 UP: Final[dict[int, Word]] = {0: ("DOWN", "red"), 1: ("up", "green")}
 
 # Words that more than one board needs.
@@ -173,6 +174,10 @@ OVERVIEW: Final = Board(
                    "REFUSED: the configuration file or a secret file has changed and has a mistake, so the settings "
                    "before it stay in force. `config check` says what to mend.",
                    "WhatsmsSettingsRefused"),
+            states("Privacy key", latest(m.PRIVACY_KEY_DIFFERS, "instance"), KEYS,
+                   "DIFFERS: the process has another privacy.key than others of the same log, or none, so what comes "
+                   "late of people who were forgotten is kept there. `privacy keys` names every process.",
+                   "WhatsmsPrivacyKeyDiffers"),
             table("Versions", latest(m.BUILD, "instance", "version"), ("instance", "version"),
                   "What each process runs. Two versions for long: an upgrade was not finished.",
                   "Upgrade it"),

@@ -53,7 +53,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           copying (into another database), moving (one place at a time);
                                           blanking (bytes and data of rows go, the rows stay),
                                           retention_places (how far retention is);
-                                          erasure (of a person), suppression (who was forgotten, for who appends)
+                                          erasure (of a person), suppression (who was forgotten, for who appends);
+                                          key_holders (which process has which key)
         projection/                       apply and rows: a batch in one transaction; hot (what stays in memory);
                                           holdings: what is held; parked: events that could not be applied;
                                           retry: parked events once more, with today's code;

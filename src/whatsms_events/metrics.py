@@ -51,6 +51,11 @@ SETTINGS_REFUSED = Gauge(
     "1: the configuration file or a secret file has changed and has a mistake, or cannot be read, so the settings "
     "before it stay in force. The log line `settings.refused` and `config check` say what to mend.",
 )
+PRIVACY_KEY_DIFFERS = Gauge(
+    "whatsms_events_privacy_key_differs",
+    "1: this process has another `privacy.key` than others that append to the same log, or none although they have "
+    "one: what comes late of people who were forgotten is kept here. `privacy keys` names every process.",
+)
 TOKENS_REFUSED = Counter(
     "whatsms_events_tokens_refused_total",
     "Requests to the private listener that were refused, by why: missing or wrong token, scope (the token may not do "

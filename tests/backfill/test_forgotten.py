@@ -36,8 +36,7 @@ async def rows_with(here: House, texts: list[str]) -> list[Any]:
 
 async def test_a_reconcile_brings_no_forgotten_person_back(tmp_path: Path) -> None:
     """Lists and details show the person as before: nothing of it is stored, nothing differs, nothing is appended."""
-    async with half_an_hour(tmp_path) as here:
-        here.privacy = Privacy(key=SecretStr(KEY))
+    async with half_an_hour(tmp_path, Privacy(key=SecretStr(KEY))) as here:
         await here.reconcile(FULL)
         await here.tick(3600)
         await here.reconcile(FULL)  # what came just before the first one is settled by now

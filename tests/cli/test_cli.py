@@ -41,6 +41,7 @@ OWN_OPTIONS = {
     "backup": {"--to"},
     "trace": {"NAME", "--tenant", "--kind", "--reach", "--json"},
     "privacy report": {"--tenant", "--json"},
+    "privacy keys": {"--json"},
     "export": {"--contact", "--out", "--tenant"},
     "log verify": {"--after", "--through", "--head", "--json"},
     "log copy": {"--to", "--finish", "--take-back", "--password-file", "--tls", "--tls-ca-file"},

@@ -1,4 +1,4 @@
-"""`privacy report`, and the same by the read API."""
+"""`privacy report`, and the same by the read API; `privacy keys`."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,11 @@ from servers import warm
 from servers.people import ANAS_NUMBER, FOR_EVER, TENANT, story
 from servers.service import SLUG, Service
 from test_journey import get
+from whatsms_events.domain.marks import Marker
 
 pytestmark = pytest.mark.process
+
+KEY = "a-long-random-key-of-the-tests"
 
 
 async def test_the_report_says_what_is_held_and_names_nobody(tmp_path: Path) -> None:
@@ -39,3 +42,35 @@ async def test_the_report_says_what_is_held_and_names_nobody(tmp_path: Path) -> 
     assert "parked deliveries" in table
     for text in (table, json.dumps(asked)):
         assert not [one for one in ("Ana", "Rui", ANAS_NUMBER, "secret") if one in text]
+
+
+async def test_each_process_is_shown_with_its_key(tmp_path: Path) -> None:
+    """A receiver without the key that a command has is named by `privacy keys` and `forget`, until it has the same."""
+    service = Service(tmp_path / "service", settings={f"tenants.{SLUG}": {"tenant_id": TENANT}})
+    async with story(f"sqlite:///{service.folder / 'log.db'}"):
+        pass
+    await service.start()
+    key = tmp_path / "secrets"
+    key.mkdir()
+    (key / "privacy__key").write_text(KEY)
+
+    def said(*words: str) -> tuple[int, str]:
+        done = warm.run([*words, "--config", str(service.config), "--secrets-dir", str(key)], service.folder)
+        return done.returncode, done.stdout + done.stderr
+
+    status, table = said("privacy", "keys")
+    assert status == 1
+    assert "no key  DIFFERS" in table
+    process = next(line.split("  ")[0] for line in table.splitlines() if "DIFFERS" in line)
+    status, refused = said("forget", "--tenant", SLUG, "--contact", ANAS_NUMBER, "--go")
+    assert status == 2
+    assert f"{process} has no key" in refused.replace("\n", " ")
+    await service.stop()
+    assert said("privacy", "keys")[0] == 0
+    service = Service(service.folder, settings={f"tenants.{SLUG}": {"tenant_id": TENANT}, "privacy": {"key": KEY}})
+    await service.start()
+    status, shown = said("privacy", "keys", "--json")
+    (one,) = json.loads(shown)["processes"]
+    assert (status, one["fits"], one["fingerprint"]) == (0, True, Marker(KEY.encode()).fingerprint)
+    assert KEY not in shown
+    await service.stop()

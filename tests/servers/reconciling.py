@@ -237,6 +237,7 @@ async def house(
     plan: Plan = PLAN,
     moving: bool = False,
     kind: type[House] = House,
+    privacy: Privacy | None = None,
 ) -> AsyncIterator[House]:
     """Open everything; the databases are migrated, the committer runs, the REST half listens."""
     rest = rest or Rest(world.account, api_key=KEY)
@@ -248,11 +249,14 @@ async def house(
         stack.push_async_callback(projection.close)
         server = await stack.enter_async_context(RestServer(rest))
         settings, supervisor = settings_of(world, server.url), Supervisor()
+        settings = settings.model_copy(update={"privacy": privacy or Privacy()})
         committer = make_committer(settings, log, supervisor.wake)
         consumer = make_consumer(settings, Stores(log, projection))
         stack.push_async_callback(consumer.close)
         async with supervisor.running(committer, writers=[], readers=[]):
-            yield kind(world, rest, server.url, log, projection, committer, consumer, plan=plan, moving=moving)
+            made = kind(world, rest, server.url, log, projection, committer, consumer, plan=plan, moving=moving)
+            made.privacy = settings.privacy
+            yield made
 
 
 def settings_of(world: World, url: str) -> Settings:
@@ -262,10 +266,11 @@ def settings_of(world: World, url: str) -> Settings:
 
 
 @asynccontextmanager
-async def half_an_hour(folder: Path) -> AsyncIterator[House]:
+async def half_an_hour(folder: Path, privacy: Privacy | None = None) -> AsyncIterator[House]:
     """Give a house on SQLite, whose account lived for half an hour and whose webhooks all came."""
     world = World(7, start=MAY, tenant_id=TENANT, pace=0.2)
-    async with house(f"sqlite:///{folder}/log.db", f"sqlite:///{folder}/projection.db", world) as opened:
+    urls = f"sqlite:///{folder}/log.db", f"sqlite:///{folder}/projection.db"
+    async with house(*urls, world, privacy=privacy) as opened:
         await opened.take(world.advance(world.now + timedelta(minutes=30)))
         yield opened
 

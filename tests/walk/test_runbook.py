@@ -37,6 +37,7 @@ GIVEN: Final = {
     "whatsms-events suppressions": FORGET,
     "whatsms-events trace": "cli/test_trace.py::test_an_event_is_followed_by_its_id_its_hash_and_what_it_is_about",
     "whatsms-events privacy report": "cli/test_privacy.py::test_the_report_says_what_is_held_and_names_nobody",
+    "whatsms-events privacy keys": "cli/test_privacy.py::test_each_process_is_shown_with_its_key",
     "whatsms-events export": "cli/export/test_export.py::test_a_person_is_exported_beside_a_running_service",
     "whatsms-events parked": PARKED,
     "whatsms-events parked list --config whatsms.toml --stage fold": (

@@ -151,6 +151,10 @@ COMMANDS: Final = {
         "privacy:report_",
         "Say per tenant what is held of people: in which place, how much, how old, and how much of it is due to go.",
     ),
+    "privacy keys": (
+        "privacy:keys",
+        "Say of each process that appends which `privacy.key` it has, by a fingerprint, and whether it fits.",
+    ),
     "secrets status": (
         "secrets:status_",
         "Say of each webhook secret when it last fitted a delivery, how many it fitted, and whether it may go.",

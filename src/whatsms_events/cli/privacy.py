@@ -1,6 +1,6 @@
-"""`privacy report`: what is held of people, of how many, how old, and what of it should go."""
+"""`privacy report`: what is held of people, of how many, how old; `privacy keys`: who could forget them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -11,7 +11,9 @@ from whatsms_events.cli.options import DEFAULTS, SettingsOptions, tenant_named
 from whatsms_events.cli.running import run
 from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
-from whatsms_events.service.parts import opened_stores, privacy_cutoffs, tenant_ids
+from whatsms_events.domain.marks import Marker
+from whatsms_events.service.parts import opened_log, opened_stores, privacy_cutoffs, privacy_key, tenant_ids
+from whatsms_events.storage.log.key_holders import KeyHolder, KeyHolders
 from whatsms_events.storage.privacy import PrivacyCounts
 from whatsms_events.storage.reads import Queries
 from whatsms_events.web.privacy import QUESTION_S, report
@@ -58,6 +60,37 @@ def report_(*, tenant: str | None = None, json: bool = False, options: SettingsO
         for line in _forgotten(one, found["made_at"].isoformat()):
             console.print(line)
     return 0
+
+
+def keys(*, json: bool = False, options: SettingsOptions = DEFAULTS) -> int:
+    """Say of each process that appends which `privacy.key` it has, by a fingerprint, and whether it fits.
+
+    It asks the log's database, where each process shows that every twenty seconds. The key itself is never shown. It
+    ends with status 1 where one has another key than these settings, or none.
+
+    Parameters
+    ----------
+    json
+        Print one object: the fingerprint here, and the processes.
+    """
+    settings = options.load()
+    key = privacy_key(settings)
+    ours = None if key is None else Marker(key).fingerprint
+    holders = run(_holders(settings))
+    if json:
+        told = [{**msgspec.to_builtins(one), "fits": one.fingerprint == ours} for one in holders]
+        print(msgspec.json.encode({"fingerprint": ours, "processes": told}).decode())
+    else:
+        print(f"here: {ours or 'no key'}")
+        for one in holders:
+            fits = "fits" if one.fingerprint == ours else "DIFFERS"
+            print(f"{one.process}  {one.fingerprint or 'no key'}  {fits}  seen {one.seen_at:%Y-%m-%dT%H:%M:%SZ}")
+    return int(any(one.fingerprint != ours for one in holders))
+
+
+async def _holders(settings: Settings) -> Sequence[KeyHolder]:
+    async with opened_log(settings) as log:
+        return await KeyHolders(log).live(now())
 
 
 async def _report(settings: Settings, tenants: Any) -> Any:

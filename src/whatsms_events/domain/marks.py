@@ -57,6 +57,11 @@ class Marker:
         """Return what tells one key from another, and tells nothing of either."""
         return hmac.digest(self.key, b"whatsms-events suppression key", "sha256")[:8]
 
+    @property
+    def fingerprint(self) -> str:
+        """Return the same for people to compare."""
+        return self.check[:4].hex()
+
 
 @dataclass(frozen=True, slots=True)
 class Suppressions:

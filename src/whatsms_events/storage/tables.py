@@ -261,6 +261,15 @@ suppression = Table(
     sqlite_autoincrement=True,
 )
 
+key_holder = Table(
+    "key_holder",
+    log_metadata,
+    Column("process", Text, primary_key=True),  # one that appends: its machine and its number there
+    Column("fingerprint", Text),  # of its `privacy.key`; null where it has none
+    Column("started_at", BigInteger, primary_key=True, autoincrement=False),
+    Column("seen_at", BigInteger, nullable=False),
+)
+
 projection_metadata = MetaData()
 
 projection = Table(

@@ -45,6 +45,7 @@ from whatsms_events.errors import ConfigError, IntegrityError, NotFoundError, Tr
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.erasure import Counts, Erasure, Erasures
 from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.key_holders import KeyHolders, unlike
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.log.suppression import (
     SETTLE_S,
@@ -246,6 +247,11 @@ class Forgetting:
         problem = key_problem(marker, checks)
         if problem is not None:
             raise ConfigError(problem)
+        if others := unlike(marker, await KeyHolders(self._log).live(self._now())):
+            raise ConfigError(
+                f"privacy.key: here it is {marker.fingerprint}, and {'; '.join(others)}, so what comes late there "
+                "would be kept: give every process this one, restart them, and run this again"
+            )
         if not checks:
             raise ConfigError(
                 "privacy.key: no process of the service has started with it yet, so late deliveries would be kept; "

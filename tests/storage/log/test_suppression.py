@@ -1,13 +1,21 @@
 """Whoever appends has looked at the marks a moment before: a look that took long is done again."""
 
+import asyncio
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
+from servers.compare import until
+from whatsms_events.clock import now
+from whatsms_events.domain.marks import Marker
 from whatsms_events.errors import StorageUnavailableError
-from whatsms_events.storage.database import DatabaseTarget, unopened
+from whatsms_events.storage.database import DatabaseTarget, open_log, unopened
+from whatsms_events.storage.log.key_holders import LIVE_S, KeyHolder, KeyHolders, unlike
 from whatsms_events.storage.log.suppression import LOOKS, REFRESH_S, HeldSuppressions, MarkRow
 
 
@@ -60,3 +68,29 @@ async def test_a_database_that_is_too_slow_for_marks_is_not_committed_to(tmp_pat
     with pytest.raises(StorageUnavailableError, match="too long"):
         await held(tmp_path, marks).refresh(marks.behind)
     assert marks.looks == LOOKS
+
+
+async def test_who_has_another_key_or_none_is_seen_by_all(database_url: str) -> None:
+    """A process that appends shows the fingerprint of its key while it runs, and says by a metric that it differs."""
+    log = await open_log(DatabaseTarget(database_url), migrate=True)
+    first = HeldSuppressions(log, b"a key of the tests")
+    await first.look()
+    await first.show_key()
+    marker, shown = Marker(b"a key of the tests"), KeyHolders(log)
+    for key, differs in ((b"a key of the tests", 0), (b"another key of tests", 1), (None, 1)):
+        stop = asyncio.Event()
+        running = asyncio.create_task(HeldSuppressions(log, key).run(stop))
+        await until(functools.partial(_shows, shown, differs), 30, "it shows its key")
+        (one,) = await shown.live(now())
+        assert one.fingerprint == (None if key is None else Marker(key).fingerprint)
+        assert len(unlike(marker, [one])) == differs
+        stop.set()
+        await running
+        assert list(await shown.live(now())) == []
+    await shown.show(KeyHolder("killed 1", None, now(), now() - timedelta(seconds=2 * LIVE_S)))
+    assert list(await shown.live(now())) == []
+    await log.close()
+
+
+async def _shows(shown: KeyHolders, differs: int) -> bool:
+    return bool(await shown.live(now())) and REGISTRY.get_sample_value("whatsms_events_privacy_key_differs") == differs

@@ -208,6 +208,7 @@ class Committer:
                 ended = asyncio.Event()
                 watch = group.create_task(self._close_at(stop))
                 group.create_task(self._uses.run(ended))
+                group.create_task(self._suppressions.run(ended))
                 await self._commit_and_reconnect()
                 watch.cancel()
                 ended.set()

@@ -8,17 +8,22 @@ The price: `forget` takes some seconds. What is left: a process that is stopped 
 and its statement, which are some milliseconds apart.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from whatsms_events import metrics
+from whatsms_events.clock import now, within
 from whatsms_events.domain.marks import Marker, Suppressions
-from whatsms_events.errors import StorageUnavailableError
+from whatsms_events.errors import StorageUnavailableError, UnstorableError
 from whatsms_events.storage.database import CHUNK, Database
+from whatsms_events.storage.log.key_holders import SHOW_S, KeyHolder, KeyHolders, this_process
 from whatsms_events.storage.tables import suppression
 
 REFRESH_S: Final = 1.0
@@ -31,6 +36,9 @@ SETTLE_S: Final = REFRESH_S + STATEMENT_TIMEOUT_S + 1.0
 
 LOOKS: Final = 3
 """Looks before one commit. A database that takes longer than REFRESH_S for each of them cannot be committed to."""
+
+LEAVE_S: Final = 2.0
+"""A process that stops waits no longer for a database that is away: its row is old soon."""
 
 READ_LIMIT: Final = 10_000
 """Marks in one question."""
@@ -106,6 +114,7 @@ class HeldSuppressions:
         self, database: Database, key: bytes | None = None, *, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._table = SuppressionTable(database)
+        self._holders = KeyHolders(database)
         self._marker = None if key is None else Marker(key)
         self._held: dict[bytes, int] = {}
         self._checks = set[bytes]()
@@ -151,6 +160,20 @@ class HeldSuppressions:
         if len(self._held) != len(self.now.held):
             self.now = Suppressions(self._marker, dict(self._held))
         return self.now
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Show every SHOW_S seconds which key this process has, until `stop`; and tell by a metric whether it fits."""
+        fingerprint = None if self._marker is None else self._marker.fingerprint
+        one = KeyHolder(this_process(), fingerprint, now(), now())
+        while not stop.is_set():
+            with suppress(StorageUnavailableError, UnstorableError):
+                await self._holders.show(replace(one, seen_at=now()))
+                await self.look()
+                metrics.PRIVACY_KEY_DIFFERS.set(self.problem is not None)
+            await within(stop, SHOW_S)
+        with suppress(StorageUnavailableError, UnstorableError, TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await self._holders.leave(one)
 
     async def show_key(self) -> None:
         """Leave a row that tells which key a process that appends has, where there is none yet: see `forget`."""
