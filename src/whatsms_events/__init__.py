@@ -59,6 +59,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           holdings: what is held; parked: events that could not be applied;
                                           retry: parked events once more, with today's code;
                                           texts: blanked when their days are over; erasure: of a person, at once;
+                                          person_rows: which rows are one person's, for export and erasure;
                                           shadow, swap: a second projection beside it, and how it takes its place
         repair/                           runs, looks, reports of every backfill run: how far it got, what it found;
                                           requests: what a receiver asks for, whichever process has the backfill

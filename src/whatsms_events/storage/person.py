@@ -16,11 +16,10 @@ from sqlalchemy import ColumnElement, Select, Table, func, literal, or_, select,
 
 from whatsms_events.domain.named import delivered, inflated
 from whatsms_events.domain.person import Person, message_ids
-from whatsms_events.domain.search import digits
 from whatsms_events.storage.database import CHUNK, Database, among
 from whatsms_events.storage.log.event_log import EventLog, StoredEvent
-from whatsms_events.storage.projection.erasure import CONTACTS_LIMIT
 from whatsms_events.storage.projection.parked import ReadPlace
+from whatsms_events.storage.projection.person_rows import chunks, contacts_of, messages_of, tickets_of
 from whatsms_events.storage.tables import (
     backfill_drift,
     backfill_item,
@@ -106,24 +105,14 @@ class People:
     async def person(self, tenant: str, named: str) -> Person:
         """Return the person with this contact id, or else with this number, as the projection knows them.
 
-        Every contact with the same number is the same person. Where there is no contact, the text is taken for an id
-        and a number: the log may know them all the same.
+        Where there is no contact, the text is taken for an id and a number: the log may know them all the same.
         """
-        table = contact.c
-        columns = select(table.id, table.number).where(table.tenant == tenant)
         async with self._projection.read() as connection:
-            found = (await connection.execute(columns.where(table.id == named))).all()
-            numbers = [row.number for row in found if row.number] if found else [named]
-            wanted = sorted({digits(one) for one in numbers} - {""})
-            same = columns.where(table.digits.in_(wanted)).order_by(table.id).limit(CONTACTS_LIMIT + 1)
-            others = (await connection.execute(same)).all()
-            rows = [*found, *(others if len(others) <= CONTACTS_LIMIT else ())]
-            ids = frozenset(row.id for row in rows) or frozenset((named,))
-            of = select(ticket.c.id).where(ticket.c.tenant == tenant, ticket.c.contact_id.in_(sorted(ids)))
-            tickets = frozenset((await connection.execute(of)).scalars())
-        return Person(
-            tenant, ids, frozenset((*numbers, *(row.number for row in rows if row.number))), tickets, known=bool(rows)
-        )
+            found = await contacts_of(connection, tenant, named)
+            ids = frozenset(row.id for row in found.rows) or frozenset((named,))
+            tickets = await tickets_of(connection, tenant, ids)
+        numbers = {row.number for row in found.rows if row.number} | (set() if found.by_id else {named})
+        return Person(tenant, ids, frozenset(numbers), tickets, known=bool(found.rows))
 
     async def events_of(self, person: Person, *, after: int = 0, through: int | None = None) -> AsyncIterator[EventsOf]:
         """Yield every event that is the person's or names them, in the order of the log, with data and bytes.
@@ -174,7 +163,7 @@ class People:
         table = message.c
         found: set[str] = set()
         async with self._projection.read() as connection:
-            for some in _chunks(ids, CHUNK):
+            for some in chunks(ids, CHUNK):
                 query = select(table.id, table.ticket_id, table.contact_id).where(table.tenant == person.tenant)
                 for row in await connection.execute(query.where(among(connection, table.id, some))):
                     if person.owns(ticket_id=row.ticket_id, contact_id=row.contact_id):
@@ -183,12 +172,12 @@ class People:
 
     async def rows_of(self, person: Person) -> AsyncIterator[tuple[RowsOf, list[HeldRow]]]:
         """Yield pages of the projection's rows, as its tables hold them: contacts, tickets, messages, revisions."""
-        for some in _chunks(sorted(person.contacts), PAGE):
+        for some in chunks(sorted(person.contacts), PAGE):
             yield "contact", await self._rows(person, contact, contact.c.id, some)
-        for some in _chunks(sorted(person.tickets), PAGE):
+        for some in chunks(sorted(person.tickets), PAGE):
             yield "ticket", await self._rows(person, ticket, ticket.c.id, some)
         async for ids in self.messages_of(person):
-            for some in _chunks(ids, PAGE):
+            for some in chunks(ids, PAGE):
                 yield "message", await self._rows(person, message, message.c.id, some)
                 yield (
                     "message_revision",
@@ -204,31 +193,9 @@ class People:
 
     async def messages_of(self, person: Person) -> AsyncIterator[list[str]]:
         """Yield pages of ids: the messages in the person's tickets, and then those that they wrote elsewhere."""
-        table = message.c
-        mine = select(table.id).where(table.tenant == person.tenant).order_by(table.id).limit(CHUNK)
-        for one in sorted(person.tickets):
-            after = ""
-            while ids := await self._ids(mine.where(table.ticket_id == one, table.id > after)):
-                yield ids
-                after = ids[-1]
-        after = ""
-        while (last := await self._boundary(person, after)) is not None:
-            theirs = select(table.id, table.ticket_id).where(table.tenant == person.tenant, table.id > after)
-            theirs = theirs.where(table.id <= last, table.contact_id.in_(sorted(person.contacts))).order_by(table.id)
-            rows = await _all(self._projection, theirs)
-            yield [row["id"] for row in rows if row["ticket_id"] not in person.tickets]
-            after = last
-
-    async def _ids(self, query: Select[Any]) -> list[str]:
-        async with self._projection.read() as connection:
-            return list((await connection.execute(query)).scalars())
-
-    async def _boundary(self, person: Person, after: str) -> str | None:
-        """Return the last id of the next piece of the tenant's messages, None behind the last piece."""
-        table = message.c
-        piece = select(table.id).where(table.tenant == person.tenant, table.id > after).order_by(table.id)
-        (last,) = await self._ids(select(func.max(piece.limit(self._piece).subquery().c.id)))
-        return last
+        found = messages_of(self._projection, person.tenant, person.contacts, person.tickets, piece=self._piece)
+        async for rows in found:
+            yield [row.id for row in rows]
 
     async def parked_of(self, person: Person) -> AsyncIterator[list[ParkedOf]]:
         """Yield pages of parked deliveries that name the person or a message of theirs, or that cannot be read."""
@@ -324,10 +291,6 @@ def shown_of(row: HeldRow) -> Iterator[Any]:
             yield from (msgspec.json.decode(one) for one in kept.values() if isinstance(one, bytes) and one)
         else:
             yield delivered(kept)
-
-
-def _chunks(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (values[start : start + size] for start in range(0, len(values), size))
 
 
 async def _all(database: Database, query: Select[Any]) -> list[HeldRow]:

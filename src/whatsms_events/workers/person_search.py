@@ -21,7 +21,8 @@ from whatsms_events.errors import InvalidEventError
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.erasure import Counts, Erasure, Erasures, LogRow, ParkedBody
 from whatsms_events.storage.log.event_log import EventLog
-from whatsms_events.storage.projection.erasure import CONTACTS_LIMIT, Before, FoundPerson, PersonalRows
+from whatsms_events.storage.projection.erasure import Before, FoundPerson, PersonalRows
+from whatsms_events.storage.projection.person_rows import CONTACTS_LIMIT
 
 NEEDLES: Final = 50
 """So many texts are looked for in every row at the end: those that no other person's rows have by chance."""

@@ -1,16 +1,16 @@
-"""Erasing a person from the projection: who they are there, and how their rows are blanked.
+"""Erasing a person from the projection: which rows hold something of them, and how these are blanked.
 
 Each transaction moves the projection's generation, so a consumer in another process begins anew: rows that it holds in
 memory would bring back what was blanked.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, delete, or_, select, update
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.last_message import plain
@@ -18,15 +18,19 @@ from whatsms_events.domain.marks import KnownPerson, number_name, shows
 from whatsms_events.domain.personal import COLUMNS, blanked_row
 from whatsms_events.domain.rows import Key, Row, Version
 from whatsms_events.errors import ConfigError
-from whatsms_events.storage.database import CHUNK, Database, among
+from whatsms_events.storage.database import Database, among
+from whatsms_events.storage.projection.person_rows import (
+    CONTACTS_LIMIT,
+    chunks,
+    contacts_of,
+    messages_of,
+    tickets_of,
+)
 from whatsms_events.storage.projection.rows import load, save
-from whatsms_events.storage.tables import contact, message, message_revision, parked_event, projection, ticket
+from whatsms_events.storage.tables import contact, message, message_revision, parked_event, projection
 
 PIECE: Final = 200
 """Rows in one transaction: the consumer waits meanwhile."""
-
-CONTACTS_LIMIT: Final = 100
-"""Contacts with one number. More would be no person, but a number that stands for "unknown"."""
 
 TEXTS_LIMIT: Final = 20_000
 """Texts in groups that are remembered; more of one person would not fit into memory beside a service."""
@@ -99,21 +103,56 @@ class PersonalRows:
         ConfigError where more than CONTACTS_LIMIT contacts have the number.
         """
         async with self._database.read() as connection:
-            told, numbers = await _contacts(connection, tenant, who, contact_ids)
-            contacts = frozenset((*(row.id for row in told), *contact_ids))
-            query = select(ticket.c.id).where(ticket.c.tenant == tenant, ticket.c.contact_id.in_(sorted(contacts)))
-            tickets = frozenset((*(await connection.execute(query)).scalars(), *ticket_ids))
-            messages, groups = await _messages(connection, tenant, contacts, tickets, before)
+            told = await contacts_of(connection, tenant, who, contact_ids)
+            if not told.by_id and number_name(who) in told.crowded:
+                raise ConfigError(
+                    f"more than {CONTACTS_LIMIT} contacts have this number, so it is no one's: forget each by an id"
+                )
+            contacts = frozenset((*(row.id for row in told.rows), *contact_ids))
+            tickets = frozenset((*await tickets_of(connection, tenant, contacts), *ticket_ids))
+        messages, groups = await self._messages(tenant, contacts, tickets, before)
         return FoundPerson(
             contacts,
-            numbers,
+            told.numbers,
             tickets,
             messages,
             groups,
-            emails=frozenset(row.email for row in told if row.email),
-            pictures=frozenset(row.profile_pic_url for row in told if row.profile_pic_url),
-            group=any(row.is_group for row in told),
+            emails=frozenset(row.email for row in told.rows if row.email),
+            pictures=frozenset(row.profile_pic_url for row in told.rows if row.profile_pic_url),
+            group=any(row.is_group for row in told.rows),
         )
+
+    async def _messages(
+        self, tenant: str, contacts: Collection[str], tickets: Collection[str], before: Before | None
+    ) -> tuple[dict[str, int], dict[str, frozenset[str]]]:
+        """Return the person's messages with their positions, and the texts that they wrote in tickets of others."""
+        found: dict[str, int] = {}
+        texts: dict[str, set[str]] = defaultdict(set)
+        elsewhere: dict[str, str] = {}
+        columns = (message.c.created_at, message.c.body, message.c.versions)
+        async for rows in messages_of(self._database, tenant, contacts, tickets, columns):
+            for row in rows:
+                versions = _versions.decode(row.versions).values()
+                if before is not None and not before.holds_message(row.created_at, versions):
+                    continue
+                found[row.id] = max((one.position for one in versions), default=0)
+                if row.ticket_id is not None and row.ticket_id not in tickets and len(elsewhere) < TEXTS_LIMIT:
+                    elsewhere[row.id] = row.ticket_id
+                    if row.body:
+                        texts[row.ticket_id].add(plain(row.body))
+        await self._wordings(tenant, elsewhere, texts)
+        return found, {of: frozenset(texts.get(of, ())) for of in elsewhere.values()}
+
+    async def _wordings(self, tenant: str, elsewhere: Mapping[str, str], texts: dict[str, set[str]]) -> None:
+        """Add what these messages said before, by the ticket of each."""
+        revision = message_revision.c
+        async with self._database.read() as connection:
+            for some in chunks(sorted(elsewhere)):
+                query = select(revision.message_id, revision.content).where(revision.tenant == tenant)
+                for one in await connection.execute(query.where(among(connection, revision.message_id, some))):
+                    body = _contents.decode(one.content).get("body")
+                    if isinstance(body, str) and body:
+                        texts[elsewhere[one.message_id]].add(plain(body))
 
     async def contact_ids(self, tenant: str) -> list[str]:
         """Return the ids of all contacts of a tenant."""
@@ -128,7 +167,7 @@ class PersonalRows:
         keys += [Key("message", tenant, one) for one in sorted(person.messages)]
         table = message_revision.c
         async with self._database.read() as connection:
-            for some in _chunks(sorted(person.messages)):
+            for some in chunks(sorted(person.messages)):
                 query = select(table.message_id, table.digest).where(table.tenant == tenant)
                 rows = await connection.execute(query.where(among(connection, table.message_id, some)))
                 keys += [Key("message_revision", tenant, of, digest) for of, digest in rows]
@@ -138,7 +177,7 @@ class PersonalRows:
         """Count the rows that hold something of the person from before, by table."""
         counts: dict[str, int] = defaultdict(int)
         async with self._database.read() as connection:
-            for some in _chunks(keys, PIECE):
+            for some in chunks(keys, PIECE):
                 for key, row in (await load(connection, some)).items():
                     if key in set(some) and _emptied(key, row, person, before) != (key, row):
                         counts[key.table] += 1
@@ -196,77 +235,6 @@ async def _move(connection: AsyncConnection) -> None:
     await connection.execute(update(projection).values(generation=projection.c.generation + 1))
 
 
-async def _contacts(
-    connection: AsyncConnection, tenant: str, who: str, contact_ids: Collection[str]
-) -> tuple[Sequence[Any], frozenset[str]]:
-    """Return the contacts of these ids, or those of this number, all others with a number of theirs, and the numbers.
-
-    A number that more than CONTACTS_LIMIT contacts have is a switchboard's, or stands for "unknown": an id is not
-    looked for by it, and by itself it names nobody.
-    """
-    table = contact.c
-    columns = (table.id, table.number, table.email, table.profile_pic_url, table.is_group)
-    query = select(*columns).where(table.tenant == tenant)
-    found: dict[str, Any] = {}
-    for some in _chunks(sorted({who, *contact_ids})):
-        found |= {row.id: row for row in await connection.execute(query.where(among(connection, table.id, some)))}
-    numbers = {row.number for row in found.values() if row.number}
-    if who not in found:
-        numbers.add(who)
-    names = {name for one in numbers if (name := number_name(one)) is not None}
-    for name in sorted(names):
-        # Along the index; the whole number is compared here. The shortest come first, and so those that are the same.
-        like = query.where(table.digits.like(f"{name}%")).order_by(table.digits).limit(CONTACTS_LIMIT + 1)
-        same = {row.id: row for row in await connection.execute(like) if number_name(row.number) == name}
-        if len(same) <= CONTACTS_LIMIT:
-            found |= same
-            continue
-        if name == number_name(who) and who not in found:
-            raise ConfigError(
-                f"more than {CONTACTS_LIMIT} contacts have this number, so it is no one's: forget each by an id"
-            )
-        names.remove(name)
-    return [found[one] for one in sorted(found)], frozenset(names)
-
-
-async def _messages(
-    connection: AsyncConnection,
-    tenant: str,
-    contacts: Collection[str],
-    tickets: Collection[str],
-    before: Before | None,
-) -> tuple[dict[str, int], dict[str, frozenset[str]]]:
-    """Return the person's messages with their positions, and the texts that they wrote in tickets of others."""
-    table = message.c
-    columns = (table.id, table.ticket_id, table.created_at, table.body, table.versions)
-    query = select(*columns).where(table.tenant == tenant)
-    conditions: list[ColumnElement[bool]] = [
-        table.contact_id.in_(sorted(contacts))
-    ]  # no index leads here: the tenant's messages are read once
-    conditions += [among(connection, table.ticket_id, some) for some in _chunks(sorted(tickets))]
-    found: dict[str, int] = {}
-    texts: dict[str, set[str]] = defaultdict(set)
-    elsewhere: dict[str, str] = {}
-    for condition in conditions:
-        for row in await connection.execute(query.where(condition)):
-            versions = _versions.decode(row.versions).values()
-            if before is not None and not before.holds_message(row.created_at, versions):
-                continue
-            found[row.id] = max((one.position for one in versions), default=0)
-            if row.ticket_id is not None and row.ticket_id not in tickets and len(elsewhere) < TEXTS_LIMIT:
-                elsewhere[row.id] = row.ticket_id
-                if row.body:
-                    texts[row.ticket_id].add(plain(row.body))
-    revision = message_revision.c
-    for some in _chunks(sorted(elsewhere)):
-        wordings = select(revision.message_id, revision.content).where(revision.tenant == tenant)
-        for one in await connection.execute(wordings.where(among(connection, revision.message_id, some))):
-            body = _contents.decode(one.content).get("body")
-            if isinstance(body, str) and body:
-                texts[elsewhere[one.message_id]].add(plain(body))
-    return found, {of: frozenset(texts.get(of, ())) for of in elsewhere.values()}
-
-
 def _emptied(key: Key, row: Row, person: FoundPerson, before: Before) -> tuple[Key, Row]:
     """Return the row without what is the person's and from before."""
     if key.table == "ticket" and key.id not in person.tickets:
@@ -292,7 +260,3 @@ def _merged(one: Row, other: Row) -> Row:
     """Return two wordings that became the same as one, which is as old as the older one."""
     first = min((one, other), key=lambda row: int(row.values["first_at"] or 0))
     return Row(known=True, values={**first.values}, versions={**other.versions, **one.versions})
-
-
-def _chunks(values: Sequence[Any], size: int = CHUNK) -> Iterator[Sequence[Any]]:
-    return (values[start : start + size] for start in range(0, len(values), size))

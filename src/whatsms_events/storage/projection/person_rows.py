@@ -1,0 +1,118 @@
+"""Which contacts, tickets and messages in the tables are one person's: the one finder, for export and for erasure.
+
+All contacts with one number are one person. Theirs are these contacts' tickets with all messages in them, and what they
+wrote elsewhere, which is in groups.
+"""
+
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import ColumnElement, Row, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from whatsms_events.domain.marks import number_name
+from whatsms_events.storage.database import CHUNK, Database, among
+from whatsms_events.storage.tables import contact, message, ticket
+
+CONTACTS_LIMIT: Final = 100
+"""Contacts with one number. More would be no person, but a number that stands for "unknown"."""
+
+MESSAGES_PIECE: Final = 5000
+"""Messages of the tenant that one question looks at: no index leads to those that somebody wrote in groups."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundContacts:
+    """The contacts of one person, by id, and what their numbers are called by `number_name`.
+
+    `crowded` are numbers that more than CONTACTS_LIMIT contacts have: a switchboard's, or one that stands for
+    "unknown". Nobody is found by them. `by_id`: what was asked for is the id of a contact.
+    """
+
+    rows: Sequence[Row[Any]]
+    numbers: frozenset[str]
+    crowded: frozenset[str]
+    by_id: bool
+
+
+async def contacts_of(
+    connection: AsyncConnection, tenant: str, who: str, contact_ids: Collection[str] = ()
+) -> FoundContacts:
+    """Return the contacts of these ids, or those of this number, and all others with a number of theirs."""
+    table = contact.c
+    columns = (table.id, table.number, table.email, table.profile_pic_url, table.is_group)
+    query = select(*columns).where(table.tenant == tenant)
+    found: dict[str, Row[Any]] = {}
+    for some in chunks(sorted({who, *contact_ids})):
+        found |= {row.id: row for row in await connection.execute(query.where(among(connection, table.id, some)))}
+    by_id = who in found
+    told = {row.number for row in found.values() if row.number} | (set() if by_id else {who})
+    names = {name for one in told if (name := number_name(one)) is not None}
+    crowded: set[str] = set()
+    for name in sorted(names):
+        # Along the index; the whole number is compared here. The shortest come first, and so those that are the same.
+        like = query.where(table.digits.like(f"{name}%")).order_by(table.digits).limit(CONTACTS_LIMIT + 1)
+        same = {row.id: row for row in await connection.execute(like) if number_name(row.number) == name}
+        if len(same) > CONTACTS_LIMIT:
+            crowded.add(name)
+        else:
+            found |= same
+    rows = [found[one] for one in sorted(found)]
+    return FoundContacts(rows, frozenset(names - crowded), frozenset(crowded), by_id)
+
+
+async def tickets_of(connection: AsyncConnection, tenant: str, contacts: Collection[str]) -> frozenset[str]:
+    """Return the ids of the tickets of these contacts."""
+    found: set[str] = set()
+    for some in chunks(sorted(contacts)):
+        query = select(ticket.c.id).where(ticket.c.tenant == tenant, among(connection, ticket.c.contact_id, some))
+        found.update((await connection.execute(query)).scalars())
+    return frozenset(found)
+
+
+async def messages_of(
+    database: Database,
+    tenant: str,
+    contacts: Collection[str],
+    tickets: Collection[str],
+    columns: Sequence[ColumnElement[Any]] = (),
+    *,
+    piece: int = MESSAGES_PIECE,
+) -> AsyncIterator[list[Row[Any]]]:
+    """Yield pages of messages, with `id`, `ticket_id` and these columns: in the tickets, and then what was elsewhere.
+
+    Raise StorageUnavailableError.
+    """
+    table = message.c
+    query = select(table.id, table.ticket_id, *columns).where(table.tenant == tenant).order_by(table.id)
+    for one in sorted(tickets):
+        after = ""
+        while rows := await _rows(database, query.where(table.ticket_id == one, table.id > after).limit(CHUNK)):
+            yield rows
+            after = rows[-1].id
+    after = ""
+    while (last := await _boundary(database, tenant, after, piece)) is not None:
+        theirs = query.where(table.id > after, table.id <= last, table.contact_id.in_(sorted(contacts)))
+        yield [row for row in await _rows(database, theirs) if row.ticket_id not in tickets]
+        after = last
+
+
+async def _boundary(database: Database, tenant: str, after: str, piece: int) -> str | None:
+    """Return the last id of the next piece of the tenant's messages, None behind the last piece."""
+    table = message.c
+    ids = select(table.id).where(table.tenant == tenant, table.id > after).order_by(table.id).limit(piece).subquery()
+    ((last,),) = await _rows(database, select(func.max(ids.c.id)))
+    return None if last is None else str(last)
+
+
+async def _rows(database: Database, query: Any) -> list[Row[Any]]:
+    async with database.read() as connection:
+        return list(await connection.execute(query))
+
+
+def chunks(values: Sequence[_T], size: int = CHUNK) -> Iterator[Sequence[_T]]:
+    """Yield the values in order, so many at a time at most."""
+    return (values[start : start + size] for start in range(0, len(values), size))
