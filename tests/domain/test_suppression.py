@@ -1,5 +1,7 @@
 """What stays of events of somebody who was forgotten: laws over whole stories of two people."""
 
+import gzip
+import zlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -29,7 +31,7 @@ from whatsms_events.domain.events import (
     to_micros,
 )
 from whatsms_events.domain.marks import KnownPerson, Marker, Suppressions, number_name
-from whatsms_events.domain.named import named_in_bytes
+from whatsms_events.domain.named import inflated, named_in_bytes
 from whatsms_events.domain.personal import personal_values, spellings
 from whatsms_events.domain.suppression import remaining, suppressed, suppressed_park
 from whatsms_events.domain.verdicts import Append, Park
@@ -219,6 +221,11 @@ def test_no_interleaving_brings_a_forgotten_value_back_or_takes_anothers(steps: 
         (b'{"event":"x","data":{"number":"351910000731@c.us"}}', 120, True),
         (b'{"event":"x","data":{"ref":"c-Ana","contactId":"c-Rui"}}', 120, False),
         (b'{"cut": "351910000731', 120, True),
+        (b'{"event":"message.received","data":{"message":{"id":"m-Ana-1","body":"Old', 120, True),
+        (b'{"event":"ticket.updated","data":{"ticketId": "k-Ana", "lastM', 120, True),
+        (b'{"event":"contact.updated","tenantId":"t1","data":{"id":"c-Ana","na', 120, True),
+        (b'{"event":"ticket.updated","tenantId":"t1","data":{"id":"c-Ana","na', 120, False),
+        (b'{"event":"x","data":{"number":351910000731.0}}', 120, True),
         (b"\xff\x00 nothing of anybody", 120, False),
     ],
 )
@@ -226,6 +233,22 @@ def test_parked_bytes_that_name_the_person_and_are_not_newer_go(raw: bytes, rece
     """A delivery that nobody can read is looked at for ids under their names and for numbers."""
     park = Park(UUID(int=1), "t1", "unknown_event", "", at(received), raw, bytes(32), None)
     assert (suppressed_park(park, MARKS).raw == b"") == gone
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", gzip.compress(b'{"a":1,') + gzip.compress(b'"contactId":"c-Ana"}')),
+        ("deflate", zlib.compress(b'{"contactId":"c-Ana"}')),
+        ("deflate", zlib.compress(b'{"contactId":"c-Ana"}', wbits=-15)),
+    ],
+    ids=["gzip in two members", "deflate", "deflate without its frame"],
+)
+def test_a_compressed_body_is_read_to_its_end(encoding: str, body: bytes) -> None:
+    """However a sender compresses it, what names the person is found; a body that was cut is not taken as whole."""
+    park = Park(UUID(int=1), "t1", "unknown_event", "", at(120), body, bytes(32), encoding)
+    assert suppressed_park(park, MARKS).raw == b""
+    assert inflated(body[:-5], encoding) is None
 
 
 def test_others_unknown_fields_lose_only_what_names_the_person() -> None:

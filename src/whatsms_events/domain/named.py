@@ -31,6 +31,8 @@ VALUES_LIMIT: Final = 100_000
 """So many values of one JSON value are looked at: those of a campaign with some ten thousand recipients."""
 
 INFLATED_LIMIT: Final = 64 * 1024 * 1024
+PARTS_LIMIT: Final = 100
+"""A body that was compressed in more parts than this is not read."""
 
 _CONTACTS: Final = "contact contactid contacts contactids mergedinto recipient recipientid recipients recipientids"
 _MESSAGES: Final = (
@@ -56,8 +58,15 @@ _WRITTEN: Final = frozenset(("body", "lastmessage", "text", "caption", "conversa
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_+-]{1,256}")
 _WITHIN: Final = re.compile(rf"(?<![0-9])[0-9]{{{NUMBER_DIGITS},20}}(?![0-9])")
-_CUT: Final = re.compile(r"contact\w*\"?\s*[:=]\s*(?:\{\s*\"id\"\s*:\s*)?\"?([0-9A-Za-z_-]{1,256})", re.IGNORECASE)
-"""How a contact's id stands in bytes that are no whole JSON, such as a body that was cut."""
+_ID: Final = r"\"?([0-9A-Za-z_@.+-]{1,256})"
+_CUT: Final = re.compile(
+    rf"(contact|ticket|message|quotedM(?:sg|essage))\w*\"?\s*[:=]\s*(?:\{{\s*\"id\"\s*:\s*)?{_ID}"
+    rf"|\"(contact|ticket|message)\.\w*\"[^{{}}]{{0,500}}\"data\"\s*:\s*\{{\s*\"id\"\s*:\s*{_ID}",
+    re.IGNORECASE,
+)
+"""How an id stands in bytes that are no whole JSON, such as a body that was cut: under its name, or in flat data."""
+
+_KINDS: Final[Mapping[str, MarkKind]] = {"contact": "contact", "ticket": "ticket"}
 
 
 def named_in(value: Any, find: Find, *, name: str = "") -> int | None:
@@ -72,8 +81,8 @@ def named_in_bytes(raw: bytes, find: Find) -> int | None:
         return named_in(value, find)
     text = raw.decode("utf-8", "replace")
     tokens = (owner(find, "", found[0]) for found in islice(_TOKEN.finditer(text), TOKENS_LIMIT))
-    cut = (find("contact", found[1]) for found in islice(_CUT.finditer(text), TOKENS_LIMIT))
-    return latest(*tokens, *cut)
+    cuts = ((found[1] or found[3], found[2] or found[4]) for found in islice(_CUT.finditer(text), TOKENS_LIMIT))
+    return latest(*tokens, *(find(_KINDS.get(name.lower(), "message"), one) for name, one in cuts))
 
 
 def delivered(raw: bytes) -> Any:
@@ -95,12 +104,25 @@ def inflated(raw: bytes, encoding: str | None) -> bytes | None:
         return raw
     if encoding not in ("gzip", "x-gzip", "deflate"):
         return None
-    inflating = zlib.decompressobj(zlib.MAX_WBITS | 32)  # a header of gzip or zlib, whichever is there
-    try:
-        plain = inflating.decompress(raw, INFLATED_LIMIT)
-    except zlib.error:
-        return None
-    return plain if inflating.eof else None
+    # A header of gzip or zlib, whichever is there; some senders leave the one of deflate away.
+    return _inflated(raw, zlib.MAX_WBITS | 32) or (_inflated(raw, -zlib.MAX_WBITS) if encoding == "deflate" else None)
+
+
+def _inflated(raw: bytes, window: int) -> bytes | None:
+    """Return what all parts of a compressed body hold; None where one is not whole, or all are too much."""
+    plain, left = b"", raw
+    for _ in range(PARTS_LIMIT):
+        inflating = zlib.decompressobj(window)
+        try:
+            plain += inflating.decompress(left, INFLATED_LIMIT - len(plain) + 1)
+        except zlib.error:
+            return None
+        if not inflating.eof or len(plain) > INFLATED_LIMIT:
+            return None
+        left = inflating.unused_data.lstrip(b"\0")  # some pad the end
+        if not left:
+            return plain
+    return None
 
 
 def owner(find: Find, key: str, value: str) -> int | None:
@@ -144,6 +166,9 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
             case str() | int():
                 left -= 1
                 yield key, str(one)
+            case float() if one.is_integer():
+                left -= 1
+                yield key, str(int(one))
 
 
 def without(name: str, value: Any, names: Names, *, of_many: bool = False) -> Any:
