@@ -42,12 +42,14 @@ class PersonSearch:
         self._rows = PersonalRows(projection)
         self._now = now
         self._emails: frozenset[str] = frozenset()
+        self._numbers: tuple[bytes, ...] = ()
         self._telling: frozenset[str] = frozenset()  # number, mail address, picture
         self._values: set[str] = set()  # texts that were blanked; all are in memory alone
 
     def tells(self, person: FoundPerson) -> None:
         """Remember, in memory alone, what tells who the person is."""
         self._emails = person.emails
+        self._numbers = tuple(one.encode() for one in person.numbers)
         self._telling = person.numbers | person.emails | person.pictures
 
     async def ids_in_log(self, one: Erasure, find: Find) -> frozenset[str]:
@@ -87,10 +89,18 @@ class PersonSearch:
             return b"" if named is not None and (settled or to_micros(event.received_at) <= named) else None
         left = remaining(event, payload, find, settled=settled, late=False)
         if left is payload and (raw is None or not is_theirs(event, payload, find, settled=settled)):
-            return None
+            return event.data if settled and self._in_bytes_alone(row) else None
         if keep:
             self._keep(personal_values(payload), personal_values(left))
         return encode(left)
+
+    def _in_bytes_alone(self, row: LogRow) -> bool:
+        """Tell whether the bytes have a number that nothing has that was read of them: a secret, a field given twice.
+
+        Where what was read has it too, somebody else wrote it.
+        """
+        raw, data = row.raw or b"", row.event.data
+        return any(one in raw and one not in data for one in self._numbers)
 
     def _named(self, raw: bytes, find: Find) -> int | None:
         """Return when somebody was forgotten whom bytes name that nobody could read."""

@@ -1,0 +1,48 @@
+"""Where a person is in everything that is held: also where no reader of an event looks."""
+
+import json
+from datetime import timedelta
+
+from workers.test_forgetting import ANA, RUI, TENANT, House, body, holding, house, needles, wrote
+
+__all__ = ["house"]  # a fixture
+
+
+def hiding(number: str) -> list[bytes]:
+    """Return messages of somebody else whose bytes name a number that is in nothing that was read of them."""
+    secret = wrote(RUI, "r-1", "x", authorization=number)
+    twice = wrote(RUI, "r-2", "x", phone="1").replace(b'"phone": "1"', f'"phone": "{number}", "phone": "1"'.encode())
+    assert number.encode() in secret
+    assert number.encode() in twice
+    return [secret, twice]
+
+
+async def test_what_only_the_bytes_have_goes_with_the_bytes(house: House) -> None:
+    """A secret by its name, and the first of two fields with one name, are in the bytes of an event alone: these go,
+    and what was read of them stays. Bytes in which somebody else wrote the number stay.
+    """
+    spoken = wrote(RUI, "r-3", f"liga {ANA.number}")
+    await house.deliver(wrote(ANA, "m-1"), *hiding(ANA.number), spoken)
+    before = {row["position"]: row for row in (await house.everything())["event_log"]}
+    house.clock += timedelta(seconds=1)
+    await house.forget(ANA.contact)
+    rows = [row for row in (await house.everything())["event_log"] if row["position"] > 1 and row["message_id"]]
+    assert [row["data"] for row in rows] == [before[row["position"]]["data"] for row in rows]
+    assert [row["raw"] for row in rows] == [None, None, spoken]
+    assert (await house.forgetting().run(TENANT, ANA.contact)).counts == {}
+
+
+async def test_a_number_of_before_is_found_where_it_is_given(house: House) -> None:
+    """The contact has another number by now, and a card in somebody else's event has the old one: who is forgotten by
+    the old one is forgotten with both.
+    """
+    card = f"TEL;waid={ANA.number}:+{ANA.number}"
+    await house.deliver(wrote(ANA, "m-1"), wrote(RUI, "r-1", "x", vcard=card))
+    changed = {"id": ANA.contact, "name": ANA.mark, "number": "351900111222"}
+    await house.deliver(body("contact.updated", -1, contact=changed))
+    house.clock += timedelta(seconds=1)
+    await house.forget(ANA.number)
+    rows = await house.everything()
+    assert holding(rows, [*needles(ANA), b"351900111222"]) == []
+    (other,) = [json.loads(row["data"]) for row in rows["event_log"] if row["message_id"] == "r-1"]
+    assert other["message"]["body"] == f"{RUI.mark} x"
