@@ -11,6 +11,7 @@ from whatsms_events.domain.delays import BOUNDS_S, OUTCOMES, RANGES, STEPS, tota
 from whatsms_events.domain.events import to_micros
 from whatsms_events.storage import tables
 from whatsms_events.storage.acks import SentMessages
+from whatsms_events.storage.columns import OURS
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.reads import Queries
@@ -150,7 +151,7 @@ async def test_messages_of_a_period_are_found_by_index(projection: Database) -> 
         async with projection.write() as connection:
             await connection.exec_driver_sql("ANALYZE message")
     explain = "EXPLAIN" if projection.dialect == "postgresql" else "EXPLAIN QUERY PLAN"
-    asked = f"SELECT ack, sent_at FROM message WHERE tenant = 't1' AND {tables.OURS}"
+    asked = f"SELECT ack, sent_at FROM message WHERE tenant = 't1' AND {OURS}"
     asked += f" AND created_at >= {at(0)} AND created_at < {at(90)} ORDER BY created_at DESC LIMIT 20"
     async with projection.read() as connection:
         plan = " ".join(str(tuple(row)) for row in await connection.exec_driver_sql(f"{explain} {asked}"))

@@ -17,6 +17,7 @@ from whatsms_events.domain.acks import DELIVERED
 from whatsms_events.domain.delays import BOUNDS_S, RANGES, PeriodPart
 from whatsms_events.domain.events import from_micros, to_micros
 from whatsms_events.storage import tables
+from whatsms_events.storage.columns import OURS, UNDELIVERED
 from whatsms_events.storage.database import among
 from whatsms_events.storage.projection.holdings import UNDELIVERED_LIMIT
 from whatsms_events.storage.reads import Queries
@@ -88,7 +89,7 @@ class SentMessages:
         At most UNDELIVERED_LIMIT messages are looked at, the oldest first; deleted ones are left out.
         """
         table = tables.message.c
-        query = select(table.ticket_id, table.created_at).where(table.tenant == tenant, tables.UNDELIVERED)
+        query = select(table.ticket_id, table.created_at).where(table.tenant == tenant, UNDELIVERED)
         query = query.where(table.deleted.is_not(True), table.created_at >= to_micros(now - until))
         query = query.where(table.created_at < to_micros(now - after)).order_by(table.created_at)
         some = query.limit(UNDELIVERED_LIMIT).subquery()
@@ -134,7 +135,7 @@ def _part() -> Any:
     """
     table = tables.message.c
     columns = ("created_at", "ack", "failed_at", "sent_at", "delivered_at", "read_at")
-    query = select(*(table[name] for name in columns)).where(table.tenant == bindparam("tenant"), tables.OURS)
+    query = select(*(table[name] for name in columns)).where(table.tenant == bindparam("tenant"), OURS)
     query = query.where(table.created_at >= bindparam("since"), table.created_at < bindparam("until"))
     some = query.order_by(table.created_at.desc()).limit(bindparam("size")).subquery()
     one, delivered = some.c, func.coalesce(some.c.ack, 0) >= DELIVERED

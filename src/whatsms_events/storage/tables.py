@@ -19,16 +19,10 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
-    text,
 )
 
 from whatsms_events.domain.events import Entity
-
-# Compared byte by byte on both databases, so that a prefix is a range of the index, and the index is its order.
-Folded = Text().with_variant(Text(collation="C"), "postgresql")
-
-# SQLite gives out row ids only for a column that is declared exactly INTEGER.
-Position = BigInteger().with_variant(Integer(), "sqlite")
+from whatsms_events.storage.columns import OURS, UNDELIVERED, UNFINISHED, UNSURE, WANTED, Folded, Position
 
 log_metadata = MetaData()
 
@@ -137,13 +131,6 @@ relay = Table(
     Column("partitions", Text, nullable=False),  # JSON: per topic its count, per partition the last visible position
     Column("updated_at", BigInteger, nullable=False),
 )
-
-# A query uses a partial index only if it repeats the index's condition word for word, so both take it from here.
-UNFINISHED = text("finished_at IS NULL")
-WANTED = text("messages = 'wanted'")
-UNSURE = text("(doubtful OR NOT known)")
-OURS = text("(from_me IS TRUE)")  # in other words than in `UNDELIVERED`, or SQLite would take the larger index there
-UNDELIVERED = text("(from_me AND ack < 3 AND failed_at IS NULL)")  # sent by us, not at the contact: see `domain.acks`
 
 backfill_run = Table(
     "backfill_run",

@@ -36,6 +36,7 @@ from whatsms_events.domain.last_message import BODY_LIMIT, Told
 from whatsms_events.domain.normalize import ids
 from whatsms_events.domain.rows import OBSERVATION, OWN, SNAPSHOT, Key, Version
 from whatsms_events.storage import tables
+from whatsms_events.storage.columns import UNDELIVERED, UNSURE
 from whatsms_events.storage.database import Database, DatabaseTarget, open_projection
 from whatsms_events.storage.projection.apply import Projection, ReadItem
 from whatsms_events.storage.projection.holdings import Holdings
@@ -260,7 +261,7 @@ async def test_the_unsure_are_found_by_index(database: Database) -> None:
         async with database.read() as connection:
             there = is_gone_in_sql(database, table).is_not(True)
             asked = str(select(table.c.id).where(there).compile(dialect=connection.dialect))
-            of_all = f"{asked} AND tenant = 't1' AND {tables.UNSURE} AND {query}"
+            of_all = f"{asked} AND tenant = 't1' AND {UNSURE} AND {query}"
             plan = " ".join(str(tuple(row)) for row in await connection.exec_driver_sql(f"{explain} {of_all}"))
         assert f"{table.name}_unsure" in plan, plan
     assert await Holdings(database).unsure("t1", 10) == []
@@ -376,7 +377,7 @@ async def test_the_undelivered_are_found_by_index(database: Database) -> None:
         async with database.write() as connection:
             await connection.execute(text("ANALYZE message"))
     explain = "EXPLAIN" if database.dialect == "postgresql" else "EXPLAIN QUERY PLAN"
-    asked = f"SELECT 1 FROM message WHERE tenant = 't1' AND {tables.UNDELIVERED} AND deleted IS NOT TRUE"
+    asked = f"SELECT 1 FROM message WHERE tenant = 't1' AND {UNDELIVERED} AND deleted IS NOT TRUE"
     between = f"created_at >= {micros(0)} AND created_at < {micros(10)}"
     async with database.read() as connection:
         plan = " ".join(str(tuple(row)) for row in await connection.exec_driver_sql(f"{explain} {asked} AND {between}"))

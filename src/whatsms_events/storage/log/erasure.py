@@ -16,13 +16,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.events import Entity, Event, EventType, from_micros, to_micros
 from whatsms_events.domain.verdicts import Append
+from whatsms_events.storage.columns import UNFINISHED
 from whatsms_events.storage.database import CHUNK, Database, among
 from whatsms_events.storage.database import insert as upsert
 from whatsms_events.storage.log.appends import EVENT_COLUMNS, event_row
 from whatsms_events.storage.log.blanking import blank_rows
 from whatsms_events.storage.log.suppression import KeptMark, add_marks
 from whatsms_events.storage.tables import (
-    UNFINISHED,
     backfill_item,
     backfill_look,
     backfill_run,

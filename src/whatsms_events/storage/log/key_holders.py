@@ -72,7 +72,7 @@ class KeyHolders:
             ]
 
 
-def this_process() -> str:
+def own_name() -> str:
     """Return what this process is called: its machine, or container, and its number there."""
     return f"{socket.gethostname()} {os.getpid()}"
 

@@ -23,7 +23,7 @@ from whatsms_events.clock import now, within
 from whatsms_events.domain.marks import Marker, Suppressions
 from whatsms_events.errors import StorageUnavailableError, UnstorableError
 from whatsms_events.storage.database import CHUNK, Database
-from whatsms_events.storage.log.key_holders import SHOW_S, KeyHolder, KeyHolders, this_process
+from whatsms_events.storage.log.key_holders import SHOW_S, KeyHolder, KeyHolders, own_name
 from whatsms_events.storage.tables import suppression
 
 REFRESH_S: Final = 1.0
@@ -164,7 +164,7 @@ class HeldSuppressions:
     async def run(self, stop: asyncio.Event) -> None:
         """Show every SHOW_S seconds which key this process has, until `stop`; and tell by a metric whether it fits."""
         fingerprint = None if self._marker is None else self._marker.fingerprint
-        one = KeyHolder(this_process(), fingerprint, now(), now())
+        one = KeyHolder(own_name(), fingerprint, now(), now())
         while not stop.is_set():
             with suppress(StorageUnavailableError, UnstorableError):
                 await self._holders.show(replace(one, seen_at=now()))

@@ -12,6 +12,7 @@ from whatsms_events.domain.events import Entity, to_micros
 from whatsms_events.domain.last_message import BODY_LIMIT, Told, is_veiled, plain
 from whatsms_events.domain.rows import OWN, Key, Row, Version
 from whatsms_events.storage import tables
+from whatsms_events.storage.columns import UNDELIVERED, UNSURE
 from whatsms_events.storage.database import CHUNK, Database, among
 from whatsms_events.storage.projection.rows import load
 from whatsms_events.storage.repair.looks import Doubt
@@ -70,7 +71,7 @@ class Holdings:
                 if entity < after[0] or len(found) >= limit:
                     continue
                 table = tables.ENTITIES[entity].c
-                query = select(table.id, table.versions).where(table.tenant == tenant, tables.UNSURE)
+                query = select(table.id, table.versions).where(table.tenant == tenant, UNSURE)
                 query = query.where(is_gone(self._database, tables.ENTITIES[entity]).is_not(True))
                 query = query.where(table.id > (after[1] if entity == after[0] else ""))
                 rows = await connection.execute(query.order_by(table.id).limit(min(limit, PAGE_LIMIT) - len(found)))
@@ -89,7 +90,7 @@ class Holdings:
         Of all tickets, or of at most CHUNK. Messages that are gone or have no ticket are left out: no list shows them.
         """
         table = tables.message.c
-        query = select(table.ticket_id, table.id, table.versions).where(table.tenant == tenant, tables.UNSURE)
+        query = select(table.ticket_id, table.id, table.versions).where(table.tenant == tenant, UNSURE)
         query = query.where(is_gone(self._database, tables.message).is_not(True), table.ticket_id.is_not(None))
         if after is not None:  # SQLite uses one condition for the index, and prefers this one to that on the tickets
             query = query.where(tuple_(table.ticket_id, table.id) > tuple_(*after))
@@ -131,7 +132,7 @@ class Holdings:
         A message whose creation time nobody told is left out.
         """
         table = tables.message.c
-        query = select(table.tenant).where(table.tenant == tenant, tables.UNDELIVERED, table.deleted.is_not(True))
+        query = select(table.tenant).where(table.tenant == tenant, UNDELIVERED, table.deleted.is_not(True))
         query = query.where(table.created_at >= to_micros(since), table.created_at < to_micros(until))
         stuck = query.limit(UNDELIVERED_LIMIT).subquery()
         async with self._database.read() as connection:

@@ -18,11 +18,12 @@ from whatsms_events.domain.drift import Finding
 from whatsms_events.domain.events import Entity, from_micros, to_micros
 from whatsms_events.domain.repair import RELISTED, WAITING, State
 from whatsms_events.errors import FencedError, StorageUnavailableError
+from whatsms_events.storage.columns import UNFINISHED, WANTED
 from whatsms_events.storage.database import CHUNK, among, insert
 from whatsms_events.storage.repair import looks as look_rows
 from whatsms_events.storage.repair.looks import Doubt
 from whatsms_events.storage.repair.reports import RUN, Kind, Options, Reports, Run, read_run
-from whatsms_events.storage.tables import UNFINISHED, WANTED, backfill_drift, backfill_item, backfill_run
+from whatsms_events.storage.tables import backfill_drift, backfill_item, backfill_run
 
 SWEEP: Final = 5000
 """Items removed in one transaction: a million of them would lock SQLite for ten seconds."""
