@@ -32,6 +32,11 @@ class BulkHistogram(Histogram):
             self._counts[bisect_left(self._bounds, value)] += 1
             self._total += value
 
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        """Count one value; exemplars are not kept."""
+        del exemplar
+        self.observe_all((amount,))
+
     def collect(self) -> Iterable[HistogramMetricFamily]:
         """Return what was counted, for a scrape."""
         below, shown = 0, []
