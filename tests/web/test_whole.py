@@ -3,8 +3,10 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
@@ -13,12 +15,14 @@ from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError
 from hypothesis import example, given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from web.test_connection import PATIENCE_S, Wire, held, request, statuses
 from web.test_receiver import SECRET, Door, delivery, opened
 from whatsms_events.domain.signature import HEADER, sign
 from whatsms_events.web.app import Listener
-from whatsms_events.web.whole import Whole, read
+from whatsms_events.web.rejects import Rejects
+from whatsms_events.web.whole import Tell, Whole, read
 
 BOTH_LOOPS = True
 
@@ -32,7 +36,7 @@ FIELDS = (
     *("Transfer-Encoding: chunked", "Content-Encoding: gzip", "Connection: close", "Connection: keep-alive"),
     *("Connection: upgrade", "Upgrade: h2c", "Upgrade: websocket", "Expect: 100-continue", "Trailer: X"),
     *("Content-Type: text/plain", "Connection: Close", "X-Forwarded-For: 1", "TE: trailers", "X: 1\rY: 2"),
-    *("X" * 300 + ": 1", "X: " + "1" * 9000),
+    *("X" * 300 + ": 1", "X: " + "1" * 9000, "Proxy-Connection: close", "Sec-WebSocket-Key1: 1"),
 )
 LINES = (
     *("POST /webhooks/acme HTTP/1.1", "POST /webhooks/acme HTTP/1.0", "post /webhooks/acme HTTP/1.1", "GET / HTTP/1.1"),
@@ -68,6 +72,7 @@ async def parsed(data: bytes) -> list[tuple[Any, bytes]]:
 
 @given(segments())
 @example(b"POST /webhooks/acme HTTP/1.1\r\n" + "\r\n".join([*USUAL, "", "hello"]).encode())
+@example(b"POST /webhooks/acme HTTP/1.1\r\n" + "\r\n".join([*USUAL, "Proxy-Connection: close", "", "hello"]).encode())
 def test_what_is_read_is_what_aiohttp_reads(data: bytes) -> None:
     """Whatever is read here is one request for aiohttp too, with the same path, headers, body and end, and no more."""
     whole = read(data)
@@ -123,6 +128,46 @@ async def test_answers_are_those_of_aiohttp(tmp_path: Path, case: str) -> None:
         make = forged if case == "wrong" else request
         found = [await answered(door, make(body, more=f"Connection: close\r\n{odd}")) for odd in ("", ODD)]
         assert found[0] == found[1]
+
+
+SHOWN: tuple[tuple[str, dict[str, str]], ...] = (
+    ("whatsms_events_deliveries_total", {"tenant": "acme", "outcome": "accepted"}),
+    ("whatsms_events_deliveries_total", {"tenant": "acme", "outcome": "signature_wrong"}),
+    ("whatsms_events_delivery_duration_seconds_count", {}),
+    ("whatsms_events_delivery_size_bytes_count", {}),
+    ("whatsms_events_delivery_size_bytes_sum", {}),
+    ("whatsms_events_delivery_delay_seconds_count", {}),
+)
+
+
+def shown() -> list[float]:
+    """Return what the metrics of the door show."""
+    return [REGISTRY.get_sample_value(name, labels) or 0.0 for name, labels in SHOWN]
+
+
+@pytest.mark.parametrize("odd", ["", ODD], ids=["whole", "by aiohttp"])
+async def test_what_is_counted_is_the_same_on_both_ways(tmp_path: Path, odd: str) -> None:
+    """Outcomes, durations, sizes and delays are counted whichever way a delivery goes."""
+    async with opened(f"sqlite:///{tmp_path / 'log.db'}") as door:
+        before = shown()
+        await answered(door, request(delivery(), more=f"Connection: close\r\n{odd}"))
+        await answered(door, forged(delivery(), more=f"Connection: close\r\n{odd}"))
+        rise = [now - then for now, then in zip(shown(), before, strict=True)]
+        assert rise == [1, 1, 2, 1, len(delivery()), 1]
+
+
+async def test_who_was_refused_is_told_even_where_the_reject_cannot_be_kept(tmp_path: Path) -> None:
+    """A mistake of ours behind the verdict takes no answer away: the sender would wait without an end."""
+
+    def broken() -> datetime:
+        raise ArithmeticError
+
+    rejects = Rejects(("acme",), 1, now=broken)
+    async with opened(f"sqlite:///{tmp_path / 'log.db'}", rejects=rejects) as door:
+        wire = await Wire.to(door)
+        await wire.send(forged(delivery(), more=""))
+        assert await wire.status() == 401
+        wire.writer.close()
 
 
 @pytest.fixture
@@ -184,6 +229,77 @@ async def test_what_comes_behind_a_delivery_waits_for_its_answer(tmp_path: Path)
         other.close()
         assert statuses(await wire.rest()) == [200, 200, 200, 200, 404, 200]
         assert [raw for _, raw in await door.log_rows()] == bodies
+
+
+async def seen(door: Door) -> None:
+    """Wait until the receiver has read what was sent to it before."""
+    silent = await Wire.to(door)
+    silent.writer.write_eof()
+    assert await silent.rest() == b""
+
+
+@pytest.mark.parametrize("why", ["its sender wants that", "the receiver stops"])
+async def test_an_answer_that_closes_arrives_whatever_was_sent_behind_the_delivery(tmp_path: Path, why: str) -> None:
+    """A connection that is closed over bytes which nobody read would be reset, and the answer lost with it."""
+    async with opened(f"sqlite:///{tmp_path / 'log.db'}", deadline_s=60.0) as door:
+        other = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        wire, closes = await Wire.to(door), why == "its sender wants that"
+        await wire.send(request(delivery(1), more="Connection: close\r\n" if closes else ""))
+        await held(len(delivery(1)))
+        for number in (2, 3):
+            await wire.send(request(delivery(number)))
+            await seen(door)
+        stopping = None if closes else asyncio.create_task(door.listener.stop(PATIENCE_S))
+        await asyncio.sleep(0)
+        other.execute("ROLLBACK")
+        other.close()
+        assert statuses(await wire.rest()) == [200]
+        if stopping is not None:
+            await stopping
+
+
+async def test_what_is_unfinished_behind_a_delivery_at_the_fin_is_refused(tmp_path: Path) -> None:
+    """A half-close within what came too early: the delivery is answered, then what is unfinished is 400."""
+    async with opened(f"sqlite:///{tmp_path / 'log.db'}", deadline_s=60.0) as door:
+        other = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        cuts = (-3, -len(delivery(2)) - 9)  # within the body, and within the head
+        wires = [await Wire.to(door) for _ in cuts]
+        for number, wire in enumerate(wires):
+            await wire.send(request(delivery(number)))
+            await held(sum(len(delivery(one)) for one in range(number + 1)))
+        for cut, wire in zip(cuts, wires, strict=True):
+            await wire.send(request(delivery(2))[:cut])
+            wire.writer.write_eof()
+        await seen(door)
+        other.execute("ROLLBACK")
+        other.close()
+        assert [statuses(await wire.rest()) for wire in wires] == [[200, 400], [200, 400]]
+
+
+async def test_a_delivery_under_way_is_answered_though_the_drain_is_over() -> None:
+    """Once a stopping receiver waits no longer, it still has a moment to write the answers that come."""
+    taken: asyncio.Future[Tell] = asyncio.get_running_loop().create_future()
+
+    async def nobody(request: web.BaseRequest) -> web.StreamResponse:
+        raise AssertionError(request.raw_path)
+
+    def take(_whole: Whole, tell: Tell) -> bool:
+        taken.set_result(tell)
+        return True
+
+    listener = Listener(nobody, take=take)
+    at = urlsplit(await listener.start("127.0.0.1", 0))
+    wire = Wire(*await asyncio.open_connection(at.hostname, at.port))
+    await wire.send(request(delivery()))
+    tell = await asyncio.wait_for(taken, PATIENCE_S)
+    stopping = asyncio.create_task(listener.stop(0))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    tell((200, "{}"))
+    assert statuses(await wire.rest()) == [200]
+    await stopping
 
 
 def test_the_line_of_a_delivery_is_that_which_came() -> None:

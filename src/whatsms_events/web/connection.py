@@ -5,8 +5,8 @@ request without telling anybody: here half-closes are answered, and unparsable b
 
 Deliveries that came whole go past aiohttp: `take` gets them, and their answers are written to the transport. aiohttp
 knows nothing of such a request, so it is idle meanwhile. Therefore only one is taken at a time, on a connection on
-which aiohttp has nothing to answer; what comes behind it waits, unread, for its answer. And the time after which an
-idle connection is closed is kept here.
+which aiohttp has nothing to answer; what comes behind it waits for its answer. And the time after which an idle
+connection is closed is kept here.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import fcntl
 import struct
 import termios
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,6 +28,9 @@ from whatsms_events.web.whole import Replied, Take, Whole, read
 
 NO_HEADER: Final = b"\0\r\n\r\n"
 """Bytes that end every unfinished head with a parse error, whatever the parser waits for."""
+
+HELD_LIMIT_BYTES: Final = 64 * 1024
+"""So much is read behind a delivery that was taken. To close over what nobody read would take its answer away."""
 
 log = structlog.get_logger()
 
@@ -48,7 +52,7 @@ class Connection(web.RequestHandler):
     """One connection, of a `Listener`. `status_of` is asked for the status of an error, `stopping` at each answer."""
 
     __slots__ = (
-        *("_answer", "_ended", "_framing", "_held", "_idle_since", "_on_unparsable", "_request"),
+        *("_answer", "_ended", "_framing", "_held", "_idle_since", "_last_answer", "_on_unparsable", "_request"),
         *("_status_of", "_stopping", "_take", "_timer", "_whole"),
     )
 
@@ -69,6 +73,7 @@ class Connection(web.RequestHandler):
         self._stopping = stopping
         self._whole: Whole | None = None  # the delivery that was taken, until it is answered
         self._held = b""  # what came behind it
+        self._last_answer: asyncio.Future[None] | None = None  # who waits for its answer, to close
         self._timer: asyncio.TimerHandle | None = None
         self._idle_since = 0.0
         self._answer = answer
@@ -105,7 +110,7 @@ class Connection(web.RequestHandler):
         """Parse what came, request by request: aiohttp forgets those that came with bytes it refuses."""
         if self._framing.place == "broken":
             return
-        if self._whole is not None:
+        if self._whole is not None or self._held:
             self._hold(data)
             return
         if self._take is not None and self._framing.rests and self._is_taken(self._take, data):
@@ -135,9 +140,11 @@ class Connection(web.RequestHandler):
         whole, self._whole = self._whole, None
         self._framing.answered()
         self._idle_since = asyncio.get_running_loop().time()
+        if self._last_answer is not None and not self._last_answer.done():
+            self._last_answer.set_result(None)
         if whole is None or self.transport is None or self.transport.is_closing():
             return
-        closes = whole.closes or self._ended or self._stopping()
+        closes = whole.closes or self._stopping() or (self._ended and not self._held)
         connection = CLOSE if closes else ""
         if isinstance(told, Exception):
             self.transport.write(problem_on_wire(self._status_of(told), connection=connection))
@@ -149,9 +156,9 @@ class Connection(web.RequestHandler):
             asyncio.get_running_loop().call_soon(self._go_on)  # whoever tells may be walking through its queue
 
     def _hold(self, data: bytes) -> None:
-        """Keep what came too early, and read no more."""
+        """Keep what came too early; read no more where it is much."""
         self._held += data
-        if self.transport is not None:
+        if self.transport is not None and len(self._held) > HELD_LIMIT_BYTES:
             self.transport.pause_reading()
 
     def _go_on(self) -> None:
@@ -160,6 +167,8 @@ class Connection(web.RequestHandler):
         if self.transport is not None:
             self.transport.resume_reading()
             self.data_received(held)
+            if self._ended:
+                self._end()
 
     def _close_in_time(self) -> None:
         """Close the connection once it has been idle for as long as aiohttp would leave it."""
@@ -182,6 +191,15 @@ class Connection(web.RequestHandler):
         self._take = None
         super().close()
 
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """Close, and wait before that for the delivery that was taken, as aiohttp does for its own requests."""
+        if self._whole is not None:
+            self._last_answer = asyncio.get_running_loop().create_future()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._last_answer
+        await super().shutdown(timeout)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget what was held; a delivery that was taken is committed nevertheless."""
         self._take, self._held = None, b""
@@ -194,11 +212,16 @@ class Connection(web.RequestHandler):
         if self._ended:
             return True
         self._ended = True
+        if not self._held:
+            self._end()
+        return True
+
+    def _end(self) -> None:
+        """Refuse what is unfinished, since its rest will never come; close where nothing is left to answer."""
         if self._framing.place == "head":
             super().data_received(NO_HEADER)
         self._break_off()
         self._close_after_the_last()
-        return True
 
     def _break_off(self) -> None:
         """Fail the body that is being read where its rest will never come."""

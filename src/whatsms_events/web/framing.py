@@ -2,7 +2,8 @@
 
 aiohttp's parser decides what is a request. It says nothing of a request that it refuses, though, forgets the good ones
 that came in the same segment, and does not know what a client that sends no more has left unfinished. This module
-follows the same bytes and knows that. Where the two should ever differ, aiohttp answers, and only a label is wrong.
+follows the same bytes and knows that. Where the two should ever differ, aiohttp answers, and only a label is wrong; a
+delivery that came whole is taken past aiohttp only while `rests` is true.
 
 Theory of operation. A connection is always in one place, and `feed` moves it:
 

@@ -171,6 +171,7 @@ class Receiver:
         """Answer a delivery that was taken, and count what became of it."""
         whole, delivery, started, tell = taken
         self._room.give_back(delivery.tenant, len(delivery.body))
+        tell(done if isinstance(done, Exception) else _answer(done))  # first: whatever fails below, it is answered
         outcome, slug = "failed", delivery.slug
         if not isinstance(done, Exception):
             outcome = done.kind
@@ -180,7 +181,6 @@ class Receiver:
             if isinstance(done, SignatureError):
                 self._rejects.keep(slug, whole, whole.body, done.reason)
         self._tally.add(slug, outcome, self._monotonic() - started)
-        tell(done if isinstance(done, Exception) else _answer(done))
 
     async def _deliver(self, tenant: Tenant, request: web.BaseRequest) -> Outcome:
         """Read the delivery and return its outcome. One that cannot have a right signature is refused before that."""

@@ -29,7 +29,10 @@ _HOST, _LENGTH, _SIGNATURE, _CONNECTION = (
 )
 _ODD: Final = frozenset(
     name.lower().encode()
-    for name in (hdrs.TRANSFER_ENCODING, hdrs.CONTENT_ENCODING, hdrs.EXPECT, hdrs.UPGRADE, hdrs.TRAILER)
+    for name in (
+        *(hdrs.TRANSFER_ENCODING, hdrs.CONTENT_ENCODING, hdrs.EXPECT, hdrs.UPGRADE, hdrs.TRAILER),
+        *("Proxy-Connection", hdrs.SEC_WEBSOCKET_KEY1),  # aiohttp closes behind the one, and refuses the other
+    )
 )
 _BLANKS: Final = b"\t "
 _CLOSES: Final = {b"": False, b"keep-alive": False, b"close": True}
