@@ -6,10 +6,11 @@ All appends go through the committer, but for a parked delivery that is tried ag
 import bisect
 import itertools
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Select, case, func, null, select
+from sqlalchemy import BigInteger, ColumnElement, Integer, Row, Select, bindparam, case, func, null, select
 
 from whatsms_events.domain.events import Checkpoint, Event, EventType, LogEntry, from_micros
 from whatsms_events.domain.replay import WHOLE, Selection
@@ -78,7 +79,7 @@ class EventLog:
 
     async def read(self, after: int, limit: int) -> list[LogEntry]:
         """Return the events after a position, in order: at most `limit`, and about 8 MiB."""
-        return [_entry(row) for row in await self._rows(event_log.c.position > after, limit, WHOLE)]
+        return [_entry(row) for row in await self._rows(_behind(WHOLE), limit, start=after + 1)]
 
     async def read_from(self, checkpoint: Checkpoint | None, limit: int) -> list[LogEntry]:
         """Return the events after a checkpoint, from the beginning where it is None.
@@ -100,19 +101,21 @@ class EventLog:
 
     async def read_at(self, positions: Sequence[int]) -> list[StoredEvent]:
         """Return the events at these positions, in order, with their bytes: at most about 8 MiB, but one at least."""
-        place = event_log.c.position.in_(sorted(positions)[:_IDS_LIMIT])
-        rows = await self._rows(place, _IDS_LIMIT, WHOLE, with_raw=True)
+        query = _query(event_log.c.position.in_(sorted(positions)[:_IDS_LIMIT]), WHOLE, with_raw=True)
+        rows = await self._rows(query, _IDS_LIMIT)
         return [_stored(row) for row in rows]
 
     async def _rows_from(
         self, checkpoint: Checkpoint | None, limit: int, selection: Selection = WHOLE, *, with_raw: bool = False
     ) -> Sequence[Row[Any]]:
+        query = _behind(selection, with_raw=with_raw)
         if checkpoint is None:
-            return await self._rows(event_log.c.position >= selection.first, limit, selection, with_raw=with_raw)
+            return await self._rows(query, limit, start=selection.first, last=selection.last)
         if checkpoint.log_id != await self.log_id():
             raise IntegrityError(f"the checkpoint is of log {checkpoint.log_id}, this is log {await self.log_id()}")
-        place, own = event_log.c.position >= checkpoint.position, checkpoint.position
-        rows = await self._rows(place, limit + 1, selection, own=own, with_raw=with_raw)
+        own = checkpoint.position
+        last = None if selection.last is None else max(selection.last, own)
+        rows = await self._rows(query, limit + 1, start=own, own=own, last=last)
         if not rows or (rows[0].position, rows[0].id) != (own, checkpoint.event_id):
             raise IntegrityError(
                 f"the log does not hold event {checkpoint.event_id} at position {checkpoint.position}: "
@@ -150,38 +153,51 @@ class EventLog:
             return [(int(position), raw) for position, raw in rows]
 
     async def _rows(
-        self, place: ColumnElement[bool], limit: int, selection: Selection, *, own: int = 0, with_raw: bool = False
+        self, query: Select[Any], limit: int, *, start: int = 0, own: int = 0, last: int | None = None
     ) -> Sequence[Row[Any]]:
         """Return events in order, as `_entry` and `_stored` take them, but for the data of the one at `own`.
 
         That row does not count towards the size limit. Otherwise a reader whose checkpoint is at a row over the limit
         would get that row alone, again and again.
         """
-        if selection.last is not None:
-            place = place & (event_log.c.position <= max(selection.last, own))
-        shown = (event_log.c.position != own) & matches(selection)
-        columns = [*_EVENT, case((shown, event_log.c.data), else_=null()).label("data")]
-        if with_raw:
-            columns += [case((shown, event_log.c.raw), else_=null()).label("raw"), shown.label("wanted")]
-        last = _last(place, min(limit, self.read_limit), self._read_limit_bytes, shown).scalar_subquery()
-        query = select(*columns).where(place, event_log.c.position <= last)
+        given = {"start": start, "own": own, "last": last}
+        limits = {"rows": min(limit, self.read_limit), "bytes": self._read_limit_bytes}
         async with self._database.read() as connection:
-            return (await connection.execute(query.order_by(event_log.c.position))).all()
+            rows: Sequence[Row[Any]] = (await connection.execute(query, given | limits)).all()
+        return rows
 
 
-def _last(place: ColumnElement[bool], limit: int, limit_bytes: int, shown: ColumnElement[bool]) -> Select[tuple[int]]:
+@lru_cache(maxsize=16)
+def _behind(selection: Selection, *, with_raw: bool = False) -> Select[Any]:
+    """Return the query for what a selection has from `start` on; to make it takes as long as to read 100 events."""
+    place = event_log.c.position >= bindparam("start")
+    if selection.last is not None:
+        place &= event_log.c.position <= bindparam("last")
+    return _query(place, selection, with_raw=with_raw)
+
+
+def _query(place: ColumnElement[bool], selection: Selection, *, with_raw: bool) -> Select[Any]:
+    shown = (event_log.c.position != bindparam("own")) & matches(selection)
+    columns = [*_EVENT, case((shown, event_log.c.data), else_=null()).label("data")]
+    if with_raw:
+        columns += [case((shown, event_log.c.raw), else_=null()).label("raw"), shown.label("wanted")]
+    query = select(*columns).where(place, event_log.c.position <= _last(place, shown).scalar_subquery())
+    return query.order_by(event_log.c.position)
+
+
+def _last(place: ColumnElement[bool], shown: ColumnElement[bool]) -> Select[tuple[int]]:
     """Return the position to stop at. The sizes are those of `raw`: both databases know them without reading it."""
     size = case((shown, func.coalesce(func.length(event_log.c.raw), 0)), else_=0)
     some = (
         select(event_log.c.position, size.label("size"))
         .where(place)
         .order_by(event_log.c.position)
-        .limit(limit)
+        .limit(bindparam("rows", type_=Integer))
         .subquery()
     )
     before = func.sum(some.c.size).over(order_by=some.c.position) - some.c.size
     sums = select(some.c.position, before.label("before")).subquery()
-    return select(func.max(sums.c.position)).where(sums.c.before < limit_bytes)
+    return select(func.max(sums.c.position)).where(sums.c.before < bindparam("bytes", type_=BigInteger))
 
 
 def _stored(row: Row[Any]) -> StoredEvent:

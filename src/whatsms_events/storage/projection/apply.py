@@ -13,7 +13,7 @@ from uuid import UUID
 
 import msgspec
 import structlog
-from sqlalchemy import delete, func, select, tuple_, update
+from sqlalchemy import bindparam, delete, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events import clock
@@ -279,10 +279,14 @@ def _judge(items: Sequence[ReadItem], parked: Sequence[_Parked], before: Poison)
     return window
 
 
+# Made once: to make a statement takes as long as to run it, and a small batch has few others.
+_SAVE: Final = update(projection)
+_MOVE: Final = _SAVE.where(projection.c.generation == bindparam("mine")).values(generation=bindparam("next"))
+
+
 async def _advance(connection: AsyncConnection, generation: int) -> None:
     """Move the generation on, or raise FencedError: the first statement, it holds the row until the commit."""
-    mine = projection.c.generation == generation
-    moved = await connection.execute(update(projection).where(mine).values(generation=generation + 1))
+    moved = await connection.execute(_MOVE, {"mine": generation, "next": generation + 1})
     if moved.rowcount != 1:
         raise FencedError(
             f"the projection is no longer at generation {generation}: another consumer or a replay moved it"
@@ -396,15 +400,14 @@ async def load_state(connection: AsyncConnection) -> ProjectionState | None:
 async def save_state(connection: AsyncConnection, before: ProjectionState, after: ProjectionState) -> None:
     """Save how far the projection is, but for its generation."""
     checkpoint = after.checkpoint
-    await connection.execute(
-        update(projection).values(
-            log_id=after.log_id,
-            position=checkpoint.position if checkpoint else 0,
-            event_id=checkpoint.event_id if checkpoint else None,
-            applied_through=after.applied_through,
-            applied=after.applied,
-        )
-    )
+    saved = {
+        "log_id": after.log_id,
+        "position": checkpoint.position if checkpoint else 0,
+        "event_id": checkpoint.event_id if checkpoint else None,
+        "applied_through": after.applied_through,
+        "applied": after.applied,
+    }
+    await connection.execute(_SAVE, saved)
     gone = [list(key) for key in before.offsets.keys() - after.offsets.keys()]
     if gone:
         place = tuple_(projection_offset.c.topic, projection_offset.c.partition)

@@ -4,11 +4,11 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Dialect, Select, bindparam, select, update
+from sqlalchemy import ColumnElement, Dialect, Select, Text, any_, bindparam, select, update
 from sqlalchemy import Table as SqlTable
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,7 +20,7 @@ from whatsms_events.domain.rows import COLUMNS, Claim, Key, Row, Table, Version,
 from whatsms_events.domain.search import searched
 from whatsms_events.errors import UnstorableError
 from whatsms_events.storage import tables
-from whatsms_events.storage.database import CHUNK, among
+from whatsms_events.storage.database import CHUNK
 from whatsms_events.storage.trouble import translated
 
 _TABLES: Final[Mapping[Table, SqlTable]] = {name: tables.projection_metadata.tables[name] for name in COLUMNS}
@@ -123,13 +123,20 @@ class Folding:
 async def load(connection: AsyncConnection, keys: Collection[Key]) -> dict[Key, Row]:
     """Return those of the rows that exist."""
     wanted: dict[tuple[Table, str], list[Key]] = defaultdict(list)
-    for key in sorted(keys):
+    for key in keys:
         wanted[key.table, key.tenant].append(key)
     found: dict[Key, Row] = {}
     for (table, tenant), group in wanted.items():
+        group.sort(key=attrgetter("id"))
         for start in range(0, len(group), CHUNK):
-            query = _select(connection, table, tenant, group[start : start + CHUNK])
-            found.update(_row(table, tenant, record) for record in await connection.execute(query))
+            some = group[start : start + CHUNK]
+            given = {
+                "of": tenant,
+                "ids": sorted({key.id for key in some}),
+                "digests": sorted({key.digest for key in some}),
+            }
+            rows = await connection.execute(_select(connection.dialect, table), given)
+            found.update(_row(table, tenant, record) for record in rows)
     return found
 
 
@@ -160,17 +167,23 @@ async def save(connection: AsyncConnection, rows: Mapping[Key, Row], held: Mappi
         await connection.exec_driver_sql(_upsert(connection.dialect, table), records)
 
 
-def _select(connection: AsyncConnection, table: Table, tenant: str, keys: list[Key]) -> Select[Any]:
+@cache
+def _select(dialect: Dialect, table: Table) -> Select[Any]:
     """Ask for id, digest or `known`, versions, and the columns of the fold: in this order `_row` reads them."""
     column = _TABLES[table].c
     revision = table == "message_revision"
     id_, mark = (column.message_id, column.digest) if revision else (column.id, column.known)
     query = select(id_, mark, column.versions, *(column[name] for name in _COLUMNS[table]))
-    query = query.where(column.tenant == tenant, among(connection, id_, sorted({key.id for key in keys})))
-    if revision:
-        # Where two messages share a wording, this may bring rows that nobody asked for.
-        query = query.where(among(connection, mark, sorted({key.digest for key in keys})))
-    return query
+    query = query.where(column.tenant == bindparam("of"), _among(dialect, id_, "ids"))
+    # Where two messages share a wording, this may bring rows that nobody asked for.
+    return query.where(_among(dialect, mark, "digests")) if revision else query
+
+
+def _among(dialect: Dialect, column: ColumnElement[str], name: str) -> ColumnElement[bool]:
+    """Return the condition of `among` for a statement that is made once: the values are given by name."""
+    if dialect.name == "postgresql":
+        return column == any_(bindparam(name, type_=postgresql.ARRAY(Text)))
+    return column.in_(bindparam(name, expanding=True))
 
 
 @cache
