@@ -71,7 +71,7 @@ def suppressed_park(park: Park, suppressions: Suppressions) -> Park:
     """Return a delivery as it may be parked: without its bytes where they tell of somebody from before."""
     raw = inflated(park.raw, park.content_encoding)
     at = None if raw is None else named_in_bytes(raw, suppressions.of(park.tenant))
-    if raw is None or at is None or not _parked_before(park, raw, at):
+    if raw is None or at is None or not parked_before(park.received_at, raw, at):
         return park
     return msgspec.structs.replace(park, raw=b"")
 
@@ -348,8 +348,9 @@ class _Look:
         return occurred_at is not None and to_micros(occurred_at) > at
 
 
-def _parked_before(park: Park, raw: bytes, at: int) -> bool:
-    if to_micros(park.received_at) <= at:
+def parked_before(received_at: datetime, raw: bytes, at: int) -> bool:
+    """Tell whether a delivery that names somebody, and could not be read, is from before that person was forgotten."""
+    if to_micros(received_at) <= at:
         return True
     try:
         stamp = decode_body(raw).get("timestamp")

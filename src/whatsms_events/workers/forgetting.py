@@ -49,7 +49,6 @@ from whatsms_events.storage.log.key_holders import KeyHolders, unlike
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.log.suppression import (
     SETTLE_S,
-    HeldSuppressions,
     KeptMark,
     SuppressionTable,
     key_problem,
@@ -359,14 +358,19 @@ class Forgetting:
         return one, person
 
     async def _find(self, marker: Marker, one: Erasure, person: FoundPerson) -> Find:
-        """Return what finds the person: in the plain what is known, and by its mark what a killed process knew."""
-        known = person.known(to_micros(one.forgotten_at)).find
-        held = HeldSuppressions(self._log, marker.key)
-        marked = Suppressions.of(await held.look(), one.tenant)
+        """Return what finds the person: in the plain what is known, and by its mark what a killed process knew.
+
+        Marks of who was forgotten earlier are left out: what these people did since stands before this erasure, and is
+        theirs to keep.
+        """
+        at = to_micros(one.forgotten_at)
+        known = person.known(at).find
+        kept = await SuppressionTable(self._log).all()
+        marks = {row.mark: at for row in kept if row.tenant == one.tenant and row.forgotten_at >= at}
+        marked = Suppressions(marker, marks).of(one.tenant)
 
         def find(kind: Any, value: str) -> int | None:
-            at = known(kind, value)
-            return marked(kind, value) if at is None else at
+            return at if known(kind, value) is not None else marked(kind, value)
 
         return find
 

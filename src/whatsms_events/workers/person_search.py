@@ -16,7 +16,7 @@ from whatsms_events.domain.events import decode, encode, to_micros
 from whatsms_events.domain.marks import Find
 from whatsms_events.domain.named import delivered, inflated, leaves, named_in_bytes
 from whatsms_events.domain.personal import personal_values, spellings, texts_in
-from whatsms_events.domain.suppression import contact_ids, is_theirs, remaining
+from whatsms_events.domain.suppression import contact_ids, is_theirs, parked_before, remaining
 from whatsms_events.errors import InvalidEventError
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.erasure import Counts, Erasure, Erasures, LogRow, ParkedBody
@@ -118,23 +118,27 @@ class PersonSearch:
                 self._values.add(text)
 
     async def parked(self, one: Erasure, find: Find) -> AsyncIterator[UUID]:
-        """Yield the parked deliveries that name the person and came before the person was forgotten."""
-        async for row in self._parked_before(one):
+        """Yield the parked deliveries that name the person and are from before the person was forgotten.
+
+        Who parks learns of the marks a moment after they were written: what came meanwhile is judged as at the door.
+        """
+        async for row in self._parked(one):
             raw = inflated(row.raw, row.encoding)
-            if raw is not None and self._named(raw, find) is not None:
+            at = None if raw is None else self._named(raw, find)
+            if raw is not None and at is not None and parked_before(row.received_at, raw, to_micros(one.forgotten_at)):
                 yield row.id
 
     async def unread(self, one: Erasure) -> AsyncIterator[UUID]:
         """Yield the parked deliveries from before of which nobody here can tell whom they name."""
-        async for row in self._parked_before(one):
-            if inflated(row.raw, row.encoding) is None:
+        async for row in self._parked(one):
+            if row.received_at <= one.forgotten_at and inflated(row.raw, row.encoding) is None:
                 yield row.id
 
-    async def _parked_before(self, one: Erasure) -> AsyncIterator[ParkedBody]:
+    async def _parked(self, one: Erasure) -> AsyncIterator[ParkedBody]:
         after = None
         while rows := await self._erasures.parked(one.tenant, after):
             for row in rows:
-                if row.raw and row.received_at <= one.forgotten_at:
+                if row.raw:
                     yield row
             after = rows[-1].id
 
