@@ -1,6 +1,7 @@
 """What is a secret by its name, and what only looks like it."""
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -65,3 +66,15 @@ def test_the_key_of_a_message_and_nothing_at_all_stay() -> None:
     text = json.dumps({"key": {"remoteJid": "x"}})
     assert without_secrets({"dataJson": text}) == {"dataJson": text}, "to the byte"
     assert without_secrets({"key": "AKIA"}) == {}
+
+
+def test_names_that_are_remembered_take_little_room() -> None:
+    """Objects with long names, however many come, leave next to nothing behind."""
+    tracemalloc.start()
+    try:
+        for number in range(300):
+            without_secrets({f"{number}{'x' * 20_000}": 1})
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1_000_000

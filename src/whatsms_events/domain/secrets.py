@@ -27,6 +27,7 @@ _REFERENCES: Final = frozenset({"externalKey"})
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _NAME: Final = re.compile(r'"([^"]{1,128})"\s*:')
 _NAME_LIMIT: Final = 128
+_REMEMBERED_CHARS: Final = 2048  # the names of a resource have some hundred together; a body could have megabytes
 _PLAIN: Final = frozenset({type(None), bool, int, float})
 _OPENING: Final = frozenset("{[")
 _json = msgspec.json.Decoder()
@@ -35,7 +36,7 @@ _json = msgspec.json.Decoder()
 def without_secrets(value: dict[str, Any]) -> dict[str, Any]:
     """Return the object without what is a secret by its name."""
     # Nearly always all names are open and no value can hold others; the same names come again and again.
-    if _are_open(tuple(value)) and not _can_hold(value.values()):
+    if len("".join(value)) <= _REMEMBERED_CHARS and _are_open(tuple(value)) and not _can_hold(value.values()):
         return value
     return {
         name: inner if (kind := type(inner)) in _PLAIN or (kind is str and inner[:1] not in _OPENING) else _clean(inner)
