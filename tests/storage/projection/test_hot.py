@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.histories import HISTORY, History, numbered
+from domain.histories import HISTORY, History
 from domain.histories import entry as happened
 from servers.examples import examples
 from whatsms_events.domain.events import EventType, LogEntry, Message, MessagePayload, Ticket, TicketPayload
@@ -21,6 +21,7 @@ from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_projection
 from whatsms_events.storage.projection.apply import Projection, ProjectionState, ReadItem
 from whatsms_events.storage.projection.hot import ROW_BYTES, HotRows
+from whatsms_events.storage.projection.rows import ALIKE
 
 TABLES = (*(tables.projection_metadata.tables[name] for name in COLUMNS), tables.projection, tables.parked_event)
 
@@ -214,13 +215,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(40))
-@given(history=HISTORY, batches=BATCHES, rows=st.sampled_from([0, 1, 3, 1000]))
+@given(history=HISTORY, batches=BATCHES, rows=st.sampled_from([0, 1, 3, 1000]), tenants=st.sampled_from([1, ALIKE]))
 async def test_the_same_log_gives_the_same_tables_whatever_stays_in_memory(
-    folder: Path, history: History, batches: Sequence[tuple[int, str | None]], rows: int
+    folder: Path, history: History, batches: Sequence[tuple[int, str | None]], rows: int, tenants: int
 ) -> None:
-    """To the byte: with and without rows in memory, in batches of any size, with failures between them."""
+    """To the byte: with and without rows in memory, in batches of any size, with failures between them.
+
+    Where the same happens to many tenants at once, only what differs of their rows is written.
+    """
     database = await open_projection(DatabaseTarget(url=f"sqlite:///{folder / 'projection.db'}"), migrate=True)
-    items = [item(one) for one in numbered(history)]
+    items = [
+        item(happened(number, kind, payload, seconds, received=received, tenant=f"t{tenant}"))
+        for number, (kind, payload, seconds, received) in enumerate(history, 1)
+        for tenant in range(tenants)
+    ]
     await empty(database)
     plain = Projection(database, hot=HotRows(rows=0))
     state = await plain.state()
@@ -230,7 +238,8 @@ async def test_the_same_log_gives_the_same_tables_whatever_stays_in_memory(
     projection, start, turn = Projection(database, hot=HotRows(rows=rows)), 0, 0
     state = await projection.state()
     while start < len(items):
-        size, fault = batches[turn % len(batches)]
+        events, fault = batches[turn % len(batches)]
+        size = events * tenants
         if fault is not None and turn < 3 * len(batches):
             await fail(database, projection, items[start : start + size], state, fault)
             state = await projection.state()
