@@ -6,13 +6,19 @@ import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+from sqlalchemy import insert
 
+from whatsms_events.backfill.shown import listed
+from whatsms_events.domain.events import SHAPES, Entity
 from whatsms_events.errors import TransientError
+from whatsms_events.storage import tables
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.suppression import HeldSuppressions
-from workers.test_forgetting import ANA, KEY, RUI, TENANT, House, holding, needles, opened, wrote
+from workers.test_forgetting import ANA, KEY, RUI, TENANT, House, body, holding, needles, opened, wrote
 
 CUT = b"{" + json.dumps({"contactId": ANA.contact, "name": ANA.mark}).encode()
 
@@ -66,3 +72,59 @@ async def test_what_is_parked_while_marks_are_not_known_yet_goes_too(house: Hous
     await running
     await house.forget(ANA.contact)
     assert await places(house) == []
+
+
+async def test_what_a_backfill_alone_was_shown_goes_too(house: House) -> None:
+    """A contact with the person's number, their ticket and its message that no table knows yet; another's stays."""
+    run = {
+        "tenant": TENANT, "kind": "reconcile", "cause": "test", "options": "{}", "generation": 1, "started_at": 1,
+        "updated_at": 1, "progress": "{}",
+    }  # fmt: skip
+    await keep_item(
+        house, run, "contact", "c-new", {"contact": {"id": "c-new", "number": ANA.number, "name": ANA.mark}}
+    )
+    shown = {"ticket": {"id": "t-new", "contact_id": "c-new", "last_message": f"{ANA.mark} x"}}
+    await keep_item(house, {}, "ticket", "t-new", shown)
+    await keep_item(house, {}, "message", "m-new", {"message": {"id": "m-new", "body": ANA.mark}}, ticket_id="t-new")
+    other = {"ticket": {"id": RUI.ticket, "contact_id": RUI.contact, "last_message": RUI.mark}}
+    await keep_item(house, {}, "ticket", RUI.ticket, other)
+    await house.forget(ANA.contact)
+    rows = await house.everything()
+    assert [one["id"] for one in rows["backfill_item"] if one["payload"]] == [RUI.ticket]
+    assert holding(rows, needles(ANA)) == []
+
+
+async def keep_item(house: House, run: dict[str, Any], entity: Entity, key: str, shown: Any, **more: Any) -> None:
+    """Leave what a page showed to a backfill that is not finished; `run` is its row, where it is not there yet."""
+    payload = msgspec.json.decode(msgspec.json.encode(shown), type=SHAPES[entity])
+    packed = listed(entity, payload, house.clock, 0)
+    item = {"run": 1, "entity": entity, "id": key, "state": "listed", "due_at": 1, "log_end": 0, "rounds": 0}
+    async with house.log.write() as connection:
+        if run:
+            await connection.execute(insert(tables.backfill_run).values(run))
+        await connection.execute(insert(tables.backfill_item).values(**item, payload=packed, messages="none", **more))
+
+
+async def test_somebody_who_is_no_contact_is_forgotten_by_the_number(house: House) -> None:
+    """Whom only a campaign and a message without a contact's id name is forgotten, late retries too, and the number is
+    written nowhere.
+    """
+    someone = {"name": "Sem-Contacto-91", "number": "351966555444"}
+    campaign = {"id": 14, "name": "V", "contacts": [someone, {"name": RUI.mark, "number": RUI.number}]}
+    message = {"id": "n-1", "body": "Sem-Contacto-91 olá", "fromMe": False}
+    told = (
+        body("campaign.finished", campaign=campaign),
+        body("message.received", message=message, ticket={"id": "t-n", "contact": someone}, contact=someone),
+    )
+    await house.deliver(*told)
+    house.clock += timedelta(seconds=1)
+    await house.forget("+351 966 555 444")
+    await house.deliver(*(one + b" " for one in told))
+    rows = await house.everything()
+    assert holding(rows, [b"Sem-Contacto-91", b"351966555444", b"444555669153", b"966 555"]) == []
+    assert [row["contact_id"].partition("-")[0] for row in rows["event_log"] if row["type"] == "contact.forgotten"] == [
+        "number"
+    ]
+    assert len([row for row in rows["event_log"] if RUI.number.encode() in row["data"].encode()]) == 3
+    again = await house.forgetting().run(TENANT, "351966555444")
+    assert not again.counts

@@ -150,6 +150,16 @@ def contact_ids(event: Event, payload: Payload, find: Find) -> set[str]:
     return found | {one for one in ids if isinstance(one, str) and find("contact", one) is not None}
 
 
+def ticket_ids(event: Event, payload: Payload, find: Find) -> set[str]:
+    """Return the id of the ticket that an event shows, where its contact is one whom `find` knows."""
+    ticket, beside = getattr(payload, "ticket", None), getattr(payload, "contact", None)
+    one = ticket.id if isinstance(ticket, Ticket) and isinstance(ticket.id, str) else event.ticket_id
+    if not isinstance(ticket, Ticket) or one is None:
+        return set()
+    mine = _Look(event, find, settled=False, gap=None).ticket_mine(ticket, event.ticket_id, beside)
+    return set() if mine is None else {one}
+
+
 class _Mine(NamedTuple):
     """Of a part of an event: when its person was forgotten, and whether it is new since."""
 

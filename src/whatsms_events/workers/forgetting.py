@@ -56,7 +56,7 @@ from whatsms_events.storage.log.suppression import (
 from whatsms_events.storage.projection.erasure import PIECE, Before, FoundPerson, PersonalRows
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.workers.alone import Alone
-from whatsms_events.workers.person_search import TOLD_LIMIT, PersonSearch, ids_of
+from whatsms_events.workers.person_search import TOLD_LIMIT, PersonSearch
 
 TICKETS_TOLD: Final = 1000
 """So many of the person's tickets are named in the event; a consumer finds the others by the contact."""
@@ -141,8 +141,7 @@ class Forgetting:
         one = Erasure(0, tenant, who, self._now(), end, until=end)
         if not person.contacts:
             find = replace(person, contacts=frozenset((who,))).known(now).find
-            ids = await self._search.ids_in_log(one, find)
-            person = await self._person(tenant, who, None, ids)
+            person = await self._person(tenant, who, None, *await self._search.ids_in_log(one, find))
         asked = person if person.contacts else replace(person, contacts=frozenset((who,)))
         self._search.tells(asked)
         find = asked.known(now).find
@@ -231,7 +230,8 @@ class Forgetting:
                 at = find("contact", contact_id)
                 if at is not None:
                     person = await self._rows.person(tenant, contact_id, contact_ids=(contact_id,))
-                    total["backfill_item"] += await self._erasures.blank_backfilled(tenant, ids_of(person))
+                    shown = await self._search.backfilled(one, find, person)
+                    total["backfill_item"] += await self._erasures.blank_backfilled(tenant, shown)
                     total.update(await self._blank_rows(one, find, person, Before(end, frozenset(), at)))
         return {name: count for name, count in total.items() if count}
 
@@ -274,7 +274,7 @@ class Forgetting:
     async def _begin(self, marker: Marker, tenant: str, who: str, person: FoundPerson) -> Erasure:
         """Write the erasure and its marks. What was typed is never written down: it may be the number."""
         if not person.contacts:
-            raise ConfigError("something names this person, but no contact: forget them by the id of a contact")
+            person = _nameless(marker, tenant, person)
         taken = {one.forgotten_at for one in await self._erasures.all()}
         now = self._now()
         while now in taken:  # a moment tells one erasure from another: see `_moments`
@@ -385,7 +385,8 @@ class Forgetting:
         counts: Counts = {}
         ids = [key async for key in self._search.parked(one, find)]
         counts["parked_delivery"] = await self._erasures.blank_parked(ids) if ids else 0
-        counts["backfill_item"] = await self._erasures.blank_backfilled(one.tenant, ids_of(person))
+        shown = await self._search.backfilled(one, find, person)
+        counts["backfill_item"] = await self._erasures.blank_backfilled(one.tenant, shown)
         return counts
 
     async def _blank_rows(self, one: Erasure, find: Find, person: FoundPerson, before: Before) -> Counts:
@@ -397,6 +398,17 @@ class Forgetting:
         left = await self._search.parked_events(one, find)
         counts["parked_event"] = await self._rows.blank_parked(left) if left else 0
         return counts
+
+
+def _nameless(marker: Marker, tenant: str, person: FoundPerson) -> FoundPerson:
+    """Return somebody whom the vendor shows as no contact, but by a number, with an id of ours in a contact's place.
+
+    It is made of the mark of the number, which tells nobody the number. Raise ConfigError where there is none.
+    """
+    if not person.numbers:
+        raise ConfigError("something names this person, but neither a contact nor a number: see docs/privacy.md")
+    mark = marker.mark(tenant, "number", min(person.numbers))
+    return replace(person, contacts=frozenset((f"number-{mark.hex()}",)))
 
 
 def _marks(marker: Marker, tenant: str, person: FoundPerson, at: int) -> list[KeptMark]:

@@ -6,20 +6,22 @@ proof at the end can look for the very values.
 
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from whatsms_events.domain.events import decode, encode, to_micros
+import msgspec
+
+from whatsms_events.domain.events import Entity, decode, encode, to_micros
 from whatsms_events.domain.marks import Find
 from whatsms_events.domain.named import delivered, inflated, leaves, named_in_bytes
 from whatsms_events.domain.personal import personal_values, spellings, texts_in
-from whatsms_events.domain.suppression import contact_ids, is_theirs, parked_before, remaining
+from whatsms_events.domain.suppression import contact_ids, is_theirs, parked_before, remaining, ticket_ids
 from whatsms_events.errors import InvalidEventError
 from whatsms_events.storage.database import Database
-from whatsms_events.storage.log.erasure import Counts, Erasure, Erasures, LogRow, ParkedBody
+from whatsms_events.storage.log.erasure import TICKETS_KEPT, Counts, Erasure, Erasures, LogRow, ParkedBody, ShownItem
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.erasure import Before, FoundPerson, PersonalRows
 from whatsms_events.storage.projection.person_rows import CONTACTS_LIMIT
@@ -52,16 +54,19 @@ class PersonSearch:
         self._numbers = tuple(one.encode() for one in person.numbers)
         self._telling = person.numbers | person.emails | person.pictures
 
-    async def ids_in_log(self, one: Erasure, find: Find) -> frozenset[str]:
-        """Return the ids of contacts that the log shows and the tables do not know: by their id, or by a number."""
-        found: set[str] = set()
+    async def ids_in_log(self, one: Erasure, find: Find) -> tuple[set[str], set[str]]:
+        """Return the ids of contacts and of their tickets that the log shows: by an id, or by a number."""
+        contacts: set[str] = set()
+        tickets: set[str] = set()
         after = 0
-        while after < one.until and len(found) < CONTACTS_LIMIT:
+        while after < one.until and len(contacts) < CONTACTS_LIMIT and len(tickets) < TICKETS_KEPT:
             rows, after = await self._erasures.rows(one.tenant, after, one.until)
             for row in rows:
                 with contextlib.suppress(InvalidEventError):  # nobody can read it: then it shows no contact
-                    found |= contact_ids(row.event, decode(row.event), find)
-        return frozenset(found)
+                    payload = decode(row.event)
+                    contacts |= contact_ids(row.event, payload, find)
+                    tickets |= ticket_ids(row.event, payload, find)
+        return contacts, tickets
 
     async def looked_through(
         self, one: Erasure, find: Find, *, keep: bool = False
@@ -142,6 +147,32 @@ class PersonSearch:
                     yield row
             after = rows[-1].id
 
+    async def backfilled(self, one: Erasure, find: Find, person: FoundPerson) -> dict[Entity, Collection[str]]:
+        """Return the ids of whatever an unfinished backfill may hold of the person, by entity.
+
+        A backfill is there to see what the tables do not know: so what it was shown is looked into too, and once more
+        for what belongs to a contact or a ticket that was found so.
+        """
+        ids: dict[Entity, set[str]] = {entity: set(some) for entity, some in ids_of(person).items()}
+
+        def named(kind: Any, value: str) -> int | None:
+            return 0 if kind in ("contact", "ticket") and value in ids[kind] else find(kind, value)
+
+        more = True
+        while more:
+            more, after = False, (-1, "", "")
+            while rows := await self._erasures.shown_items(one.tenant, after):
+                for row in rows:
+                    told = ids.setdefault(row.entity, set())
+                    if row.id not in told and (row.ticket_id in ids["ticket"] or self._shows(row, named)):
+                        told.add(row.id)
+                        more = True
+                after = rows[-1][:3]
+        return {**ids}
+
+    def _shows(self, row: ShownItem, find: Find) -> bool:
+        return any(self._named(one, find) is not None for one in _told(row))
+
     async def parked_events(self, one: Erasure, find: Find, *, go: bool = True) -> dict[tuple[str, int], bytes]:
         """Return what is left of each parked event that holds something: what the log holds of it by now."""
         found: dict[tuple[str, int], bytes] = {}
@@ -166,7 +197,8 @@ class PersonSearch:
         async for left, _ in self.looked_through(replace(one, through=0), find):
             counts["event_log"] += len(left)
         counts["parked_delivery"] = len([key async for key in self.parked(one, find)])
-        counts["backfill_item"] = await self._erasures.backfilled(one.tenant, ids_of(person))
+        shown = await self.backfilled(one, find, person)
+        counts["backfill_item"] = await self._erasures.backfilled(one.tenant, shown)
         counts.update(await self._rows.held(await self._rows.keys(one.tenant, person), person, before))
         counts["parked_event"] = len(await self.parked_events(one, find, go=go))
         return {name: count for name, count in counts.items() if count}
@@ -181,6 +213,15 @@ class PersonSearch:
             texts = ((row.position, row.event.data + (row.raw or b"")) for row in rows)
             found += [position for position, text in texts if any(needle in text for needle in needles)]
         return tuple(found[:TOLD_LIMIT])
+
+
+def _told(row: ShownItem) -> list[bytes]:
+    """Return everything that an item was shown, each as JSON, or as it stands where it is not ours."""
+    payload: Any = None
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeError):
+        payload = msgspec.msgpack.decode(row.payload) if row.payload else None
+    parts = payload.values() if isinstance(payload, dict) else (row.payload,)
+    return [one for one in (*parts, row.raw, row.found) if isinstance(one, bytes) and one]
 
 
 def ids_of(person: FoundPerson) -> dict[Any, Any]:

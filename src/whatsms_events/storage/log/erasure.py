@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, delete, func, insert, literal, null, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, delete, func, insert, literal, null, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.events import Entity, Event, EventType, from_micros, to_micros
@@ -37,6 +37,9 @@ PIECE_BYTES: Final = 4 * 1024 * 1024
 
 PARKED_PIECE: Final = 50
 """Parked deliveries in one question; each has a whole body."""
+
+ITEMS_PIECE: Final = 500
+"""Items of backfills in one question."""
 
 TICKETS_KEPT: Final = 10_000
 """So many of a person's tickets are written down; the tables have them by the contact too, and their marks stay."""
@@ -85,6 +88,18 @@ class ParkedBody(NamedTuple):
     received_at: datetime
     encoding: str | None
     raw: bytes
+
+
+class ShownItem(NamedTuple):
+    """An item of an unfinished backfill as one who erases sees it. `payload` is MessagePack with JSON texts in it."""
+
+    run: int
+    entity: Entity
+    id: str
+    ticket_id: str | None
+    payload: bytes | None
+    raw: bytes | None
+    found: bytes | None
 
 
 class Erasures:
@@ -224,6 +239,18 @@ class Erasures:
             if connection.dialect.name == "sqlite":
                 await connection.execute(update(parked_delivery).where(mine).values(raw=_zeros(parked_delivery.c.raw)))
             return (await connection.execute(update(parked_delivery).where(mine).values(raw=b""))).rowcount
+
+    async def shown_items(self, tenant: str, after: tuple[int, str, str]) -> list[ShownItem]:
+        """Return the next items of the tenant's unfinished runs that hold something, by run, entity and id."""
+        table = backfill_item.c
+        columns = (table.run, table.entity, table.id, table.ticket_id, table.payload, table.raw, table.found)
+        place = tuple_(table.run, table.entity, table.id)
+        behind = place > tuple_(*(literal(one, of.type) for one, of in zip(after, columns, strict=False)))
+        runs = select(backfill_run.c.run).where(backfill_run.c.tenant == tenant, UNFINISHED)
+        query = select(*columns).where(table.run.in_(runs), _holding(), behind)
+        async with self._database.read() as connection:
+            rows = await connection.execute(query.order_by(table.run, table.entity, table.id).limit(ITEMS_PIECE))
+            return [ShownItem(*row) for row in rows]
 
     async def backfilled(self, tenant: str, ids: dict[Entity, Collection[str]]) -> int:
         """Count the items of unfinished runs that hold something that was shown of these."""
