@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import insert
 
 from whatsms_events.backfill.shown import listed
@@ -128,3 +129,16 @@ async def test_somebody_who_is_no_contact_is_forgotten_by_the_number(house: Hous
     assert len([row for row in rows["event_log"] if RUI.number.encode() in row["data"].encode()]) == 3
     again = await house.forgetting().run(TENANT, "351966555444")
     assert not again.counts
+
+
+async def test_what_came_while_the_tenants_id_was_wrong_goes_too(house: House) -> None:
+    """A delivery that is parked as another tenant's loses its bytes, before and late; nobody else's does."""
+    mistyped = [replace(house.signed(wrote(one, f"{one.contact}-w")), tenant="mistyped") for one in (ANA, RUI)]
+    late = replace(house.signed(wrote(ANA, "m-late")), tenant="mistyped")
+    assert [one.reason for one in await house.receive(mistyped)] == ["other_tenant"] * 2
+    house.clock += timedelta(seconds=1)
+    await house.forget(ANA.contact)
+    await house.receive([late])
+    assert await places(house) == []
+    rows = (await house.everything())["parked_delivery"]
+    assert sum(bool(row["raw"]) for row in rows) == 1

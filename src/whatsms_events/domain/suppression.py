@@ -70,7 +70,8 @@ def suppressed(append: Append, suppressions: Suppressions) -> Append:
 def suppressed_park(park: Park, suppressions: Suppressions) -> Park:
     """Return a delivery as it may be parked: without its bytes where they tell of somebody from before."""
     raw = inflated(park.raw, park.content_encoding)
-    at = None if raw is None else named_in_bytes(raw, suppressions.of(park.tenant))
+    of = [] if raw is None else [park.tenant, *(tenants_named(raw) if park.reason == "other_tenant" else ())]
+    at = None if raw is None else latest(*(named_in_bytes(raw, suppressions.of(one)) for one in of))
     if raw is None or at is None or not parked_before(park.received_at, raw, at):
         return park
     return msgspec.structs.replace(park, raw=b"")
@@ -356,6 +357,15 @@ class _Look:
     def _happened_after(self, at: int) -> bool:
         occurred_at = self.event.occurred_at
         return occurred_at is not None and to_micros(occurred_at) > at
+
+
+def tenants_named(raw: bytes) -> list[str]:
+    """Return the id of the tenant that a delivery names, nothing where it cannot be read."""
+    try:
+        tenant = decode_body(raw).get("tenantId")
+    except InvalidEventError:
+        return []
+    return [str(tenant)] if isinstance(tenant, str | int) else []
 
 
 def parked_before(received_at: datetime, raw: bytes, at: int) -> bool:

@@ -18,7 +18,14 @@ from whatsms_events.domain.events import Entity, decode, encode, to_micros
 from whatsms_events.domain.marks import Find
 from whatsms_events.domain.named import delivered, inflated, leaves, named_in_bytes
 from whatsms_events.domain.personal import personal_values, spellings, texts_in
-from whatsms_events.domain.suppression import contact_ids, is_theirs, parked_before, remaining, ticket_ids
+from whatsms_events.domain.suppression import (
+    contact_ids,
+    is_theirs,
+    parked_before,
+    remaining,
+    tenants_named,
+    ticket_ids,
+)
 from whatsms_events.errors import InvalidEventError
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.erasure import TICKETS_KEPT, Counts, Erasure, Erasures, LogRow, ParkedBody, ShownItem
@@ -143,7 +150,7 @@ class PersonSearch:
         after = None
         while rows := await self._erasures.parked(one.tenant, after):
             for row in rows:
-                if row.raw:
+                if row.raw and (row.tenant == one.tenant or one.tenant in _tenants(row)):
                     yield row
             after = rows[-1].id
 
@@ -213,6 +220,11 @@ class PersonSearch:
             texts = ((row.position, row.event.data + (row.raw or b"")) for row in rows)
             found += [position for position, text in texts if any(needle in text for needle in needles)]
         return tuple(found[:TOLD_LIMIT])
+
+
+def _tenants(row: ParkedBody) -> list[str]:
+    """Return the tenants that a delivery names which came to another one: the setting of the id may have been wrong."""
+    return tenants_named(inflated(row.raw, row.encoding) or b"")
 
 
 def _told(row: ShownItem) -> list[bytes]:

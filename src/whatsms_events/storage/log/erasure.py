@@ -88,6 +88,7 @@ class ParkedBody(NamedTuple):
     received_at: datetime
     encoding: str | None
     raw: bytes
+    tenant: str
 
 
 class ShownItem(NamedTuple):
@@ -222,15 +223,15 @@ class Erasures:
             return frozenset((await connection.execute(query.where(table.raw.is_(None)))).scalars())
 
     async def parked(self, tenant: str, after: UUID | None) -> list[ParkedBody]:
-        """Return the next parked deliveries of a tenant by id."""
+        """Return the next parked deliveries of a tenant by id, and those that name another one than they came to."""
         table = parked_delivery.c
-        columns = (table.id, table.received_at, table.content_encoding, table.raw)
-        query = select(*columns).where(table.tenant == tenant).order_by(table.id)
+        columns = (table.id, table.received_at, table.content_encoding, table.raw, table.tenant)
+        query = select(*columns).where(or_(table.tenant == tenant, table.reason == "other_tenant")).order_by(table.id)
         if after is not None:
             query = query.where(table.id > literal(after, table.id.type))
         async with self._database.read() as connection:
             rows = (await connection.execute(query.limit(PARKED_PIECE))).all()
-        return [ParkedBody(row.id, from_micros(row.received_at), row.content_encoding, row.raw) for row in rows]
+        return [ParkedBody(one.id, from_micros(one.received_at), *one[2:]) for one in rows]
 
     async def blank_parked(self, ids: Sequence[UUID]) -> int:
         """Take the bytes of parked deliveries away; they stay parked, and cannot be read any more."""
