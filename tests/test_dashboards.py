@@ -91,8 +91,9 @@ ENDS: Final[dict[type[Metric], tuple[str, ...]]] = {
 METRICS: Final[dict[str, Metric]] = {
     name_of(one) + end: one
     for one in vars(metrics).values()
-    if isinstance(one, get_args(Metric))
-    for end in ENDS[type(one)]
+    for kind, ends in ENDS.items()
+    if isinstance(one, kind)
+    for end in ends
 }
 """Every metric by the names of its samples."""
 
