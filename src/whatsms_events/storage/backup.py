@@ -31,6 +31,9 @@ UNFINISHED_PREFIX: Final = ".unfinished-"
 PAGES: Final = 4096
 """Pages in one step (16 MiB): a signal is obeyed between two steps."""
 
+STEPS: Final = 100_000
+"""Instructions of SQLite's machine between two looks whether the check of the copy shall stop."""
+
 LOG_FILE: Final = "log.db"
 PROJECTION_FILE: Final = "projection.db"
 _PRIVATE_FOLDER: Final = 0o700
@@ -64,17 +67,15 @@ async def back_up(
     target = folder / f"{now:%Y%m%dT%H%M%SZ}"
     unfinished = folder / f"{UNFINISHED_PREFIX}{target.name}"
     _make_room(log, tables, folder, target, unfinished)
-    stop = threading.Event()
     try:
         for source, name in ((tables, PROJECTION_FILE), (log, LOG_FILE)):
             with translated():
-                await asyncio.to_thread(_copy, source, unfinished / name, stop)
+                await _copied(source, unfinished / name)
         checked, applied_through = await _prove(unfinished, on_progress)
         size = sum(path.stat().st_size for path in unfinished.iterdir())
         with translated():
             _keep(unfinished, target)
     except BaseException:
-        stop.set()
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return Backup(target, checked.through, applied_through, size)
@@ -100,11 +101,27 @@ def _size(path: Path) -> int:
     return sum(one.stat().st_size for one in (path, path.with_name(f"{path.name}-wal")) if one.exists())
 
 
+async def _copied(source: Path, target: Path) -> None:
+    """Copy a database in a thread; where the caller is cancelled, wait until the thread has stopped.
+
+    It would go on writing into a folder that is removed, or that the next backup has made again.
+    """
+    stop = threading.Event()
+    copying = asyncio.get_running_loop().run_in_executor(None, _copy, source, target, stop)
+    try:
+        await asyncio.shield(copying)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait([copying])
+        copying.exception()  # that it was stopped, which needs no telling
+        raise
+
+
 def _copy(source: Path, target: Path, stop: threading.Event) -> None:
     """Copy a database as of one moment, however much is written to it meanwhile; raise IntegrityError where it is bad.
 
     The transaction that reads is open all the time: otherwise SQLite would begin anew whenever somebody commits. Once
-    `stop` is set it ends after the step under way, with an error that nobody sees: whoever waited has gone.
+    `stop` is set it ends after the step under way, with an error.
     """
 
     def obey(_status: int, _left: int, _total: int) -> None:
@@ -120,6 +137,7 @@ def _copy(source: Path, target: Path, stop: threading.Event) -> None:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         reader.backup(writer, pages=PAGES, progress=obey)
+        writer.set_progress_handler(stop.is_set, STEPS)
         reader.execute("ROLLBACK")
         found = [row[0] for row in writer.execute("PRAGMA integrity_check(3)")]
     if found != ["ok"]:
