@@ -251,7 +251,7 @@ async def test_an_answer_that_closes_arrives_whatever_was_sent_behind_the_delive
             await wire.send(request(delivery(number)))
             await seen(door)
         stopping = None if closes else asyncio.create_task(door.listener.stop(PATIENCE_S))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the first step of the stop: from then on each answer closes its connection
         other.execute("ROLLBACK")
         other.close()
         assert statuses(await wire.rest()) == [200]
@@ -296,7 +296,7 @@ async def test_a_delivery_under_way_is_answered_though_the_drain_is_over() -> No
     tell = await asyncio.wait_for(taken, PATIENCE_S)
     stopping = asyncio.create_task(listener.stop(0))
     for _ in range(20):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # nothing outside tells that the drain is over; a stop without one takes a few turns
     tell((200, "{}"))
     assert statuses(await wire.rest()) == [200]
     await stopping

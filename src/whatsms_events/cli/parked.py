@@ -5,7 +5,7 @@ named by the place where they were read, as in `log@17` or `whatsms.messages/3@4
 """
 
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
@@ -190,22 +190,16 @@ def discard_(
     """
     settings, found = options.load(), _one_or_reason(name, reason)
 
-    async def at_door() -> int:
-        async with _deliveries(settings) as parked:
-            if isinstance(found, UUID):
-                return int(await parked.discard(found, now()))
-            return await parked.discard_all(str(found), now())
+    def at_door(parked: Parked) -> Awaitable[int]:
+        return parked.discard(found, now()) if isinstance(found, UUID) else parked.discard_all(str(found), now())
 
-    async def at_fold() -> int:
-        async with _events(settings) as (events, _):
-            if isinstance(found, ReadPlace):
-                return int(await events.discard(found, now()))
-            return await events.discard_all(str(found), now())
+    def at_fold(events: ParkedEvents) -> Awaitable[int]:
+        return events.discard(found, now()) if isinstance(found, ReadPlace) else events.discard_all(str(found), now())
 
-    gone = sum(run(work()) for work in _stages(found, stage, at_door, at_fold))
-    if not gone and not isinstance(found, str):
+    count = _count(settings, found, stage, at_door, at_fold)
+    if not count and not isinstance(found, str):
         raise _missing(found)
-    print("discarded" if not isinstance(found, str) else f"{gone} discarded")
+    print(f"{count} discarded" if isinstance(found, str) else "discarded")
     return 0
 
 
@@ -232,21 +226,37 @@ def restore_(
     """
     settings, found = options.load(), _one_or_reason(name, reason)
 
+    def at_door(parked: Parked) -> Awaitable[int]:
+        return parked.restore(found) if isinstance(found, UUID) else parked.restore_all(str(found))
+
+    def at_fold(events: ParkedEvents) -> Awaitable[int]:
+        return events.restore(found) if isinstance(found, ReadPlace) else events.restore_all(str(found))
+
+    count = _count(settings, found, stage, at_door, at_fold)
+    if not count and not isinstance(found, str):
+        raise _missing(found, "discarded")
+    print(f"{count} restored" if isinstance(found, str) else "restored")
+    return 0
+
+
+def _count(
+    settings: Settings,
+    found: UUID | ReadPlace | str,
+    stage: ParkedAt | None,
+    door: Callable[[Parked], Awaitable[int]],
+    fold: Callable[[ParkedEvents], Awaitable[int]],
+) -> int:
+    """Do it at the door, at the fold, or at both, and return of how many it was done."""
+
     async def at_door() -> int:
         async with _deliveries(settings) as parked:
-            return int(await parked.restore(found)) if isinstance(found, UUID) else await parked.restore_all(str(found))
+            return await door(parked)
 
     async def at_fold() -> int:
         async with _events(settings) as (events, _):
-            if isinstance(found, ReadPlace):
-                return int(await events.restore(found))
-            return await events.restore_all(str(found))
+            return await fold(events)
 
-    back = sum(run(work()) for work in _stages(found, stage, at_door, at_fold))
-    if not back and not isinstance(found, str):
-        raise _missing(found, "discarded")
-    print("restored" if not isinstance(found, str) else f"{back} restored")
-    return 0
+    return sum(run(work()) for work in _stages(found, stage, at_door, at_fold))
 
 
 def _one_or_reason(name: str | None, reason: str | None) -> UUID | ReadPlace | str:

@@ -59,7 +59,7 @@ class Marker:
 
     @property
     def fingerprint(self) -> str:
-        """Return the same for people to compare."""
+        """Return the beginning of `check` in hexadecimal, for people to compare."""
         return self.check[:4].hex()
 
 

@@ -51,8 +51,8 @@ class RetentionTerms:
 
     def restorable_until(self, tenant: str | None, parked_at: datetime, discarded_at: datetime) -> datetime | None:
         """Return until when what was parked and discarded is kept, None for ever."""
-        ends = {"parked": parked_at, "discarded": discarded_at}
-        over = [at + kept for kind, at in ends.items() if (kept := self.kept(tenant, kind)) is not None]  # type: ignore[arg-type]
+        began: dict[RetentionKind, datetime] = {"parked": parked_at, "discarded": discarded_at}
+        over = [at + kept for kind, at in began.items() if (kept := self.kept(tenant, kind)) is not None]
         return min(over, default=None)
 
 

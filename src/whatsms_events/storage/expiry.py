@@ -54,7 +54,7 @@ def whose(group: Group, tenant: ColumnElement[Any]) -> ColumnElement[bool]:
 class ParkedDeliveries:
     """Deliveries that could not be understood, by the time at which each first came.
 
-    Or those of them that were `discarded`, by the time of that.
+    With `discarded` only those that were discarded, by the time at which each was.
     """
 
     def __init__(self, database: Database, *, discarded: bool = False) -> None:
@@ -82,7 +82,7 @@ class ParkedDeliveries:
 class ParkedAtFold:
     """Events that could not be applied, by the time at which each was parked.
 
-    Or those of them that were `discarded`, by the time of that.
+    With `discarded` only those that were discarded, by the time at which each was.
     """
 
     def __init__(self, database: Database, *, discarded: bool = False) -> None:

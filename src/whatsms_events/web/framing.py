@@ -61,7 +61,7 @@ class Framing:
         return self.place == "between" and not self.lines
 
     def begin(self, line: bytes) -> None:
-        """Note a request that came whole and was followed by somebody else."""
+        """Note a request whose bytes do not come here, because it came whole and somebody else has read it."""
         self.lines.append(line[:LINE_LIMIT_BYTES])
 
     def answered(self) -> None:

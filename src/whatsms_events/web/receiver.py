@@ -296,7 +296,7 @@ Taking = tuple[Whole, Delivery, float, Tell]
 
 
 class Unanswered:
-    """One of them, as the committer knows those who wait: as a future that calls at once."""
+    """A delivery that was taken, in the place of the future by which a handler waits: its outcome is told at once."""
 
     __slots__ = ("_finish", "_taking")
 

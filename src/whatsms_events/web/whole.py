@@ -72,10 +72,10 @@ Replied = tuple[int, str]
 """Status and JSON of an answer to a delivery."""
 
 Tell = Callable[[Replied | Exception], None]
-"""Who answers a delivery that was taken, or answers for the error."""
+"""Answers the delivery that was taken: with this status and JSON, or with what the error stands for."""
 
 Take = Callable[[Whole, Tell], bool]
-"""Who takes a delivery that came whole, or leaves it to aiohttp and returns False."""
+"""Takes a delivery that came whole and returns True, or returns False, and aiohttp reads the same bytes."""
 
 
 def read(data: bytes) -> Whole | None:

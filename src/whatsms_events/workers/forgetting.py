@@ -6,8 +6,8 @@ Theory of operation. The order of the steps makes it complete, and each may be d
     2 settle    until every process that appends holds the marks
     3 event     `contact.forgotten` is appended; the log's end after it is `until`: what is later was looked at already
     4 wait      until the projection has applied, and the relay has published, everything up to `until`
-    5 person    looked for once more: what came meanwhile has its marks now. If there are any, it goes on with 2, as who
-                appended up to `until` did not know them
+    5 person    looked for once more: what came meanwhile has its marks now. If there are new ones, all begins again
+                with 2, because processes that appended up to `until` did not know them
     6 log       looked through up to `until`, piece by piece; parked deliveries and backfills after it
     7 tables    the rows of the projection, and parked events
     8 proof     everything is looked through once more, and must hold nothing
@@ -194,7 +194,7 @@ class Forgetting:
         return Forgetfulness(contacts, len(person.tickets), len(person.messages), done, one, named, unread)
 
     async def _told_to_all(self, marker: Marker, one: Erasure, who: str) -> tuple[Erasure, FoundPerson]:
-        """Return the person once nothing is found of whose marks somebody who appended up to `until` did not know."""
+        """Do steps 2 to 5, again for as long as they bring new marks, and return the person as all know them then."""
         while True:
             if one.event_id is None:
                 await within(asyncio.Event(), self._waits.settle_s)

@@ -223,7 +223,7 @@ class PersonSearch:
 
 
 def _tenants(row: ParkedBody) -> list[str]:
-    """Return the tenants that a delivery names which came to another one: the setting of the id may have been wrong."""
+    """Return the tenants that a parked delivery names: it came to another one, whose id may have been mistyped."""
     return tenants_named(inflated(row.raw, row.encoding) or b"")
 
 

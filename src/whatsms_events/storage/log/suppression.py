@@ -38,7 +38,7 @@ LOOKS: Final = 3
 """Looks before one commit. A database that takes longer than REFRESH_S for each of them cannot be committed to."""
 
 LEAVE_S: Final = 2.0
-"""A process that stops waits no longer for a database that is away: its row is old soon."""
+"""A process that stops waits for so long at most to remove its row. A row that stays is soon too old to count."""
 
 READ_LIMIT: Final = 10_000
 """Marks in one question."""
@@ -166,7 +166,7 @@ class HeldSuppressions:
         fingerprint = None if self._marker is None else self._marker.fingerprint
         one = KeyHolder(own_name(), fingerprint, now(), now())
         while not stop.is_set():
-            with suppress(StorageUnavailableError, UnstorableError):
+            with suppress(StorageUnavailableError, UnstorableError):  # the committer has the same database, and tells
                 await self._holders.show(replace(one, seen_at=now()))
                 await self.look()
                 metrics.PRIVACY_KEY_DIFFERS.set(self.problem is not None)

@@ -36,8 +36,10 @@ _values: Final = {name: itemgetter(*columns) for name, columns in _COLUMNS.items
 _MARKS: Final[Mapping[Table, tuple[str, ...]]] = {
     name: () if name == "message_revision" else ("known", "doubtful") for name in _TABLES
 }
+"""The columns of each table that tell something of the row as a whole."""
+
 _FOUND: Final = frozenset({"name", "number"})
-"""The columns that a contact is found by, in other words: see `search`."""
+"""The columns of which a contact's search columns are made: see `domain.search`."""
 
 _NO_ROWS: Final[Mapping[Key, Row]] = {}
 

@@ -153,18 +153,14 @@ class ParkedPage:
 
     async def _places(self, visit: Visit) -> list[ParkedPlace]:
         """Count what is parked and what was discarded, at both places."""
-        pulse = self._parts.pulse
-        questions = {
-            "door": ("What is parked at the door", pulse.parked_at_door),
-            "fold": ("What is parked at the fold", pulse.parked_at_fold),
-        }
+        counts = {"door": self._parts.pulse.parked_at_door, "fold": self._parts.pulse.parked_at_fold}
         return [
             ParkedPlace(
-                STAGES[name],
-                await visit.asked(what, count()),
-                await visit.asked(what.replace("is parked", "was discarded"), count(discarded=True)),
+                stage,
+                await visit.asked(f"What is parked at the {name}", counts[name]()),
+                await visit.asked(f"What was discarded at the {name}", counts[name](discarded=True)),
             )
-            for name, (what, count) in questions.items()
+            for name, stage in STAGES.items()
         ]
 
     async def _rows(
