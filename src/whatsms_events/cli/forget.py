@@ -88,6 +88,7 @@ async def _forgotten(
         )
         if not go:
             return await forgetting.preview(tenant_id, contact)
+        await forgetting.checked_key()  # before all that may have to be waited for: no waiting mends a key
         await stack.enter_async_context(forgetting.alone)
         done = await forgetting.run(tenant_id, contact)
         await scrubbed(stores.log, rewrite=rewrite)

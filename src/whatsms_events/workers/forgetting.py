@@ -154,7 +154,7 @@ class Forgetting:
         ConfigError where there is no key, or no process of the service has shown that it has this one.
         """
         async with self.alone:
-            marker = await self._checked_key()
+            marker = await self.checked_key()
             person = await self._person(tenant, who, None)
             earlier = await self._erasures.of(tenant, person.contacts, await self._moments(marker, tenant, who))
             unfinished = [one for one in earlier if one.finished_at is None]
@@ -240,7 +240,8 @@ class Forgetting:
             raise ConfigError("privacy.key: is needed to forget somebody; see docs/configure.md")
         return self._marker
 
-    async def _checked_key(self) -> Marker:
+    async def checked_key(self) -> Marker:
+        """Return what marks people; raise ConfigError where a process that appends has another key, or none."""
         marker = self._key()
         checks = {one.key_check for one in await SuppressionTable(self._log).all()}
         problem = key_problem(marker, checks)
