@@ -61,6 +61,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           retry: parked events once more, with today's code;
                                           texts: blanked when their days are over; erasure: of a person, at once;
                                           person_rows: which rows are one person's, for export and erasure;
+                                          late_ties: what turned out to be a forgotten person's only afterwards;
                                           shadow, swap: a second projection beside it, and how it takes its place
         repair/                           runs, looks, reports of every backfill run: how far it got, what it found;
                                           requests: what a receiver asks for, whichever process has the backfill
@@ -108,6 +109,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         retention                         what was kept for its time -> blanked
         forgetting, alone                 a person -> nothing, step by step; nobody else works meanwhile
         older_tables                      who was forgotten since tables were copied -> blanked in them
+        late_ties                         what turns out later to be a forgotten person's -> blanked
         person_search                     where that person is, and whether anything is left
         rereading, replay                 the log once more, with today's code -> shadow tables, or shadow topics
         preview                           what a part of the log would change in the tables today

@@ -41,6 +41,9 @@ LINES: Final = {
         "The log ends before what readers of the event feed have: it was restored from an older copy. They were cut "
         "off, and are refused where they come again with an event that the log does not hold."
     ),
+    "forgetting.followed": (
+        "Something turned out to be a forgotten person's, from before: it was kept, and is blanked now like the rest."
+    ),
     "http.failed": "An answer failed outside every route. The class says what it was.",
     "http.refused": "A request was refused before it reached a route.",
     "library.logged": "A library logged something itself. `library` and `place` say where.",

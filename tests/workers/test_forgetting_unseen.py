@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -18,8 +19,10 @@ from whatsms_events.domain.events import SHAPES, Entity
 from whatsms_events.errors import TransientError
 from whatsms_events.storage import tables
 from whatsms_events.storage.log.committer import Committer
+from whatsms_events.storage.log.erasure import Erasures
 from whatsms_events.storage.log.suppression import HeldSuppressions
-from workers.test_forgetting import ANA, KEY, RUI, TENANT, House, body, holding, needles, opened, wrote
+from whatsms_events.workers.late_ties import LateForgetting
+from workers.test_forgetting import ANA, KEY, RUI, TENANT, House, at, body, holding, needles, opened, wrote
 
 CUT = b"{" + json.dumps({"contactId": ANA.contact, "name": ANA.mark}).encode()
 
@@ -129,6 +132,56 @@ async def test_somebody_who_is_no_contact_is_forgotten_by_the_number(house: Hous
     assert len([row for row in rows["event_log"] if RUI.number.encode() in row["data"].encode()]) == 3
     again = await house.forgetting().run(TENANT, "351966555444")
     assert not again.counts
+
+
+def following(house: House) -> LateForgetting:
+    """Return a worker of the service for which it is always time to look."""
+    hours = itertools.count()
+    return LateForgetting(house.log, house.projection, house.forgetting(), monotonic=lambda: next(hours) * 3600.0)
+
+
+async def test_what_turns_out_to_be_theirs_afterwards_goes_by_itself(house: House) -> None:
+    """It stays erased: a late ticket, a late answer and a late author tell whose an older text is, and it is blanked
+    without another `forget`. What the person did since, and what is another's, stays.
+    """
+    old = at(-60)
+
+    def message(key: str, text: str, **more: Any) -> dict[str, Any]:
+        return {"id": key, "body": f"{ANA.mark} {text}", "fromMe": True, "createdAt": old, **more}
+
+    unknown = {**message("u-1", "sem data"), "createdAt": None}
+    await house.deliver(body("message.sent", message=message("b-1", "antes"), ticket={"id": "t-late"}))
+    await house.forget(ANA.contact)
+    house.clock += timedelta(seconds=90)
+    await house.deliver(
+        body("message.sent", message=message("b-2", "tarde"), ticket={"id": "t-late"}),
+        body("message.sent", -60, message=unknown),
+        body("message.received", message=message("g-9", "no grupo"), ticket={"id": "ticket-of-group"}),
+        wrote(ANA, "m-new", "novo", seconds=60),
+        body("message.received", message={**message("r-9", "x"), "body": RUI.mark}, ticket={"id": RUI.ticket}),
+    )
+    worker = following(house)
+    assert await worker.run_once() == 0
+    kept = [row["id"] for row in (await house.everything())["message"] if row["body"]]
+    assert sorted(kept) == ["b-1", "b-2", "g-9", "m-new", "r-1", "r-9", "u-1"]
+    late = {"id": "t-late", "status": "closed", "contactId": ANA.contact, "createdAt": old}
+    new = {"id": "t-new", "status": "open", "contactId": ANA.contact, "createdAt": at(60)}
+    author = {"id": "g-9", "contactId": ANA.contact, "createdAt": old}
+    await house.deliver(
+        body("ticket.closed", 61, ticket=late),
+        body("ticket.created", 61, ticket=new),
+        body("message.ack", -50, message={"id": "u-1", "ack": 3}, ticket={"id": ANA.ticket}),
+        body("message.received", message=author, ticket={"id": "ticket-of-group"}),
+    )
+    assert await worker.run_once() == 1
+    rows = await house.everything()
+    assert sorted(row["id"] for row in rows["message"] if row["body"]) == ["m-new", "r-1", "r-9"]
+    assert {row["message_id"] for _, row in holding({"event_log": rows["event_log"]}, needles(ANA))} == {"m-new"}
+    assert await worker.run_once() == 0
+    (one,) = await Erasures(house.log).all()
+    assert {"t-late", ANA.ticket} == one.ticket_ids
+    await house.deliver(body("message.sent", -9, message=message("b-3", "mais"), ticket={"id": "t-late"}))
+    assert [row["body"] for row in (await house.everything())["message"] if row["id"] == "b-3"] == [None]
 
 
 async def test_what_came_while_the_tenants_id_was_wrong_goes_too(house: House) -> None:

@@ -19,13 +19,10 @@ from whatsms_events.kafka.topics import SEGMENT_MS, check_topics
 from whatsms_events.service.parts import kafka_target, opened_stores, privacy_key
 from whatsms_events.service.suppressions import keep_file
 from whatsms_events.storage.database import Database
-from whatsms_events.storage.scrubbing import scrub
+from whatsms_events.storage.scrubbing import is_small, scrub
 from whatsms_events.workers.forgetting import Forgetfulness, Forgetting, ForgettingWaits
 
 Seconds = Annotated[float, Parameter(validator=Number(gte=0, lte=3600))]
-
-REWRITE_BYTES: Final = 256 * 1024 * 1024
-"""A SQLite file up to this size is written anew within a second or two; deliveries wait meanwhile."""
 
 SCRUBS: Final = 25
 """So often a reader may be in the way; each time is waited for as long as a statement of its may take."""
@@ -112,7 +109,7 @@ async def _keeps_until(settings: Settings) -> Callable[[datetime], datetime | No
 
 async def scrubbed(database: Database, *, rewrite: bool = True) -> None:
     """Let SQLite's files hold nothing of what was blanked; raise TransientError where readers are always in the way."""
-    small = database.path is not None and database.path.stat().st_size <= REWRITE_BYTES
+    small = is_small(database)
     for _ in range(SCRUBS):
         if await scrub(database, rewrite=rewrite or small):
             return

@@ -57,7 +57,7 @@ from whatsms_events.service.roles import ROLES, Role, possible
 from whatsms_events.service.standings import Watch
 from whatsms_events.service.start import Start
 from whatsms_events.service.supervisor import Job, Supervisor, beside
-from whatsms_events.service.suppressions import check_suppressions
+from whatsms_events.service.suppressions import check_suppressions, make_late_forgetting
 from whatsms_events.service.upstream import (
     GRACE_S,
     IDLE_S,
@@ -76,6 +76,7 @@ from whatsms_events.web.app import Listener, private_app
 from whatsms_events.web.health import Health
 from whatsms_events.web.receiver import Receiver
 from whatsms_events.web.sockets import Sockets
+from whatsms_events.workers import late_ties
 from whatsms_events.workers.loop import AGAIN
 from whatsms_events.workers.retention import POLL_S
 from whatsms_events.workers.sealer import LOOK_S
@@ -275,6 +276,8 @@ class Service:
                 look_s = min(LOOK_S, settings.sealer.interval_s)  # receivers elsewhere ring no bell here
                 jobs.append(Job("sealer", make_sealer(settings, stores.log), look_s))
             jobs.append(Job("retention", make_retention(settings, stores), POLL_S))
+            if (key := privacy_key(settings)) is not None:
+                jobs.append(Job("forgetting", make_late_forgetting(settings, stores, key), late_ties.POLL_S))
         return jobs
 
     async def _writers(

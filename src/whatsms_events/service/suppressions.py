@@ -1,17 +1,25 @@
 """The marks of everybody who was forgotten, as a file beside the log: a log restored from a backup needs them.
 
-The file has marks and moments alone, and tells nothing to who does not have the key.
+The file has marks and moments alone, and tells nothing to who does not have the key. Here is also made who looks for
+what turns out later to be theirs.
 """
 
 import os
+import time
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from whatsms_events.clock import now
+from whatsms_events.config.settings import Settings
+from whatsms_events.domain.marks import Marker
 from whatsms_events.errors import ConfigError
+from whatsms_events.service.parts import Stores
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.suppression import HeldSuppressions, KeptMark, SuppressionTable
+from whatsms_events.workers.forgetting import Forgetting
+from whatsms_events.workers.late_ties import LateForgetting
 
 MODE: Final = 0o600
 _FORMAT: Final = 1
@@ -55,6 +63,20 @@ async def keep_file(path: Path | None, log: Database) -> None:
     """Write all marks of the log into the file; nothing where there is no path."""
     if path is not None:
         write_file(path, await SuppressionTable(log).all())
+
+
+def make_late_forgetting(settings: Settings, stores: Stores, key: bytes) -> LateForgetting:
+    """Return the worker that blanks what turns out later to be a forgotten person's. It appends no event."""
+    forgetting = Forgetting(
+        stores.log,
+        stores.projection,
+        Marker(key),
+        prefix=None if settings.kafka.bootstrap_servers is None else settings.kafka.topic_prefix,
+        keeps_until=lambda _now: None,
+        now=now,
+        marked=lambda: keep_file(settings.privacy.suppressions_file, stores.log),
+    )
+    return LateForgetting(stores.log, stores.projection, forgetting, monotonic=time.monotonic)
 
 
 async def check_suppressions(log: Database, key: bytes | None, file: Path | None, *, appends: bool) -> None:

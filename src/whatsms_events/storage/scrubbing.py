@@ -22,8 +22,16 @@ from typing import Any, Final
 
 from whatsms_events.storage.database import Database
 
+REWRITE_BYTES: Final = 256 * 1024 * 1024
+"""A SQLite file up to this size is written anew within a second or two; deliveries wait meanwhile."""
+
 WAIT_MS: Final = 200
 """For a reader that is in the way; nobody can append meanwhile, so the next call may try again instead."""
+
+
+def is_small(database: Database) -> bool:
+    """Tell whether the file of SQLite may be written anew while others wait."""
+    return database.path is not None and database.path.stat().st_size <= REWRITE_BYTES
 
 
 async def scrub(database: Database, *, rewrite: bool = False) -> bool:

@@ -32,7 +32,7 @@ class Alone:
         self._depth += 1
         try:
             await self.sure()
-            if await self._replays.unfinished("projection") is not None:
+            if not await self.possible():
                 raise IntegrityError(
                     "a replay is not finished, and its shadow holds people too: finish it or discard it"
                 )
@@ -40,6 +40,10 @@ class Alone:
             await self._leave()
             raise
         return self
+
+    async def possible(self) -> bool:
+        """Tell whether no replay is unfinished, so that it is worth while to try."""
+        return await self._replays.unfinished("projection") is None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -55,6 +55,7 @@ from whatsms_events.storage.log.suppression import (
 )
 from whatsms_events.storage.projection.erasure import PIECE, Before, FoundPerson, PersonalRows
 from whatsms_events.storage.projection.holdings import Holdings
+from whatsms_events.storage.projection.late_ties import LateTies
 from whatsms_events.workers.alone import Alone
 from whatsms_events.workers.person_search import TOLD_LIMIT, PersonSearch
 
@@ -178,6 +179,40 @@ class Forgetting:
         """Do what is not done yet of an erasure that has begun."""
         one, person = await self._told_to_all(marker, one, who)
         find = await self._find(marker, one, person)
+        one, counts = await self._blanked(one, find, person)
+        done = {name: count for name, count in counts.items() if count}
+        one = await self._erasures.finish(one, done, self._now())
+        named = await self._search.named_elsewhere(one)
+        unread = tuple([key async for key in self._search.unread(one)][:TOLD_LIMIT])
+        contacts = tuple(sorted(person.contacts))
+        return Forgetfulness(contacts, len(person.tickets), len(person.messages), done, one, named, unread)
+
+    async def follow(self, one: Erasure, late: LateTies) -> Counts:
+        """Blank what turned out to be somebody's who was forgotten earlier, up to that moment; return what that was.
+
+        The erasure learns of it at the end, so whoever is killed before finds the same once more. Raise as `run`.
+        """
+        async with self.alone:
+            marker, at = await self.checked_key(), to_micros(one.forgotten_at)
+            contacts, tickets = one.contact_ids | {one.contact_id}, one.ticket_ids | late.tickets
+            groups = {of: frozenset(texts) for of, texts in late.groups.items()}
+            person = FoundPerson(contacts, tickets=tickets, messages=late.messages, groups=groups)
+            kept = {row.mark for row in await SuppressionTable(self._log).all() if row.forgotten_at >= at}
+            new = [row for row in _marks(marker, one.tenant, person, at) if row.mark not in kept]
+            await SuppressionTable(self._log).add(new)
+            await self._keep_marks()
+            await within(asyncio.Event(), self._waits.settle_s)
+            one = replace(one, ticket_ids=tickets, through=0, until=await self._event_log.end())
+            await self._caught_up(one.until)
+            self._search.tells(person)
+            one, counts = await self._blanked(one, await self._find(marker, one, person), person)
+            if one.kafka_until is not None:  # for as long again: what was late was published late
+                one = replace(one, kafka_until=self._now() + (one.kafka_until - one.forgotten_at))
+            await self._erasures.follow(one)
+        return {name: count for name, count in counts.items() if count}
+
+    async def _blanked(self, one: Erasure, find: Find, person: FoundPerson) -> tuple[Erasure, Counter[str]]:
+        """Do steps 6 to 8; return the erasure, and what it has blanked by table. Raise IntegrityError."""
         one = await self._blank_log(one, find)
         before = await self._before(one)
         counts = Counter(one.blanked or {})
@@ -186,12 +221,7 @@ class Forgetting:
         left = await self._search.held(one, find, person, before)
         if left:
             raise IntegrityError(f"something of the person is still there ({left}): run this again, and report it")
-        done = {name: count for name, count in counts.items() if count}
-        one = await self._erasures.finish(one, done, self._now())
-        named = await self._search.named_elsewhere(one)
-        unread = tuple([key async for key in self._search.unread(one)][:TOLD_LIMIT])
-        contacts = tuple(sorted(person.contacts))
-        return Forgetfulness(contacts, len(person.tickets), len(person.messages), done, one, named, unread)
+        return one, counts
 
     async def _told_to_all(self, marker: Marker, one: Erasure, who: str) -> tuple[Erasure, FoundPerson]:
         """Do steps 2 to 5, again for as long as they bring new marks, and return the person as all know them then."""

@@ -178,6 +178,13 @@ class Erasures:
             await add_marks(connection, marks)
         return one
 
+    async def follow(self, one: Erasure) -> None:
+        """Save of a finished erasure the ids and the place of what turned out to be theirs."""
+        until = None if one.kafka_until is None else to_micros(one.kafka_until)
+        values = {**_ids(one), "until": one.until, "kafka_until": until}
+        async with self._database.write() as connection:
+            await connection.execute(update(erasure).where(erasure.c.number == one.number).values(values))
+
     async def rows(self, tenant: str, after: int, until: int) -> tuple[list[LogRow], int]:
         """Return a tenant's next rows with their bytes, and the position up to which nothing is left out."""
         table = event_log.c

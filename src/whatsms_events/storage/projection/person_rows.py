@@ -93,19 +93,21 @@ async def messages_of(
         while rows := await _rows(database, query.where(table.ticket_id == one, table.id > after).limit(CHUNK)):
             yield rows
             after = rows[-1].id
-    after = ""
-    while (last := await _boundary(database, tenant, after, piece)) is not None:
+    async for after, last in piece_ends(database, tenant, piece):
         theirs = query.where(table.id > after, table.id <= last, table.contact_id.in_(sorted(contacts)))
         yield [row for row in await _rows(database, theirs) if row.ticket_id not in tickets]
-        after = last
 
 
-async def _boundary(database: Database, tenant: str, after: str, piece: int) -> str | None:
-    """Return the last id of the next piece of the tenant's messages, None behind the last piece."""
-    table = message.c
-    ids = select(table.id).where(table.tenant == tenant, table.id > after).order_by(table.id).limit(piece).subquery()
-    ((last,),) = await _rows(database, select(func.max(ids.c.id)))
-    return None if last is None else str(last)
+async def piece_ends(database: Database, tenant: str, piece: int = MESSAGES_PIECE) -> AsyncIterator[tuple[str, str]]:
+    """Yield, of each piece of the tenant's messages by their ids, behind which id it begins, and its last one."""
+    table, after = message.c, ""
+    while True:
+        ids = select(table.id).where(table.tenant == tenant, table.id > after).order_by(table.id).limit(piece)
+        ((last,),) = await _rows(database, select(func.max(ids.subquery().c.id)))
+        if last is None:
+            return
+        yield after, str(last)
+        after = str(last)
 
 
 async def _rows(database: Database, query: Any) -> list[Row[Any]]:
