@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import trustme
@@ -20,10 +21,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from servers.ports import HOST, free_port
-from servers.process import Server, UnavailableError
+from servers.process import START_DEADLINE_S, Server, UnavailableError
 
 SCRIPT: Final = Path(__file__).resolve().parents[2] / "deploy" / "kafka" / "kafka.py"
 PROBE_S: Final = 1.0
+WHAT_FORMATTING_WRITES: Final = ("meta.properties", "bootstrap.checkpoint")
+_formatted: Final[dict[str, bytes]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,9 @@ class Broker(Server):
     `direct` never is.
     """
 
+    # A broker of a test lives for seconds: the better compiler takes more processor time than its code gives back.
+    environ = MappingProxyType({"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1"})
+
     def __init__(
         self,
         folder: Path,
@@ -111,6 +117,17 @@ class Broker(Server):
     def logs(self) -> Sequence[Path]:
         """Name what the process said and the broker's own log."""
         return [*super().logs(), self.folder / "broker.log"]
+
+    async def start(self, *, deadline_s: float = START_DEADLINE_S) -> None:
+        """Start it like any server. A new folder is formatted by Kafka's tool once for all brokers of a session."""
+        data = self.folder / "data"
+        if not self.sasl_ssl and not data.exists() and _formatted:
+            data.mkdir()
+            for name, content in _formatted.items():
+                (data / name).write_bytes(content)
+        await super().start(deadline_s=deadline_s)
+        if not self.sasl_ssl and not _formatted:
+            _formatted.update((name, (data / name).read_bytes()) for name in WHAT_FORMATTING_WRITES)
 
     async def serves(self) -> bool:
         """Tell whether its ports are open, its controller takes orders and every partition has a leader."""

@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, Final, TypeVar
 
 from servers.warm import Program
@@ -68,6 +69,8 @@ class Server:
     """
 
     stop_signal = signal.SIGTERM
+    environ: Mapping[str, str] = MappingProxyType({})
+    """What its environment has beside ours."""
 
     def __init__(self, folder: Path, *, user: str | None = None) -> None:
         self.folder = folder
@@ -159,7 +162,8 @@ class Server:
     def launch(self, output: IO[bytes]) -> subprocess.Popen[bytes] | Program:
         """Make the process, which writes to `output`, is in a session of its own and dies with us."""
         return subprocess.Popen(
-            self.command(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            self.command(), cwd=self.folder, env=os.environ | self.environ,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             start_new_session=True,  # Ctrl-C is for pytest, which then stops us
             preexec_fn=die_with_parent,  # noqa: PLW1509
             **identity(self.user),
