@@ -38,6 +38,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
     consume         for consumers in Python: a Kafka record, or a row of the read API, <-> a typed event
     storage/        all SQL
         database, engines, schema, tables, migrations/    open, check, migrate
+        one_hop                           aiosqlite, with one hop into its thread for a statement
         columns                           types of columns, conditions of partial indexes
         held_file, postgres_url, servers  is it still our file, our server
         move_mark                         has the log moved, or is it a copy that is not whole

@@ -5,6 +5,7 @@ import sqlite3
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -14,6 +15,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from whatsms_events.errors import ConfigError, StorageReplacedError
+from whatsms_events.storage import one_hop
 from whatsms_events.storage.servers import LOCK_TIMEOUT_MS, Servers, leave_when_read_only
 
 STATEMENT_TIMEOUT_S: Final = 15.0
@@ -39,6 +41,19 @@ their own.
 PRIVATE_MODE: Final = 0o600
 SQLITE_MINIMUM: Final = (3, 35, 0)  # RETURNING and upserts
 
+_PRAGMAS: Final = (
+    # First: switching a new file to WAL needs a lock that another process may hold.
+    f"PRAGMA busy_timeout={LOCK_TIMEOUT_MS}",
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA wal_autocheckpoint=1000",
+    "PRAGMA journal_size_limit=67108864",
+    # What is blanked or deleted is overwritten with zeros, in whatever way this SQLite was built.
+    "PRAGMA secure_delete=ON",
+    # No page goes into a temporary file, which nobody would overwrite, but for VACUUM's.
+    "PRAGMA temp_store=MEMORY",
+)
+
 
 def sqlite_file(url: URL) -> Path:
     """Return the file, made where it is missing; raise ConfigError where that cannot be."""
@@ -60,28 +75,28 @@ def sqlite_file(url: URL) -> Path:
     return path
 
 
-def sqlite(
-    url: URL, path: Path, synchronous: str, check: Callable[[], None]
-) -> tuple[AsyncEngine, AsyncEngine, AsyncEngine]:
+def sqlite(path: Path, synchronous: str, check: Callable[[], None]) -> tuple[AsyncEngine, AsyncEngine, AsyncEngine]:
     """Return a file's writing engine, its reading one, and the committer's own; `synchronous` says how durable.
 
     `check` raises where the path does not lead to the file that is held: no connection to another one is kept.
     """
-    # `rw`: if the file is gone, SQLite must not make a new one, since every user could read that.
-    there = url.set(
-        drivername="sqlite+aiosqlite", database=f"file:{quote(str(path))}", query={"mode": "rw", "uri": "true"}
-    )
     durable = f"PRAGMA synchronous={synchronous}"
     # Two writing connections beside the committer's: one stays open until the end, and writers take turns anyway.
-    writer = _sqlite_engine(there, 2, "BEGIN IMMEDIATE", durable, check=check)
-    own = _sqlite_engine(there, 0, "BEGIN IMMEDIATE", durable, check=check)
-    reader = _sqlite_engine(there, POOL_SIZE, "BEGIN", durable, "PRAGMA query_only=ON", check=check)
+    writer = _sqlite_engine(path, 2, "BEGIN IMMEDIATE", durable, check=check)
+    own = _sqlite_engine(path, 0, "BEGIN IMMEDIATE", durable, check=check)
+    reader = _sqlite_engine(path, POOL_SIZE, "BEGIN", durable, "PRAGMA query_only=ON", check=check)
     return writer, reader, own
 
 
-def _sqlite_engine(url: URL, size: int, begin: str, *pragmas: str, check: Callable[[], None]) -> AsyncEngine:
+def _sqlite_engine(path: Path, size: int, begin: str, *pragmas: str, check: Callable[[], None]) -> AsyncEngine:
     pool: dict[str, Any] = {"pool_size": size, "max_overflow": 0, "pool_timeout": LOCK_TIMEOUT_MS / 1000}
-    engine = create_async_engine(url, **(pool if size else {"poolclass": NullPool}))
+    # `rw`: if the file is gone, SQLite must not make a new one, since every user could read that.
+    connect = partial(one_hop.connect, f"file:{quote(str(path))}?mode=rw")
+    engine = create_async_engine(
+        URL.create("sqlite+aiosqlite", database=str(path)),
+        async_creator=connect,
+        **(pool if size else {"poolclass": NullPool}),
+    )
 
     def on_connect(connection: Any, _record: object) -> None:
         try:
@@ -91,19 +106,7 @@ def _sqlite_engine(url: URL, size: int, begin: str, *pragmas: str, check: Callab
             raise
         connection.isolation_level = None  # transactions begin where we say, not where sqlite3 guesses
         cursor = connection.cursor()
-        # busy_timeout first: switching a new file to WAL needs a lock that another process may hold.
-        for pragma in (
-            f"PRAGMA busy_timeout={LOCK_TIMEOUT_MS}",
-            "PRAGMA journal_mode=WAL",
-            "PRAGMA foreign_keys=ON",
-            "PRAGMA wal_autocheckpoint=1000",
-            "PRAGMA journal_size_limit=67108864",
-            # What is blanked or deleted is overwritten with zeros, in whatever way this SQLite was built.
-            "PRAGMA secure_delete=ON",
-            # No page goes into a temporary file, which nobody would overwrite, but for VACUUM's.
-            "PRAGMA temp_store=MEMORY",
-            *pragmas,
-        ):
+        for pragma in (*_PRAGMAS, *pragmas):
             cursor.execute(pragma)
         cursor.close()
 
