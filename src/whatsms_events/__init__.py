@@ -26,8 +26,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         trace                             what became of one event, field by field
         search, delays                    what a contact is found by; ranges of time that messages take
         seals                             hashes over closed ranges of the log, chained; the first flaw of one
-        person                            who a person is in the data, and what is theirs
-        named                             whom a JSON value or some bytes name: for export and erasure
+        named                             whom JSON or some bytes name, and who was merged: for export and erasure
         retention, texts                  how long each kind is kept, and what is due; how old what was written is
         feed                              the form of the event feed: blocks of text, and places
         tenant, door                      two spellings of one id; what deliveries say of their sender
@@ -56,6 +55,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           blanking (bytes and data of rows go, the rows stay),
                                           retention_places (how far retention is);
                                           erasure (of a person), suppression (who was forgotten, for who appends);
+                                          merges (which contacts the vendor merged);
                                           key_holders (which process has which key)
         projection/                       apply and rows: a batch in one transaction; hot (what stays in memory);
                                           holdings: what is held; parked: events that could not be applied;
@@ -67,6 +67,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         repair/                           runs, looks, reports of every backfill run: how far it got, what it found;
                                           requests: what a receiver asks for, whichever process has the backfill
         trace                             what is known of one event or one thing, by any name
+        person_search                     who a person is and where: the one finder of export and erasure
         person, privacy                   all that is held of one person; how much is held of all
         backup                            the SQLite files, copied while they are written to
         scrubbing, expiry                 nothing of what was blanked stays in SQLite's files; by-products with an end
@@ -111,7 +112,6 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         forgetting, alone                 a person -> nothing, step by step; nobody else works meanwhile
         older_tables                      who was forgotten since tables were copied -> blanked in them
         late_ties                         what turns out later to be a forgotten person's -> blanked
-        person_search                     where that person is, and whether anything is left
         rereading, replay                 the log once more, with today's code -> shadow tables, or shadow topics
         preview                           what a part of the log would change in the tables today
         watchdog, observer                silence -> alarm; tables -> gauges

@@ -20,7 +20,6 @@ from servers.people import (
     Story,
     story,
 )
-from whatsms_events.domain.person import Person
 from whatsms_events.storage.person import People
 from whatsms_events.storage.tables import contact, event_log, parked_delivery
 
@@ -32,9 +31,9 @@ async def told(database_url: str) -> AsyncIterator[Story]:
         yield found
 
 
-def finder(told: Story, *, piece: int = 3) -> People:
-    """Make a finder whose pieces are so small that a few rows need several."""
-    return People(told.log, told.projection, piece=piece)
+def finder(told: Story) -> People:
+    """Make a finder."""
+    return People(told.log, told.projection)
 
 
 async def test_a_person_is_found_by_id_and_by_number(told: Story) -> None:
@@ -43,16 +42,18 @@ async def test_a_person_is_found_by_id_and_by_number(told: Story) -> None:
     """
     people = finder(told)
     ana = await people.person(TENANT, ANA)
-    assert ana == Person(TENANT, frozenset({ANA}), frozenset({ANAS_NUMBER}), frozenset({"812"}))
+    found = ana.found
+    assert [set(one) for one in (found.contacts, found.numbers, found.tickets)] == [{ANA}, {ANAS_NUMBER}, {"812"}]
+    assert [*found.messages] == ["m1", "m2", "g1"]
     assert await people.person(TENANT, ANAS_NUMBER) == ana
-    assert (await people.person(OTHER_TENANT, ANA)).tickets == frozenset()
+    assert (await people.person(OTHER_TENANT, ANA)).found.tickets == frozenset()
     nobody = await people.person(TENANT, "nobody")
-    assert nobody == Person(TENANT, frozenset({"nobody"}), frozenset({"nobody"}), known=False)
+    assert nobody.found.contacts == frozenset()
     async with told.projection.write() as connection:
         row = {"tenant": TENANT, "id": "old", "number": f"+{ANAS_NUMBER}", "digits": ANAS_NUMBER, "versions": "{}"}
         await connection.execute(insert(contact).values(**row, known=True, doubtful=False))
     for named in (ANA, "old", ANAS_NUMBER):
-        assert (await people.person(TENANT, named)).contacts == {ANA, "old"}
+        assert (await people.person(TENANT, named)).found.contacts == {ANA, "old"}
 
 
 async def test_every_event_of_a_person_is_found(told: Story) -> None:
@@ -62,22 +63,18 @@ async def test_every_event_of_a_person_is_found(told: Story) -> None:
     """
     ana, highest = await finder(told).person(TENANT, ANA), max(told.positions.values())
     expected = {told.positions[name]: name in ANAS for name in (*ANAS, *NAMING_ANA)}
-    for piece in (1, 3, 5000):
-        found: dict[int, bool] = {}
-        throughs: list[int] = []
-        async for page in finder(told, piece=piece).events_of(ana):
-            throughs.append(page.through)
-            assert all(one.stored.raw for one in page.events)
-            found |= {one.stored.entry.position: one.own for one in page.events}
-        assert found == expected
-        assert throughs == sorted(set(throughs))
-        assert throughs[-1] == highest
+    found: dict[int, bool] = {}
+    async for page in finder(told).events_of(ana):
+        assert all(one.row.raw for one in page.events)
+        found |= {one.row.position: one.own for one in page.events}
+    assert found == expected
+    assert page.through == highest
     for after in range(0, highest + 1, 3):
         parts = finder(told).events_of(ana, through=after), finder(told).events_of(ana, after=after)
-        assert [one.stored.entry.position for part in parts async for page in part for one in page.events] == [*found]
+        assert [one.row.position for part in parts async for page in part for one in page.events] == [*found]
     async with told.log.write() as connection:
         await connection.execute(update(event_log).values(data=None, raw=None))
-    blank = [one.stored.entry.position async for page in finder(told).events_of(ana) for one in page.events]
+    blank = [one.row.position async for page in finder(told).events_of(ana) for one in page.events]
     assert blank == [told.positions[name] for name in ANAS]
 
 

@@ -37,6 +37,7 @@ from whatsms_events.storage.log.seals import Seals
 from whatsms_events.storage.log.selected import Selected
 from whatsms_events.storage.log.suppression import HeldSuppressions, KeptMark, SuppressionTable, add_marks, key_row
 from whatsms_events.storage.log.verify import verify
+from whatsms_events.storage.person_search import PersonSearch
 from whatsms_events.storage.projection.apply import Projection
 from whatsms_events.storage.projection.erasure import PersonalRows
 from whatsms_events.storage.role_lock import RoleLock
@@ -44,7 +45,6 @@ from whatsms_events.storage.scrubbing import scrub
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.forgetting import Forgetting, ForgettingWaits
 from whatsms_events.workers.older_tables import OlderTables
-from whatsms_events.workers.person_search import PersonSearch
 from whatsms_events.workers.replay import ROLE
 from whatsms_events.workers.sources import LogSource
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import json
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,15 +16,41 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import insert
 
+from storage.test_person_search import hiding
 from whatsms_events.backfill.shown import listed
-from whatsms_events.domain.events import SHAPES, Entity
-from whatsms_events.errors import TransientError
+from whatsms_events.domain.events import SHAPES, Contact, Entity
+from whatsms_events.errors import NotFoundError, TransientError
 from whatsms_events.storage import tables
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.erasure import Erasures
+from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.suppression import HeldSuppressions
+from whatsms_events.storage.person import People
+from whatsms_events.web.export import sections
 from whatsms_events.workers.late_ties import LateForgetting
-from workers.test_forgetting import ANA, KEY, RUI, TENANT, House, at, body, holding, needles, opened, wrote
+from workers.test_forgetting import (
+    ANA,
+    KEY,
+    RUI,
+    TENANT,
+    House,
+    Someone,
+    append_observation,
+    at,
+    backfilled,
+    body,
+    filled,
+    holding,
+    needles,
+    opened,
+    wrote,
+)
+
+SECTION_OF: dict[str, str] = {
+    "event_log": "events", "contact": "contacts", "ticket": "tickets", "message": "messages",
+    "message_revision": "revisions", "parked_delivery": "parked_deliveries", "parked_event": "parked_events",
+    "backfill_item": "comparisons",
+}  # fmt: skip
 
 CUT = b"{" + json.dumps({"contactId": ANA.contact, "name": ANA.mark}).encode()
 
@@ -134,6 +162,11 @@ async def test_somebody_who_is_no_contact_is_forgotten_by_the_number(house: Hous
     assert not again.counts
 
 
+def replace_mark(one: Someone) -> Someone:
+    """Return somebody with another name."""
+    return dataclasses.replace(one, mark=f"Rita {one.contact}")
+
+
 def following(house: House) -> LateForgetting:
     """Return a worker of the service for which it is always time to look."""
     hours = itertools.count()
@@ -182,6 +215,74 @@ async def test_what_turns_out_to_be_theirs_afterwards_goes_by_itself(house: Hous
     assert {"t-late", ANA.ticket} == one.ticket_ids
     await house.deliver(body("message.sent", -9, message=message("b-3", "mais"), ticket={"id": "t-late"}))
     assert [row["body"] for row in (await house.everything())["message"] if row["id"] == "b-3"] == [None]
+
+
+async def test_contacts_that_the_vendor_merged_are_one_person(house: House) -> None:
+    """By the new id, the older one or either number: all of them, in both directions, as export finds them. Another's
+    and a stranger's that was merged with nobody of theirs stays.
+    """
+    old, older, stranger = (Someone(ANA.mark, f"35190000000{n}", f"c-old-{n}", f"t-old-{n}") for n in range(3))
+    await house.deliver(*(wrote(one, f"m-{one.contact}") for one in (old, older)))
+    await house.deliver(wrote(replace_mark(stranger), "m-s"))
+    gone = Contact(id=older.contact, gone=True, merged_into=old.contact)
+    await append_observation(house, gone, house.clock)
+    merged = {"id": old.contact, "mergedInto": {"id": ANA.contact}}
+    await house.deliver(
+        body("contact.updated", -1, contact=merged),
+        body("contact.updated", -1, contact={"id": stranger.contact, "mergedInto": RUI.contact}),
+    )
+    house.clock += timedelta(seconds=1)
+    wanted = {ANA.contact, old.contact, older.contact}
+    for who in (ANA.contact, older.contact, old.number):
+        exported = await People(house.log, house.projection).person(TENANT, who)
+        preview = await house.forgetting().preview(TENANT, who)
+        assert exported.found.contacts == set(preview.contact_ids) == wanted
+    await house.forget(older.number)
+    rows = await house.everything()
+    assert holding(rows, [*needles(ANA), *needles(old), *needles(older)]) == []
+    assert len(holding(rows, [stranger.number.encode(), stranger.contact.encode()])) > 4
+
+
+async def test_an_id_that_only_a_campaign_knows_is_somebodys(house: House) -> None:
+    """Also one that is only parked: export and forget find it, and a name that stands there is nobody."""
+    listed = [{"id": "c-77", "name": ANA.mark}, {"id": "c-78", "name": RUI.mark}]
+    parked = body("x.y", contact={"id": "c-79", "name": ANA.mark})
+    await house.deliver(body("campaign.finished", campaign={"id": 15, "name": "V", "contacts": listed}), parked)
+    await house.forget(ANA.contact)
+    house.clock += timedelta(seconds=1)
+    for who in (ANA.mark, RUI.mark):
+        with pytest.raises(NotFoundError):
+            await house.forgetting().run(TENANT, who)
+    for who in ("c-77", "c-79"):
+        assert (await People(house.log, house.projection).person(TENANT, who)).found.contacts == {who}
+        await house.forget(who)
+    rows = await house.everything()
+    assert holding(rows, needles(ANA)) == []
+    assert len(holding({"event_log": rows["event_log"]}, [b"c-78"])) == 1
+
+
+async def test_what_forget_counts_is_what_export_hands_out(house: House) -> None:
+    """Whatever the dry run would touch is in the folder, table by table; so who asks sees what would be forgotten."""
+    await filled(house)
+    await backfilled(house, ANA)
+    await house.deliver(*hiding(ANA.number))
+    mistyped = replace(house.signed(wrote(ANA, "m-w")), tenant="mistyped")
+    await house.receive([mistyped])
+    house.clock += timedelta(seconds=1)
+    preview = (await house.forgetting().preview(TENANT, ANA.contact)).counts
+    people = People(house.log, house.projection)
+    person = await people.person(TENANT, ANA.contact)
+    found: Counter[str] = Counter()
+    places: dict[str, set[Any]] = defaultdict(set)
+    async for name, rows in sections(people, person, await EventLog(house.log).end()):
+        found[name] += len(rows)
+        found["revisions"] += sum(len(msgspec.to_builtins(row.get("revisions", ()))) for row in rows)
+        places[name] |= {row.get("position") or row.get("id") for row in rows}
+    assert {table for table in preview if found[SECTION_OF[table]] < preview[table]} == set()
+    assert set(preview) == set(SECTION_OF) - {"parked_event"}
+    await house.forget(ANA.contact)
+    blanked = {row["position"] for row in (await house.everything())["event_log"] if row["raw"] is None}
+    assert blanked <= places["events"]
 
 
 async def test_what_came_while_the_tenants_id_was_wrong_goes_too(house: House) -> None:

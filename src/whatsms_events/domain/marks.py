@@ -25,12 +25,17 @@ MARK_BYTES: Final = 16
 NUMBER_DIGITS: Final = 6
 """A text with fewer digits is no number that tells who somebody is."""
 
-_NUMBER: Final = re.compile(r"\+?[0-9 ().-]{6,40}(?:[@:].*)?", re.DOTALL)
+NUMBER_CHARS: Final = 40
+"""And one that is written with more characters is none either."""
+
+_NUMBER: Final = re.compile(rf"\+?[0-9 ().-]{{{NUMBER_DIGITS},{NUMBER_CHARS}}}(?:[@:].*)?", re.DOTALL)
 _EDGE: Final = " .…\ufffd"
 
 
 def number_name(number: str) -> str | None:
     """Return a number's digits, as it is marked: it comes with signs, and as 351910000731@c.us; None for no number."""
+    if number.isascii() and number.isdigit() and NUMBER_DIGITS <= len(number) <= NUMBER_CHARS:
+        return number  # most are written so
     if _NUMBER.fullmatch(number) is None:
         return None
     digits = "".join(one for one in re.split("[@:]", number)[0] if one in "0123456789")

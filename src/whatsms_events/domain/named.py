@@ -57,6 +57,9 @@ _WRITTEN: Final = frozenset(("body", "lastmessage", "text", "caption", "conversa
 """What somebody wrote: a number within such a text is a part of what they said."""
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_+-]{1,256}")
+_OPAQUE: Final = re.compile(r"[0-9a-f]{24}|[0-9a-f]{8}(-?)[0-9a-f]{4}(\1[0-9a-f]{4}){2}\1[0-9a-f]{12}", re.IGNORECASE)
+"""What is an id by its form: a UUID, or an id of a document store."""
+
 _WITHIN: Final = re.compile(rf"(?<![0-9])[0-9]{{{NUMBER_DIGITS},20}}(?![0-9])")
 _ID: Final = r"\"?([0-9A-Za-z_@.+-]{1,256})"
 _CUT: Final = re.compile(
@@ -171,6 +174,45 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
                 yield key, str(int(one))
 
 
+def calls_contact(value: Any, contact_id: str) -> bool:
+    """Tell whether a JSON value has this id as a contact's: under such a name, or where it can be nothing else.
+
+    A number is no id, and neither is what somebody may be called.
+    """
+    if _TOKEN.fullmatch(contact_id) is None or number_name(contact_id) is not None:
+        return False
+    anywhere = _OPAQUE.fullmatch(contact_id) is not None
+    return any(one == contact_id and (anywhere or key in ID_NAMES["contact"]) for key, one in leaves(value))
+
+
+def merges_in(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield of each contact that a JSON value shows as merged into another one its id and the other's."""
+    waiting: list[tuple[str, Any]] = [("", value)]
+    for _ in range(VALUES_LIMIT):
+        if not waiting:
+            return
+        name, one = waiting.pop()
+        if isinstance(one, list):
+            waiting += [(name, inner) for inner in one]
+        if not isinstance(one, dict):
+            continue
+        waiting += [(plain_name(name, str(key)), inner) for key, inner in one.items()]
+        if name in ("contact", "contacts") and _is_id(one.get("id")):
+            more = one.get("extra")
+            told = {**(more if isinstance(more, dict) else {}), **one}
+            yield from (
+                (str(one["id"]), other)
+                for key, into in told.items()
+                if plain_name(name, str(key)) == "mergedinto"
+                for under, other in leaves(into, "mergedinto")
+                if under in ("mergedinto", "contact") and len(other) <= SHORT_LIMIT_BYTES
+            )
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
 def without(name: str, value: Any, names: Names, *, of_many: bool = False) -> Any:
     """Return what stays of a JSON value without whom it names; UNSET where nothing may stay.
 
@@ -238,7 +280,11 @@ def plain_name(owner_name: str, name: str) -> str:
 
 def latest(*ats: int | None) -> int | None:
     """Return the latest of some moments."""
-    return max((at for at in ats if at is not None), default=None)
+    found: int | None = None
+    for at in ats:
+        if at is not None and (found is None or at > found):
+            found = at
+    return found
 
 
 def _numbers(key: str, value: str) -> list[str]:

@@ -349,7 +349,12 @@ class _Look:
         return False
 
     def _at(self, kind: MarkKind, *values: str | None | UnsetType) -> int | None:
-        return latest(*(self.find(kind, one) for one in dict.fromkeys(values) if isinstance(one, str)))
+        found: int | None = None  # a loop: this is asked a hundred times for each event that is looked at
+        for one in values:
+            at = self.find(kind, one) if isinstance(one, str) else None
+            if at is not None and (found is None or at > found):
+                found = at
+        return found
 
     def _was_there(self, at: int) -> bool:
         return self.settled or to_micros(self.event.received_at) <= at

@@ -53,11 +53,11 @@ from whatsms_events.storage.log.suppression import (
     SuppressionTable,
     key_problem,
 )
+from whatsms_events.storage.person_search import TOLD_LIMIT, PersonSearch
 from whatsms_events.storage.projection.erasure import PIECE, Before, FoundPerson, PersonalRows
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.projection.late_ties import LateTies
 from whatsms_events.workers.alone import Alone
-from whatsms_events.workers.person_search import TOLD_LIMIT, PersonSearch
 
 TICKETS_TOLD: Final = 1000
 """So many of the person's tickets are named in the event; a consumer finds the others by the contact."""
@@ -136,17 +136,13 @@ class Forgetting:
         return Forgetfulness(tuple(sorted(person.contacts)), len(person.tickets), len(person.messages), found)
 
     async def _looked_for(self, tenant: str, who: str, person: FoundPerson) -> tuple[FoundPerson, Counts]:
-        """Return the person, with contacts that only the log knows, and what is held of them, by table."""
+        """Return the person, and what is held of them, by table."""
         now = to_micros(self._now())
         end = await self._event_log.end()
         one = Erasure(0, tenant, who, self._now(), end, until=end)
-        if not person.contacts:
-            find = replace(person, contacts=frozenset((who,))).known(now).find
-            person = await self._person(tenant, who, None, *await self._search.ids_in_log(one, find))
-        asked = person if person.contacts else replace(person, contacts=frozenset((who,)))
-        self._search.tells(asked)
-        find = asked.known(now).find
-        return person, await self._search.held(one, find, asked, Before(end, frozenset(), now), go=False)
+        self._search.tells(person)
+        find = person.known(now).find
+        return person, await self._search.held(one, find, person, Before(end, frozenset(), now), go=False)
 
     async def run(self, tenant: str, who: str) -> Forgetfulness:
         """Forget the person, or go on where an earlier process stopped.
@@ -297,7 +293,7 @@ class Forgetting:
         contacts: Collection[str] = (),
         tickets: Collection[str] = (),
     ) -> FoundPerson:
-        person = await self._rows.person(tenant, who, before, contact_ids=contacts, ticket_ids=tickets)
+        person = await self._search.person(tenant, who, before, contact_ids=contacts, ticket_ids=tickets)
         if person.group:
             raise ConfigError(f"{who}: is a group; forget the people who wrote in it, each by an id or a number")
         return person

@@ -16,10 +16,10 @@ import structlog
 from whatsms_events.domain.events import to_micros
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.erasure import Erasure, Erasures
+from whatsms_events.storage.person_search import PersonSearch
 from whatsms_events.storage.projection.apply import Projection, ProjectionState
 from whatsms_events.storage.projection.erasure import PIECE, Before, PersonalRows
 from whatsms_events.storage.scrubbing import scrub
-from whatsms_events.workers.person_search import PersonSearch
 
 log = structlog.get_logger()
 

@@ -89,6 +89,7 @@ class ParkedBody(NamedTuple):
     encoding: str | None
     raw: bytes
     tenant: str
+    reason: str
 
 
 class ShownItem(NamedTuple):
@@ -185,6 +186,11 @@ class Erasures:
         async with self._database.write() as connection:
             await connection.execute(update(erasure).where(erasure.c.number == one.number).values(values))
 
+    async def end(self) -> int:
+        """Return the highest position, 0 when the log is empty."""
+        async with self._database.read() as connection:
+            return int(await connection.scalar(select(func.max(event_log.c.position))) or 0)
+
     async def rows(self, tenant: str, after: int, until: int) -> tuple[list[LogRow], int]:
         """Return a tenant's next rows with their bytes, and the position up to which nothing is left out."""
         table = event_log.c
@@ -232,7 +238,7 @@ class Erasures:
     async def parked(self, tenant: str, after: UUID | None) -> list[ParkedBody]:
         """Return the next parked deliveries of a tenant by id, and those that name another one than they came to."""
         table = parked_delivery.c
-        columns = (table.id, table.received_at, table.content_encoding, table.raw, table.tenant)
+        columns = (table.id, table.received_at, table.content_encoding, table.raw, table.tenant, table.reason)
         query = select(*columns).where(or_(table.tenant == tenant, table.reason == "other_tenant")).order_by(table.id)
         if after is not None:
             query = query.where(table.id > literal(after, table.id.type))

@@ -106,7 +106,7 @@ class PersonalRows:
             told = await contacts_of(connection, tenant, who, contact_ids)
             if not told.by_id and number_name(who) in told.crowded:
                 raise ConfigError(
-                    f"more than {CONTACTS_LIMIT} contacts have this number, so it is no one's: forget each by an id"
+                    f"more than {CONTACTS_LIMIT} contacts have this number, so it is no one's: name each by an id"
                 )
             contacts = frozenset((*(row.id for row in told.rows), *contact_ids))
             tickets = frozenset((*await tickets_of(connection, tenant, contacts), *ticket_ids))

@@ -1,7 +1,7 @@
-"""Where a person is in everything that is held: what is to be blanked of each row, and what is still there.
+"""Who a person is, and where they are in everything that is held: the one finder of `export` and `forget`.
 
-Nothing is changed here. What tells who somebody is, and texts of theirs that go, are remembered in memory alone: so the
-proof at the end can look for the very values.
+So what is forgotten is what would have been exported. Nothing is changed here. What tells who somebody is, and texts
+of theirs that go, are remembered in memory alone: so the proof at the end can look for the very values.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import msgspec
 
 from whatsms_events.domain.events import Entity, decode, encode, to_micros
 from whatsms_events.domain.marks import Find
-from whatsms_events.domain.named import delivered, inflated, leaves, named_in_bytes
+from whatsms_events.domain.named import calls_contact, delivered, inflated, leaves, named_in_bytes
 from whatsms_events.domain.personal import personal_values, spellings, texts_in
 from whatsms_events.domain.suppression import (
     contact_ids,
@@ -30,6 +30,7 @@ from whatsms_events.errors import InvalidEventError
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.erasure import TICKETS_KEPT, Counts, Erasure, Erasures, LogRow, ParkedBody, ShownItem
 from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.log.merges import merged_with, merges
 from whatsms_events.storage.projection.erasure import Before, FoundPerson, PersonalRows
 from whatsms_events.storage.projection.person_rows import CONTACTS_LIMIT
 
@@ -46,6 +47,7 @@ class PersonSearch:
     """Looks for one person. All verbs raise StorageUnavailableError where a database is away."""
 
     def __init__(self, log: Database, projection: Database, now: Callable[[], datetime]) -> None:
+        self._log = log
         self._erasures = Erasures(log)
         self._event_log = EventLog(log)
         self._rows = PersonalRows(projection)
@@ -55,13 +57,42 @@ class PersonSearch:
         self._telling: frozenset[str] = frozenset()  # number, mail address, picture
         self._values: set[str] = set()  # texts that were blanked; all are in memory alone
 
+    async def person(
+        self,
+        tenant: str,
+        who: str,
+        before: Before | None = None,
+        *,
+        contact_ids: Collection[str] = (),
+        ticket_ids: Collection[str] = (),
+    ) -> FoundPerson:
+        """Return who is meant by an id or a number, as tables and log know them; no contacts where nobody is known.
+
+        What the vendor merged with a contact of theirs is theirs too, whatever number it had. Otherwise as
+        `PersonalRows.person`, whose errors it raises.
+        """
+        person = await self._rows.person(tenant, who, before, contact_ids=contact_ids, ticket_ids=ticket_ids)
+        end = await self._event_log.end()
+        if not person.contacts:
+            find = replace(person, contacts=frozenset((who,))).known(to_micros(self._now())).find
+            one = Erasure(0, tenant, who, self._now(), end, until=end)
+            contacts, tickets = await self._ids_in_log(one, find)
+            if not contacts and await self._called_beside(one):
+                contacts.add(who)
+            person = await self._rows.person(tenant, who, before, contact_ids=contacts, ticket_ids=tickets)
+        pairs = await merges(self._log, tenant, end) if person.contacts else []
+        while pairs and (merged := merged_with(person.contacts, pairs)) != person.contacts:
+            known = person.tickets | frozenset(ticket_ids)
+            person = await self._rows.person(tenant, who, before, contact_ids=merged, ticket_ids=known)
+        return person
+
     def tells(self, person: FoundPerson) -> None:
         """Remember, in memory alone, what tells who the person is."""
         self._emails = person.emails
         self._numbers = tuple(one.encode() for one in person.numbers)
         self._telling = person.numbers | person.emails | person.pictures
 
-    async def ids_in_log(self, one: Erasure, find: Find) -> tuple[set[str], set[str]]:
+    async def _ids_in_log(self, one: Erasure, find: Find) -> tuple[set[str], set[str]]:
         """Return the ids of contacts and of their tickets that the log shows: by an id, or by a number."""
         contacts: set[str] = set()
         tickets: set[str] = set()
@@ -73,7 +104,28 @@ class PersonSearch:
                     payload = decode(row.event)
                     contacts |= contact_ids(row.event, payload, find)
                     tickets |= ticket_ids(row.event, payload, find)
+                if one.contact_id not in contacts and calls_contact(delivered(row.event.data), one.contact_id):
+                    contacts.add(one.contact_id)
         return contacts, tickets
+
+    async def _called_beside(self, one: Erasure) -> bool:
+        """Tell whether something parked, or shown to a backfill, calls this id a contact's."""
+        async for row in self.parked_bodies(one):
+            if calls_contact(delivered(inflated(row.raw, row.encoding) or b""), one.contact_id):
+                return True
+        async for item in self._items(one.tenant):
+            if any(
+                calls_contact(delivered(told), one.contact_id) for told in told_in(item.payload, item.raw, item.found)
+            ):
+                return True
+        return False
+
+    async def _items(self, tenant: str) -> AsyncIterator[ShownItem]:
+        after = (-1, "", "")
+        while rows := await self._erasures.shown_items(tenant, after):
+            for row in rows:
+                yield row
+            after = rows[-1][:3]
 
     async def looked_through(
         self, one: Erasure, find: Find, *, keep: bool = False
@@ -84,20 +136,20 @@ class PersonSearch:
             rows, through = await self._erasures.rows(one.tenant, after, one.until)
             left: dict[int, bytes] = {}
             for row in rows:
-                data = self._remaining(row, find, settled=row.position <= one.log_end, keep=keep)
+                data = self.remaining(row, find, settled=row.position <= one.log_end, keep=keep)
                 if data is not None:
                     left[row.position] = data
             yield left, through
             after = through
 
-    def _remaining(self, row: LogRow, find: Find, *, settled: bool, keep: bool) -> bytes | None:
+    def remaining(self, row: LogRow, find: Find, *, settled: bool, keep: bool = False) -> bytes | None:
         """Return what is left of a row; None where it holds nothing of the person."""
         event, raw = row.event, row.raw
         try:
             payload = decode(event)
         except InvalidEventError:  # no code can read it, or retention has blanked it
             told = event.data or raw or b""
-            named = self._named(told, find)
+            named = self.named(told, find)
             return b"" if named is not None and (settled or to_micros(event.received_at) <= named) else None
         left = remaining(event, payload, find, settled=settled, late=False)
         if left is payload and (raw is None or not is_theirs(event, payload, find, settled=settled)):
@@ -114,8 +166,8 @@ class PersonSearch:
         raw, data = row.raw or b"", row.event.data
         return any(one in raw and one not in data for one in self._numbers)
 
-    def _named(self, raw: bytes, find: Find) -> int | None:
-        """Return when somebody was forgotten whom bytes name that nobody could read."""
+    def named(self, raw: bytes, find: Find) -> int | None:
+        """Return when somebody was forgotten whom bytes name that nobody could read, or that are no event."""
         at = named_in_bytes(raw, find)
         if at is None and self._emails and any(one in self._emails for _, one in leaves(delivered(raw))):
             return to_micros(self._now())
@@ -134,19 +186,20 @@ class PersonSearch:
 
         Who parks learns of the marks a moment after they were written: what came meanwhile is judged as at the door.
         """
-        async for row in self._parked(one):
+        async for row in self.parked_bodies(one):
             raw = inflated(row.raw, row.encoding)
-            at = None if raw is None else self._named(raw, find)
+            at = None if raw is None else self.named(raw, find)
             if raw is not None and at is not None and parked_before(row.received_at, raw, to_micros(one.forgotten_at)):
                 yield row.id
 
     async def unread(self, one: Erasure) -> AsyncIterator[UUID]:
         """Yield the parked deliveries from before of which nobody here can tell whom they name."""
-        async for row in self._parked(one):
+        async for row in self.parked_bodies(one):
             if row.received_at <= one.forgotten_at and inflated(row.raw, row.encoding) is None:
                 yield row.id
 
-    async def _parked(self, one: Erasure) -> AsyncIterator[ParkedBody]:
+    async def parked_bodies(self, one: Erasure) -> AsyncIterator[ParkedBody]:
+        """Yield what is parked of the tenant, and what was parked elsewhere and names the tenant."""
         after = None
         while rows := await self._erasures.parked(one.tenant, after):
             for row in rows:
@@ -167,18 +220,16 @@ class PersonSearch:
 
         more = True
         while more:
-            more, after = False, (-1, "", "")
-            while rows := await self._erasures.shown_items(one.tenant, after):
-                for row in rows:
-                    told = ids.setdefault(row.entity, set())
-                    if row.id not in told and (row.ticket_id in ids["ticket"] or self._shows(row, named)):
-                        told.add(row.id)
-                        more = True
-                after = rows[-1][:3]
+            more = False
+            async for row in self._items(one.tenant):
+                told = ids.setdefault(row.entity, set())
+                if row.id not in told and (row.ticket_id in ids["ticket"] or self._shows(row, named)):
+                    told.add(row.id)
+                    more = True
         return {**ids}
 
     def _shows(self, row: ShownItem, find: Find) -> bool:
-        return any(self._named(one, find) is not None for one in _told(row))
+        return any(self.named(one, find) is not None for one in told_in(row.payload, row.raw, row.found))
 
     async def parked_events(self, one: Erasure, find: Find, *, go: bool = True) -> dict[tuple[str, int], bytes]:
         """Return what is left of each parked event that holds something: what the log holds of it by now."""
@@ -186,7 +237,7 @@ class PersonSearch:
         after = ("", -1)
         while rows := await self._rows.parked(one.tenant, after):
             for source, at, position, raw in rows:
-                if not raw or self._named(raw, find) is None or (position is not None and position > one.until):
+                if not raw or self.named(raw, find) is None or (position is not None and position > one.until):
                     continue
                 entries = [] if position is None or not go else await self._event_log.read(position - 1, 1)
                 left = entries[0].event.data if entries and entries[0].position == position else b""
@@ -227,13 +278,13 @@ def _tenants(row: ParkedBody) -> list[str]:
     return tenants_named(inflated(row.raw, row.encoding) or b"")
 
 
-def _told(row: ShownItem) -> list[bytes]:
-    """Return everything that an item was shown, each as JSON, or as it stands where it is not ours."""
-    payload: Any = None
+def told_in(payload: bytes | None, raw: bytes | None, found: bytes | None) -> list[bytes]:
+    """Return everything that an item of a backfill was shown, each as JSON, or as it stands where it is not ours."""
+    unpacked: Any = None
     with contextlib.suppress(msgspec.MsgspecError, UnicodeError):
-        payload = msgspec.msgpack.decode(row.payload) if row.payload else None
-    parts = payload.values() if isinstance(payload, dict) else (row.payload,)
-    return [one for one in (*parts, row.raw, row.found) if isinstance(one, bytes) and one]
+        unpacked = msgspec.msgpack.decode(payload) if payload else None
+    parts = unpacked.values() if isinstance(unpacked, dict) else (payload,)
+    return [one for one in (*parts, raw, found) if isinstance(one, bytes) and one]
 
 
 def ids_of(person: FoundPerson) -> dict[Any, Any]:
