@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from servers import warm
 from servers.kafka import Broker, RunningKafka, have_jars, is_ready, make_sasl_ssl
+from servers.migrated import once_a_session
 from servers.postgres import Postgres, Standby, create_database, drop_database, given_url, programs
 from servers.process import UnavailableError, run_apart, running
 from servers.proxy import TcpProxy
@@ -63,6 +64,13 @@ def _no_leaked_servers() -> Iterator[None]:
         server.kill_now()
     warm.end()
     assert not left, f"still running at the end: {left}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _migrated_once() -> Iterator[None]:
+    """Let new databases repeat the statements of one real migration each, see `servers.migrated`."""
+    with once_a_session():
+        yield
 
 
 @pytest.fixture(scope="session")
