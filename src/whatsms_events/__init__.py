@@ -26,6 +26,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         trace                             what became of one event, field by field
         search, delays                    what a contact is found by; ranges of time that messages take
         seals                             hashes over closed ranges of the log, chained; the first flaw of one
+        forms                             compressed, in UTF-16, a field twice: what no event was read of
         named                             whom JSON or some bytes name, and who was merged: for export and erasure
         retention, texts                  how long each kind is kept, and what is due; how old what was written is
         feed                              the form of the event feed: blocks of text, and places

@@ -30,8 +30,9 @@ from whatsms_events.domain.events import (
     encode,
     to_micros,
 )
+from whatsms_events.domain.forms import inflated
 from whatsms_events.domain.marks import KnownPerson, Marker, Suppressions, number_name
-from whatsms_events.domain.named import inflated, named_in_bytes
+from whatsms_events.domain.named import named_in_bytes
 from whatsms_events.domain.personal import personal_values, spellings
 from whatsms_events.domain.suppression import remaining, suppressed, suppressed_park
 from whatsms_events.domain.verdicts import Append, Park
@@ -235,20 +236,62 @@ def test_parked_bytes_that_name_the_person_and_are_not_newer_go(raw: bytes, rece
     assert (suppressed_park(park, MARKS).raw == b"") == gone
 
 
+HERS = b'{"contactId":"c-Ana"}'
+
+
 @pytest.mark.parametrize(
     ("encoding", "body"),
     [
         ("gzip", gzip.compress(b'{"a":1,') + gzip.compress(b'"contactId":"c-Ana"}')),
-        ("deflate", zlib.compress(b'{"contactId":"c-Ana"}')),
-        ("deflate", zlib.compress(b'{"contactId":"c-Ana"}', wbits=-15)),
+        ("deflate", zlib.compress(HERS)),
+        ("deflate", zlib.compress(HERS, wbits=-15)),
+        ("GZIP, gzip", gzip.compress(gzip.compress(HERS))),
+        ("gzip", gzip.compress(gzip.compress(HERS))),
+        ("deflate, gzip", gzip.compress(zlib.compress(HERS))),
+        (None, gzip.compress(HERS)),
+        ("identity, gzip", gzip.compress(HERS.decode().encode("utf-16"))),
     ],
-    ids=["gzip in two members", "deflate", "deflate without its frame"],
+    ids=str,
 )
-def test_a_compressed_body_is_read_to_its_end(encoding: str, body: bytes) -> None:
-    """However a sender compresses it, what names the person is found; a body that was cut is not taken as whole."""
+def test_a_compressed_body_is_read_to_its_end(encoding: str | None, body: bytes) -> None:
+    """However often a sender compresses it, what names the person is found; one that was cut is not taken as whole."""
     park = Park(UUID(int=1), "t1", "unknown_event", "", at(120), body, bytes(32), encoding)
     assert suppressed_park(park, MARKS).raw == b""
     assert inflated(body[:-5], encoding) is None
+
+
+CODINGS = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be", "utf-8-sig")
+SPELT = ("00351910000731", "+351 910 000 731", "+351-910-000-731", "(00351) 910.000.731", "TEL:+351 910-000 731;x")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(HERS.decode().encode(one) for one in CODINGS),
+        b'{"contactId":"c-Ana","contactId":"c-Rui"}',
+        b'{"event":"contact.updated","data":{"id":"c-Ana"},"data":{"id":"c-Rui"}}',
+        b'{"event":"contact.updated","event":"x.y","data":{"id":"c-Ana"}}',
+        b'{"a":"{\\"contactId\\":\\"c-Ana\\",\\"contactId\\":1}"}',
+        *(f'{{"to":"{one}"}}'.encode() for one in SPELT),
+        b'{"to":"351 910 000 731',
+    ],
+    ids=str,
+)
+def test_a_body_names_the_person_however_it_is_written(body: bytes) -> None:
+    """In UTF-16 or UTF-32, by the first of two fields with one name, by a number with signs or as it is dialled."""
+    park = Park(UUID(int=1), "t1", "unknown_event", "", at(120), body, bytes(32), None)
+    assert suppressed_park(park, MARKS).raw == b""
+    others = body.replace(b"731", b"732").replace(b"A\x00n\x00a", b"B\x00n\x00a")
+    assert (suppressed_park(msgspec.structs.replace(park, raw=others), MARKS).raw == b"") == (others == body)
+
+
+def test_what_is_new_is_kept_however_it_is_written() -> None:
+    """The time of a delivery in UTF-16 is read too; zeros in bytes that are no text are no encoding."""
+    told = f'{{"contactId":"c-Ana","timestamp":"{at(150):%Y-%m-%dT%H:%M:%SZ}"}}'.encode("utf-16")
+    park = Park(UUID(int=1), "t1", "unknown_event", "", at(160), told, bytes(32), None)
+    assert suppressed_park(park, MARKS) is park
+    binary = msgspec.structs.replace(park, raw=b'\x00x {"contactId":"c-Ana", cut')
+    assert suppressed_park(binary, MARKS).raw == b""
 
 
 def test_others_unknown_fields_lose_only_what_names_the_person() -> None:

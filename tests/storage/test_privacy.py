@@ -1,15 +1,17 @@
 """What is held of people is counted, on real databases, in bounded time and with how exact the count is."""
 
+import gzip
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 
 from servers.people import DELIVERIES, NOON, OTHER_TENANT, PARKED, TENANT, Story, story
 from whatsms_events.domain.events import to_micros
 from whatsms_events.storage.privacy import PLACES, Held, LogSample, PrivacyCounts
-from whatsms_events.storage.tables import contact, event_log, message
+from whatsms_events.storage.tables import contact, event_log, message, parked_delivery
 
 MINUTE = timedelta(minutes=1)
 
@@ -50,6 +52,23 @@ async def test_what_is_held_is_counted_by_place(told: Story) -> None:
     assert held["log_bytes"] == Held("log_bytes", 0, "exact", None, None)
     assert (held["log_data"].rows, held["messages"].rows, held["messages"].oldest_at) == (len(mine), 0, None)
     assert (await counts.people(TENANT)).rows == 1
+
+
+async def test_what_is_parked_in_a_form_that_is_not_read_is_named(told: Story) -> None:
+    """Whom it names nobody knows, whenever it came; what can be read, or was blanked, is not named."""
+    told_as = ((b"?", "br"), (b"\x1f\x8b cut", None), (b"", "br"), (b'{"a":1}', "gzip"), (gzip.compress(b"{}"), "gzip"))
+    rows = [
+        {
+            "id": UUID(int=number), "tenant": TENANT, "reason": "encoding", "detail": "", "received_at": number,
+            "raw": raw, "content_encoding": encoding, "sha256": b"", "count": 1,
+        }
+        for number, (raw, encoding) in enumerate(told_as, 90)
+    ]  # fmt: skip
+    async with told.log.write() as connection:
+        await connection.execute(insert(parked_delivery).values(rows))
+    counts = PrivacyCounts(told.log, told.projection)
+    assert [one.int for one in await counts.unread(TENANT)] == [91, 90]
+    assert await counts.unread(OTHER_TENANT) == []
 
 
 async def test_a_count_looks_at_no_more_than_its_limit(told: Story) -> None:

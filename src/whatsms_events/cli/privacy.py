@@ -20,6 +20,8 @@ from whatsms_events.web.privacy import QUESTION_S, report
 
 _ABOUT: Final = {"exact": "", "at_least": "at least ", "about": "about "}
 
+UNREAD_TOLD: Final = 10
+
 PLACES: Final = {
     "log_bytes": "event log: bytes of deliveries",
     "log_data": "event log: data of events",
@@ -103,6 +105,9 @@ async def _report(settings: Settings, tenants: Any) -> Any:
 def _forgotten(one: Any, at: str) -> Iterator[str]:
     """Say how many were forgotten, of whom that is not finished, and whom the topics still have."""
     yield f"forgotten: {one['forgotten_people']:,}"
+    if unread := one["unread"]:
+        ids = ", ".join(unread[:UNREAD_TOLD])
+        yield f"parked in a form that is not read here, so look whom they name: {len(unread)}: {ids}"
     for person in one["forgotten"]:
         if person["finished_at"] is None:
             yield f"  contact {person['contact_id']}: not finished, run `forget` again"

@@ -262,7 +262,7 @@ def _privacy() -> JsonObject:
     tenant = {"tenant": TEXT, "tenant_id": TEXT, "people": INTEGER, "people_precision": precision}
     forgotten = {"contact_id": TEXT, "forgotten_at": TIME, "finished_at": nullable(TIME), "kafka_until": nullable(TIME)}
     tenant |= {"held": listed(row(held | {"due": nullable(INTEGER)}))}
-    tenant |= {"forgotten_people": INTEGER, "forgotten": listed(row(forgotten))}
+    tenant |= {"forgotten_people": INTEGER, "forgotten": listed(row(forgotten)), "unread": listed(IDENTIFIER)}
     return row({"made_at": TIME, "tenants": listed(row(tenant))})
 
 

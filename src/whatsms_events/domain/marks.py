@@ -28,17 +28,27 @@ NUMBER_DIGITS: Final = 6
 NUMBER_CHARS: Final = 40
 """And one that is written with more characters is none either."""
 
+ABROAD: Final = "00"
+ABROAD_DIGITS: Final = 8
+"""With its country's a number has so many digits at least: "000000" is no number abroad, but stands for "unknown"."""
+
 _NUMBER: Final = re.compile(rf"\+?[0-9 ().-]{{{NUMBER_DIGITS},{NUMBER_CHARS}}}(?:[@:].*)?", re.DOTALL)
 _EDGE: Final = " .…\ufffd"
 
 
 def number_name(number: str) -> str | None:
-    """Return a number's digits, as it is marked: it comes with signs, and as 351910000731@c.us; None for no number."""
+    """Return a number's digits, as it is marked: it comes with signs, and as 351910000731@c.us; None for no number.
+
+    A number that is dialled to another country may begin with 00 in the place of +: these are no part of it.
+    """
     if number.isascii() and number.isdigit() and NUMBER_DIGITS <= len(number) <= NUMBER_CHARS:
-        return number  # most are written so
-    if _NUMBER.fullmatch(number) is None:
+        digits = number  # most are written so
+    elif _NUMBER.fullmatch(number) is None:
         return None
-    digits = "".join(one for one in re.split("[@:]", number)[0] if one in "0123456789")
+    else:
+        digits = "".join(one for one in re.split("[@:]", number)[0] if one in "0123456789")
+    if digits.startswith(ABROAD) and len(digits) >= len(ABROAD) + ABROAD_DIGITS:
+        digits = digits.removeprefix(ABROAD)
     return digits if len(digits) >= NUMBER_DIGITS else None
 
 

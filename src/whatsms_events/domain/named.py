@@ -8,7 +8,6 @@ So are the names of fields that may be a number or an id: who a campaign went to
 """
 
 import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
@@ -16,10 +15,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
-from whatsms_events.domain.bodies import decode
+from whatsms_events.domain.forms import whole_json
 from whatsms_events.domain.marks import NUMBER_DIGITS, Find, MarkKind, number_name
 from whatsms_events.domain.values import SHORT_LIMIT_BYTES
-from whatsms_events.errors import InvalidEventError
 
 LONG_ID_CHARS: Final = 12
 """An id of so many characters is no other value by chance."""
@@ -29,10 +27,6 @@ TOKENS_LIMIT: Final = 2000
 
 VALUES_LIMIT: Final = 100_000
 """So many values of one JSON value are looked at: those of a campaign with some ten thousand recipients."""
-
-INFLATED_LIMIT: Final = 64 * 1024 * 1024
-PARTS_LIMIT: Final = 100
-"""A body that was compressed in more parts than this is not read."""
 
 _CONTACTS: Final = "contact contactid contacts contactids mergedinto recipient recipientid recipients recipientids"
 _MESSAGES: Final = (
@@ -60,7 +54,8 @@ _TOKEN: Final = re.compile(r"[A-Za-z0-9_+-]{1,256}")
 _OPAQUE: Final = re.compile(r"[0-9a-f]{24}|[0-9a-f]{8}(-?)[0-9a-f]{4}(\1[0-9a-f]{4}){2}\1[0-9a-f]{12}", re.IGNORECASE)
 """What is an id by its form: a UUID, or an id of a document store."""
 
-_WITHIN: Final = re.compile(rf"(?<![0-9])[0-9]{{{NUMBER_DIGITS},20}}(?![0-9])")
+_WITHIN: Final = re.compile(rf"(?<![0-9])\+?[0-9](?:[ ().-]{{0,3}}[0-9]){{{NUMBER_DIGITS - 1},24}}(?![0-9])")
+_DIGITS: Final = re.compile(rf"[0-9]{{{NUMBER_DIGITS},}}")
 _ID: Final = r"\"?([0-9A-Za-z_@.+-]{1,256})"
 _CUT: Final = re.compile(
     rf"(contact|ticket|message|quotedM(?:sg|essage))\w*\"?\s*[:=]\s*(?:\{{\s*\"id\"\s*:\s*)?{_ID}"
@@ -85,47 +80,20 @@ def named_in_bytes(raw: bytes, find: Find) -> int | None:
     text = raw.decode("utf-8", "replace")
     tokens = (owner(find, "", found[0]) for found in islice(_TOKEN.finditer(text), TOKENS_LIMIT))
     cuts = ((found[1] or found[3], found[2] or found[4]) for found in islice(_CUT.finditer(text), TOKENS_LIMIT))
-    return latest(*tokens, *(find(_KINDS.get(name.lower(), "message"), one) for name, one in cuts))
+    numbers = (find("number", one) for one in _numbers_within(text))
+    return latest(*tokens, *numbers, *(find(_KINDS.get(name.lower(), "message"), one) for name, one in cuts))
 
 
 def delivered(raw: bytes) -> Any:
     """Return the JSON value of a delivery, None where it is none. Flat data goes under the name of what it is about."""
-    value: Any
-    try:
-        value = decode(raw)
-    except InvalidEventError:
-        value = _inside(raw)  # a list, or one that is too deep to be an event
-    if isinstance(value, dict) and isinstance(value.get("event"), str) and isinstance(value.get("data"), dict):
-        about = value["event"].partition(".")[0]
-        return {**value, "data": {about: value["data"], **value["data"]}}
-    return value
-
-
-def inflated(raw: bytes, encoding: str | None) -> bytes | None:
-    """Return a body as it was before it was compressed, None where that is not known here."""
-    if not encoding or encoding == "identity":
-        return raw
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        return None
-    # A header of gzip or zlib, whichever is there; some senders leave the one of deflate away.
-    return _inflated(raw, zlib.MAX_WBITS | 32) or (_inflated(raw, -zlib.MAX_WBITS) if encoding == "deflate" else None)
-
-
-def _inflated(raw: bytes, window: int) -> bytes | None:
-    """Return what all parts of a compressed body hold; None where one is not whole, or all are too much."""
-    plain, left = b"", raw
-    for _ in range(PARTS_LIMIT):
-        inflating = zlib.decompressobj(window)
-        try:
-            plain += inflating.decompress(left, INFLATED_LIMIT - len(plain) + 1)
-        except zlib.error:
-            return None
-        if not inflating.eof or len(plain) > INFLATED_LIMIT:
-            return None
-        left = inflating.unused_data.lstrip(b"\0")  # some pad the end
-        if not left:
-            return plain
-    return None
+    value = whole_json(raw)
+    if not isinstance(value, dict) or not isinstance(value.get("data"), dict | list):
+        return value
+    events = value.get("event")
+    abouts = [
+        one.partition(".")[0] for one in (events if isinstance(events, list) else [events]) if isinstance(one, str)
+    ]
+    return {**value, "data": [value["data"], dict.fromkeys(abouts, value["data"])]}
 
 
 def owner(find: Find, key: str, value: str) -> int | None:
@@ -164,7 +132,7 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
                 waiting += [(key, inner) for inner in one]
             case bool():
                 pass
-            case str() if one[:1] in ("{", "[") and (inside := _inside(one)) is not None:
+            case str() if one[:1] in ("{", "[") and (inside := whole_json(one)) is not None:
                 waiting.append((key, inside))
             case str() | int():
                 left -= 1
@@ -294,7 +262,14 @@ def _numbers(key: str, value: str) -> list[str]:
     whole = number_name(value)
     if whole is not None:
         return [whole]
-    return [] if key in _WRITTEN else [found[0] for found in islice(_WITHIN.finditer(value), TOKENS_LIMIT)]
+    return [] if key in _WRITTEN else list(_numbers_within(value))
+
+
+def _numbers_within(text: str) -> Iterator[str]:
+    """Yield the numbers in a longer text: with the signs between their digits, and each row of digits by itself."""
+    for found in islice(_WITHIN.finditer(text), TOKENS_LIMIT):
+        names = (number_name(one) for one in (found[0], *_DIGITS.findall(found[0])))
+        yield from {name for name in names if name is not None}
 
 
 def _inside(text: str | bytes) -> Any:

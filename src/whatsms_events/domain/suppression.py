@@ -43,9 +43,10 @@ from whatsms_events.domain.events import (
     encode,
     to_micros,
 )
+from whatsms_events.domain.forms import inflated
 from whatsms_events.domain.last_message import plain
 from whatsms_events.domain.marks import Find, MarkKind, Suppressions, number_name, shows, text_name
-from whatsms_events.domain.named import inflated, is_id, latest, leaves, named_in_bytes, owner, without
+from whatsms_events.domain.named import is_id, latest, leaves, named_in_bytes, owner, without
 from whatsms_events.domain.normalize import ids
 from whatsms_events.domain.personal import EXTRA, PERSONAL
 from whatsms_events.domain.times import read_time

@@ -14,9 +14,10 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, Table, literal, select, tuple_
 
 from whatsms_events.clock import now as clock_now
+from whatsms_events.domain.forms import inflated
 from whatsms_events.domain.last_message import plain
 from whatsms_events.domain.marks import Find, shows
-from whatsms_events.domain.named import delivered, inflated
+from whatsms_events.domain.named import delivered
 from whatsms_events.storage.database import Database, among
 from whatsms_events.storage.log.erasure import Erasure, Erasures, LogRow
 from whatsms_events.storage.person_search import PersonSearch, told_in

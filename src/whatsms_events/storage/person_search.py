@@ -15,8 +15,9 @@ from uuid import UUID
 import msgspec
 
 from whatsms_events.domain.events import Entity, decode, encode, to_micros
+from whatsms_events.domain.forms import inflated
 from whatsms_events.domain.marks import Find
-from whatsms_events.domain.named import calls_contact, delivered, inflated, leaves, named_in_bytes
+from whatsms_events.domain.named import calls_contact, delivered, leaves, named_in_bytes
 from whatsms_events.domain.personal import personal_values, spellings, texts_in
 from whatsms_events.domain.suppression import (
     contact_ids,

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, get_args
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, Table, case, func, select, true
+from sqlalchemy import ColumnElement, Table, case, func, literal, select, true
 
+from whatsms_events.domain.forms import inflated
 from whatsms_events.storage.database import CHUNK, Database
 from whatsms_events.storage.tables import (
     backfill_drift,
@@ -34,6 +36,10 @@ COUNT_LIMIT: Final = 1_000_000
 SAMPLES: Final = 5000
 
 FORGOTTEN_LIMIT: Final = 1000
+
+UNREAD_LIMIT: Final = 500
+UNREAD_PIECE: Final = 50
+"""Each of them has a whole body, and is inflated."""
 
 Precision = Literal["exact", "at_least", "about"]
 HeldPlace = Literal[
@@ -155,6 +161,23 @@ class PrivacyCounts:
         async with self._log.read() as connection:
             count, until = (await connection.execute(query.where(table.tenant == tenant))).one()
         return int(count), until
+
+    async def unread(self, tenant: str) -> list[UUID]:
+        """Return parked deliveries in a form that is not read here, so that nobody knows whom they name.
+
+        The last UNREAD_LIMIT are looked at that were compressed or say so.
+        """
+        table, found = parked_delivery.c, list[UUID]()
+        zipped = table.content_encoding.is_not(None) | (func.substr(table.raw, 1, 2) == literal(b"\x1f\x8b"))
+        query = select(table.id, table.raw, table.content_encoding).where(table.tenant == tenant, zipped)
+        query = query.order_by(table.received_at.desc(), table.id).limit(UNREAD_PIECE)
+        for start in range(0, UNREAD_LIMIT, UNREAD_PIECE):
+            async with self._log.read() as connection:
+                rows = (await connection.execute(query.offset(start))).all()
+            found += [row.id for row in rows if row.raw and inflated(row.raw, row.content_encoding) is None]
+            if len(rows) < UNREAD_PIECE:
+                break
+        return found
 
     async def people(self, tenant: str) -> Held:
         """Return of how many people something is held: contacts that are no group and have a name or a number."""

@@ -31,6 +31,7 @@ async def report(
             people = await counts.people(tenant)
             held = await counts.held(tenant, sample, cutoffs(tenant, at))
             forgotten, (in_all, _) = await counts.forgotten(tenant), await counts.forgotten_in_all(tenant)
+            unread = await counts.unread(tenant)
         found.append(
             {
                 "tenant": slug,
@@ -40,6 +41,7 @@ async def report(
                 "held": [_shown(one) for one in held],
                 "forgotten_people": in_all,
                 "forgotten": [_gone(one) for one in forgotten],
+                "unread": unread,
             }
         )
     return {"made_at": at, "tenants": found}

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import ColumnElement, Row, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from whatsms_events.domain.marks import number_name
+from whatsms_events.domain.marks import ABROAD, number_name
 from whatsms_events.storage.database import CHUNK, Database, among
 from whatsms_events.storage.tables import contact, message, ticket
 
@@ -54,8 +54,10 @@ async def contacts_of(
     crowded: set[str] = set()
     for name in sorted(names):
         # Along the index; the whole number is compared here. The shortest come first, and so those that are the same.
-        like = query.where(table.digits.like(f"{name}%")).order_by(table.digits).limit(CONTACTS_LIMIT + 1)
-        same = {row.id: row for row in await connection.execute(like) if number_name(row.number) == name}
+        same: dict[str, Row[Any]] = {}
+        for begins in (name, ABROAD + name):
+            like = query.where(table.digits.like(f"{begins}%")).order_by(table.digits).limit(CONTACTS_LIMIT + 1)
+            same |= {row.id: row for row in await connection.execute(like) if number_name(row.number) == name}
         if len(same) > CONTACTS_LIMIT:
             crowded.add(name)
         else:
