@@ -198,7 +198,7 @@ def routes() -> set[str]:
     nothing: Any = None
     parts = (
         api.Api(nothing, {}, nothing),
-        Rejects((), 0, now=clock.now),
+        Rejects({}, 0, now=clock.now),
         RunningSettings(lambda _salt: {}),
         Tracing(nothing, nothing, nothing, {}),
         Feed(nothing, nothing, {}, ()),
@@ -301,7 +301,7 @@ async def filled_api(tmp_path: Path, aiohttp_client: AiohttpClient) -> AsyncIter
     health = Health(checks={}, needs={}, roles=dict, details=dict, starting=lambda: None, draining=bool)
     reading = api.Api(Queries(log, projection), {"shop": "tenant-1"}, Reports(log))
     running = RunningSettings(lambda _salt: {"public.port": 8080})
-    rejects = Rejects(["shop"], 1, now=clock.now)
+    rejects = Rejects({"shop": "t1"}, 1, now=clock.now)
     rejects.keep("shop", make_mocked_request("POST", "/webhooks/shop"), b"{}", "wrong")
     tracing = Tracing(Traces(log, projection), no_kafka, Queries(log, projection), {"shop": "tenant-1"})
     feed = Feed(Queries(log, projection), EventLog(log), {"shop": "tenant-1"}, ())

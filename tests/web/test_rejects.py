@@ -1,5 +1,7 @@
 """Deliveries with a wrong signature are kept for `verify`: where a setting says so, few of them, and for a day."""
 
+import gzip
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -12,6 +14,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from web.listener import TOKEN, listener
 from web.test_connection import Wire, request
 from web.test_receiver import NOON, SECRET, Door, delivery, opened
+from whatsms_events.domain.events import to_micros
+from whatsms_events.domain.marks import Marker, Suppressions
 from whatsms_events.domain.signature import HEADER, sign
 from whatsms_events.storage.database import DatabaseTarget, open_projection
 from whatsms_events.storage.reads import Queries
@@ -33,9 +37,10 @@ class Clock:
 class Kept:
     """A door that keeps rejects, and a client that knows the token."""
 
-    def __init__(self, door: Door, client: TestClient[Any, Any], clock: Clock) -> None:
+    def __init__(self, door: Door, client: TestClient[Any, Any], clock: Clock, marks: list[Suppressions]) -> None:
         self.door = door
         self.clock = clock
+        self.marks = marks
         self._client = client
 
     async def list(self, slug: str = "acme") -> list[dict[str, Any]]:
@@ -53,13 +58,13 @@ class Kept:
 @asynccontextmanager
 async def keeping(folder: Path, limit: int, **kept_for: timedelta) -> AsyncIterator[Kept]:
     """Run a door whose rejects are kept, and the private listener's application beside it."""
-    clock = Clock()
-    rejects = Rejects(["acme"], limit, now=clock, kept_for=kept_for)
+    clock, marks = Clock(), [Suppressions()]
+    rejects = Rejects({"acme": "tenant-1"}, limit, now=clock, kept_for=kept_for, suppressions=lambda: marks[-1])
     async with opened(f"sqlite:///{folder / 'log.db'}", rejects=rejects, body_limit_bytes=1 << 20) as door:
         projection = await open_projection(DatabaseTarget(f"sqlite:///{folder / 'projection.db'}"), migrate=True)
         api = Api(Queries(door.database, projection), {"acme": "tenant-1"}, Reports(door.database))
         async with TestClient(TestServer(listener(rejects, api))) as client:
-            yield Kept(door, client, clock)
+            yield Kept(door, client, clock, marks)
         await projection.close()
 
 
@@ -96,6 +101,30 @@ async def test_nothing_is_kept_unless_a_setting_says_so(tmp_path: Path) -> None:
     async with keeping(tmp_path, 0) as kept:
         await kept.door.post(delivery(1), secret=b"another")
         assert await kept.list() == []
+
+
+async def test_what_names_a_forgotten_person_goes(tmp_path: Path) -> None:
+    """Kept before they were forgotten or come late, compressed too: it leaves the memory. Another's, and what is new,
+    stays.
+    """
+    marker = Marker(b"key")
+
+    def told(number: str, at: timedelta) -> bytes:
+        stamp = f"{NOON + at:%Y-%m-%dT%H:%M:%SZ}"
+        return json.dumps({"event": "x.y", "timestamp": stamp, "data": {"number": number}}).encode()
+
+    hers, his = told("351910000731", timedelta(0)), told("351910000900", timedelta(0))
+    new = told("351910000731", timedelta(minutes=2))
+    async with keeping(tmp_path, 9) as kept:
+        for body in (hers, gzip.compress(hers), his):
+            await kept.door.post(body, secret=b"another")
+        at = to_micros(NOON + timedelta(minutes=1))
+        kept.marks.append(Suppressions(marker, {marker.mark("tenant-1", "number", "351910000731"): at}))
+        kept.clock.now += timedelta(minutes=3)
+        assert [one["number"] for one in await kept.list()] == [3]
+        for body in (hers, new):
+            await kept.door.post(body, secret=b"another")
+        assert [one["number"] for one in await kept.list()] == [3, 5]
 
 
 async def test_the_oldest_makes_room_and_large_ones_are_left_out(tmp_path: Path) -> None:

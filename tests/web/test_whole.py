@@ -162,7 +162,7 @@ async def test_who_was_refused_is_told_even_where_the_reject_cannot_be_kept(tmp_
     def broken() -> datetime:
         raise ArithmeticError
 
-    rejects = Rejects(("acme",), 1, now=broken)
+    rejects = Rejects({"acme": "tenant-1"}, 1, now=broken)
     async with opened(f"sqlite:///{tmp_path / 'log.db'}", rejects=rejects) as door:
         wire = await Wire.to(door)
         await wire.send(forged(delivery(), more=""))

@@ -27,7 +27,7 @@ def private_routes() -> Iterator[tuple[str, str]]:
     nothing: Any = None  # routes are asked for, never called
     parts = (
         Api(nothing, {}, nothing),
-        Rejects((), 0, now=now),
+        Rejects({}, 0, now=now),
         RunningSettings(lambda _salt: {}),
         ContractFiles({}),
         Tracing(nothing, nothing, nothing, {}),

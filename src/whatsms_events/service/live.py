@@ -50,7 +50,7 @@ class LiveParts:
         self.receiver.change(
             door_tenants(settings), in_flight_limit_bytes=limits.in_flight_limit_bytes, deadline_s=limits.deadline_s
         )
-        self.rejects.change(settings.tenants, limits.keep_rejects)
+        self.rejects.change(tenant_ids(settings), limits.keep_rejects)
         self.api.change(tenant_ids(settings))
         self.feed.change(tenant_ids(settings), tokens(settings))
         self.running.change(partial(comparable, settings))

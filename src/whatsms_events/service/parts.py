@@ -190,11 +190,12 @@ def privacy_key(settings: Settings) -> bytes | None:
     return None if key is None else key.get_secret_value().encode()
 
 
-def make_rejects(settings: Settings) -> Rejects:
+def make_rejects(settings: Settings, committer: Committer) -> Rejects:
     """Return the place for the last rejects of each tenant."""
     days = {slug: kept_days(settings, slug, "rejects_days") for slug in settings.tenants}
     kept_for = {slug: timedelta(days=one or EVER_DAYS) for slug, one in days.items()}
-    return Rejects(settings.tenants, settings.receiver.keep_rejects, now=now, kept_for=kept_for)
+    limit, suppressions = settings.receiver.keep_rejects, committer.suppressions
+    return Rejects(tenant_ids(settings), limit, now=now, kept_for=kept_for, suppressions=suppressions)
 
 
 def door_tenants(settings: Settings) -> Mapping[str, Tenant]:

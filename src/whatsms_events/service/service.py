@@ -149,7 +149,7 @@ class Service:
         """Start the parts, wait, and stop them in order."""
         settings = self._settings
         committer = make_committer(settings, stores.log, self._supervisor.wake)
-        rejects = make_rejects(settings)
+        rejects = make_rejects(settings, committer)
         away = asyncio.Event()
         start, receiver = Start(committer.refuse, away.set), make_receiver(settings, committer, rejects)
         public = Listener(receiver.handle, on_unparsable=receiver.count_unparsable, take=receiver.take)

@@ -71,7 +71,7 @@ class Receiver:
         self._committer = committer
         self._body_limit_bytes = body_limit_bytes
         self._body_deadline_s = body_deadline_s or max(BODY_DEADLINE_S, body_limit_bytes / BODY_BYTES_PER_S)
-        self._rejects = rejects or Rejects((), 0, now=now)
+        self._rejects = rejects or Rejects({}, 0, now=now)
         self._largest_refused_bytes = 0
         self._now = now
         self._monotonic = monotonic

@@ -1,7 +1,7 @@
 """The last deliveries of each tenant with a wrong signature, for `whatsms-events verify`: kept where a setting says so.
 
 They are in memory alone, few, of bounded size, and gone when their days are over or after a restart: nobody has proved
-who sent them, and they may hold what a person wrote.
+who sent them, and they may hold what a person wrote. What names somebody who was forgotten since goes within a minute.
 """
 
 import asyncio
@@ -14,6 +14,10 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
+from whatsms_events.domain.forms import inflated
+from whatsms_events.domain.marks import Suppressions
+from whatsms_events.domain.named import named_in_bytes
+from whatsms_events.domain.suppression import parked_before
 from whatsms_events.web.access import require
 from whatsms_events.web.questions import json_answer, not_found, parameters
 from whatsms_events.web.whole import Whole
@@ -25,8 +29,8 @@ HEAD_LIMIT_BYTES: Final = 16 * 1024
 BODY_LIMIT_BYTES: Final = 256 * 1024
 """A larger body is not kept: cut, it would explain nothing. Documented bodies are far smaller."""
 
-LATEST_S: Final = 86_400.0
-"""A timer for longer is set again: a clock may be set meanwhile, and loops take no wait of years."""
+LATEST_S: Final = 60.0
+"""A timer for longer is set again: somebody may be forgotten, or a clock set, meanwhile."""
 
 SECRET_HEADERS: Final = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
 """What a proxy in front may add, and what no signature depends on."""
@@ -41,29 +45,46 @@ class Reject:
     reason: str
     request: bytes
 
+    def names_forgotten(self, tenant: str, suppressions: Suppressions) -> bool:
+        """Tell whether it names somebody who was forgotten, and is from before that."""
+        head, _, body = self.request.partition(b"\r\n\r\n")
+        headers = (line.partition(b":") for line in head.split(b"\r\n"))
+        encodings = [value.strip() for name, _, value in headers if name.lower() == b"content-encoding"]
+        encoding = b",".join(encodings).decode("latin-1") or None
+        plain = inflated(body, encoding) or b""
+        at = named_in_bytes(plain, suppressions.of(tenant))
+        return at is not None and parked_before(self.received_at, plain, at)
+
 
 class Rejects:
-    """The rejects of all tenants, at most `limit` of each; 0 keeps none. `kept_for`: how long, by slug."""
+    """The rejects of all tenants, at most `limit` of each; 0 keeps none.
+
+    `tenants` maps each slug to its tenant id, `kept_for` says how long, by slug; `suppressions` gives the marks of who
+    was forgotten.
+    """
 
     def __init__(
         self,
-        slugs: Iterable[str],
+        tenants: Mapping[str, str],
         limit: int,
         *,
         now: Callable[[], datetime],
         kept_for: Mapping[str, timedelta] = MappingProxyType({}),
+        suppressions: Callable[[], Suppressions] = Suppressions,
     ) -> None:
-        self._limit = limit
         self._kept_for = kept_for
-        self._kept: dict[str, deque[Reject]] = {slug: deque(maxlen=limit) for slug in slugs}
+        self._kept: dict[str, deque[Reject]] = {}
+        self._suppressions = suppressions
+        self._looked_for: Suppressions | None = None
+        self.change(tenants, limit)
         self._count = 0
         self._now = now
         self._timer: asyncio.TimerHandle | None = None
 
-    def change(self, slugs: Iterable[str], limit: int) -> None:
+    def change(self, tenants: Mapping[str, str], limit: int) -> None:
         """Keep another number from now on, of these tenants."""
-        self._limit = limit
-        self._kept = {slug: deque(self._kept.get(slug, ()), maxlen=limit) for slug in slugs}
+        self._limit, self._tenants = limit, tenants
+        self._kept = {slug: deque(self._kept.get(slug, ()), maxlen=limit) for slug in tenants}
 
     def keep(self, slug: str, request: web.BaseRequest | Whole, body: bytes, reason: str) -> None:
         """Keep a delivery of a tenant, in the place of the oldest one where there are as many as may be."""
@@ -75,8 +96,10 @@ class Rejects:
         if len(whole) - len(body) > HEAD_LIMIT_BYTES:
             return
         self._count += 1
-        self._kept[slug].append(Reject(self._count, self._now(), reason, whole))
-        self._forget_later()
+        one, suppressions = Reject(self._count, self._now(), reason, whole), self._suppressions()
+        if not suppressions or not one.names_forgotten(self._tenants[slug], suppressions):
+            self._kept[slug].append(one)
+            self._forget_later()
 
     def routes(self) -> list[web.AbstractRouteDef]:
         """Return the list of a tenant's rejects, and one of them as it came."""
@@ -127,6 +150,12 @@ class Rejects:
         for slug, kept in self._kept.items():
             while kept and not kept[0].received_at <= now < kept[0].received_at + self._for(slug):
                 kept.popleft()
+        suppressions = self._suppressions()
+        if suppressions is not self._looked_for:
+            self._looked_for = suppressions  # what came later was looked at when it came
+            for slug, kept in [*self._kept.items()] if suppressions else ():
+                stay = [one for one in kept if not one.names_forgotten(self._tenants[slug], suppressions)]
+                self._kept[slug] = deque(stay, maxlen=self._limit)
 
     def _for(self, slug: str) -> timedelta:
         return self._kept_for.get(slug, KEPT_FOR)

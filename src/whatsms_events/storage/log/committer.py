@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from whatsms_events import metrics
+from whatsms_events.domain.marks import Suppressions
 from whatsms_events.domain.verdicts import Append, Delivery, Park, Verified, judge
 from whatsms_events.errors import (
     OverloadedError,
@@ -97,6 +98,10 @@ class Committer:
     def problem(self) -> str | None:
         """Say why nothing can be committed now, as far as that is known."""
         return self._refusing or self._away or None
+
+    def suppressions(self) -> Suppressions:
+        """Return the marks of who was forgotten, as of the last look: some twenty seconds old at most."""
+        return self._suppressions.now
 
     def change(self, *, batch_limit: int, queue_limit: int, queue_limit_bytes: int, shared: bool) -> None:
         """Have other limits from the next batch on."""
