@@ -49,7 +49,7 @@ OWN_OPTIONS = {
     "parked show": {"NAME"},
     "parked retry": {"NAME", "--reason", "--stage"},
     "parked discard": {"NAME", "--reason", "--stage"},
-    "parked restore": {"NAME", "--reason", "--stage"},
+    "parked restore": {"NAME", "--reason", "--discarded-at", "--stage"},
     "verify": {"SAVED", "--header", "--tenant", "--log", "--json"},
     "backfill run": {"--tenant", "--wait", "--details", "--messages", "--allow-gone", "--json"},
     "backfill status": {"--tenant", "--json"},

@@ -110,7 +110,7 @@ async def test_parked_deliveries_are_seen_to_beside_a_running_service(database_u
 
         assert parked("discard", unknown["id"]) == Done(0, ["discarded"], [])
         assert parked("list").out == [first]
-        assert parked("list", "--discarded").out == [second]
+        assert parked("list", "--discarded").out[0].startswith(f"{second}  discarded 20")
         assert parked("restore", unknown["id"]) == Done(0, ["restored"], [])
         assert parked("list").out == [first, second]
     await service.stop()
@@ -193,9 +193,13 @@ async def test_parked_events_are_seen_to_like_parked_deliveries(tmp_path: Path) 
     assert run(tmp_path, "parked", "retry", "log@1") == Done(0, ["1 events applied"], [])
     assert run(tmp_path, "parked", "retry", "log@1") == Done(1, [], ["NotFoundError: no parked event log@1"])
     await park_event(tmp_path / "var")
-    assert run(tmp_path, "parked", "discard", "--reason", "data").out == ["1 discarded"]
+    (told,) = run(tmp_path, "parked", "discard", "--reason", "data").out
     assert run(tmp_path, "parked", "retry", "log@1").status == 1
-    assert run(tmp_path, "parked", "restore", "--reason", "data").out == ["1 restored"]
+    at = told.removeprefix("1 discarded; to undo it: parked restore --reason data --discarded-at ")
+    assert run(tmp_path, "parked", "list", "--discarded").out == [f"{line}  discarded {at}"]
+    for when, count in (("2026-01-15T10:30:00Z", 0), (at, 1)):
+        undone = run(tmp_path, "parked", "restore", "--reason", "data", "--discarded-at", when)
+        assert undone.out == [f"{count} restored"]
     assert run(tmp_path, "parked", "discard", "log@1").out == ["discarded"]
     assert run(tmp_path, "parked", "list").out == []
 

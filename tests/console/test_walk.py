@@ -242,7 +242,7 @@ async def test_what_is_parked_is_tried_again_and_discarded(browser: Browser, ser
         await page.get_by_role("button", name="Discard", exact=True).click()
         await expect(page.get_by_text("Nothing is parked.")).to_be_visible()
         assert await walker.violations() == []
-        await page.get_by_role("button", name="Restore all").click()
+        await page.get_by_role("button", name="Undo").click()
         await expect(page.locator(".said")).to_contain_text("1 restored")
         await page.get_by_role("link", name="Discard all").click()
         await page.get_by_role("button", name="Discard", exact=True).click()

@@ -7,6 +7,7 @@ named by the place where they were read, as in `log@17` or `whatsms.messages/3@4
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.running import run
 from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
+from whatsms_events.domain.events import parse_time
 from whatsms_events.errors import ConfigError, NotFoundError
 from whatsms_events.service.parts import opened_log, opened_stores, privacy_key
 from whatsms_events.storage.log.event_log import EventLog
@@ -78,13 +80,18 @@ def list_(
 
 def _line(one: ParkedDelivery, tenant: str) -> str:
     when = one.received_at.isoformat(timespec="seconds")
-    return f"{one.id}  {when}  {tenant}  {one.reason} {one.detail}  x{one.count}  {one.size_bytes} bytes".rstrip()
+    size = f"{one.size_bytes} bytes{_discarded(one)}"
+    return f"{one.id}  {when}  {tenant}  {one.reason} {one.detail}  x{one.count}  {size}"
+
+
+def _discarded(one: ParkedDelivery | ParkedEvent) -> str:
+    return "" if one.discarded_at is None else f"  discarded {one.discarded_at.isoformat()}"
 
 
 def _event_line(one: ParkedEvent, tenant: str) -> str:
     when = one.parked_at.isoformat(timespec="seconds")
     what = f"{one.reason} {one.detail}".strip()
-    return f"{one.place}  {when}  {tenant}  {one.type or '-'}  {what}  {one.size_bytes} bytes"
+    return f"{one.place}  {when}  {tenant}  {one.type or '-'}  {what}  {one.size_bytes} bytes{_discarded(one)}"
 
 
 def show_(name: str, /, *, options: SettingsOptions = DEFAULTS) -> int:
@@ -190,16 +197,19 @@ def discard_(
     """
     settings, found = options.load(), _one_or_reason(name, reason)
 
+    at = now()  # the same at both places: one discard, that one command undoes
+
     def at_door(parked: Parked) -> Awaitable[int]:
-        return parked.discard(found, now()) if isinstance(found, UUID) else parked.discard_all(str(found), now())
+        return parked.discard(found, at) if isinstance(found, UUID) else parked.discard_all(str(found), at)
 
     def at_fold(events: ParkedEvents) -> Awaitable[int]:
-        return events.discard(found, now()) if isinstance(found, ReadPlace) else events.discard_all(str(found), now())
+        return events.discard(found, at) if isinstance(found, ReadPlace) else events.discard_all(str(found), at)
 
     count = _count(settings, found, stage, at_door, at_fold)
     if not count and not isinstance(found, str):
         raise _missing(found)
-    print(f"{count} discarded" if isinstance(found, str) else "discarded")
+    undo = f"; to undo it: parked restore --reason {found} --discarded-at {at.isoformat()}" if count else ""
+    print(f"{count} discarded{undo}" if isinstance(found, str) else "discarded")
     return 0
 
 
@@ -208,6 +218,7 @@ def restore_(
     /,
     *,
     reason: str | None = None,
+    discarded_at: str | None = None,
     stage: ParkedAt | None = None,
     options: SettingsOptions = DEFAULTS,
 ) -> int:
@@ -221,22 +232,36 @@ def restore_(
         As `parked list --discarded` shows it.
     reason
         Instead of one: everything that was discarded with this reason.
+    discarded_at
+        With a reason: only what one discard took, by its time, as `parked discard` or `parked list --discarded` say it.
     stage
         With a reason: only what was parked at the door, or at the fold.
     """
+    at = _time_of(discarded_at, reason)
     settings, found = options.load(), _one_or_reason(name, reason)
 
     def at_door(parked: Parked) -> Awaitable[int]:
-        return parked.restore(found) if isinstance(found, UUID) else parked.restore_all(str(found))
+        return parked.restore(found) if isinstance(found, UUID) else parked.restore_all(str(found), at)
 
     def at_fold(events: ParkedEvents) -> Awaitable[int]:
-        return events.restore(found) if isinstance(found, ReadPlace) else events.restore_all(str(found))
+        return events.restore(found) if isinstance(found, ReadPlace) else events.restore_all(str(found), at)
 
     count = _count(settings, found, stage, at_door, at_fold)
     if not count and not isinstance(found, str):
         raise _missing(found, "discarded")
     print(f"{count} restored" if isinstance(found, str) else "restored")
     return 0
+
+
+def _time_of(discarded_at: str | None, reason: str | None) -> datetime | None:
+    """Return the time of the discard that is to be undone, None where all are; raise ConfigError."""
+    if discarded_at is None:
+        return None
+    if reason is None:
+        raise ConfigError("--discarded-at: only with --reason")
+    if (at := parse_time(discarded_at)) is None:
+        raise ConfigError(f"--discarded-at {discarded_at}: no time as `parked list --discarded` shows it")
+    return at
 
 
 def _count(

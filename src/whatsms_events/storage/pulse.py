@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import RowMapping, Select, func, null, select
 
 from whatsms_events.domain.events import from_micros
 from whatsms_events.storage.database import Database
@@ -35,17 +35,24 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class ParkedCount:
-    """What is parked for one reason: how many, and since when the oldest waits. `stage` is door or fold."""
+    """What is parked for one reason: how many, and since when the oldest waits. `stage` is door or fold.
+
+    `discarded_at` is None, or the time of the one discard that took them.
+    """
 
     stage: str
     reason: str
     count: int
     oldest_at: datetime
+    discarded_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ParkedCounts:
-    """What is parked at one place, by reason, most first; `whole` is False where only the first were counted."""
+    """What is parked at one place, by reason, most first; `whole` is False where only the first were counted.
+
+    Of what was discarded there is one for each discard, the newest first.
+    """
 
     rows: Sequence[ParkedCount]
     whole: bool
@@ -82,32 +89,53 @@ class Pulse:
             waiting = (await connection.execute(_after(through))).scalar()
         return through, None if waiting is None else from_micros(waiting)
 
-    async def parked_at_door(self, *, discarded: bool = False) -> ParkedCounts:
-        """Return which deliveries are parked, or were discarded, by when they came."""
+    async def parked_at_door(self) -> ParkedCounts:
+        """Return which deliveries are parked, counted in the order in which they came."""
         table = parked_delivery.c
-        some = select(table.reason, table.received_at.label("at")).order_by(table.received_at, table.id)
-        some = some.where(table.discarded_at.is_not(None) if discarded else table.discarded_at.is_(None))
-        async with self._log.read() as connection:
-            return self._counted("door", (await connection.execute(self._by_reason(some))).all())
+        some = select(table.reason, table.received_at.label("at"), null().label("discarded_at"))
+        some = some.where(table.discarded_at.is_(None)).order_by(table.received_at, table.id)
+        return await self._counted(self._log, "door", some)
 
-    async def parked_at_fold(self, *, discarded: bool = False) -> ParkedCounts:
-        """Return which events are parked, or were discarded, by when they were parked."""
+    async def discarded_at_door(self) -> ParkedCounts:
+        """Return which deliveries were discarded, counted from the newest discard on."""
+        table = parked_delivery.c
+        some = select(table.reason, table.received_at.label("at"), table.discarded_at)
+        some = some.where(table.discarded_at.is_not(None)).order_by(table.discarded_at.desc())
+        return await self._counted(self._log, "door", some)
+
+    async def parked_at_fold(self) -> ParkedCounts:
+        """Return which events are parked, counted in the order of the places where they were read."""
         table = parked_event.c
-        some = select(table.reason, table.parked_at.label("at")).order_by(table.source, table.at)
-        some = some.where(table.discarded_at.is_not(None) if discarded else table.discarded_at.is_(None))
-        async with self._projection.read() as connection:
-            return self._counted("fold", (await connection.execute(self._by_reason(some))).all())
+        some = select(table.reason, table.parked_at.label("at"), null().label("discarded_at"))
+        some = some.where(table.discarded_at.is_(None)).order_by(table.source, table.at)
+        return await self._counted(self._projection, "fold", some)
 
-    def _by_reason(self, some: Select[Any]) -> Select[Any]:
+    async def discarded_at_fold(self) -> ParkedCounts:
+        """Return which events were discarded, counted from the newest discard on."""
+        table = parked_event.c
+        some = select(table.reason, table.parked_at.label("at"), table.discarded_at)
+        some = some.where(table.discarded_at.is_not(None)).order_by(table.discarded_at.desc())
+        return await self._counted(self._projection, "fold", some)
+
+    async def _counted(self, database: Database, stage: str, some: Select[Any]) -> ParkedCounts:
         first = some.limit(self._count_limit).subquery()
-        return select(first.c.reason, func.count().label("count"), func.min(first.c.at).label("at")).group_by(
-            first.c.reason
-        )
-
-    def _counted(self, stage: str, rows: Sequence[Any]) -> ParkedCounts:
-        found = [ParkedCount(stage, row.reason, row[1], from_micros(row.at)) for row in rows]
-        found.sort(key=lambda one: (-one.count, one.reason))
+        by = first.c.reason, first.c.discarded_at
+        counting = select(*by, func.count().label("count"), func.min(first.c.at).label("at")).group_by(*by)
+        async with database.read() as connection:
+            rows = (await connection.execute(counting)).mappings().all()
+        found = [_count(stage, row) for row in rows]
+        found.sort(key=lambda one: (_newest(one.discarded_at), -one.count, one.reason))
         return ParkedCounts(found, whole=sum(one.count for one in found) < self._count_limit)
+
+
+def _count(stage: str, row: RowMapping) -> ParkedCount:
+    gone = row["discarded_at"]
+    at = None if gone is None else from_micros(gone)
+    return ParkedCount(stage, row["reason"], row["count"], from_micros(row["at"]), at)
+
+
+def _newest(at: datetime | None) -> float:
+    return 0.0 if at is None else -at.timestamp()
 
 
 def _after(position: int) -> Select[Any]:

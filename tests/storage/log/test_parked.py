@@ -149,7 +149,8 @@ async def test_discarded_is_parked_no_more_and_can_be_restored(database: Databas
     assert await parked.restore(park(1).id)
     assert not await parked.restore(park(1).id)
     assert not await parked.restore(park(3, "not_json").id)
-    assert await parked.restore_all("unknown_event") == 1
+    assert await parked.restore_all("unknown_event", NOON - timedelta(microseconds=1)) == 0
+    assert await parked.restore_all("unknown_event", NOON) == 1
     assert await parked.list(None, 10) == before
 
 

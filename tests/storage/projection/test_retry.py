@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -217,7 +217,8 @@ async def test_what_was_discarded_is_left_alone_and_can_be_restored(bench: Bench
     assert counts(await retry_of(bench).all()) == (0, {})
     assert await events.restore(one.place)
     assert not await events.restore(one.place)
-    assert await events.restore_all("unstorable") == len(others)
+    assert await events.restore_all("unstorable", NOW - timedelta(microseconds=1)) == 0
+    assert await events.restore_all("unstorable", NOW) == len(others)
     assert await bench.parked() == before
     assert counts(await retry_of(bench).all()) == (len(before), {})
     assert await bench.applied() == end

@@ -69,15 +69,17 @@ def _delivery_row(text: str) -> ParkedRow:
 
 def _parked(text: str) -> Mapping[str, Any]:
     counts = ParkedCounts([ParkedCount("fold", text, 3, AGO)], whole=False)
+    gone = ParkedCount("fold", text, 3, AGO, AGO)
     return {
         "places": [
             ParkedPlace("door", Brought(None, text), Brought(None, text)),
-            ParkedPlace("fold", Brought(counts), Brought(counts)),
+            ParkedPlace("fold", Brought(counts), Brought(ParkedCounts([gone] * 3, whole=False))),
         ],
         "stage": "door",
         "reason": text,
         "discarded": False,
         "reached": text,
+        "shown_discards": 2,
         "rows": Brought([_delivery_row(text)]),
         "more": None,
         "nothing": False,

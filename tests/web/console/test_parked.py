@@ -174,13 +174,13 @@ async def test_all_of_a_reason_go_on_where_the_time_was_up(
 async def test_what_was_discarded_is_restored_while_its_bytes_are_kept(
     browser: Browser, stores: tuple[Database, Database]
 ) -> None:
-    """The page says until when, lists what was discarded, and restores one or all of a reason; once retention has taken
-    it, the page says that it is gone for good.
+    """The page says until when, lists what was discarded, and restores one of it; once retention has taken it, the page
+    says that it is gone for good.
     """
     one, event = str(UUID(int=2)), "whatsms.messages/3@42"
     shown = await said(browser, "/parked/discard", name=one)
     assert "It can be restored until" in shown
-    assert "Restore all" in shown
+    assert ">Undo<" in shown
     assert f"name={one}" not in shown
     assert f"name={one}" in await text(browser, "/parked?stage=door&discarded=1")
     alone = await text(browser, f"/parked/one?name={one}")
@@ -188,8 +188,6 @@ async def test_what_was_discarded_is_restored_while_its_bytes_are_kept(
     assert "Try again" not in alone
     assert (await press(browser, "/parked", "/parked/retry", name=one)).status == 404
     assert "1 restored" in await said(browser, "/parked/restore", name=one)
-    assert "57 discarded." in await said(browser, "/parked/discard", stage="door", reason="too_deep")
-    assert "57 restored" in await said(browser, "/parked/restore", stage="door", reason="too_deep")
     assert "1 discarded." in await said(browser, "/parked/discard", stage="fold", reason="no_id")
     assert "1 restored" in await said(browser, "/parked/restore", name=event)
     assert len(await Parked(stores[0]).list(None, 100)) == 59
@@ -198,6 +196,25 @@ async def test_what_was_discarded_is_restored_while_its_bytes_are_kept(
     assert await ParkedDeliveries(stores[0], discarded=True).expire(group, datetime.now(UTC)) == 1
     assert "its bytes are gone" in await said(browser, "/parked/restore", name=one)
     assert (await browser.get(f"/parked/one?name={one}")).status == 404
+
+
+async def test_undo_brings_back_what_one_discard_took_and_nothing_that_was_discarded_before(
+    browser: Browser, stores: tuple[Database, Database]
+) -> None:
+    """Somebody discarded one on purpose; another one discards all of its reason, and undoes that: the first one stays
+    discarded. Each discard stands in the list with its own button, the newest first.
+    """
+    assert "1 discarded." in await said(browser, "/parked/discard", name=str(UUID(int=3)))
+    shown = await said(browser, "/parked/discard", stage="door", reason="too_deep")
+    assert "56 discarded. Undo brings them back" in shown
+    newest, before = re.findall(r'name="at" value="([0-9]+)"', shown)
+    assert int(newest) > int(before)
+    assert "56 restored" in await said(browser, "/parked/restore", stage="door", reason="too_deep", at=newest)
+    assert "Nothing was restored" in await said(browser, "/parked/restore", stage="door", reason="too_deep", at=newest)
+    assert [one.id for one in await Parked(stores[0]).list(None, 9, discarded=True)] == [UUID(int=3)]
+    for fields in ({}, {"at": "0"}, {"at": "9" * 19}):
+        answer = await press(browser, "/parked", "/parked/restore", stage="door", reason="too_deep", **fields)
+        assert answer.status == 400
 
 
 async def test_who_discards_what_is_over_is_told_that_nothing_brings_it_back(

@@ -154,9 +154,13 @@ class Parked:
         """Park one again that was discarded; return whether it was still there."""
         return await self._set_discarded(None, parked_delivery.c.id == parked_id, ~_PARKED) > 0
 
-    async def restore_all(self, reason: str) -> int:
-        """Park all again that were discarded with a reason and are still there; return how many."""
-        return await self._set_discarded(None, parked_delivery.c.reason == reason, ~_PARKED)
+    async def restore_all(self, reason: str, discarded_at: datetime | None = None) -> int:
+        """Park all again that were discarded with a reason and are still there; return how many.
+
+        With the time of one discard: only what that one discarded.
+        """
+        which = ~_PARKED if discarded_at is None else parked_delivery.c.discarded_at == to_micros(discarded_at)
+        return await self._set_discarded(None, parked_delivery.c.reason == reason, which)
 
     async def _set_discarded(self, at: datetime | None, *which: ColumnElement[bool]) -> int:
         changing = update(parked_delivery).where(*which).values(discarded_at=None if at is None else to_micros(at))

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from aiohttp import hdrs, web
 
+from whatsms_events.domain.events import from_micros
 from whatsms_events.domain.retention import RetentionTerms
 from whatsms_events.errors import InvalidEventError, NotFoundError
 from whatsms_events.storage.log.parked import ArrivalPlace, Parked, ParkedDelivery
@@ -34,6 +35,9 @@ STAGES: Final[Mapping[str, ParkedStage]] = {"door": "door", "fold": "fold"}
 LISTED: Final = 50
 SHOWN_BYTES: Final = 64 * 1024
 """So much of the bytes stands on a page; the whole is a file to keep."""
+
+SHOWN_DISCARDS: Final = 10
+"""Discards that can be undone as a whole; what was discarded before them is restored one by one, or by the command."""
 
 RETRY_S: Final = 4.0
 """So long a button works on all with a reason; what is left then is for the next time, or for the command."""
@@ -146,6 +150,7 @@ class ParkedPage:
             reason=reason,
             discarded=discarded,
             reached=asked.get("reached"),
+            shown_discards=SHOWN_DISCARDS,
             rows=rows.result(),
             more=_more(asked, stage, rows.result().value or []),
             nothing=all(_nothing(one.parked) for one in places.result()),
@@ -153,14 +158,18 @@ class ParkedPage:
 
     async def _places(self, visit: Visit) -> list[ParkedPlace]:
         """Count what is parked and what was discarded, at both places."""
-        counts = {"door": self._parts.pulse.parked_at_door, "fold": self._parts.pulse.parked_at_fold}
+        pulse = self._parts.pulse
         return [
             ParkedPlace(
-                stage,
-                await visit.asked(f"What is parked at the {name}", counts[name]()),
-                await visit.asked(f"What was discarded at the {name}", counts[name](discarded=True)),
-            )
-            for name, stage in STAGES.items()
+                "door",
+                await visit.asked("What is parked at the door", pulse.parked_at_door()),
+                await visit.asked("What was discarded at the door", pulse.discarded_at_door()),
+            ),
+            ParkedPlace(
+                "fold",
+                await visit.asked("What is parked at the fold", pulse.parked_at_fold()),
+                await visit.asked("What was discarded at the fold", pulse.discarded_at_fold()),
+            ),
         ]
 
     async def _rows(
@@ -290,12 +299,13 @@ class ParkedPage:
     async def _how_long(self, visit: Visit, choice: ParkedChoice) -> str:
         """Say until when what was just discarded can be restored."""
         if choice.name is None:
-            return " The list of what was discarded says until when each can be restored."
+            return " Undo brings them back; the list of what was discarded says until when."
         until = (await self._found(visit, choice.name))[0].until
         return f" It can be restored{'' if until is None else f' until {utc(until)}'}."
 
     async def _restore(self, visit: Visit, fields: Mapping[str, str]) -> web.Response:
         choice, parts = _choice(fields), self._parts
+        one_discard = None if choice.name is not None else from_micros(number(fields, "at", 0, 1, _LATEST))
         back: Awaitable[int]
         match choice.name:
             case UUID() as name:
@@ -303,14 +313,17 @@ class ParkedPage:
             case ReadPlace() as place:
                 back = parts.events.restore(place)
             case _ if choice.stage == "door":
-                back = parts.deliveries.restore_all(choice.reason)
+                back = parts.deliveries.restore_all(choice.reason, one_discard)
             case _:
-                back = parts.events.restore_all(choice.reason)
+                back = parts.events.restore_all(choice.reason, one_discard)
         count = int(await back)
         visit.did("parked.restore", _subject(choice), count=count)
         said = f"{count} restored: parked as before." if count else _TOO_LATE
         return visit.back(_list(choice), said)
 
+
+_LATEST: Final = 2**53
+"""Microseconds until the year 2255: what a date can be made of."""
 
 _REST: Final = "The time was up before all were tried: go on with the rest below."
 _TOO_LATE: Final = "Nothing was restored: it is parked already, or its time was over and its bytes are gone."

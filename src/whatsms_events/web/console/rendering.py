@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup
 
+from whatsms_events.domain.events import to_micros
 from whatsms_events.domain.personal import HIDDEN
 from whatsms_events.web.console import charts
 from whatsms_events.web.console.assets import Assets
@@ -37,7 +38,15 @@ def environment(assets: Assets) -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    made.filters |= {"age": age, "when": when, "count": count, "text": text, "lasting": lasting, "utc": utc}
+    made.filters |= {
+        "age": age,
+        "when": when,
+        "count": count,
+        "text": text,
+        "lasting": lasting,
+        "utc": utc,
+        "micros": to_micros,
+    }
     made.filters["urlencode"] = in_url
     made.globals |= {"asset": assets.__getitem__, "safe_url": safe_url, "charts": charts, "personal": personal}
     return made
