@@ -331,6 +331,7 @@ async def test_a_key_that_is_refused_stops_the_run_at_once(here: House) -> None:
     last = await Checkpoints(here.log).last(here.tenant)
     assert last is not None
     assert (last.finished_at, last.remaining > 0) == (None, True)
+    assert b'"items"' in last.run.progress, "the worker has counted, so that nobody else must"
     await here.reconcile()
     assert {name: here.rest.counts[name] for name in lists} == lists, "it began anew"
     await assert_equal(here)

@@ -25,7 +25,7 @@ from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.suppression import HeldSuppressions
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.repair.looks import Doubt
-from whatsms_events.storage.repair.reports import Options, Run
+from whatsms_events.storage.repair.reports import ItemCounts, Options, Run
 from whatsms_events.storage.repair.requests import Requests
 from whatsms_events.storage.repair.runs import Checkpoints, Item
 from whatsms_events.whatsms import Client
@@ -131,6 +131,7 @@ class RunStanding(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_
     held_back: dict[Entity, HeldBack] = {}
     expected: int = 0  # what the lists' counts promise
     drift: tuple[Count, ...] = ()
+    items: ItemCounts | None = None  # as they were counted last, for whoever asks how far the run is
     stopped: str | None = None
 
 

@@ -22,14 +22,14 @@ from whatsms_events.backfill.pager import read_list, read_messages
 from whatsms_events.backfill.run import LiveRun, Parts, Plan, Report, RunStanding
 from whatsms_events.backfill.schedule import AskedRun, Schedule
 from whatsms_events.domain.drift import Count
-from whatsms_events.domain.repair import PHASES, Duty, Phase
+from whatsms_events.domain.repair import PHASES, Duty, Phase, State
 from whatsms_events.domain.verdicts import Append
 from whatsms_events.errors import UpstreamRefusedError
 from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.suppression import HeldSuppressions
 from whatsms_events.storage.projection.holdings import Holdings
-from whatsms_events.storage.repair.reports import Kind, Options
+from whatsms_events.storage.repair.reports import Kind, Options, item_counts
 from whatsms_events.storage.repair.requests import Requests
 from whatsms_events.storage.repair.runs import Checkpoints
 from whatsms_events.storage.role_lock import RoleLock
@@ -248,15 +248,21 @@ class Backfill:
         )
 
     async def _show(self, live: LiveRun) -> None:
-        standing = live.standing
         counted = await live.parts.checkpoints.count(live.run)
+        by_state: Counter[State] = Counter()
+        for (_entity, state), count in counted.items():
+            by_state[state] += count
+        items = item_counts(by_state)
+        if items != live.standing.items:
+            await live.save(msgspec.structs.replace(live.standing, items=items))
+        standing = live.standing
         self.progress = Progress(
             kind=live.run.kind,
             phase=standing.phase,
             requests=standing.requests,
             shown=counted.total(),
             expected=standing.expected or None,
-            remaining=sum(count for (_entity, state), count in counted.items() if state != "done"),
+            remaining=items.remaining,
             found=_by_kind(standing.drift),
         )
 

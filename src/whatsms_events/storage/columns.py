@@ -10,6 +10,7 @@ Position = BigInteger().with_variant(Integer(), "sqlite")
 
 # A query uses a partial index only if it repeats the index's condition word for word, so both take it from here.
 UNFINISHED = text("finished_at IS NULL")
+DISCARDED = text("discarded_at IS NOT NULL")
 WANTED = text("messages = 'wanted'")
 UNSURE = text("(doubtful OR NOT known)")
 OURS = text("(from_me IS TRUE)")  # in other words than in `UNDELIVERED`, or SQLite would take the larger index there

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 
 from whatsms_events.domain.events import Entity
-from whatsms_events.storage.columns import OURS, UNDELIVERED, UNFINISHED, UNSURE, WANTED, Folded, Position
+from whatsms_events.storage.columns import DISCARDED, OURS, UNDELIVERED, UNFINISHED, UNSURE, WANTED, Folded, Position
 
 log_metadata = MetaData()
 
@@ -79,6 +79,12 @@ parked_delivery = Table(
     Column("signed_by", Text),  # as in `event_log`
     Column("discarded_at", BigInteger),  # null while it is parked; until retention takes it, it can be restored
     Index("parked_delivery_by_time", "received_at", "id"),
+    Index(
+        "parked_delivery_discarded",
+        *("discarded_at", "reason", "received_at"),
+        postgresql_where=DISCARDED,
+        sqlite_where=DISCARDED,
+    ),
 )
 
 secret_use = Table(
@@ -442,4 +448,10 @@ parked_event = Table(
     Column("raw", LargeBinary, nullable=False),  # the record's value or the row's data, verbatim
     Column("headers", Text, nullable=False),  # JSON
     Column("discarded_at", BigInteger),  # as in `parked_delivery`
+    Index(
+        "parked_event_discarded",
+        *("discarded_at", "reason", "parked_at"),
+        postgresql_where=DISCARDED,
+        sqlite_where=DISCARDED,
+    ),
 )

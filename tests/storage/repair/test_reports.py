@@ -8,8 +8,9 @@ import pytest
 
 from servers.noted import noted
 from whatsms_events.domain.drift import Finding
+from whatsms_events.domain.repair import State
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log
-from whatsms_events.storage.repair.reports import Kind, Options, Overview, Reports
+from whatsms_events.storage.repair.reports import ItemCounts, Kind, Options, Overview, Reports
 from whatsms_events.storage.repair.runs import Checkpoints, Item
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -41,7 +42,8 @@ async def run(
     checkpoints = Checkpoints(database)
     begun = await checkpoints.begin(tenant, kind, "schedule", Options(), at(start))
     items = [Item("ticket", f"i{one}", "done" if one < 3 else "read", NOW, NOW, 1) for one in range(3 + left)]
-    await checkpoints.save(begun, b'{"n":1}', now=at(start + 5), items=items, drift=found)
+    progress = f'{{"n":1,"items":{{"remaining":{left},"unread":0}}}}'.encode()
+    await checkpoints.save(begun, progress, now=at(start + 5), items=items, drift=found)
     if not left:
         await checkpoints.finish(begun, b'{"over":true}', at(start + 10))
     return begun.number
@@ -63,6 +65,26 @@ async def test_the_last_run_is_the_newest_of_its_kind(database: Database) -> Non
     assert await reports.runs("t1", 1) == [newest]
     assert await reports.runs("t1", 10, kind="reconcile") == [reconcile]
     assert await reports.last("t2") is None
+
+
+async def test_what_is_left_of_a_run_is_read_as_its_worker_counted_it(database: Database) -> None:
+    """A million items are not counted for whoever asks: the worker's count is taken. They are counted where it has not
+    counted yet, and where another release saved in a form of its own; a run that is over has none left.
+    """
+    checkpoints = Checkpoints(database)
+    begun = await checkpoints.begin("t1", "reconcile", "command", Options(), NOW)
+    states: Sequence[State] = ("done", "wanted", "absent", "read", "found")
+    items = [Item("ticket", state, state, NOW, NOW, 1) for state in states]
+    saved = {b"{}": (4, 2), b'{"items":[4]}': (4, 2), b'{"items":{"remaining":70,"unread":7}}': (70, 7)}
+    for progress, (remaining, unread) in saved.items():
+        await checkpoints.save(begun, progress, now=at(1), items=items)
+        last = await checkpoints.last("t1")
+        assert last is not None
+        assert last.items == ItemCounts(remaining, unread)
+    await checkpoints.stop("t1", "somebody", at(2))
+    stopped = await checkpoints.last("t1")
+    assert stopped is not None
+    assert stopped.items == ItemCounts()
 
 
 async def test_drift_is_read_page_by_page(database: Database) -> None:

@@ -15,7 +15,7 @@ from whatsms_events.storage.log.parked import ParkedDelivery
 from whatsms_events.storage.projection.parked import ParkedEvent, ReadPlace
 from whatsms_events.storage.pulse import Flow, ParkedCount, ParkedCounts
 from whatsms_events.storage.reads import RowPage, RowView
-from whatsms_events.storage.repair.reports import Options, Overview, Run, RunInfo
+from whatsms_events.storage.repair.reports import ItemCounts, Options, Overview, Run, RunInfo
 from whatsms_events.storage.role_holders import RoleHolder
 from whatsms_events.web.console.frame import Brought, ConsoleTenant
 from whatsms_events.web.console.now import NowSeen, RoleNow, TenantNow
@@ -100,7 +100,11 @@ def _run(text: str) -> RunRow:
         forbidden_names=(text,),
         held_back={text: {"extra": 3, "limit": 2}},
     )
-    return RunRow(RunInfo(run, AGO, None, 3, None, text), ShownProgress(phase=text, expected=9, stopped=text), report)
+    return RunRow(
+        RunInfo(run, AGO, None, ItemCounts(3, 2), None, text),
+        ShownProgress(phase=text, expected=9, stopped=text),
+        report,
+    )
 
 
 def _tenants(text: str) -> Mapping[str, Any]:

@@ -10,9 +10,10 @@ from typing import Final, Literal
 
 import msgspec
 from sqlalchemy import RowMapping, func, literal, or_, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.events import Entity, from_micros
-from whatsms_events.domain.repair import BY_ID
+from whatsms_events.domain.repair import BY_ID, State
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.reads import RowPage
 from whatsms_events.storage.tables import backfill_drift, backfill_item, backfill_run
@@ -54,9 +55,26 @@ class Run:
         return self.generation > 1
 
 
+class ItemCounts(msgspec.Struct, frozen=True):
+    """How many items of a run are not `done`, and how many of those still need an answer of the vendor.
+
+    The worker counts, once in a while, and saves this in its progress as `items`: to count a million takes long, and
+    many may ask.
+    """
+
+    remaining: int = 0
+    unread: int = 0
+
+
+class _Saved(msgspec.Struct, frozen=True):
+    """What is read here of the worker's progress."""
+
+    items: ItemCounts | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A run, whether it is over, and what it reported (the worker's own JSON). `remaining`: items that are not done.
+    """A run, whether it is over, and what it reported (the worker's own JSON). One that is over has no `items` left.
 
     `stopped_by`: who stopped it before its end; such a run has no report.
     """
@@ -64,9 +82,14 @@ class RunInfo:
     run: Run
     updated_at: datetime
     finished_at: datetime | None
-    remaining: int
+    items: ItemCounts
     report: bytes | None
     stopped_by: str | None = None
+
+    @property
+    def remaining(self) -> int:
+        """Return how many items are not done."""
+        return self.items.remaining
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +121,9 @@ RUN: Final = (
 )
 """The columns that `read_run` reads."""
 
-_REMAINING: Final = (
-    select(func.count())
-    .where(backfill_item.c.run == backfill_run.c.run, backfill_item.c.state != "done")
-    .scalar_subquery()
-)
-"""Items of a run that are not done; a finished one keeps none."""
-
 _options = msgspec.json.Decoder(Options)
 _fields = msgspec.json.Decoder(list[str])
+_saved = msgspec.json.Decoder(_Saved)
 
 
 def read_run(row: RowMapping) -> Run:
@@ -139,21 +156,14 @@ class Reports:
         query = select(
             *(*RUN, backfill_run.c.updated_at, backfill_run.c.finished_at, backfill_run.c.report),
             backfill_run.c.stopped_by,
-            _REMAINING.label("remaining"),
         )
         query = query.where(backfill_run.c.tenant == tenant)
         if kind is not None:
             query = query.where(backfill_run.c.kind == kind)
         query = query.order_by(backfill_run.c.run.desc()).limit(min(limit, PAGE_LIMIT))
         async with self._database.read() as connection:
-            return [_info(row) for row in (await connection.execute(query)).mappings()]
-
-    async def unread(self, run: int) -> int:
-        """Return how many items of a run still need an answer of the vendor; the others are, or can be, compared."""
-        table = backfill_item.c
-        query = select(func.count()).where(table.run == run, table.state.in_(BY_ID))
-        async with self._database.read() as connection:
-            return int((await connection.execute(query)).scalar_one())
+            rows = (await connection.execute(query)).mappings().all()
+            return [_info(row, await _items(connection, row)) for row in rows]
 
     async def drift(
         self,
@@ -193,12 +203,8 @@ class Reports:
         finished = runs.finished_at.is_not(None)
         whole = (runs.kind == "reconcile", finished, runs.stopped_by.is_(None))
         latest = select(func.max(runs.run)).where(*whole).group_by(runs.tenant)
-        columns = runs.run, runs.tenant, runs.kind, runs.updated_at, runs.finished_at, runs.report
-        standing = (
-            select(*columns, _REMAINING.label("remaining"))
-            .where(or_(~finished, runs.run.in_(latest)))
-            .order_by(runs.tenant, runs.run)
-        )
+        columns = runs.run, runs.tenant, runs.kind, runs.updated_at, runs.finished_at, runs.report, runs.progress
+        standing = select(*columns).where(or_(~finished, runs.run.in_(latest))).order_by(runs.tenant, runs.run)
         counting = select(drift.run, drift.entity, drift.kind, func.count()).group_by(
             drift.run, drift.entity, drift.kind
         )
@@ -206,6 +212,7 @@ class Reports:
         async with self._database.read() as connection:
             rows = (await connection.execute(standing)).mappings().all()
             numbers = [row["run"] for row in rows if row["finished_at"] is not None]
+            items = {row["run"]: await _items(connection, row) for row in rows}
             for number, entity, kind, count in await connection.execute(counting.where(drift.run.in_(numbers))):
                 counts.setdefault(number, {})[entity, kind] = count
         found: dict[str, Overview] = {}
@@ -217,18 +224,41 @@ class Reports:
                 held = replace(held, finished_at=finished_at, drift=counts.get(row["run"], {}), report=report)
             else:
                 moved_at = from_micros(row["updated_at"])
-                held = replace(held, running=row["kind"], remaining=row["remaining"], moved_at=moved_at)
+                held = replace(held, running=row["kind"], remaining=items[row["run"]].remaining, moved_at=moved_at)
             found[tenant] = held
         return list(found.values())
 
 
-def _info(row: RowMapping) -> RunInfo:
+async def _items(connection: AsyncConnection, row: RowMapping) -> ItemCounts:
+    """Return how many items a run has left: as its worker counted them, else, such as at its beginning, counted now."""
+    if row["finished_at"] is not None:
+        return ItemCounts()
+    try:
+        saved = _saved.decode(row["progress"]).items
+    except msgspec.MsgspecError:  # another release's
+        saved = None
+    if saved is not None:
+        return saved
+    table = backfill_item.c
+    query = select(table.state, func.count()).where(table.run == row["run"]).group_by(table.state)
+    return item_counts({row[0]: row[1] for row in await connection.execute(query)})
+
+
+def item_counts(by_state: Mapping[State, int]) -> ItemCounts:
+    """Return what is left of items that were counted by their state."""
+    return ItemCounts(
+        remaining=sum(count for state, count in by_state.items() if state != "done"),
+        unread=sum(by_state.get(state, 0) for state in BY_ID),
+    )
+
+
+def _info(row: RowMapping, items: ItemCounts) -> RunInfo:
     finished_at, report = row["finished_at"], row["report"]
     return RunInfo(
         run=read_run(row),
         updated_at=from_micros(row["updated_at"]),
         finished_at=None if finished_at is None else from_micros(finished_at),
-        remaining=row["remaining"],
+        items=items,
         report=None if report is None else report.encode(),
         stopped_by=row["stopped_by"],
     )

@@ -74,7 +74,6 @@ class RunRow:
     info: RunInfo
     progress: ShownProgress
     report: ShownReport
-    unread: int = 0
 
     @property
     def state(self) -> str:
@@ -86,8 +85,9 @@ class RunRow:
     @property
     def done(self) -> tuple[int, int, int]:
         """Return how many items are read, how many are compared too, and of how many as far as anybody knows."""
-        whole = max(self.progress.expected, self.info.remaining)
-        return whole - self.unread, whole - self.info.remaining, whole
+        left = self.info.items
+        whole = max(self.progress.expected, left.remaining)
+        return whole - left.unread, whole - left.remaining, whole
 
     @property
     def found(self) -> int:
@@ -158,9 +158,7 @@ class RepairPage:
         return found
 
     async def _runs(self, tenant_id: str) -> list[RunRow]:
-        infos = await self._reports.runs(tenant_id, RUNS_SHOWN)
-        unread = await self._reports.unread(infos[0].run.number) if infos and infos[0].finished_at is None else 0
-        return [_row(one, unread if one.finished_at is None else 0) for one in infos]
+        return [_row(one) for one in await self._reports.runs(tenant_id, RUNS_SHOWN)]
 
     async def _run(self, visit: Visit) -> web.Response:
         asked = parameters(visit.request, "tenant", "run", "entity", "kind", "after")
@@ -228,12 +226,12 @@ class RepairPage:
         return visit.back(self.path, over)
 
 
-def _row(info: RunInfo, unread: int) -> RunRow:
+def _row(info: RunInfo) -> RunRow:
     try:
         report = _reports.decode(info.report or b"null") or ShownReport()
     except msgspec.MsgspecError:  # another release's
         report = ShownReport()
-    return RunRow(info, shown_progress(info.run.progress), report, unread)
+    return RunRow(info, shown_progress(info.run.progress), report)
 
 
 def _tenant(visit: Visit, asked: Mapping[str, str]) -> tuple[str, ConsoleTenant]:
