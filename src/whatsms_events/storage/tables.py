@@ -4,7 +4,7 @@ Times are integers: microseconds since 1970, so that both databases store and co
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -18,6 +18,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    TextClause,
     Uuid,
 )
 
@@ -25,6 +26,12 @@ from whatsms_events.domain.events import Entity
 from whatsms_events.storage.columns import DISCARDED, OURS, UNDELIVERED, UNFINISHED, UNSURE, WANTED, Folded, Position
 
 log_metadata = MetaData()
+
+
+def _partial(name: str, where: TextClause, *columns: str | Column[Any]) -> Index:
+    """Return an index that holds only the rows of a condition."""
+    return Index(name, *columns, postgresql_where=where, sqlite_where=where)
+
 
 log = Table(
     "log",
@@ -79,12 +86,7 @@ parked_delivery = Table(
     Column("signed_by", Text),  # as in `event_log`
     Column("discarded_at", BigInteger),  # null while it is parked; until retention takes it, it can be restored
     Index("parked_delivery_by_time", "received_at", "id"),
-    Index(
-        "parked_delivery_discarded",
-        *("discarded_at", "reason", "received_at"),
-        postgresql_where=DISCARDED,
-        sqlite_where=DISCARDED,
-    ),
+    _partial("parked_delivery_discarded", DISCARDED, "discarded_at", "reason", "received_at"),
 )
 
 secret_use = Table(
@@ -174,7 +176,7 @@ backfill_item = Table(
     Column("raw", LargeBinary),  # the bytes of an observation that is about to be appended
     Column("found", LargeBinary),  # and its event
     Index("backfill_item_by_due", "run", "state", "due_at", "entity", "id"),
-    Index("backfill_item_wanted", "run", "entity", "id", postgresql_where=WANTED, sqlite_where=WANTED),
+    _partial("backfill_item_wanted", WANTED, "run", "entity", "id"),
 )
 backfill_drift = Table(
     "backfill_drift",
@@ -352,14 +354,8 @@ message = _row(
     Column("failed_at", BigInteger),  # the earliest ack of 0 or less; whether it counts is decided when read
 )
 Index("message_by_ticket", message.c.tenant, message.c.ticket_id, message.c.created_at, message.c.id)
-Index(
-    "message_undelivered",
-    message.c.tenant,
-    message.c.created_at,
-    postgresql_where=UNDELIVERED,
-    sqlite_where=UNDELIVERED,
-)
-Index("message_of_ours", message.c.tenant, message.c.created_at, postgresql_where=OURS, sqlite_where=OURS)
+_partial("message_undelivered", UNDELIVERED, message.c.tenant, message.c.created_at)
+_partial("message_of_ours", OURS, message.c.tenant, message.c.created_at)
 
 message_revision = Table(
     "message_revision",
@@ -430,7 +426,7 @@ for _table, *_columns in (
     (campaign, campaign.c.id),
     (message, message.c.ticket_id, message.c.id),
 ):
-    Index(f"{_table.name}_unsure", _table.c.tenant, *_columns, postgresql_where=UNSURE, sqlite_where=UNSURE)
+    _partial(f"{_table.name}_unsure", UNSURE, _table.c.tenant, *_columns)
 
 parked_event = Table(
     "parked_event",
@@ -448,10 +444,5 @@ parked_event = Table(
     Column("raw", LargeBinary, nullable=False),  # the record's value or the row's data, verbatim
     Column("headers", Text, nullable=False),  # JSON
     Column("discarded_at", BigInteger),  # as in `parked_delivery`
-    Index(
-        "parked_event_discarded",
-        *("discarded_at", "reason", "parked_at"),
-        postgresql_where=DISCARDED,
-        sqlite_where=DISCARDED,
-    ),
+    _partial("parked_event_discarded", DISCARDED, "discarded_at", "reason", "parked_at"),
 )
