@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlencode
 from uuid import uuid4
 
 import aiohttp
@@ -30,6 +31,8 @@ from whatsms_events.domain.drift import Finding
 from whatsms_events.domain.events import EventType, to_micros
 from whatsms_events.domain.signature import HEADER, sign
 from whatsms_events.storage import tables
+from whatsms_events.storage.log.seals import Seals
+from whatsms_events.storage.log.verify import verify
 from whatsms_events.storage.repair.reports import Options
 from whatsms_events.storage.repair.runs import Checkpoints, Item
 from whatsms_events.twin.account import Account, Webhook
@@ -139,7 +142,7 @@ class Person(Service):
 
     async def said(self, session: aiohttp.ClientSession, rows: Rows) -> dict[str, str]:
         """Ask every route for everything that it has, and return the answers by their paths."""
-        places = [place for path in PATHS for place in asked(path, rows)]
+        places = [place for path in PATHS for place in asked(path, rows)] + pages(rows)
         answers: dict[str, str] = {}
 
         async def ask(place: str) -> None:
@@ -178,6 +181,17 @@ def asked(path: str, rows: Rows) -> list[str]:
     return [place]
 
 
+def pages(rows: Rows) -> list[str]:
+    """Return the pages of the console: all that show anything of what is held, and each ticket and parked delivery."""
+    found = ["/", "/now", "/live", "/acks", "/parked", "/parked?stage=fold", "/repair", "/repair/piece"]
+    found += [f"/repair/run?tenant={SLUG}&run=1", f"/conversations?tenant={SLUG}", f"/passport?find={traced(rows)[0]}"]
+    for row in rows["ticket"]:
+        found.append(f"/conversations/ticket?{urlencode({'tenant': SLUG, 'id': row['id']})}")
+    for row in rows["parked_delivery"]:
+        found += [f"/parked/one?name={row['id']}&bytes=1", f"/parked/bytes?name={row['id']}"]
+    return found
+
+
 def traced(rows: Rows) -> list[str]:
     """Return what `trace` is asked for: an event of each type, and every parked delivery."""
     events = {(row["type"], row["contact_id"]): str(row["id"]) for row in rows["event_log"]}
@@ -188,6 +202,7 @@ def traced(rows: Rows) -> list[str]:
 async def installed(url: str, folder: Path) -> AsyncIterator[tuple[House, Person, aiohttp.ClientSession]]:
     """Give an installation that holds both people in every place."""
     settings: dict[str, dict[str, object]] = {"privacy": {"key": KEY.decode()}, "logs": {"level": "debug"}}
+    settings["sealer"] = {"enabled": False}
     settings["retention"] = {"parked_days": 0, "items_days": 0, "drift_days": 0}
     if not url.startswith("sqlite"):
         settings["database"] = {"url": url}
@@ -208,24 +223,36 @@ async def installed(url: str, folder: Path) -> AsyncIterator[tuple[House, Person
 
 
 async def test_nothing_of_a_forgotten_person_is_left_anywhere(database_url: str, tmp_path: Path) -> None:
-    """No byte of a file, no row, no answer of a route, no log line, no metric; of the other one everything is there.
+    """No byte of a file, no row, no answer of a route or page, no log line, no metric; of the other one all is there.
 
+    The dry run has said what is touched, by table, and the seals still hold.
     What comes once more, as it was and as a retry writes it, changes nothing of that.
     """
     async with installed(database_url, tmp_path) as (house, service, session):
         before = await house.everything()
-        assert {table for table, _ in holding(before, needles(ANA))} == {*DATABASES, *TABLES}
+        tables_with = {table for table, _ in holding(before, needles(ANA))}
+        assert tables_with == {*DATABASES, *TABLES}
         assert {row["type"] for row in before["event_log"]} >= NINE
         answers = await service.said(session, before)
         assert len([1 for text in answers.values() if ANA.mark in text]) > 100
-        command(service, "forget", "--tenant", SLUG, "--contact", ANA.number, "--go", "--json")
+        assert len([1 for place in pages(before) if ANA.mark in answers[place]]) > 10
+        preview = await house.forgetting().preview(TENANT, ANA.number)
+        seals = Seals(house.log)
+        await seals.add(None, await seals.end(), now())
+        done = json.loads(command(service, "forget", "--tenant", SLUG, "--contact", ANA.number, "--go", "--json"))
+        assert {table: done["rows"][table] for table in preview.counts} == preview.counts
+        assert set(done["rows"]) == tables_with
         after = await unfound(house, service)
         (changed,) = unlike(before, after, RUI)
         assert changed[1]["message_id"] == "g-rui"  # it quotes a message of hers
+        assert RUI.mark in {row["message_id"]: row["data"] for row in after["event_log"]}["g-rui"]
+        seen = await verify(house.log)
+        assert (seen.flaw, seen.seals, seen.blanked > 40) == (None, 1, True)
         again = await service.said(session, after)
         for place, text in again.items():
             assert [one for one in needles(ANA) if one in text.encode()] == [], place
-        his = [place for place, text in answers.items() if RUI.mark in text and ANA.mark not in text]
+        apart = {place for place, text in answers.items() if ANA.mark in text} | {*pages(before)}  # pages tell the time
+        his = [place for place, text in answers.items() if RUI.mark in text and place not in apart]
         assert len(his) > 100
         assert [place for place in his if again[place] != answers[place]] == []
         late = told_by_the_twin()[ANA.mark]

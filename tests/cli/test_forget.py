@@ -1,5 +1,6 @@
 """`forget` and `suppressions`, beside a running service and after a restore, as the runbook says."""
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,8 @@ from servers import warm
 from servers.compare import until
 from servers.kafka import Broker, RunningKafka
 from servers.service import SLUG, TENANT, Service, command
+from servers.witness import read_committed
+from whatsms_events.domain.records import TOPICS
 from workers.test_forgetting import ANA, RUI, in_group, needles, wrote
 
 pytestmark = pytest.mark.process
@@ -131,12 +134,30 @@ async def test_forget_says_what_is_missing(tmp_path: Path) -> None:
     await service.stop()
 
 
+async def until_published(bootstrap: str, prefix: str, since: int, count: int) -> list[Any]:
+    """Wait until so many records from a position on are visible; return them in the log's order."""
+    found: list[Any] = []
+
+    def place(one: Any) -> int:
+        return int(dict(one.headers())["ce_sequence"])
+
+    async def there() -> bool:
+        visible = await asyncio.to_thread(read_committed, bootstrap, [f"{prefix}.{name}" for name in TOPICS])
+        found[:] = sorted((one for one in visible if place(one) >= since), key=place)
+        return len(found) >= count
+
+    await until(there, 30, "everything is published")
+    return found
+
+
 @pytest.mark.kafka
 @pytest.mark.postgres
 async def test_with_kafka_and_postgresql_the_event_is_published_and_names_a_date(
     tmp_path: Path, postgres_url: str, kafka: Broker | RunningKafka, topic_prefix: str
 ) -> None:
-    """Roles in processes of their own: the relay has published everything before anything is blanked."""
+    """Roles in processes of their own: the relay has published everything before anything is blanked. From then on the
+    topics get `contact.forgotten` with ids alone, and of what comes late nothing of the person.
+    """
     settings: dict[str, Any] = {
         **SETTINGS,
         "database": {"url": postgres_url},
@@ -155,5 +176,13 @@ async def test_with_kafka_and_postgresql_the_event_is_published_and_names_a_date
         said = await told(session, receiver)
         assert [needle.decode() for needle in needles(ANA) if needle.decode() in said] == []
         assert "contact.forgotten" in said
+        late = wrote(ANA, f"{ANA.contact}-1", "olá", note="again"), wrote(RUI, "r-last", "fim")
+        assert [(await post(session, receiver, one))["status"] for one in late] == [200, 200]
+        since = await until_published(kafka.bootstrap, topic_prefix, done["log_end"], 3)
+        types = [dict(one.headers())["ce_type"].decode() for one in since]
+        assert [one.split(".")[-2:] for one in types] == [["contact", "forgotten"], *[["message", "received"]] * 2]
+        whole = [str(one.headers()).encode() + (one.key() or b"") + (one.value() or b"") for one in since]
+        assert [needle for needle in needles(ANA) if needle in b"".join(whole)] == []
+        assert RUI.mark.encode() in whole[-1]
     await receiver.stop()
     await workers.stop()

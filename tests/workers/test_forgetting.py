@@ -33,10 +33,8 @@ from whatsms_events.storage.log.commit import Outcome
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.erasure import Erasures
 from whatsms_events.storage.log.event_log import EventLog
-from whatsms_events.storage.log.seals import Seals
 from whatsms_events.storage.log.selected import Selected
 from whatsms_events.storage.log.suppression import HeldSuppressions, KeptMark, SuppressionTable, add_marks, key_row
-from whatsms_events.storage.log.verify import verify
 from whatsms_events.storage.person_search import PersonSearch
 from whatsms_events.storage.projection.apply import Projection
 from whatsms_events.storage.projection.erasure import PersonalRows
@@ -336,39 +334,6 @@ def unlike(before: Mapping[str, Any], after: Mapping[str, Any], of: Someone) -> 
     """Return the rows that hold somebody's mark before, and are not the same afterwards."""
     kept = {table: {str(row) for row in rows} for table, rows in after.items()}
     return [(table, row) for table, row in holding(before, needles(of)) if str(row) not in kept[table]]
-
-
-async def test_nothing_of_a_forgotten_person_is_left_in_any_place(house: House) -> None:
-    """All types, samples and dialects, observed, parked, group and nested: no row and no byte; another's are the same.
-
-    Only an event of the other one that quotes the person loses its bytes and that quote.
-    """
-    await filled(house)
-    await backfilled(house, ANA)
-    seals = Seals(house.log)
-    await seals.add(None, await seals.end(), NOON)
-    before = await house.everything()
-    tables_with = {table for table, _ in holding(before, needles(ANA))}
-    assert tables_with >= {
-        "event_log", "contact", "ticket", "message", "message_revision", "parked_delivery", "backfill_item"
-    }  # fmt: skip
-    if house.log.path is not None:
-        assert ANA.mark.encode() in house.files()
-    preview = await house.forgetting().preview(TENANT, ANA.number)
-    house.clock += timedelta(seconds=1)
-    done = await house.forget(ANA.number)
-    assert set(done) == tables_with
-    assert {table: done[table] for table in preview.counts} == preview.counts
-    after = await house.everything()
-    assert holding(after, needles(ANA)) == []
-    if house.log.path is not None:
-        assert not [needle for needle in needles(ANA) if needle in house.files()]
-    quoting = [(table, row) for table, row in unlike(before, after, RUI)]
-    assert [(table, row.get("message_id")) for table, row in quoting] == [("event_log", "g-rui")]
-    (group,) = [row for row in after["event_log"] if row["message_id"] == "g-rui"]
-    assert RUI.mark in group["data"]
-    seen = await verify(house.log)
-    assert (seen.flaw, seen.seals, seen.blanked > 40) == (None, 1, True)
 
 
 async def test_the_event_names_ids_alone_and_comes_once(house: House) -> None:
