@@ -28,6 +28,9 @@ from whatsms_events.cli.demo.repair import Repair
 from whatsms_events.cli.demo.settings import prepared
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.events import EventType
+from whatsms_events.service.parts import opened_stores
+from whatsms_events.storage.reads import RowView
+from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.twin.account import Account
 from whatsms_events.twin.ledger import Attempt, Ledger
 from whatsms_events.twin.rest.faults import RestFaults
@@ -245,6 +248,33 @@ async def test_stopping_during_the_repair_is_no_success(tmp_path: Path) -> None:
         summary = await demo.summarize(settings, playing.result(), 1.0, kafka=False)
     assert not summary.ok
     assert summary.trouble == "it was stopped"
+
+
+async def test_the_console_of_a_running_demo_has_what_was_missed_and_repaired(tmp_path: Path) -> None:
+    """While the twin sends, a reconcile of the service itself finds what was dropped, each with its time, which is what
+    the pages Repair and Now show; the end repairs what was dropped since, and the proof holds.
+    """
+    stop = asyncio.Event()
+    with prepared(Settings(data_dir=tmp_path)) as settings:
+
+        async def lost() -> list[RowView]:
+            async with opened_stores(settings, migrate=True) as stores:
+                runs = await Reports(stores.log).runs(settings.tenants["demo"].tenant_id, 10)
+                ended = [one.run.number for one in runs if one.finished_at is not None and one.run.cause == "demo"]
+                pages = [await Reports(stores.log).drift(number, kind="missed", limit=10) for number in ended]
+            return [row for page in pages for row in page.rows]
+
+        async with asyncio.TaskGroup() as tasks:
+            playing = tasks.create_task(
+                demo.play(settings, stop, seconds=None, rate=200, seed=1, compare_s=2),
+            )
+            await until(lost, 60, "a reconcile beside the sending found what was missed")
+            first = (await lost())[0]
+            stop.set()
+        summary = await demo.summarize(settings, playing.result(), 1.0, kafka=False)
+    assert first["entity"] == "message"
+    assert first["found_at"] is not None
+    assert (summary.ok, summary.differing, summary.trouble) == (True, 0, "")
 
 
 def test_ctrl_c_ends_the_sending_and_the_repair_comes_all_the_same(tmp_path: Path) -> None:

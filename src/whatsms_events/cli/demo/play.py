@@ -1,6 +1,7 @@
 """Run the service and an offline WhatSMS in one process, show both while they talk over HTTP, and prove the end.
 
-The twin drops some webhooks on purpose. When its sending has stopped, a reconcile reads its REST API and repairs that.
+The twin drops some webhooks on purpose. While it sends, the service compares now and then, so that its console has
+something to show. When the sending has stopped, a last reconcile reads the twin's REST API and repairs what is left.
 
 The proof does not rest on the service's own word. After the service has stopped both files are opened anew: the rows of
 the log are compared by hash with the twin's ledger of all that got a 2xx, the rows of the projection with its account.
@@ -20,7 +21,7 @@ from rich.live import Live
 
 from whatsms_events.cli.demo import view
 from whatsms_events.cli.demo.repair import Repair
-from whatsms_events.cli.demo.settings import REQUESTS_PER_MINUTE, SLUG
+from whatsms_events.cli.demo.settings import REQUESTS_PER_MINUTE, SLUG, while_sending
 from whatsms_events.cli.demo.truth import differing
 from whatsms_events.cli.demo.view import Summary
 from whatsms_events.clock import now, within
@@ -33,6 +34,8 @@ from whatsms_events.service.service import Service
 from whatsms_events.storage import audit
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.apply import Projection
+from whatsms_events.storage.repair.requests import Requests
+from whatsms_events.storage.repair.runs import Checkpoints
 from whatsms_events.twin.account import Account
 from whatsms_events.twin.faults import Demand, Faults
 from whatsms_events.twin.ledger import Ledger
@@ -47,8 +50,24 @@ PLAIN_VIEW_S: Final = 5.0
 BURST_S: Final = 8.0
 """How often the twin misbehaves on purpose: some wrong signatures, some signed garbage."""
 
+COMPARE_S: Final = 25.0
+"""How often the service is asked to compare while the twin sends; a real one does it once a day."""
+
 DROPPED: Final = 0.02
 """The share of webhooks that the twin never sends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """For how many seconds the twin sends, None until it is stopped; how many webhooks a second, by which seed.
+
+    `compare_s` is how often the service compares meanwhile.
+    """
+
+    seconds: float | None
+    rate: float
+    seed: int
+    compare_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +122,11 @@ async def play(
     rate: float,
     seed: int,
     make_rest: Callable[[Account], Rest] = usual_rest,
+    compare_s: float = COMPARE_S,
 ) -> Stage:
     """Run service and twin until `stop` or `seconds`, then the repair; return what there is to compare.
 
-    A `stop` that comes later ends the repair.
+    A `stop` that comes later ends the repair. `compare_s`: how often the service compares before that.
     """
     world = World(seed, start=now(), tenant_id=settings.tenants[SLUG].tenant_id, pace=rate)
     rest = make_rest(world.account)
@@ -114,7 +134,8 @@ async def play(
         whatsms = Whatsms(base_url=server.url, requests_per_minute=REQUESTS_PER_MINUTE)
         settings = settings.model_copy(update={"whatsms": whatsms})
         stage = Stage(world, rest, server.url, Ledger(), Repair(settings, SLUG))
-        await _run_both(settings, stage, stop, Console(stderr=True), seconds=seconds, rate=rate, seed=seed)
+        sending = Sending(seconds, rate, seed, compare_s)
+        await _run_both(settings, stage, stop, Console(stderr=True), sending)
     return stage
 
 
@@ -123,33 +144,31 @@ async def _run_both(
     stage: Stage,
     stop: asyncio.Event,
     console: Console,
-    *,
-    seconds: float | None,
-    rate: float,
-    seed: int,
+    sending: Sending,
 ) -> None:
     """Run the service, and the twin against it; repair, and stop the service once everything is applied."""
     service_stop = asyncio.Event()
     ready: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
-    # Without its own backfill, which could begin at any time: the stage's begins when the sending has stopped.
-    service = Service(settings, frozenset(ROLES) - {"backfill"})
+    service = Service(while_sending(settings), frozenset(ROLES))
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(service.run(service_stop, on_ready=ready.set_result))
         addresses = await ready  # where the service cannot start, the task group cancels this
         _introduce(console, settings, addresses, stage.api_url)
         secret = settings.tenants[SLUG].webhook_secrets["current"].get_secret_value().encode()
-        faults = Faults(seed=seed, redeliver=0.04, reorder=0.05, delay=0.02, drop=DROPPED)
-        sender = Sender(f"{addresses.public}/webhooks/{SLUG}", secret, stage.ledger, faults=faults, rate=rate)
+        faults = Faults(seed=sending.seed, redeliver=0.04, reorder=0.05, delay=0.02, drop=DROPPED)
+        sender = Sender(f"{addresses.public}/webhooks/{SLUG}", secret, stage.ledger, faults=faults, rate=sending.rate)
         async with opened_stores(settings) as stores, asyncio.TaskGroup() as beside:
             over = asyncio.Event()
             beside.create_task(_view(console, stage, stores, over))
             sending_over = asyncio.Event()
             beside.create_task(_misbehave(sender, sending_over))
-            await sender.run(stage.world, stop, seconds=seconds)
+            beside.create_task(_compare(settings, stores, sending_over, sending.compare_s))
+            await sender.run(stage.world, stop, seconds=sending.seconds)
             sending_over.set()
             await _caught_up(stores, serving)
             if not serving.done():
                 console.print("        the sending has stopped: a reconcile reads the twin's REST API", soft_wrap=True)
+                await _end_comparing(settings, stores)
                 await _repair(stage, stores, stop)
                 await _caught_up(stores, serving)
             over.set()
@@ -190,6 +209,21 @@ async def _misbehave(sender: Sender, over: asyncio.Event) -> None:
         sender.demand(Demand.WRONG_SECRET, 5)
         sender.demand(Demand.GARBAGE, 2)
         await within(over, BURST_S)
+
+
+async def _compare(settings: Settings, stores: Stores, over: asyncio.Event, every_s: float) -> None:
+    """Ask for a reconcile by the service's own backfill, now and then."""
+    tenant, requests = settings.tenants[SLUG].tenant_id, Requests(stores.log)
+    while not await within(over, every_s):
+        await requests.ask(tenant, "demo", now())
+
+
+async def _end_comparing(settings: Settings, stores: Stores) -> None:
+    """End a run of the service's own: it may have read before the last webhook was dropped, and has the role."""
+    tenant, requests = settings.tenants[SLUG].tenant_id, Requests(stores.log)
+    if (waiting := await requests.waiting(tenant)) is not None:
+        await requests.remove(waiting)
+    await Checkpoints(stores.log).stop(tenant, "the demo", now())
 
 
 async def _caught_up(stores: Stores, serving: asyncio.Task[None]) -> None:

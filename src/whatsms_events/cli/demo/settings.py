@@ -84,6 +84,12 @@ def _demo_settings(settings: Settings, folder: Path) -> Settings:
     )
 
 
+def while_sending(settings: Settings) -> Settings:
+    """Return the settings of the service's own backfill: webhooks on their way have time to come."""
+    changes = {"settle_s": 3.0, "absence_s": 3.0, "requests_per_minute": REQUESTS_PER_MINUTE // 10}
+    return settings.model_copy(update={"backfill": settings.backfill.model_copy(update=changes)})
+
+
 def _free(port: int) -> int:
     """Return the port if nobody listens there, else 0, which lets the system choose."""
     with socket.socket() as probe:

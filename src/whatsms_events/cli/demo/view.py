@@ -50,7 +50,7 @@ NOTES: Final[Mapping[str, str]] = {
     "observed": "appended by the repair: what no webhook had brought",
     "missing": "accepted, but not in the log",
     "unexpected": "in the log, but never sent",
-    "repaired": "entities that differed or were in doubt: dropped, not out yet at the end, or told by no webhook",
+    "repaired": "entities that differed or were in doubt at the end: dropped, not out yet, or told by no webhook",
     "differing": "entities that differ from the twin's account now, compared column by column",
 }
 """What the numbers count, where the name does not say it."""
@@ -132,7 +132,10 @@ def _verdict(summary: Summary) -> list[str]:
     if summary.ok:
         kept = "every accepted delivery is in the log, once, and applied"
         shown = "the projection shows what the twin's account holds"
-        return [f"{kept};", f"{summary.dropped} webhooks were dropped, {summary.repaired} entities repaired: {shown}"]
+        return [
+            f"{kept};",
+            f"{summary.dropped} webhooks were dropped, {summary.repaired} entities repaired at the end: {shown}",
+        ]
     wrong = {
         "ledger and log DIFFER": bool(summary.missing or summary.unexpected),
         f"{summary.differing} entities DIFFER from the twin's account": bool(summary.differing),
