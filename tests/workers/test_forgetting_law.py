@@ -6,6 +6,7 @@ the person who was forgotten no value may be found that is older than that momen
 with those of a world in which the same deliveries came and nobody was ever forgotten.
 """
 
+import contextlib
 import json
 import re
 import shutil
@@ -37,6 +38,7 @@ from whatsms_events.storage.projection.shadow import open_shadow, remove_shadow,
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.storage.scrubbing import scrub
 from whatsms_events.workers.consumer import Consumer
+from whatsms_events.workers.late_ties import LateForgetting
 from whatsms_events.workers.older_tables import OlderTables
 from whatsms_events.workers.replay import ROLE, ProjectionReplay
 from whatsms_events.workers.sources import LogSource
@@ -214,6 +216,8 @@ class Town:
                 await self.start()
             case ("forget", who):
                 await self.forget(who)
+            case ("follow",):
+                await self.follow()
             case ("apply",):
                 await self.apply()
             case ("rebuild",):
@@ -279,6 +283,12 @@ class Town:
             moments = [one.forgotten_at for one in await Erasures(self.open.log).all()]
             self.forgotten = [round((one - NOON).total_seconds()) for one in moments]
         return True
+
+    async def follow(self) -> None:
+        """Let the service look once for what turned out to be hers."""
+        house = self.open
+        with contextlib.suppress(TransientError):  # the projection is behind
+            await LateForgetting(house.log, house.projection, house.forgetting(), monotonic=lambda: 0.0).run_once()
 
     async def rebuild(self) -> None:
         """Read the whole log once more, with today's code, into tables that take the place of the others."""
@@ -400,7 +410,14 @@ FACT: Final = st.tuples(
     st.just("told"), st.sampled_from(["Ana", "Ana", "Rui"]), st.sampled_from(KINDS), st.integers(0, 9), st.booleans()
 )
 WORK: Final = st.sampled_from(
-    [("apply",), ("forget", "contact-Ana"), ("forget", "contact-Ana"), ("forget", NUMBERS["Ana"]), ("rebuild",)]
+    [
+        ("apply",),
+        ("forget", "contact-Ana"),
+        ("forget", "contact-Ana"),
+        ("forget", NUMBERS["Ana"]),
+        ("rebuild",),
+        ("follow",),
+    ]
 )
 STEPS: Final = st.lists(
     st.one_of(

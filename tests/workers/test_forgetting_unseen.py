@@ -45,6 +45,7 @@ from workers.test_forgetting import (
     opened,
     wrote,
 )
+from workers.test_forgetting_law import dying
 
 SECTION_OF: dict[str, str] = {
     "event_log": "events", "contact": "contacts", "ticket": "tickets", "message": "messages",
@@ -175,7 +176,8 @@ def following(house: House) -> LateForgetting:
 
 async def test_what_turns_out_to_be_theirs_afterwards_goes_by_itself(house: House) -> None:
     """It stays erased: a late ticket, a late answer and a late author tell whose an older text is, and it is blanked
-    without another `forget`. What the person did since, and what is another's, stays.
+    without another `forget`, also where the process that does it is killed. What the person did since, and what is
+    another's, stays.
     """
     old = at(-60)
 
@@ -206,6 +208,9 @@ async def test_what_turns_out_to_be_theirs_afterwards_goes_by_itself(house: Hous
         body("message.ack", -50, message={"id": "u-1", "ack": 3}, ticket={"id": ANA.ticket}),
         body("message.received", message=author, ticket={"id": "ticket-of-group"}),
     )
+    for statements in (6, 24, 42):
+        with dying(statements):
+            await following(house).run_once()
     assert await worker.run_once() == 1
     rows = await house.everything()
     assert sorted(row["id"] for row in rows["message"] if row["body"]) == ["m-new", "r-1", "r-9"]
