@@ -34,10 +34,10 @@ lint: $(VENV)/test.stamp ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Three processes, each with its own servers: the tests that kill servers mostly wait for them. The tests of a file stay
-# together, and the long ones (chaos) come first, as they are found: sorted by number, files with few long tests came last.
+# Four processes, each with its own servers: the tests that kill servers mostly wait for them. The tests of a file stay
+# together, and files begin in the order of tests/conftest.py: sorted by number, files with few long tests came last.
 test: lint ## lint, types and the whole suite: ARGS="-k relay"
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: export WHATSMS_TEST_LONG = 1
 test-long: test ## the suite with the long forms of its tests: more tickets, more seeds; half an hour

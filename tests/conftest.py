@@ -2,7 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
 from uuid import uuid4
@@ -29,14 +30,31 @@ NEEDS = {
     "postgres": {"postgres_url", "own_postgres"},
 }
 NOT_TESTED = "NOT TESTED: "
+WAITING = ("chaos", "process", "kafka")
+"""Tests with these marks mostly wait for servers and processes."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by the servers that its fixtures start."""
+    """Mark each test by the servers that its fixtures start, and put the files into the order in which they begin."""
     for item in items:
         for marker, fixtures in NEEDS.items():
             if fixtures & set(getattr(item, "fixturenames", ())):
                 item.add_marker(marker)
+    begins = {path: place for place, path in enumerate(in_turns(items))}
+    items.sort(key=lambda item: begins[item.path])
+
+
+def in_turns(items: Sequence[pytest.Item]) -> Sequence[Path]:
+    """Return the tests' files: one that waits and one that computes, in turns, so that the processors are never idle.
+
+    Chaos comes first: its files take minutes, and the last one to begin decides when the suite ends.
+    """
+    chaos = {item.path for item in items if item.get_closest_marker("chaos")}
+    waiting = {item.path for item in items if any(map(item.get_closest_marker, WAITING))}
+    files = list(dict.fromkeys(item.path for item in items))
+    waits = sorted((file for file in files if file in waiting), key=lambda file: file not in chaos)
+    computes = [file for file in files if file not in waiting]
+    return [file for pair in zip_longest(waits, computes) for file in pair if file is not None]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

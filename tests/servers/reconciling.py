@@ -85,7 +85,7 @@ class House:
     attempts: int = 6
     waits: Waits = PATIENT
     tick_s: float = 1
-    apply_each: int = 1
+    apply_each: int = 5
     privacy: Privacy = field(default_factory=Privacy)
 
     def now(self) -> datetime:
