@@ -62,8 +62,8 @@ def suppressed(append: Append, suppressions: Suppressions) -> Append:
     """Return an event as it may be appended: without its bytes, where anything of it had to be blanked."""
     event = append.event
     payload, find = decode(event), suppressions.of(event.tenant)
-    left = remaining(event, payload, find)
-    if left is payload and not is_theirs(event, payload, find):
+    left, theirs = judged(event, payload, find)
+    if left is payload and not theirs:
         return append
     return msgspec.structs.replace(append, event=msgspec.structs.replace(event, data=encode(left)), blanked=True)
 
@@ -105,39 +105,36 @@ def remaining(event: Event, payload: Payload, find: Find, *, settled: bool = Fal
     `settled`: it stood in the log before the person was forgotten. `late`: it is new in the log, so that a blanked
     field is absent, and claims nothing over what was told since; otherwise it becomes null, as `personal` says.
     """
+    return judged(event, payload, find, settled=settled, late=late)[0]
+
+
+def judged(
+    event: Event, payload: Payload, find: Find, *, settled: bool = False, late: bool = True
+) -> tuple[Payload, bool]:
+    """Return what stays of an event, as `remaining` does, and whether it is about somebody from before.
+
+    If it is, its bytes go, whatever was read of them.
+    """
     look = _Look(event, find, settled, UNSET if late else None)
     left: Payload
+    mine: _Mine | None = None
     match payload:
         case MessagePayload():
-            left = look.message_payload(payload)
+            mine = look.message_mine(payload)
+            left = look.message_payload(payload, mine)
         case TicketPayload():
-            left = look.ticket_payload(payload)
+            mine = look.ticket_mine(payload.ticket, event.ticket_id, payload.contact)
+            left = look.ticket_payload(payload, mine)
         case ContactPayload():
-            left = look.contact_payload(payload)
+            mine = look.contact_mine(payload)
+            left = look.contact_payload(payload, mine)
         case CampaignPayload():
             extra = look.unnamed(payload.campaign.extra, of_many=True)
             campaign = msgspec.structs.replace(payload.campaign, extra=extra)
             left = msgspec.structs.replace(payload, campaign=campaign, extra=look.unnamed(payload.extra, of_many=True))
         case _:
             assert_never(payload)
-    return payload if left == payload else left
-
-
-def is_theirs(event: Event, payload: Payload, find: Find, *, settled: bool = False) -> bool:
-    """Tell whether the event is about somebody from before: then its bytes go, whatever was read of them."""
-    look = _Look(event, find, settled, UNSET)
-    match payload:
-        case MessagePayload():
-            mine = look.message_mine(payload)
-        case TicketPayload():
-            mine = look.ticket_mine(payload.ticket, event.ticket_id, payload.contact)
-        case ContactPayload():
-            mine = look.contact_mine(payload)
-        case CampaignPayload():
-            mine = None
-        case _:
-            assert_never(payload)
-    return mine is not None and not mine.new
+    return payload if left == payload else left, mine is not None and not mine.new
 
 
 def contact_ids(event: Event, payload: Payload, find: Find) -> set[str]:
@@ -178,9 +175,8 @@ class _Look:
     settled: bool
     gap: UnsetType | None
 
-    def message_payload(self, payload: MessagePayload) -> MessagePayload:
+    def message_payload(self, payload: MessagePayload, mine: _Mine | None) -> MessagePayload:
         message, ticket, event = payload.message, payload.ticket, self.event
-        mine = self.message_mine(payload)
         new = mine is not None and mine.new
         written = message.body if new or mine is None else UNSET
         shown = ticket
@@ -198,8 +194,7 @@ class _Look:
             extra=self._extra(payload.extra, mine),
         )
 
-    def ticket_payload(self, payload: TicketPayload) -> TicketPayload:
-        mine = self.ticket_mine(payload.ticket, self.event.ticket_id, payload.contact)
+    def ticket_payload(self, payload: TicketPayload, mine: _Mine | None) -> TicketPayload:
         carried = mine is not None and mine.new
         beside = payload.contact
         if isinstance(beside, Contact):
@@ -207,8 +202,7 @@ class _Look:
         ticket = self._ticket(payload.ticket, self.event.ticket_id, carried=False, mine=mine)
         return msgspec.structs.replace(payload, ticket=ticket, contact=beside, extra=self._extra(payload.extra, mine))
 
-    def contact_payload(self, payload: ContactPayload) -> ContactPayload:
-        mine = self.contact_mine(payload)
+    def contact_payload(self, payload: ContactPayload, mine: _Mine | None) -> ContactPayload:
         contact = self._part(payload.contact, mine)
         return msgspec.structs.replace(payload, contact=contact, extra=self._extra(payload.extra, mine))
 

@@ -21,9 +21,8 @@ from whatsms_events.domain.named import calls_contact, delivered, leaves, named_
 from whatsms_events.domain.personal import personal_values, spellings, texts_in
 from whatsms_events.domain.suppression import (
     contact_ids,
-    is_theirs,
+    judged,
     parked_before,
-    remaining,
     tenants_named,
     ticket_ids,
 )
@@ -152,8 +151,8 @@ class PersonSearch:
             told = event.data or raw or b""
             named = self.named(told, find)
             return b"" if named is not None and (settled or to_micros(event.received_at) <= named) else None
-        left = remaining(event, payload, find, settled=settled, late=False)
-        if left is payload and (raw is None or not is_theirs(event, payload, find, settled=settled)):
+        left, theirs = judged(event, payload, find, settled=settled, late=False)
+        if left is payload and (raw is None or not theirs):
             return event.data if settled and self._in_bytes_alone(row) else None
         if keep:
             self._keep(personal_values(payload), personal_values(left))

@@ -34,7 +34,7 @@ ANSWER_BYTES: Final = 32 * 1024 * 1024
 """A request may fill so much memory. The command writes as it reads, and has no limit."""
 
 ANSWER_S: Final = 300.0
-"""The whole log is looked through: about 90 s for a million events."""
+"""The whole log is looked through: about a minute for a million events."""
 
 T = TypeVar("T")
 log = structlog.get_logger()
