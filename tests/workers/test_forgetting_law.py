@@ -27,6 +27,7 @@ from sqlalchemy import Engine, event
 from servers.compare import LONG
 from servers.process import run_apart
 from whatsms_events.domain.events import Contact
+from whatsms_events.domain.marks import Marker
 from whatsms_events.errors import NotFoundError, TransientError
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import DatabaseTarget, open_log, open_projection
@@ -42,7 +43,7 @@ from whatsms_events.workers.late_ties import LateForgetting
 from whatsms_events.workers.older_tables import OlderTables
 from whatsms_events.workers.replay import ROLE, ProjectionReplay
 from whatsms_events.workers.sources import LogSource
-from workers.test_forgetting import NOON, TENANT, House, append_observation, at, body
+from workers.test_forgetting import KEY, NOON, TENANT, House, append_observation, at, body
 
 Who = Literal["Ana", "Rui"]
 Step = tuple[Any, ...]
@@ -288,7 +289,9 @@ class Town:
         """Let the service look once for what turned out to be hers."""
         house = self.open
         with contextlib.suppress(TransientError):  # the projection is behind
-            await LateForgetting(house.log, house.projection, house.forgetting(), monotonic=lambda: 0.0).run_once()
+            await LateForgetting(
+                house.log, house.projection, Marker(KEY), house.forgetting(), monotonic=lambda: 0.0
+            ).run_once()
 
     async def rebuild(self) -> None:
         """Read the whole log once more, with today's code, into tables that take the place of the others."""

@@ -19,6 +19,7 @@ from sqlalchemy import insert
 from storage.test_person_search import hiding
 from whatsms_events.backfill.shown import listed
 from whatsms_events.domain.events import SHAPES, Contact, Entity
+from whatsms_events.domain.marks import Marker
 from whatsms_events.errors import NotFoundError, TransientError
 from whatsms_events.storage import tables
 from whatsms_events.storage.log.committer import Committer
@@ -171,7 +172,9 @@ def replace_mark(one: Someone) -> Someone:
 def following(house: House) -> LateForgetting:
     """Return a worker of the service for which it is always time to look."""
     hours = itertools.count()
-    return LateForgetting(house.log, house.projection, house.forgetting(), monotonic=lambda: next(hours) * 3600.0)
+    return LateForgetting(
+        house.log, house.projection, Marker(KEY), house.forgetting(), monotonic=lambda: next(hours) * 3600.0
+    )
 
 
 async def test_what_turns_out_to_be_theirs_afterwards_goes_by_itself(house: House) -> None:
@@ -220,6 +223,32 @@ async def test_what_turns_out_to_be_theirs_afterwards_goes_by_itself(house: Hous
     assert {"t-late", ANA.ticket} == one.ticket_ids
     await house.deliver(body("message.sent", -9, message=message("b-3", "mais"), ticket={"id": "t-late"}))
     assert [row["body"] for row in (await house.everything())["message"] if row["id"] == "b-3"] == [None]
+
+
+async def test_a_contact_that_turns_out_to_be_theirs_by_the_number_goes_too(house: House) -> None:
+    """When the number comes late, it is blanked and nothing would tell any more whose contact it is: so the door keeps
+    a mark of that, and older messages that name the contact alone go by themselves. Somebody's who has the number since
+    stays.
+    """
+    await house.forget(ANA.contact)
+    house.clock += timedelta(seconds=90)
+    message = {"id": "s-1", "body": f"{ANA.mark} antes", "contactId": "c-second", "createdAt": at(-60)}
+    again = {**message, "id": "n-1", "body": RUI.mark, "contactId": "c-since"}
+    await house.deliver(
+        body("message.received", -60, message=message, ticket={"id": "ticket-of-group"}),
+        body("message.received", -60, message=again, ticket={"id": "ticket-of-group"}),
+    )
+    worker = following(house)
+    assert await worker.run_once() == 0
+    second = {"id": "c-second", "name": ANA.mark, "number": f"+{ANA.number}", "updatedAt": at(-60)}
+    since = {"id": "c-since", "name": RUI.mark, "number": ANA.number, "updatedAt": at(60)}
+    await house.deliver(body("contact.updated", -60, contact=second), body("contact.updated", 60, contact=since))
+    assert await worker.run_once() == 1
+    rows = await house.everything()
+    assert holding(rows, [ANA.mark.encode()]) == []
+    assert {row["id"] for row in rows["message"] if row["body"]} == {"r-1", "n-1"}
+    assert [row["name"] for row in rows["contact"] if row["id"] == "c-since"] == [RUI.mark]
+    assert await worker.run_once() == 0
 
 
 async def test_contacts_that_the_vendor_merged_are_one_person(house: House) -> None:

@@ -65,7 +65,27 @@ def suppressed(append: Append, suppressions: Suppressions) -> Append:
     left, theirs = judged(event, payload, find)
     if left is payload and not theirs:
         return append
-    return msgspec.structs.replace(append, event=msgspec.structs.replace(event, data=encode(left)), blanked=True)
+    kept = msgspec.structs.replace(event, data=encode(left))
+    return msgspec.structs.replace(append, event=kept, blanked=True, tied=_tied(payload, left, find))
+
+
+def _tied(payload: Payload, left: Payload, find: Find) -> dict[str, int]:
+    """Return the contacts that lost their number here and are known by it alone, with the moment of each."""
+    found: dict[str, int] = {}
+    for before, after in zip(_contacts(payload), _contacts(left), strict=False):
+        if isinstance(before.number, str) and not isinstance(after.number, str) and isinstance(before.id, str):
+            number = number_name(before.number)
+            at = None if number is None else find("number", number)
+            if at is not None and find("contact", before.id) is None and before.is_group is not True:
+                found[before.id] = at
+    return found
+
+
+def _contacts(payload: Payload) -> list[Contact]:
+    """Return the contacts that an event shows, in their places."""
+    ticket = getattr(payload, "ticket", None)
+    shown = (getattr(payload, "contact", None), getattr(ticket, "contact", None))
+    return [one for one in shown if isinstance(one, Contact)]
 
 
 def suppressed_park(park: Park, suppressions: Suppressions) -> Park:

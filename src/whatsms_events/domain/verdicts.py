@@ -8,6 +8,7 @@ are made in a tenth of the time of a frozen dataclass.
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from uuid import UUID
 
 from msgspec import Struct
@@ -37,7 +38,8 @@ class Append(Struct, frozen=True):
     """An event for the log, with the bytes it came as and their SHA-256.
 
     `signed_by` is the name of the secret that verified it; None for what came over no signed door. `blanked`: the bytes
-    are not kept, since they tell of somebody who was forgotten.
+    are not kept, since they tell of somebody who was forgotten. `tied` are contacts of such people that their number
+    alone tells of, each with the moment: with the number blanked, nothing would tell it any more.
     """
 
     event: Event
@@ -45,6 +47,7 @@ class Append(Struct, frozen=True):
     sha256: bytes
     signed_by: str | None = None
     blanked: bool = False
+    tied: Mapping[str, int] = MappingProxyType({})
 
 
 class Park(Struct, frozen=True):

@@ -76,7 +76,7 @@ def make_late_forgetting(settings: Settings, stores: Stores, key: bytes) -> Late
         now=now,
         marked=lambda: keep_file(settings.privacy.suppressions_file, stores.log),
     )
-    return LateForgetting(stores.log, stores.projection, forgetting, monotonic=time.monotonic)
+    return LateForgetting(stores.log, stores.projection, Marker(key), forgetting, monotonic=time.monotonic)
 
 
 async def check_suppressions(log: Database, key: bytes | None, file: Path | None, *, appends: bool) -> None:

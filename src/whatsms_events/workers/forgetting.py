@@ -190,7 +190,7 @@ class Forgetting:
         """
         async with self.alone:
             marker, at = await self.checked_key(), to_micros(one.forgotten_at)
-            contacts, tickets = one.contact_ids | {one.contact_id}, one.ticket_ids | late.tickets
+            contacts, tickets = one.contact_ids | {one.contact_id} | late.contacts, one.ticket_ids | late.tickets
             groups = {of: frozenset(texts) for of, texts in late.groups.items()}
             person = FoundPerson(contacts, tickets=tickets, messages=late.messages, groups=groups)
             kept = {row.mark for row in await SuppressionTable(self._log).all() if row.forgotten_at >= at}
@@ -198,7 +198,8 @@ class Forgetting:
             await SuppressionTable(self._log).add(new)
             await self._keep_marks()
             await within(asyncio.Event(), self._waits.settle_s)
-            one = replace(one, ticket_ids=tickets, through=0, until=await self._event_log.end())
+            end = await self._event_log.end()
+            one = replace(one, contact_ids=contacts, ticket_ids=tickets, through=0, until=end)
             await self._caught_up(one.until)
             self._search.tells(person)
             one, counts = await self._blanked(one, await self._find(marker, one, person), person)

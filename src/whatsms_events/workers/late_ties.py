@@ -1,18 +1,22 @@
 """What turns out to be a forgotten person's only afterwards is blanked too, by itself: they stay erased.
 
-A late message may name a ticket, or nothing at all, that nobody had told of; later an event says whose it is. Every
-LOOK_S seconds the tables are asked for such things. Where there are any, the erasure goes on with them, up to the
-moment of before: what the person did since stays.
+A late message may name a ticket, or nothing at all, that nobody had told of; later an event says whose it is. Or it
+names a contact that is the person's by a number alone: when that is told, the door writes a mark of the contact. Every
+LOOK_S seconds the tables and marks are asked for such things. Where there are any, the erasure goes on with them, up to
+the moment of before: what the person did since stays.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import structlog
 
 from whatsms_events.domain.events import to_micros
+from whatsms_events.domain.marks import Marker
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.erasure import TICKETS_KEPT, Erasure, Erasures
+from whatsms_events.storage.log.suppression import SuppressionTable
+from whatsms_events.storage.projection.erasure import PersonalRows
 from whatsms_events.storage.projection.late_ties import LateTies, late_ties
 from whatsms_events.storage.scrubbing import is_small, scrub
 from whatsms_events.workers.forgetting import Forgetting
@@ -35,7 +39,13 @@ class LateForgetting:
     """Every process with the tables looks; whoever finds something takes the role of `forget` meanwhile."""
 
     def __init__(
-        self, log: Database, projection: Database, forgetting: Forgetting, *, monotonic: Callable[[], float]
+        self,
+        log: Database,
+        projection: Database,
+        marker: Marker,
+        forgetting: Forgetting,
+        *,
+        monotonic: Callable[[], float],
     ) -> None:
         self._log, self._tables = log, projection
         self._erasures = Erasures(log)
@@ -44,6 +54,10 @@ class LateForgetting:
         self._due_at = 0.0
         self._unscrubbed = False
         self._told: dict[int, LateTies] = {}
+        self._marker = marker
+        self._marks = SuppressionTable(log)
+        self._rows = PersonalRows(projection)
+        self._looked_for: dict[str, int | None] = {}
 
     async def run_once(self) -> int:
         """Blank what turned out to be somebody's, where it is time to look; return of how many people that was."""
@@ -72,19 +86,41 @@ class LateForgetting:
 
     async def _found(self) -> list[tuple[Erasure, LateTies]]:
         """Return the erasures for which the tables show something new."""
-        latest: dict[str, dict[str, Erasure]] = {}
-        tickets: dict[str, set[str]] = {}
-        for one in await self._erasures.all():
-            tickets.setdefault(one.tenant, set()).update(one.ticket_ids)
-            latest.setdefault(one.tenant, {}).update(dict.fromkeys(one.contact_ids | {one.contact_id}, one))
+        every = await self._erasures.all()
         found: dict[int, tuple[Erasure, LateTies]] = {}
-        for tenant, of in latest.items():
+        for tenant in sorted({one.tenant for one in every}):
+            of = {
+                contact: one for one in every if one.tenant == tenant for contact in one.contact_ids | {one.contact_id}
+            }
+            known = of.keys() | set()
+            of |= await self._marked(tenant, [one for one in every if one.tenant == tenant], known)
             at = {contact: to_micros(one.forgotten_at) for contact, one in of.items() if one.finished_at is not None}
-            for contact, late in (await late_ties(self._tables, tenant, at, frozenset(tickets[tenant]))).items():
+            tickets = frozenset(ticket for one in every if one.tenant == tenant for ticket in one.ticket_ids)
+            ties = await late_ties(self._tables, tenant, at, tickets)
+            for contact in at.keys() & (ties.keys() | (of.keys() - known)):
                 one, whole = found.setdefault(of[contact].number, (of[contact], LateTies()))
-                if len(one.ticket_ids) < TICKETS_KEPT:  # of more, not all are written down: they would be new each time
-                    whole.tickets.update(late.tickets)
-                whole.messages.update(late.messages)
-                for ticket, texts in late.groups.items():
-                    whole.groups[ticket] |= texts
+                whole.add(ties.get(contact, LateTies()))
+                if contact not in known:
+                    whole.contacts.add(contact)
+                if len(one.ticket_ids) >= TICKETS_KEPT:  # not all are written down: they would be new each time
+                    whole.tickets.clear()
         return [(one, late) for one, late in found.values() if late not in (LateTies(), self._told.get(one.number))]
+
+    async def _marked(self, tenant: str, erasures: Sequence[Erasure], known: Collection[str]) -> dict[str, Erasure]:
+        """Return contacts that the door has found out to be of people who were forgotten, and whose each is.
+
+        A mark has the moment of its erasure. Contacts are looked through only where there are marks since the last
+        look.
+        """
+        rows = await self._marks.all()
+        if len(rows) == self._looked_for.get(tenant):
+            return {}
+        moments = {to_micros(one.forgotten_at): one for one in erasures}
+        marks = {row.mark: row.forgotten_at for row in rows if row.tenant == tenant}
+        found: dict[str, Erasure] = {}
+        for contact in await self._rows.contact_ids(tenant):
+            at = None if contact in known else marks.get(self._marker.mark(tenant, "contact", contact))
+            if at in moments:
+                found[contact] = moments[at]
+        self._looked_for[tenant] = len(rows) if not found else None  # what is found is found again until it is done
+        return found

@@ -322,6 +322,8 @@ class Committer:
         if self._suppressions.now:
             for one in batch:
                 suppress(one, self._suppressions.now)
+                if isinstance(one, Appending) and one.item.tied:
+                    self._suppressions.tie(one.item.event.tenant, one.item.tied)
 
     def _forget_answered(self) -> None:
         """Make room while the database is away: deliveries for which nobody waits any more leave the queue."""

@@ -10,7 +10,7 @@ and its statement, which are some milliseconds apart.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
@@ -39,6 +39,9 @@ LOOKS: Final = 3
 
 LEAVE_S: Final = 2.0
 """A process that stops waits for so long at most to remove its row. A row that stays is soon too old to count."""
+
+TIES_LIMIT: Final = 1000
+"""So many contacts are remembered until their marks are written, which is every SHOW_S seconds."""
 
 READ_LIMIT: Final = 10_000
 """Marks in one question."""
@@ -83,7 +86,7 @@ class SuppressionTable:
         return found
 
     async def add(self, marks: Iterable[KeptMark]) -> None:
-        """Add marks, in one transaction. Only one process may add at a time: see the role lock `BLANKING`."""
+        """Add marks, in one transaction: see `add_marks`."""
         async with self._database.write() as connection:
             await add_marks(connection, marks)
 
@@ -121,6 +124,7 @@ class HeldSuppressions:
         self._number = 0
         self._looked_at: float | None = None
         self._monotonic = monotonic
+        self._ties: dict[tuple[str, str], int] = {}
         self.now = Suppressions()
 
     @property
@@ -161,6 +165,29 @@ class HeldSuppressions:
             self.now = Suppressions(self._marker, dict(self._held))
         return self.now
 
+    def tie(self, tenant: str, tied: Mapping[str, int]) -> None:
+        """Remember contacts that turned out to be of people who were forgotten, until their marks are written.
+
+        A process that is killed before loses them: the next event that has the number tells of them again.
+        """
+        for contact, at in tied.items() if len(self._ties) < TIES_LIMIT else ():
+            self._ties[tenant, contact] = at
+
+    async def keep_ties(self) -> None:
+        """Write the marks of these contacts: see `late_ties`."""
+        if self._marker is None or not self._ties:
+            return
+        told, self._ties = self._ties, {}
+        marks = [
+            KeptMark(tenant, self._marker.mark(tenant, "contact", contact), at, self._marker.check)
+            for (tenant, contact), at in told.items()
+        ]
+        try:
+            await self._table.add([one for one in marks if one.mark not in self._held])
+        except BaseException:
+            self._ties = told | self._ties
+            raise
+
     async def run(self, stop: asyncio.Event) -> None:
         """Show every SHOW_S seconds which key this process has, until `stop`; and tell by a metric whether it fits."""
         fingerprint = None if self._marker is None else self._marker.fingerprint
@@ -168,11 +195,13 @@ class HeldSuppressions:
         while not stop.is_set():
             with suppress(StorageUnavailableError, UnstorableError):  # the committer has the same database, and tells
                 await self._holders.show(replace(one, seen_at=now()))
+                await self.keep_ties()
                 await self.look()
                 metrics.PRIVACY_KEY_DIFFERS.set(self.problem is not None)
             await within(stop, SHOW_S)
         with suppress(StorageUnavailableError, UnstorableError, TimeoutError):
             async with asyncio.timeout(LEAVE_S):
+                await self.keep_ties()
                 await self._holders.leave(one)
 
     async def show_key(self) -> None:

@@ -24,11 +24,23 @@ _versions = msgspec.json.Decoder(dict[str, Version])
 
 @dataclass(frozen=True, slots=True)
 class LateTies:
-    """Tickets and messages of one contact, from before. `groups`: in whose ticket they wrote, with what they wrote."""
+    """Tickets and messages of one person, from before. `groups`: in whose ticket they wrote, with what they wrote.
 
+    `contacts` are theirs as the door has found out, by a number that is blanked by now: its marks tell it.
+    """
+
+    contacts: set[str] = field(default_factory=set)
     tickets: set[str] = field(default_factory=set)
     messages: dict[str, int] = field(default_factory=dict)
     groups: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def add(self, more: "LateTies") -> None:
+        """Take in what is of the same person."""
+        self.contacts.update(more.contacts)
+        self.tickets.update(more.tickets)
+        self.messages.update(more.messages)
+        for ticket_id, texts in more.groups.items():
+            self.groups[ticket_id] |= texts
 
 
 async def late_ties(
