@@ -17,9 +17,6 @@ from servers.service import SLUG  # noqa: E402
 from servers.upstream import account  # noqa: E402
 
 FOLDER: Final = ROOT / "docs" / "images"
-QUIET_MS: Final = 1500
-"""How long a page gets to draw what it asks for by itself."""
-
 FILLED: Final = {
     "conversation": f"/conversations/ticket?tenant={SLUG}&id=t-2",
     "passport": "/passport/at?position=3",
@@ -38,7 +35,8 @@ async def pictures(walker: Walker, look: str, folder: Path) -> list[Path]:
     taken = []
     for name, path in ({named(path): path for path in await walker.menu()} | FILLED).items():
         await walker.go(path)
-        await walker.page.wait_for_timeout(QUIET_MS)
+        if path == "/live":  # the only page that draws by itself
+            await walker.page.locator("#rows tr").first.wait_for()
         file = folder / f"{name}-{look}.png"
         await walker.page.screenshot(path=file)
         taken.append(file)
