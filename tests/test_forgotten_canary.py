@@ -236,6 +236,7 @@ async def test_nothing_of_a_forgotten_person_is_left_anywhere(database_url: str,
         answers = await service.said(session, before)
         assert len([1 for text in answers.values() if ANA.mark in text]) > 100
         assert len([1 for place in pages(before) if ANA.mark in answers[place]]) > 10
+        assert 'whatsms_events_role_state{role="forgetting"} 1.0' in answers["/metrics"]
         preview = await house.forgetting().preview(TENANT, ANA.number)
         seals = Seals(house.log)
         await seals.add(None, await seals.end(), now())

@@ -53,6 +53,11 @@ class Person:
     found: FoundPerson
 
     @property
+    def nobody(self) -> bool:
+        """Tell whether nothing is known of anybody with this id, and it is no number: then nothing can be found."""
+        return not self.found.contacts and not self.found.numbers
+
+    @property
     def find(self) -> Find:
         """Return what tells whether an id, a number or a text is theirs."""
         return self.found.known(0).find

@@ -223,6 +223,8 @@ class PersonExport:
             person, end = await self._people.person(self._tenants[slug], named), await self._event_log.end()
         except ConfigError as exc:
             raise refusal(web.HTTPConflict, str(exc)) from exc
+        if person.nobody:
+            raise not_found()
         held: dict[str, list[msgspec.Raw]] = {name: [] for name in SECTIONS}
         urls: dict[str, None] = {}
         size = 0

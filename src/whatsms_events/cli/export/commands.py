@@ -1,7 +1,7 @@
 """`export`: everything that is held of one person, as a folder to hand out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
@@ -17,6 +17,8 @@ from whatsms_events.service.parts import opened_stores
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.person import People
 from whatsms_events.web.export import heading, sections
+
+NOTHING: Final = "nothing is held of a person with this id or number"
 
 
 def export(
@@ -43,12 +45,12 @@ def export(
     settings = options.load()
     slug = tenant_named(settings, tenant)
     if not is_storable(contact):
-        raise NotFoundError("nothing is held of a person with this id or number")
+        raise NotFoundError(NOTHING)
     folder = Folder(out)
     try:
         run(_written(settings, slug, contact, folder))
         if not any(folder.counts.values()):
-            raise NotFoundError("nothing is held of a person with this id or number")
+            raise NotFoundError(NOTHING)
         urls = folder.finish()
     except BaseException:
         folder.remove()
@@ -65,6 +67,8 @@ async def _written(settings: Settings, slug: str, contact: str, folder: Folder) 
     async with opened_stores(settings) as stores:
         people = People(stores.log, stores.projection)
         person = await people.person(settings.tenants[slug].tenant_id, contact)
+        if person.nobody:
+            raise NotFoundError(NOTHING)
         end = await EventLog(stores.log).end()
         folder.begin(heading(person, slug, now(), end))
         async for name, rows in sections(people, person, end):
