@@ -151,6 +151,17 @@ async def test_it_shows_runs_and_what_differed_field_by_field(opened: tuple[Brow
     assert "hidden" in blind
 
 
+async def test_a_run_that_is_kept_can_be_opened_when_it_is_none_of_the_last_ten(
+    opened: tuple[Browser, Asking], stores: tuple[Database, Any]
+) -> None:
+    """Ten others came since, so the list has it no more; a link to it still leads to what it found."""
+    browser, runs = opened[0], Checkpoints(stores[0])
+    for _ in range(10):
+        await runs.finish(await runs.begin(TENANT, "repair", "doubt", Options(), NOW), b"{}", NOW)
+    assert 'run=1"' not in await text(browser, "/repair")
+    assert "9 contacts" in await text(browser, "/repair/run?tenant=shop&run=1")
+
+
 async def test_a_run_is_started_with_what_was_chosen(opened: tuple[Browser, Asking]) -> None:
     """A button asks for the run that a form describes; where there is no backfill, it says so and asks for nothing."""
     browser, asking = opened

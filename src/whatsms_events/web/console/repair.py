@@ -16,7 +16,7 @@ from whatsms_events.domain.drift import Count, DriftKind
 from whatsms_events.domain.events import Entity
 from whatsms_events.storage.difference import Differences
 from whatsms_events.storage.reads import RowPage
-from whatsms_events.storage.repair.reports import Options, Reports, RunInfo
+from whatsms_events.storage.repair.reports import PAGE_LIMIT, Options, Reports, RunInfo
 from whatsms_events.web.console.frame import Brought, ConsoleTenant, Frame, Visit
 from whatsms_events.web.questions import TOP, bad, key_after, not_found, number, one_of, parameters
 from whatsms_events.web.views import ShownProgress, opaque, shown_progress
@@ -153,19 +153,21 @@ class RepairPage:
     async def _tenants(self, visit: Visit) -> list[TenantRepair]:
         here, found = self._verbs.here(), []
         for slug, tenant in visit.frame.tenants.items():
-            runs = await visit.asked(f"The runs of {slug}", self._runs(tenant.tenant_id))
+            runs = await visit.asked(f"The runs of {slug}", self._runs(tenant.tenant_id, RUNS_SHOWN))
             found.append(TenantRepair(slug, tenant, runs, slug in here, self._verbs.halted(slug)))
         return found
 
-    async def _runs(self, tenant_id: str) -> list[RunRow]:
-        return [_row(one) for one in await self._reports.runs(tenant_id, RUNS_SHOWN)]
+    async def _runs(self, tenant_id: str, limit: int) -> list[RunRow]:
+        return [_row(one) for one in await self._reports.runs(tenant_id, limit)]
 
     async def _run(self, visit: Visit) -> web.Response:
         asked = parameters(visit.request, "tenant", "run", "entity", "kind", "after")
         slug, tenant = _tenant(visit, asked)
         wanted, after = number(asked, "run", 0, 0, TOP), key_after(asked, _after)
         entity, kind = one_of(asked, "entity", _ENTITIES), one_of(asked, "kind", _KINDS)
-        run = next((one for one in await self._runs(tenant.tenant_id) if one.info.run.number == wanted), None)
+        run = next(
+            (one for one in await self._runs(tenant.tenant_id, PAGE_LIMIT) if one.info.run.number == wanted), None
+        )
         if run is None:
             raise not_found()
         page = await visit.asked(
