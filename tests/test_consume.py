@@ -96,13 +96,40 @@ def test_what_is_no_event_says_why(headers: list[tuple[str, bytes]] | None, valu
     assert caught.value.reason == reason
 
 
-@pytest.mark.parametrize("row", [b"", b"[]", b"\xff", b"{}", b"[" * 5000, '{"position":1}'])
+@pytest.mark.parametrize("row", [b"", b"[]", b"\xff", b"{}", b"[" * 5000, '{"position":1}', "\ud800"])
 def test_what_is_no_row_says_so(row: bytes | str) -> None:
     """What the read API would never answer raises the same error."""
     with pytest.raises(InvalidEventError):
         consume.from_json(row)
     with pytest.raises(InvalidEventError):
         consume.rows_of(row)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("position", -1),
+        ("position", 2**63),
+        ("received_at", "2026-01-15T10:30:00"),
+        ("occurred_at", "2026-01-15T10:30:00"),
+        ("received_at", "0001-01-01T00:00:00+23:59"),
+        ("subject", "\ud800"),
+    ],
+)
+def test_a_row_with_a_value_that_no_log_holds_is_none(field: str, value: object) -> None:
+    """A position that no log has, a time without a zone and half a character are refused as in a record's headers."""
+    consumed = consume.from_kafka(to_record(entry_of(), LOG_ID).headers, entry_of().event.data)
+    row = json.loads(consume.to_json(consumed))
+    consume.from_json(json.dumps(row))
+    with pytest.raises(InvalidEventError):
+        consume.from_json(json.dumps(row | {field: value}, ensure_ascii=False))
+
+
+def test_a_time_of_another_zone_is_read_in_utc() -> None:
+    """The times of an event are in UTC, wherever the row was written."""
+    row = json.loads(consume.to_json(consume.from_kafka(to_record(entry_of(), LOG_ID).headers, b'{"message":{}}')))
+    read = consume.from_json(json.dumps(row | {"received_at": "2026-01-15T12:30:00+02:00"}))
+    assert read.event.received_at.isoformat() == "2026-01-15T10:30:00+00:00"
 
 
 def test_an_event_of_the_read_api_is_no_record() -> None:

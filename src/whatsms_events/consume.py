@@ -21,8 +21,8 @@ else cannot be read: a consumer notes it and goes on.
 """
 
 from collections.abc import Iterable
-from datetime import datetime
-from typing import Final
+from datetime import UTC, datetime
+from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
@@ -33,6 +33,10 @@ from whatsms_events.domain.records import KafkaRecord, from_record, to_record
 from whatsms_events.errors import InvalidEventError
 
 _NULL: Final = b"null"
+_Position = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError)
+"""What is raised for text that is no JSON of ours; the last one for a time that no calendar has in UTC."""
 
 
 class Consumed(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,13 +66,13 @@ class RowsPage(msgspec.Struct, frozen=True, kw_only=True):
 class _Row(msgspec.Struct, frozen=True, kw_only=True):
     """An event as the read API shows it; what follows from the rest of it is left out."""
 
-    position: int
+    position: _Position
     id: UUID
     type: EventType
     tenant: str | None = None
     tenant_id: str
-    occurred_at: datetime | None
-    received_at: datetime
+    occurred_at: _Time | None
+    received_at: _Time
     origin: Origin
     subject: str | None
     ticket_id: str | None
@@ -79,8 +83,8 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Page(msgspec.Struct, frozen=True, kw_only=True):
     events: list[msgspec.Raw]
-    next: int
-    end: int
+    next: _Position
+    end: _Position
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,7 +169,7 @@ def from_json(row: bytes | str) -> Consumed:
     """Return the event of one row of the read API's `/api/v1/events`; raise InvalidEventError."""
     try:
         return _of_row(_rows.decode(row))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+    except _UNREADABLE as exc:
         raise InvalidEventError("row", type(exc).__name__) from exc
 
 
@@ -173,7 +177,7 @@ def rows_of(body: bytes | str) -> RowsPage:
     """Return the rows of a whole answer of `/api/v1/events`; raise InvalidEventError."""
     try:
         page = _pages.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+    except _UNREADABLE as exc:
         raise InvalidEventError("page", type(exc).__name__) from exc
     return RowsPage(rows=[bytes(row) for row in page.events], next=page.next, end=page.end)
 
@@ -212,8 +216,8 @@ def _of_row(row: _Row) -> Consumed:
         id=row.id,
         type=row.type,
         tenant=row.tenant_id,
-        occurred_at=row.occurred_at,
-        received_at=row.received_at,
+        occurred_at=None if row.occurred_at is None else row.occurred_at.astimezone(UTC),
+        received_at=row.received_at.astimezone(UTC),
         origin=row.origin,
         subject=row.subject,
         ticket_id=row.ticket_id,

@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 from domain.histories import HISTORY, History, Rows, folded, in_doubt, numbered, shown
 from whatsms_events import redaction
 from whatsms_events.contracts import schemas
-from whatsms_events.domain.events import Campaign, Contact, Event, LogEntry, Message, Payload, Ticket, decode, encode
+from whatsms_events.domain.events import (
+    Campaign,
+    CampaignPayload,
+    Contact,
+    Event,
+    EventType,
+    LogEntry,
+    Message,
+    Payload,
+    Ticket,
+    decode,
+    encode,
+)
 from whatsms_events.domain.personal import (
     BYTES,
     COLUMNS,
@@ -139,7 +151,16 @@ def test_a_row_is_hidden_by_its_tables_fields() -> None:
         "revisions": [revision | {"body": HIDDEN}],
     }
     assert hidden("message_revision", {"content": "{}", "digest": "d"}) == {"content": HIDDEN, "digest": "d"}
-    assert hidden("campaign", {"name": "Natal", "message": "Olá"}) == {"name": "Natal", "message": "Olá"}
+    assert hidden("campaign", {"name": "Natal", "message": "Olá"}) == {"name": "Natal", "message": HIDDEN}
+
+
+def test_the_text_of_a_campaign_is_hidden_and_never_blanked() -> None:
+    """It is a text, so `personal` is needed to read it; but it is about nobody, so no erasure takes it away."""
+    told = CampaignPayload(campaign=Campaign(id="k", name="Natal", message="Olá {{name}}"))
+    shown = msgspec.json.decode(hidden_data(EventType.CAMPAIGN_FINISHED, encode(told)))
+    assert shown == {"campaign": {"id": "k", "name": "Natal", "message": HIDDEN}}
+    assert blanked(told) == told
+    assert "message" not in COLUMNS["campaign"]
 
 
 def test_every_stored_place_is_named() -> None:

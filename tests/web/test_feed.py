@@ -277,13 +277,15 @@ async def refused(client: Client, status: int, last_id: str = "", **query: str) 
 
 async def test_a_log_that_is_not_the_readers_own_is_refused(databases: Databases, put: Any) -> None:
     """A place past the end, one that holds another event now, and one that the log does not have: 400 each, which names
-    what is wrong; the last event's id counts more than `after`.
+    what is wrong; the last event's id counts more than `after`, and two such ids are refused.
     """
     await put(tables.event_log, event(1), event(2), event(5))
     async with serving(databases) as (_feed, client):
         assert (await refused(client, 400, after="6"))["parameter"] == "after"
         for last_id in (f"6-{UUID(int=6)}", f"2-{UUID(int=1)}", f"4-{UUID(int=4)}", "6", "no id", "-1", "9" * 19):
             assert (await refused(client, 400, last_id, after="1"))["parameter"] == "Last-Event-ID"
+        async with client.get(PATH, headers=[("Last-Event-ID", ""), ("Last-Event-ID", f"2-{UUID(int=2)}")]) as answer:
+            assert (answer.status, (await answer.json(content_type=None))["parameter"]) == (400, "Last-Event-ID")
         for query in ({"after": "x"}, {"type": "nothing"}, {"page": "1"}):
             assert (await refused(client, 400, **query))["parameter"] == next(iter(query))
         await refused(client, 404, tenant="nobody")

@@ -48,6 +48,10 @@ PERSONAL: Final[Mapping[str, frozenset[str]]] = {
 }
 """The fields of each resource that name, quote or show a contact; beside them always `extra`."""
 
+UNSHOWN: Final[Mapping[str, frozenset[str]]] = {**PERSONAL, "campaign": PERSONAL["campaign"] | {"message"}}
+"""The fields that are shown to nobody without the scope `personal`: beside the personal ones the text of a campaign. It
+is the business's own and about nobody, so nothing blanks it; but texts are not for everybody who may read."""
+
 COLUMNS: Final[Mapping[Table, frozenset[str]]] = {
     **{
         entity: frozenset(one.name for one in fields if one.personal and one.stored)
@@ -86,7 +90,7 @@ Retold = Callable[[str, Any], Any]
 
 def blanked(told: _Told) -> _Told:
     """Return a payload or a resource without its personal values, also in what is nested in it."""
-    return _changed(told, _blank)
+    return _changed(told, _blank, PERSONAL)
 
 
 def blanked_data(event: Event) -> bytes:
@@ -96,7 +100,7 @@ def blanked_data(event: Event) -> bytes:
 
 def hidden_data(event_type: EventType, data: bytes | str) -> bytes:
     """Return the data of an event of this type with "hidden" for each personal value; raise as `blanked_data` does."""
-    return encode(_changed(decode_as(event_type, data), _hide))
+    return encode(_changed(decode_as(event_type, data), _hide, UNSHOWN))
 
 
 def hidden(entity: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +108,7 @@ def hidden(entity: str, row: Mapping[str, Any]) -> dict[str, Any]:
 
     `row` is a row of the projection or of the read API, `entity` one of its tables. A list becomes ["hidden"].
     """
-    names = _WORDING if entity == "message_revision" else PERSONAL.get(entity, frozenset())
+    names = _WORDING if entity == "message_revision" else UNSHOWN.get(entity, frozenset())
     shown = {name: _hide(name, value) if name in names else value for name, value in row.items()}
     if entity == "message" and isinstance(shown.get("revisions"), list):
         shown["revisions"] = [hidden("message_revision", one) for one in shown["revisions"]]
@@ -120,7 +124,7 @@ def personal_values(told: Content) -> list[Any]:
             found.append(value)
         return value
 
-    _changed(told, keep)
+    _changed(told, keep, PERSONAL)
     return found
 
 
@@ -149,16 +153,16 @@ def _wordless(content: str) -> dict[str, Any]:
     }
 
 
-def _changed(told: _Told, change: Retold) -> _Told:
-    """Return the struct with the personal values that the change gives; nested resources are walked in the same way."""
+def _changed(told: _Told, change: Retold, names: Mapping[str, frozenset[str]]) -> _Told:
+    """Return the struct with the values that the change gives to fields of these names; so also in nested resources."""
     entity = _NAMES.get(type(told))  # type: ignore[arg-type]
-    personal = PERSONAL[entity] if entity is not None else frozenset()
+    chosen = names[entity] if entity is not None else frozenset()
     fields: dict[str, Any] = {}
     for name in told.__struct_fields__:
         value = getattr(told, name)
         if type(value) in _NAMES:
-            fields[name] = _changed(value, change)
-        elif name == EXTRA or (name in personal and value is not None and value is not UNSET):
+            fields[name] = _changed(value, change, names)
+        elif name == EXTRA or (name in chosen and value is not None and value is not UNSET):
             fields[name] = change(name, value)
     return msgspec.structs.replace(told, **fields)
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from whatsms_events.domain import fold
 from whatsms_events.domain.events import Entity, LogEntry, decode, from_micros
-from whatsms_events.domain.personal import COLUMNS
+from whatsms_events.domain.personal import UNSHOWN
 from whatsms_events.domain.rows import Key, Row, Value, value_of
 from whatsms_events.errors import InvalidEventError, NotFoundError
 from whatsms_events.storage.log.event_log import EventLog
@@ -103,7 +103,7 @@ def _differing(kind: Entity, before: Row | None, seen: Row | None) -> list[Field
         old = None if before is None or name not in before.versions else value_of(before.values, name)
         new = value_of(seen.values, name)
         if old != new:
-            known = name in COLUMNS[kind]
+            known = name in UNSHOWN[kind]
             found.append(FieldDifference(name, _shown(name, old), _shown(name, new), personal=known))
     return sorted(found, key=lambda one: one.name)
 

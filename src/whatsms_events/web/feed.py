@@ -356,7 +356,10 @@ class Feed:
 
 def _begin(request: web.Request, asked: Mapping[str, str]) -> tuple[Place, str]:
     """Return where a reader begins, and what told so: the last event that it had, else the position it names."""
-    last = request.headers.get(LAST_EVENT_ID, "")
+    given = request.headers.getall(LAST_EVENT_ID, [])
+    if len(given) > 1:
+        raise bad(LAST_EVENT_ID, "is given twice")
+    last = "".join(given)
     if not last:
         return Place(number(asked, "after", 0, 0, TOP)), "after"
     place = place_of(last)
