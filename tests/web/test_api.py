@@ -479,6 +479,25 @@ async def test_one_event_shows_its_bytes_on_demand(client: Client, put: Any) -> 
         await refused(client, f"/api/v1/events/{position}", 404)
 
 
+async def test_no_hash_gives_a_hidden_number_away(
+    databases: tuple[Database, Database], put: Any, aiohttp_client: AiohttpClient
+) -> None:
+    """Without the scope personal neither the hash of a body nor its size is shown of an event, and no hash of what is
+    parked.
+    """
+    await put(tables.event_log, event(7))
+    parked = {"id": UUID(int=1), "tenant": "tenant-1", "reason": "json", "detail": "", "received_at": NOW, "count": 1}
+    await put(tables.parked_delivery, parked | {"sha256": b"\x00\xff", "raw": b"{"})
+    api = Api(Queries(*databases), TENANTS, Reports(databases[0]))
+    app = private_app(asking(scopes=frozenset({"read"})), probes(), api)
+    reader = await aiohttp_client(app, headers=bearer())
+    (listed,) = (await fetch(reader, "/api/v1/events"))["events"]
+    (at_the_door,) = (await fetch(reader, "/api/v1/parked/deliveries"))["deliveries"]
+    for row in (listed, await fetch(reader, "/api/v1/events/7")):
+        assert (row["sha256"], row["size"]) == ("hidden", None), row
+    assert (at_the_door["sha256"], at_the_door["size"]) == ("hidden", 1)
+
+
 async def test_parked_lists_page(client: Client, put: Any) -> None:
     """What was parked at the door and at the fold is listed in pages, with its reason and without its bytes."""
     await put(

@@ -30,7 +30,8 @@ INTEGER: Final[JsonObject] = {"type": "integer", "format": "int64"}
 FLAG: Final[JsonObject] = {"type": "boolean"}
 TIME: Final[JsonObject] = {"type": "string", "format": "date-time"}
 IDENTIFIER: Final[JsonObject] = {"type": "string", "format": "uuid"}
-HEX: Final[JsonObject] = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+HEX: Final[JsonObject] = {"type": "string", "pattern": "^([0-9a-f]{64}|hidden)$"}
+"""A hash of bytes; hidden from who has no scope `personal`."""
 _NULL: Final = {"type": "null"}
 
 

@@ -21,7 +21,7 @@ from whatsms_events.storage.conversations import FOUND_LIMIT, Conversations
 from whatsms_events.storage.reads import Queries, Resource, RowPage, RowView
 from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.web.access import require
-from whatsms_events.web.hiding import event_for_eyes, for_eyes, may_see
+from whatsms_events.web.hiding import event_for_eyes, for_eyes, may_see, parked_for_eyes
 from whatsms_events.web.questions import (
     BY_ARRIVAL,
     BY_PLACE,
@@ -145,16 +145,17 @@ class Api:
         asked = parameters(request, "after", "limit", "discarded")
         after, discarded = key_after(asked, BY_ARRIVAL), number(asked, "discarded", 0, 0, 1) == 1
         page = await self._queries.parked_deliveries(after=after, limit=page_limit(asked), discarded=discarded)
-        return self._tenants_page("deliveries", page)
+        return self._tenants_page(request, "deliveries", page)
 
     async def _parked_events(self, request: web.Request) -> web.Response:
         asked = parameters(request, "after", "limit", "discarded")
         after, discarded = key_after(asked, BY_PLACE), number(asked, "discarded", 0, 0, 1) == 1
         page = await self._queries.parked_events(after=after, limit=page_limit(asked), discarded=discarded)
-        return self._tenants_page("events", page)
+        return self._tenants_page(request, "events", page)
 
-    def _tenants_page(self, plural: str, page: RowPage) -> web.Response:
-        return page_answer(plural, RowPage([self._of_tenant(row) for row in page.rows], page.next))
+    def _tenants_page(self, request: web.Request, plural: str, page: RowPage) -> web.Response:
+        rows = [parked_for_eyes(request, self._of_tenant(row)) for row in page.rows]
+        return page_answer(plural, RowPage(rows, page.next))
 
     def _of_tenant(self, row: RowView) -> RowView:
         return of_tenant(row, self._slugs)

@@ -1,6 +1,7 @@
 """What is shown to whom: without the scope `personal`, "hidden" stands for whatever names, quotes or shows a person.
 
-Which values those are is said in `domain/personal` alone.
+Which values those are is said in `domain/personal` alone. The hash of a body is hidden with them, and its size: where
+all of a body is known but a number, the number is found by trying.
 """
 
 from typing import Final
@@ -33,8 +34,26 @@ def event_for_eyes(request: web.Request, row: RowView) -> RowView:
     return row if may_see(request) else hidden_event(row)
 
 
+def parked_for_eyes(request: web.Request, row: RowView) -> RowView:
+    """Return a row of what is parked as the one who asks may see it; its size may be why it is parked, and stays."""
+    return row if may_see(request) or "sha256" not in row else {**row, "sha256": personal.HIDDEN}
+
+
+def trace_for_eyes(shown: RowView, *, personal: bool) -> RowView:
+    """Return a trace as it may be seen: it has no value of anybody, but what the bytes were may tell one."""
+    delivery = shown.get("delivery")
+    return shown if personal or not isinstance(delivery, dict) else {**shown, "delivery": _unmeasured(delivery)}
+
+
+def _unmeasured(row: RowView) -> RowView:
+    """Return a row without what is computed of a body."""
+    unknown: RowView = {"sha256": personal.HIDDEN, "size": None}
+    return {**row, **{name: value for name, value in unknown.items() if name in row}}
+
+
 def hidden_event(row: RowView) -> RowView:
     """Return a row of the log as everybody may see it who may read."""
+    row = _unmeasured(row)
     data = row["data"]
     if not isinstance(data, msgspec.Raw):
         return row

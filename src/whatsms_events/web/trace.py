@@ -9,6 +9,7 @@ from aiohttp import web
 from whatsms_events.domain.trace import RecordPlace
 from whatsms_events.storage.reads import Queries, RowView
 from whatsms_events.storage.trace import KINDS, REACH, EventFacts, Match, Traces
+from whatsms_events.web.hiding import may_see, trace_for_eyes
 from whatsms_events.web.questions import entity_id, json_answer, not_found, one_of, parameters
 from whatsms_events.web.trace_view import shown_event, shown_matches, shown_parked, shown_thing
 
@@ -47,6 +48,8 @@ class Tracing:
         if not matches:
             raise not_found()
         shown = await passport(self._traces, matches, self._find, self._slugs, turn=self._queries)
+        if shown is not None:
+            shown = trace_for_eyes(shown, personal=may_see(request))
         return json_answer({"matches": shown_matches(matches, self._slugs), "trace": shown})
 
 

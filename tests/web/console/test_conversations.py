@@ -231,6 +231,11 @@ async def test_who_may_not_see_people_sees_no_word_of_them(aiohttp_client: Aioht
             assert not [one for one in ours if one in words(shown)], path
     assert not [line for line in lines if line["event"] == "personal.shown"]
     assert "hidden" in words(await read(reader, "/conversations/ticket?tenant=shop&id=k1"))
+    passport = words(
+        await read(reader, "/passport?find=" + (bytes(31) + b"\x03").hex())
+    )  # nor a hash to try numbers on
+    assert "SHA-256 hidden" in passport
+    assert "its size is hidden" in passport
     assert "nothing is found by them" in words(await read(reader, "/conversations?find=joao"))
     browser = await opened(aiohttp_client, databases)
     with structlog.testing.capture_logs() as lines:

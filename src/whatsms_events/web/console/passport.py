@@ -15,6 +15,7 @@ from whatsms_events.storage.trace import REACH, EventFacts, Match, TracedKind, T
 from whatsms_events.web.console import places
 from whatsms_events.web.console.frame import HEADERS, Frame, Visit
 from whatsms_events.web.console.stations import Tone
+from whatsms_events.web.hiding import trace_for_eyes
 from whatsms_events.web.questions import TOP
 from whatsms_events.web.trace import passport
 from whatsms_events.web.trace_view import shown_matches
@@ -79,6 +80,8 @@ class PassportPage:
                 found = await self._traces.matches(text, wanted)
             matches = [one for one in found if kind is None or one.kind == _KINDS.get(kind)]
         shown: Any = await passport(self._traces, matches, self._in_time, slugs, turn=self._queries, reach=reach)
+        if shown is not None:
+            shown = trace_for_eyes(shown, personal=visit.may("personal"))
         known = {"text": text, "matches": shown_matches(matches, slugs), "shown": shown, "place": places.place}
         words: dict[str, Any] = {"outcome": outcome_words, "told_by": place_words, "rest": rest_words}
         by_position = {} if shown is None else {one["position"]: one for one in shown.get("events", ())}
@@ -127,7 +130,9 @@ def _of_parked(shown: Any) -> list[Stop]:
 def _of_event(shown: Any) -> list[Stop]:
     delivery, tables, record = shown["delivery"], shown["tables"], shown["record"]
     happened: Tone = "good" if shown["occurred_at"] else "plain"
-    size = "its bytes were blanked by retention or erasure" if delivery["blanked"] else f"{delivery['size']} bytes"
+    size = "its size is hidden" if delivery["size"] is None else f"{delivery['size']} bytes"
+    if delivery["blanked"]:
+        size = "its bytes were blanked by retention or erasure"
     again = ""
     if delivery["redelivered"]:
         again = f"; the same bytes came again {delivery['redelivered']} times"
