@@ -210,7 +210,7 @@ async def test_a_reason_takes_all_that_was_parked_for_it(tmp_path: Path) -> None
     for body in (contact("Ana"), contact("Beatriz"), UNKNOWN):
         await park(url, body)
     done = run(tmp_path, "parked", "retry", "--reason", "unknown_event")
-    assert (done.status, done.out) == (1, ["2 deliveries appended, 1 still parked", "0 events applied"])
+    assert (done.status, done.out) == (1, ["deliveries: 2 appended, 1 still parked", "0 events applied"])
     assert run(tmp_path, "parked", "discard", "--reason", "unknown_event", "--stage", "fold").out == ["0 discarded"]
     assert run(tmp_path, "parked", "discard", "--reason", "unknown_event").out[0].startswith("1 discarded; ")
 

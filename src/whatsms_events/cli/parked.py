@@ -164,13 +164,13 @@ def _tell_taken(taken: Taken) -> bool:
 
 
 def _tell_deliveries(done: RetriedDeliveries) -> bool:
-    print(f"{done.appended} deliveries appended" + (f", {done.parked} still parked" if done.parked else ""))
+    print(f"deliveries: {done.words}" + (f", {done.parked} still parked" if done.parked else ""))
     return not done.parked
 
 
 def _tell_retried(done: Retried) -> bool:
     left = "".join(f", {count} still parked: {reason}" for reason, count in sorted(done.parked.items()))
-    print(f"{done.applied} events applied{left}")
+    print(f"{done.applied} events applied{left}{done.gone_words}")
     return not done.parked
 
 

@@ -16,6 +16,9 @@ from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.parked import Parked, ParkedDelivery, Taken
 from whatsms_events.storage.log.retry import DeliveryRetry, RetriedDeliveries
 
+CONTACT = (
+    b'{"event":"contact.created","timestamp":"2026-01-15T10:30:00Z","tenantId":"acme","data":{"contact":{"id":"c-%d"}}}'
+)
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
@@ -27,9 +30,9 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     await found.close()
 
 
-def park(number: int, reason: str = "unknown_event") -> Park:
+def park(number: int, reason: str = "unknown_event", *, raw: bytes = b"") -> Park:
     """Return a delivery that cannot be an event yet."""
-    raw = b"raw %d" % number
+    raw = raw or b"raw %d" % number
     received_at = NOON + timedelta(seconds=number // 2)
     return Park(
         event_id("acme", raw, None), "acme", reason, "event", received_at, raw, hashlib.sha256(raw).digest(), None
@@ -110,6 +113,18 @@ async def test_taken_twice_at_the_same_time_is_one_event(database: Database) -> 
     assert await EventLog(database).end() == 1
 
 
+async def test_a_retry_counts_what_it_appended_and_not_what_somebody_else_took(database: Database) -> None:
+    """Two operators retry all with a reason together: what one of them appended is gone for the other."""
+    readable = [park(number, raw=CONTACT % number) for number in range(3)]
+    await fill(database, *readable)
+    retry = DeliveryRetry(Parked(database), lambda: ["acme"])
+    both = await asyncio.gather(retry.all("unknown_event"), retry.all("unknown_event"))
+    assert sum(one.appended for one in both) == await EventLog(database).end() == 3
+    assert all(one.parked == one.known == 0 for one in both)
+    await fill(database, *readable)
+    assert await retry.all("unknown_event") == RetriedDeliveries(known=3)
+
+
 async def test_delivery_that_is_in_the_log_already_is_only_removed(database: Database) -> None:
     """A parked delivery that came again and was accepted meanwhile is taken as the duplicate it is."""
     await fill(database, park(1), append(park(1)))
@@ -142,7 +157,7 @@ async def test_discarded_is_parked_no_more_and_can_be_restored(database: Databas
     assert [(one.id, one.discarded_at) for one in gone] == [(park(1).id, NOON), (park(2).id, NOON)]
     assert await parked.take(park(1).id, append(park(1))) is None
     assert await retry.one(park(1).id) is None
-    assert await retry.all("unknown_event") == RetriedDeliveries(0, 0)
+    assert await retry.all("unknown_event") == RetriedDeliveries()
     shown = await parked.show(park(1).id)
     assert shown is not None
     assert shown[1] == b"raw 1"
@@ -173,8 +188,8 @@ async def test_trying_all_again_ends_when_it_is_enough(database: Database) -> No
     retry = DeliveryRetry(Parked(database), lambda: ["acme"])
     answers = iter([False, True])
     stopped = await retry.all("unknown_event", enough=lambda: next(answers))
-    assert stopped == RetriedDeliveries(0, 2, go_on=places[1])
-    assert await retry.all("unknown_event", after=stopped.go_on) == RetriedDeliveries(0, 1)
+    assert stopped == RetriedDeliveries(parked=2, go_on=places[1])
+    assert await retry.all("unknown_event", after=stopped.go_on) == RetriedDeliveries(parked=1)
     answers = iter([False, False, True])
-    assert await retry.all("unknown_event", enough=lambda: next(answers)) == RetriedDeliveries(0, 3)
-    assert await retry.all("unknown_event", enough=lambda: True) == RetriedDeliveries(0, 1, go_on=places[0])
+    assert await retry.all("unknown_event", enough=lambda: next(answers)) == RetriedDeliveries(parked=3)
+    assert await retry.all("unknown_event", enough=lambda: True) == RetriedDeliveries(parked=1, go_on=places[0])

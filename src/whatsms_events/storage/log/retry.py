@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
@@ -19,11 +19,23 @@ PIECE: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class RetriedDeliveries:
-    """How many were appended, and how many stay parked; `go_on` is where to go on where others were not tried."""
+    """How many this retry appended, and how many stay parked; `go_on` is where to go on where others were not tried.
 
-    appended: int
-    parked: int
+    `known` were in the log already. `gone` were listed, and somebody else retried or discarded them meanwhile.
+    """
+
+    appended: int = 0
+    parked: int = 0
+    known: int = 0
+    gone: int = 0
     go_on: ArrivalPlace | None = None
+
+    @property
+    def words(self) -> str:
+        """Say what became of them; what stays parked is for who asks to say."""
+        known = f", {self.known} in the log already" if self.known else ""
+        gone = f", {self.gone} gone meanwhile" if self.gone else ""
+        return f"{self.appended} appended{known}{gone}"
 
 
 class DeliveryRetry:
@@ -49,18 +61,17 @@ class DeliveryRetry:
         It begins after a place, where one is given: `go_on` of the time before. `enough` is asked before each but the
         first, so one at least is tried.
         """
-        appended, left = 0, 0
+        done = RetriedDeliveries()
         while page := await self._parked.list(after, PIECE, reason=reason):
             for one in page:
-                if appended + left and enough():
-                    return RetriedDeliveries(appended, left, go_on=after)
+                if done != RetriedDeliveries() and enough():
+                    return replace(done, go_on=after)
                 try:
-                    await self.one(one.id)
-                    appended += 1
+                    done = _counted(done, await self.one(one.id))
                 except InvalidEventError:
-                    left += 1
+                    done = replace(done, parked=done.parked + 1)
                 after = one.place
-        return RetriedDeliveries(appended, left)
+        return done
 
     async def _take(self, one: ParkedDelivery, raw: bytes) -> Taken | None:
         try:
@@ -68,6 +79,13 @@ class DeliveryRetry:
         except InvalidEventError as exc:
             raise InvalidEventError(exc.reason, f"{exc.detail} (it stays parked)".strip()) from exc
         return await self._parked.take(one.id, Append(event, raw, hashlib.sha256(raw).digest(), one.signed_by))
+
+
+def _counted(done: RetriedDeliveries, taken: Taken | None) -> RetriedDeliveries:
+    """Count one that does not stay parked."""
+    if taken is None:
+        return replace(done, gone=done.gone + 1)
+    return replace(done, known=done.known + 1) if taken.duplicate else replace(done, appended=done.appended + 1)
 
 
 def _read(one: ParkedDelivery, raw: bytes, tenants: Sequence[str]) -> Event:

@@ -99,17 +99,24 @@ class Applied:
 class Retried:
     """What a retry did: how many parked events it applied, by type, and how many stay parked, by today's reason.
 
-    `go_on` is where to go on where others were not tried.
+    `go_on` is where to go on where others were not tried. `gone` were listed, and somebody else retried or discarded
+    them meanwhile.
     """
 
     types: Mapping[EventType, int]
     parked: Mapping[str, int]
+    gone: int = 0
     go_on: ReadPlace | None = None
 
     @property
     def applied(self) -> int:
         """Return how many were applied."""
         return sum(self.types.values())
+
+    @property
+    def gone_words(self) -> str:
+        """Say how many were gone, for the end of a sentence."""
+        return f", {self.gone} gone meanwhile" if self.gone else ""
 
 
 _Parked = tuple[ReadItem, InvalidEventError]
@@ -195,7 +202,8 @@ class Projection:
         async with self._database.write() as connection:
             # This takes the projection's row, as a consumer does: one of the two waits, and the consumer loses.
             await connection.execute(update(projection).values(generation=projection.c.generation + 1))
-            claimed = await _claim([item for item in items if await _taken(connection, item)])
+            mine = [item for item in items if await _taken(connection, item)]
+            claimed = await _claim(mine)
             refused = await folding.fold(connection, claimed.readings)
             unstorable = [
                 (claimed.items[index], InvalidEventError("unstorable", why)) for index, why in refused.items()
@@ -205,7 +213,7 @@ class Projection:
             done = [one for one in claimed.readings if one.number not in refused]
             await connection.execute(update(projection).values(applied=projection.c.applied + len(done)))
         types = Counter(one.entry.event.type for one in done)
-        return Retried(types, Counter(error.reason for _, error in parked))
+        return Retried(types, Counter(error.reason for _, error in parked), gone=len(items) - len(mine))
 
     def forget(self) -> None:
         """Give back the memory of the batch that was prepared and of the rows that were used last.

@@ -49,15 +49,16 @@ class Retry:
 
         It begins after a place, where one is given: `go_on` of the time before.
         """
-        types, parked, piece = Counter[EventType](), Counter[str](), FIRST_PIECE
+        types, parked, gone, piece = Counter[EventType](), Counter[str](), 0, FIRST_PIECE
         while page := await self._parked.retriable(after, piece, reason=reason):
             done = await self._retry(page)
             types += Counter(done.types)
             parked += Counter(done.parked)
+            gone += done.gone
             after, piece = page[-1].place, min(2 * piece, PIECE)
             if enough():
-                return Retried(types, parked, go_on=after)
-        return Retried(types, parked)
+                return Retried(types, parked, gone, go_on=after)
+        return Retried(types, parked, gone)
 
     async def _retry(self, found: Sequence[ParkedBytes]) -> Retried:
         items: list[ReadItem] = []
@@ -69,7 +70,7 @@ class Retry:
             else:
                 items.append(item)
         done = await self._projection.retry(items)
-        return Retried(done.types, Counter(done.parked) + Counter({ELSEWHERE: elsewhere}))
+        return Retried(done.types, Counter(done.parked) + Counter({ELSEWHERE: elsewhere}), done.gone)
 
     async def _read(self, one: ParkedBytes) -> ReadItem | None:
         """Read the event as its source would give it today; None where this log does not hold it.

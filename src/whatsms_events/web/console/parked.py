@@ -273,7 +273,7 @@ class ParkedPage:
             case _ if choice.stage == "door":
                 came = after if isinstance(after, ArrivalPlace) else None
                 tried = await parts.retry_deliveries.all(choice.reason, after=came, enough=enough)
-                return f"{tried.appended} appended, {tried.parked} still parked.", tried.go_on
+                return f"{tried.words}, {tried.parked} still parked.", tried.go_on
             case _:
                 read = after if isinstance(after, ReadPlace) else None
                 done = await parts.retry_events.all(choice.reason, after=read, enough=enough)
@@ -331,7 +331,7 @@ _TOO_LATE: Final = "Nothing was restored: it is parked already, or its time was 
 
 def _applied(done: Retried) -> str:
     left = "".join(f", {count} still parked for {reason}" for reason, count in sorted(done.parked.items()))
-    return f"{done.applied} applied{left}."
+    return f"{done.applied} applied{left}{done.gone_words}."
 
 
 def _missing(name: UUID | ReadPlace) -> NotFoundError:
