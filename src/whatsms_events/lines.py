@@ -21,7 +21,10 @@ LINES: Final = {
         "For a quarter of an hour deliveries were stamped much earlier or later than they came. Compare "
         "the clocks, or wait for the vendor's queue."
     ),
-    "console.did": "Somebody used a button of the console: `holder` is the name of their token, `kind` the button.",
+    "console.did": (
+        "Somebody used a button of the console, and it did something: `holder` is the name of their token, `kind` the "
+        "button, `count` how many it changed, where that is known."
+    ),
     "console.opened": "Somebody signed in to the console with the token that `holder` names.",
     "consumer.strays": "Records in our topics that name no log were passed over. Find who writes them.",
     "database.moved": "Another server of `database.url` takes writes now. Nothing to do.",

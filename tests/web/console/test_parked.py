@@ -248,6 +248,18 @@ async def test_all_of_a_reason_are_tried_again_or_discarded(
         assert (await press(browser, "/parked", "/parked/discard", **fields)).status in (400, 404)
 
 
+async def test_a_button_that_did_something_leaves_a_line_with_how_much(browser: Browser) -> None:
+    """A retry is noted with how many it took, and one that found nothing to retry is not, nor an idle other button."""
+    with structlog.testing.capture_logs() as lines:
+        for reason in ("unknown_event", "unknown_event", "not_json"):
+            await said(browser, "/parked/retry", stage="door", reason=reason)
+        assert (await press(browser, "/parked", "/parked/retry", name=str(UUID(int=99)))).status == 404
+        for action in ("discard", "restore"):
+            await said(browser, f"/parked/{action}", name=str(UUID(int=99)))
+    noted = [(line["kind"], line["subject"], line["count"]) for line in lines if line["event"] == "console.did"]
+    assert noted == [("parked.retry", "door: unknown_event", 1), ("parked.retry", "door: not_json", 0)]
+
+
 async def test_bytes_are_shown_on_request_and_the_look_is_noted(browser: Browser) -> None:
     """Bytes are shown when somebody asks for them; then the log has a line with the name, and not with the bytes."""
     name = str(UUID(int=2))

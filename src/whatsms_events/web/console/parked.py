@@ -16,7 +16,7 @@ from aiohttp import hdrs, web
 
 from whatsms_events.domain.events import from_micros
 from whatsms_events.domain.retention import RetentionTerms
-from whatsms_events.errors import InvalidEventError, NotFoundError
+from whatsms_events.errors import InvalidEventError, NotFoundError, TransientError
 from whatsms_events.storage.log.parked import ArrivalPlace, Parked, ParkedDelivery
 from whatsms_events.storage.log.retry import DeliveryRetry
 from whatsms_events.storage.projection.apply import Retried
@@ -241,12 +241,17 @@ class ParkedPage:
 
     async def _retry(self, visit: Visit, fields: Mapping[str, str]) -> web.Response:
         choice = _choice(fields)
-        visit.did("parked.retry", _subject(choice))
-        go_on = None
+        go_on: ArrivalPlace | ReadPlace | None = None
+        count: int | None = 0
         try:
-            said, go_on = await self._retried(choice, _after(fields, choice.stage))
+            said, count, go_on = await self._retried(choice, _after(fields, choice.stage))
         except InvalidEventError as exc:
             said = f"It is still not understood, and stays parked: {exc.reason} {exc.detail}"
+        except (TransientError, asyncio.CancelledError):
+            visit.did("parked.retry", _subject(choice))  # some may have been retried, and nobody knows how many
+            raise
+        if count is not None:
+            visit.did("parked.retry", _subject(choice), count=count)
         if go_on is None:
             return visit.back(_list(choice), said)
         there = urlencode({"stage": choice.stage, "reason": choice.reason, "reached": opaque(go_on)})
@@ -254,8 +259,11 @@ class ParkedPage:
 
     async def _retried(
         self, choice: ParkedChoice, after: ArrivalPlace | ReadPlace | None
-    ) -> tuple[str, ArrivalPlace | ReadPlace | None]:
-        """Try again what was chosen; return in words what became of it, and where to go on if it is not done."""
+    ) -> tuple[str, int | None, ArrivalPlace | ReadPlace | None]:
+        """Try again what was chosen; return in words what became of it, and where to go on if it is not done.
+
+        Between them stands how many are parked no more; None where there was nothing to try.
+        """
         end = time.monotonic() + self._retry_s
         parts, enough = self._parts, lambda: time.monotonic() > end
         match choice.name:
@@ -264,20 +272,24 @@ class ParkedPage:
                 if taken is None:
                     raise _missing(name)
                 how = "in the log already" if taken.duplicate else "appended"
-                return f"It is {how}, at position {taken.position}.", None
+                return f"It is {how}, at position {taken.position}.", 1, None
             case ReadPlace() as name:
                 one = await parts.retry_events.one(name)
                 if one is None:
                     raise _missing(name)
-                return _applied(one), None
+                return _applied(one), _count(one.applied, one.parked), None
             case _ if choice.stage == "door":
                 came = after if isinstance(after, ArrivalPlace) else None
                 tried = await parts.retry_deliveries.all(choice.reason, after=came, enough=enough)
-                return f"{tried.words}, {tried.parked} still parked.", tried.go_on
+                return (
+                    f"{tried.words}, {tried.parked} still parked.",
+                    _count(tried.appended + tried.known, tried.parked),
+                    tried.go_on,
+                )
             case _:
                 read = after if isinstance(after, ReadPlace) else None
                 done = await parts.retry_events.all(choice.reason, after=read, enough=enough)
-                return _applied(done), done.go_on
+                return _applied(done), _count(done.applied, done.parked), done.go_on
 
     async def _discard(self, visit: Visit, fields: Mapping[str, str]) -> web.Response:
         choice, parts = _choice(fields), self._parts
@@ -292,7 +304,8 @@ class ParkedPage:
             case _:
                 gone = parts.events.discard_all(choice.reason, visit.now)
         count = int(await gone)
-        visit.did("parked.discard", _subject(choice), count=count)
+        if count:
+            visit.did("parked.discard", _subject(choice), count=count)
         said = f"{count} discarded.{await self._how_long(visit, choice)}" if count else "It was gone already."
         return visit.back(_list(choice), said)
 
@@ -317,7 +330,8 @@ class ParkedPage:
             case _:
                 back = parts.events.restore_all(choice.reason, one_discard)
         count = int(await back)
-        visit.did("parked.restore", _subject(choice), count=count)
+        if count:
+            visit.did("parked.restore", _subject(choice), count=count)
         said = f"{count} restored: parked as before." if count else _TOO_LATE
         return visit.back(_list(choice), said)
 
@@ -332,6 +346,11 @@ _TOO_LATE: Final = "Nothing was restored: it is parked already, or its time was 
 def _applied(done: Retried) -> str:
     left = "".join(f", {count} still parked for {reason}" for reason, count in sorted(done.parked.items()))
     return f"{done.applied} applied{left}{done.gone_words}."
+
+
+def _count(done: int, parked: object) -> int | None:
+    """Return how many were retried with success; None where none was there to try, since none stays parked either."""
+    return done if done or parked else None
 
 
 def _missing(name: UUID | ReadPlace) -> NotFoundError:

@@ -221,8 +221,8 @@ class RepairPage:
         holder = visit.holder.name if visit.holder is not None else ""
         run = number(fields, "run", 0, 0, TOP) if "run" in fields else None
         stopped = await self._verbs.stop(tenant.tenant_id, holder, run)
-        visit.did("repair.stop", slug, count=stopped)
         if stopped is not None:
+            visit.did("repair.stop", slug, count=stopped)
             return visit.back(self.path, f"Run {stopped} of {slug} is stopped. What it repaired stays.")
         over = "No run was under way." if run is None else f"Run {run} is not under way any more: nothing was stopped."
         return visit.back(self.path, over)
