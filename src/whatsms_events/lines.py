@@ -23,7 +23,7 @@ LINES: Final = {
     ),
     "console.did": (
         "Somebody used a button of the console, and it did something: `holder` is the name of their token, `kind` the "
-        "button, `count` how many it changed, where that is known."
+        "button, `count` how many it changed, where that is known, `options` what was chosen for a run."
     ),
     "console.opened": "Somebody signed in to the console with the token that `holder` names.",
     "consumer.strays": "Records in our topics that name no log were passed over. Find who writes them.",

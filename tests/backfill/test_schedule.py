@@ -142,11 +142,16 @@ async def test_a_request_that_was_made_again_since_is_not_removed(here: House) -
 
 
 async def test_what_is_asked_for_runs_after_the_one_under_way(here: House) -> None:
-    """A command that comes while another run is under way is not forgotten, unless it is the very same."""
+    """A command that comes while another run is under way is not forgotten, unless it is the very same; and none that
+    comes later takes its place: that one is refused.
+    """
     backfill = here.backfill()
     backfill.ask("reconcile", "command", ALL)
     await backfill.run_once()
-    backfill.ask("reconcile", "silence", Options(details="changed", messages="off"))
+    assert backfill.ask("reconcile", "silence", Options(details="changed", messages="off")) is None
+    refused = backfill.ask("reconcile", "console", FULL)
+    assert refused == "another run waits already: details changed, messages off"
+    assert backfill.ask("reconcile", "silence", Options(details="changed", messages="off")) is None, "the very same"
     assert (await here.drive(backfill)).cause == "command"
     backfill.progress = replace(backfill.progress, finished=False)
     assert await next_cause(here, backfill) == "silence"

@@ -76,9 +76,13 @@ class Schedule:
         self._repair_at = datetime.min.replace(tzinfo=UTC)
         self._away: bool | None = None  # whether there was an outage before this process; None: not looked yet
 
-    def ask(self, asked: AskedRun) -> None:
-        """Note what a command wants."""
+    def ask(self, asked: AskedRun) -> str | None:
+        """Note what a person wants; where another run waits already, leave it at that and return so in words."""
+        waits = self.asked
+        if waits is not None and (waits.kind, waits.options) != (asked.kind, asked.options):
+            return f"another run waits already: {waits.options}"
         self.asked = asked
+        return None
 
     def ask_about(self, ticket_id: str) -> bool:
         """Note that somebody wants to know how a ticket is; False where too many wait already."""

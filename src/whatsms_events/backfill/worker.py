@@ -113,10 +113,13 @@ class Backfill:
         """Where the run under way in this process stands, None where none is."""
         return None if self._live is None else self._live.standing
 
-    def ask(self, kind: Kind, cause: str, options: Options) -> None:
-        """Ask for a run; it begins when the one under way has finished, unless that is the very same."""
-        self._schedule.ask(AskedRun(kind, cause, options))
+    def ask(self, kind: Kind, cause: str, options: Options) -> str | None:
+        """Ask for a run; it begins when the one under way has finished, unless that is the very same.
+
+        One alone can wait: where another one does, return so in words, and this one is not asked for.
+        """
         self._look_at = self._parts.now()
+        return self._schedule.ask(AskedRun(kind, cause, options))
 
     def ask_about(self, ticket_id: str) -> bool:
         """Ask for one look at a ticket, soon; False where too many wait already."""

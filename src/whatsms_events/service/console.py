@@ -117,8 +117,9 @@ def repair_verbs(
     """
 
     def ask(slug: str, options: Options) -> str | None:
-        if (why := halted(slug)) is None:
-            backfills[slug].ask("reconcile", "console", options)
+        why = halted(slug)
+        if why is None and (waits := backfills[slug].ask("reconcile", "console", options)) is not None:
+            why = f"Nothing was begun: {waits}. Ask again once that one has begun."
         return why
 
     async def stop(tenant: str, holder: str, run: int | None) -> int | None:

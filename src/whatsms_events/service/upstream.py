@@ -176,7 +176,7 @@ class Upstream:
         """Return a backfill that makes the one reconcile that a command asked for: nothing is due by itself."""
         plan = replace(plan_of(self._settings), interval_s=0, outage_s=0, repair_interval_s=0)
         backfill = self.backfill(slug, submit_to(committer), lock, await self.accepted(slug), plan=plan)
-        backfill.ask("reconcile", "command", options)
+        backfill.ask("reconcile", "command", options)  # the first that it is asked, so nothing waits before it
         return backfill
 
     async def ask_after_outage(self, slug: str) -> None:

@@ -163,10 +163,16 @@ async def test_a_run_that_is_kept_can_be_opened_when_it_is_none_of_the_last_ten(
 
 
 async def test_a_run_is_started_with_what_was_chosen(opened: tuple[Browser, Asking]) -> None:
-    """A button asks for the run that a form describes; where there is no backfill, it says so and asks for nothing."""
+    """A button asks for the run that a form describes, and its line in the log names what was chosen; where there is no
+    backfill, it says so and asks for nothing.
+    """
     browser, asking = opened
     form = {"details": "changed", "messages": "narrow", "allow_gone": "yes"}
-    begun = await press(browser, "/repair", "/repair/start", tenant="shop", **form)
+    with structlog.testing.capture_logs() as lines:
+        begun = await press(browser, "/repair", "/repair/start", tenant="shop", **form)
+    assert [(one["subject"], one["options"]) for one in lines if one["event"] == "console.did"] == [
+        ("shop", "details changed, messages narrow, any number may be gone")
+    ]
     assert "is asked for" in await text(browser, begun.headers["Location"])
     await press(browser, "/repair", "/repair/start", tenant="shop")
     assert asking.asked == [("shop", Options("changed", "narrow", allow_gone=True)), ("shop", Options())]

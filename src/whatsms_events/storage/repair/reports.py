@@ -35,6 +35,10 @@ class Options:
     messages: Literal["off", "narrow", "full"] = "off"
     allow_gone: bool = False
 
+    def __str__(self) -> str:
+        gone = ", any number may be gone" if self.allow_gone else ""
+        return f"details {self.details}, messages {self.messages}{gone}"
+
 
 @dataclass(frozen=True, slots=True)
 class Run:

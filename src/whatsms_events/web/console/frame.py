@@ -108,10 +108,12 @@ class Visit:
         if self.holder is not None and self.may("personal"):
             log.info("personal.shown", holder=self.holder.name, kind=kind, subject=subject)
 
-    def did(self, what: str, subject: str | None = None, *, count: int | None = None) -> None:
-        """Note in the log what a button did: to which thing, or to how many."""
+    def did(
+        self, what: str, subject: str | None = None, *, count: int | None = None, options: str | None = None
+    ) -> None:
+        """Note in the log what a button did: to which thing, to how many, and with what that was chosen."""
         name = self.holder.name if self.holder else None
-        log.info("console.did", holder=name, kind=what, subject=subject, count=count)
+        log.info("console.did", holder=name, kind=what, subject=subject, count=count, options=options)
 
     def back(self, path: str, said: str) -> web.Response:
         """Return to a page after a button was used, which then says what became of it."""

@@ -210,7 +210,7 @@ class RepairPage:
         last = await self._reports.last(tenant.tenant_id)  # before it may be the new one
         if (refused := self._verbs.ask(slug, options)) is not None:
             return visit.back(self.path, refused)
-        visit.did("repair.start", slug)
+        visit.did("repair.start", slug, options=str(options))
         begins = "within seconds"
         if last is not None and last.finished_at is None:
             begins = f"when run {last.run.number} has ended"
