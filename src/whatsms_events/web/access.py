@@ -12,7 +12,7 @@ import hmac
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import structlog
@@ -62,8 +62,9 @@ ANYBODY: Final = Holder("anybody", SCOPES)
 
 HOLDER: Final = web.RequestKey("holder", Holder)
 
-Session = Callable[[web.Request], Holder | None]
-"""Returns the holder that a request shows by something else than the header, a cookie, or None."""
+Session = Callable[[web.Request], Holder | Literal["wrong"] | None]
+"""Returns the holder that a request shows by something else than the header, a cookie; None where there is none, or one
+that is over. One that no token of ours made is wrong: it may be a guess at a token."""
 
 
 def holder(request: web.Request) -> Holder:
@@ -129,9 +130,8 @@ class Access:
             return self._anybody(request)
         given = request.headers.getall(hdrs.AUTHORIZATION, [])
         if not given:
-            shown = self.sessions(request)
+            shown = await self.session(request)
             if shown is None:
-                metrics.TOKENS_REFUSED.labels("missing").inc()
                 raise unauthorized()
             return shown
         scheme, _, credentials = given[0].partition(" ") if len(given) == 1 else ("", "", "")
@@ -141,6 +141,20 @@ class Access:
             await self.slow_down()
             raise unauthorized()
         return Holder(token.name, token.scopes)
+
+    async def session(self, request: web.Request) -> Holder | None:
+        """Return who a cookie says is here; None where there is none or, as late as for a wrong token, a wrong one.
+
+        Raise 429 where too many wrong ones wait already.
+        """
+        shown = self.sessions(request)
+        if isinstance(shown, Holder):
+            return shown
+        if shown == "wrong":
+            await self.slow_down()
+        else:
+            metrics.TOKENS_REFUSED.labels("missing").inc()
+        return None
 
     async def slow_down(self) -> None:
         """Count a wrong token and let its answer wait; raise 429 where too many wait already.

@@ -1,5 +1,6 @@
 """Who may see the console: signing in and out, what a form must prove, and what is refused in words."""
 
+import html
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -7,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import structlog
 from aiohttp import web
+from prometheus_client import REGISTRY
 from pytest_aiohttp import AiohttpClient
+from yarl import URL
 
 from web.console.pages import SECRET, Browser, application, cookie, own, press, sign_in, token
 from whatsms_events.errors import NotFoundError, StorageUnavailableError
@@ -17,6 +20,11 @@ from whatsms_events.web.console.frame import Frame, Visit
 from whatsms_events.web.console.sessions import COOKIE
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
+
+
+def _refused(reason: str) -> float:
+    """Return how many tokens were refused for a reason."""
+    return REGISTRY.get_sample_value("whatsms_events_tokens_refused_total", {"reason": reason}) or 0.0
 
 
 class Trial:
@@ -77,19 +85,25 @@ async def opened(aiohttp_client: AiohttpClient, *tokens: NamedToken, **more: obj
 
 async def test_a_page_asks_a_stranger_to_sign_in_and_then_leads_back(aiohttp_client: AiohttpClient) -> None:
     """Without a session a page leads to the form, the right token sets a cookie that no script and no other site can
-    use, and the browser comes back to where it wanted to go.
+    use, and the browser comes back to the very thing it wanted to see. Whatever the token is called, it can sign out.
     """
-    browser, _ = await opened(aiohttp_client, token())
-    stranger = await browser.get("/hole", allow_redirects=False)
-    assert (stranger.status, stranger.headers["Location"]) == (303, "/sign-in?to=/hole")
-    form = await browser.get("/sign-in?to=/hole")
-    assert 'name="to" value="/hole"' in await form.text()
-    answer = await sign_in(browser, to="/hole")
-    assert (answer.status, answer.headers["Location"]) == (303, "/hole")
+    browser, _ = await opened(aiohttp_client, token(name="anybody"))
+    wanted = "/hole?tenant=shop&find=Jo%C3%A3o%20%26%20Maria"
+    stranger = await browser.get(URL(wanted, encoded=True), allow_redirects=False)
+    assert stranger.status == 303
+    form = await browser.get(URL(stranger.headers["Location"], encoded=True))
+    found = re.search(r'name="to" value="([^"]+)"', await form.text())
+    assert found is not None
+    answer = await sign_in(browser, to=html.unescape(found[1]))
+    assert (answer.status, URL(answer.headers["Location"])) == (303, URL(wanted, encoded=True))
     morsel = answer.cookies[COOKIE]
     assert (morsel["httponly"], morsel["samesite"], morsel["secure"], morsel["path"]) == (True, "Strict", "", "/")
     assert (await browser.get("/hole")).status == 200
+    assert "Sign out" in await (await browser.get("/hole")).text()
     assert SECRET not in cookie(answer)
+    piece = {"HX-Request": "true", "HX-Current-URL": str(browser.make_url(URL(wanted, encoded=True)))}
+    stale = await browser.get("/hole", headers=piece, cookies={COOKIE: ""})
+    assert (stale.status, stale.headers["HX-Redirect"]) == (401, stranger.headers["Location"])
 
 
 async def test_behind_https_the_cookie_goes_by_https_only(aiohttp_client: AiohttpClient) -> None:
@@ -186,6 +200,7 @@ async def test_a_session_ends_with_time_with_its_token_and_at_sign_out(aiohttp_c
     access.change([token(), token(name="other", secret="another-token-of-the-tests")])
     assert await status() == 200
     name, until, mark = value.rsplit(".", 2)
+    before = _refused("wrong")
     for forged in (
         f"other.{until}.{mark}",
         f"{name}.{int(until) + 1}.{mark}",
@@ -195,6 +210,7 @@ async def test_a_session_ends_with_time_with_its_token_and_at_sign_out(aiohttp_c
         f"{name}.é.{mark}",
     ):
         assert await status(forged) == 303, forged
+    assert _refused("wrong") - before == 5, "each but the empty one may be a guess at a token, and counts as one"
     browser.session.cookie_jar.update_cookies({COOKIE: value}, browser.make_url("/"))
     left = await press(browser, "/", "/sign-out")
     assert (left.status, left.headers["Location"], left.cookies[COOKIE].value) == (303, "/sign-in", "")
@@ -231,6 +247,29 @@ async def test_a_button_needs_the_scope(aiohttp_client: AiohttpClient) -> None:
     assert refused.status == 403
     assert "scope operate" in await refused.text()
     assert page.pressed == []
+
+
+async def test_a_wrong_cookie_counts_as_a_wrong_token_and_is_taken_away(aiohttp_client: AiohttpClient) -> None:
+    """Whoever guesses a token can make the cookie of each guess: its answer waits as that of a wrong token does, at the
+    form to sign in too. The browser of somebody whose token was changed is told to forget the cookie, so it is once.
+    """
+    clock = [NOON]
+    app, access = application(lambda frame: [Trial(frame)], token(), at=lambda: clock[0])
+    browser = await aiohttp_client(app)
+    await sign_in(browser)
+    access.change([token(secret="the-token-that-came-after-it")])
+    before = _refused("wrong")
+    gone = await browser.get("/hole", allow_redirects=False)
+    assert (gone.status, gone.cookies[COOKIE].value, _refused("wrong") - before) == (303, "", 1)
+    assert (await browser.get("/hole")).status == 200, "the form, and the cookie was not sent again"
+    assert _refused("wrong") - before == 1
+    at_the_form = await browser.get("/sign-in", cookies={COOKIE: "ops.9999999999.x"})
+    assert (at_the_form.status, _refused("wrong") - before) == (200, 2)
+    browser.session.cookie_jar.clear()
+    await sign_in(browser, "the-token-that-came-after-it")
+    clock[0] = NOON + timedelta(hours=12)
+    assert (await browser.get("/", allow_redirects=False)).status == 303
+    assert _refused("wrong") - before == 2, "one that is over is no guess"
 
 
 async def test_without_a_token_it_opens_under_names_of_this_machine_alone(aiohttp_client: AiohttpClient) -> None:

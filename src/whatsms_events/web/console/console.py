@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
+from urllib.parse import urlencode, urlsplit
 
 import structlog
 from aiohttp import hdrs, web
@@ -11,7 +12,7 @@ from whatsms_events.web.access import HOLDER, Access
 from whatsms_events.web.answers import PROBLEM_JSON
 from whatsms_events.web.console.assets import Assets
 from whatsms_events.web.console.frame import HEADERS, ConsoleTenant, Frame, Visit, problem_of
-from whatsms_events.web.console.sessions import Sessions, form, from_own_page, secure
+from whatsms_events.web.console.sessions import COOKIE, Sessions, form, from_own_page, secure
 from whatsms_events.web.questions import refusal
 
 SIGN_IN: Final = "/sign-in"
@@ -82,10 +83,9 @@ class Console:
 
     def _refused(self, request: web.Request, answer: web.Response) -> web.Response:
         if answer.status == 401 and request.path != SIGN_IN:
-            if "HX-Request" in request.headers:  # a piece of a page: the whole page must go
-                return web.Response(status=401, headers={**HEADERS, "HX-Redirect": SIGN_IN})
-            to = f"?to={request.path}" if request.method == hdrs.METH_GET and request.path != "/" else ""
-            return web.Response(status=303, headers={**HEADERS, hdrs.LOCATION: SIGN_IN + to})
+            page = _to_sign_in(request)
+            self._sessions.end(page)
+            return page
         title, sentence = problem_of(answer)
         visit = self._frame.stranger(request)
         if HOLDER in request:
@@ -94,10 +94,15 @@ class Console:
         for name in (hdrs.ALLOW, hdrs.RETRY_AFTER):
             if name in answer.headers:
                 page.headers[name] = answer.headers[name]
+        if answer.status == 429:
+            self._sessions.end(page)  # where a cookie was wrong: the next look is not one more guess
         return page
 
     async def _sign_in(self, request: web.Request) -> web.Response:
-        if not self._access.needed or self._sessions.holder(request) is not None:
+        known = not self._access.needed or (
+            COOKIE in request.cookies and await self._access.session(request) is not None
+        )
+        if known:
             return web.Response(status=303, headers={**HEADERS, hdrs.LOCATION: "/"})
         return self._form(self._frame.stranger(request), _local(request.query.get("to", "/")))
 
@@ -125,6 +130,19 @@ class Console:
 
     def _form(self, visit: Visit, to: str, *, wrong: str = "", status: int = 200) -> web.Response:
         return visit.page("sign_in.html", status=status, to=to, wrong=wrong)
+
+
+def _to_sign_in(request: web.Request) -> web.Response:
+    """Return the way to the form, which leads back to where the browser was going."""
+    piece = "HX-Request" in request.headers  # a piece of a page: the whole page must go
+    there = request.path_qs if request.method == hdrs.METH_GET else "/"
+    if piece:
+        page = urlsplit(request.headers.get("HX-Current-URL", ""))
+        there = f"{page.path or '/'}{'?' if page.query else ''}{page.query}"
+    to = "" if there == "/" else f"?{urlencode({'to': there})}"
+    if piece:
+        return web.Response(status=401, headers={**HEADERS, "HX-Redirect": SIGN_IN + to})
+    return web.Response(status=303, headers={**HEADERS, hdrs.LOCATION: SIGN_IN + to})
 
 
 def _local(path: str) -> str:

@@ -10,7 +10,7 @@ import hmac
 import secrets
 from collections.abc import Callable
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from aiohttp import hdrs, web
@@ -36,11 +36,16 @@ class Sessions:
         self._own_key = secrets.token_bytes(32)  # for forms where no token is configured
         access.sessions = self.holder
 
-    def holder(self, request: web.Request) -> Holder | None:
+    def holder(self, request: web.Request) -> Holder | Literal["wrong"] | None:
         """Return who the cookie says is here; None where there is none, or one that is over."""
         cookie = request.cookies.get(COOKIE, "")
+        if not cookie:
+            return None
         token = self._token(cookie)
-        return None if token is None else Holder(token.name, token.scopes, until=float(_until(cookie)))
+        if token is None:
+            return "wrong"
+        until = float(_until(cookie))
+        return Holder(token.name, token.scopes, until=until) if until > self._now().timestamp() else None
 
     def begin(self, answer: web.StreamResponse, token: NamedToken, *, secure: bool) -> None:
         """Give the browser a cookie for the token."""
@@ -70,14 +75,14 @@ class Sessions:
         return _mark(self.form_mark(request, holder).encode(), "said", text)
 
     def _token(self, cookie: str) -> NamedToken | None:
+        """Return the token that made the cookie; None where it is none of ours, such as a guess."""
         named, _, mark = cookie.rpartition(".")
         name, until = named.rpartition(".")[0], _until(cookie)
         token = self._access.named(name)
         if token is None or not until.isascii() or not until.isdigit():
             return None
-        if not hmac.compare_digest(_mark(token.secret, "session", named), mark.encode("ascii", "replace").decode()):
-            return None
-        return token if int(until) > self._now().timestamp() else None
+        ours = hmac.compare_digest(_mark(token.secret, "session", named), mark.encode("ascii", "replace").decode())
+        return token if ours else None
 
 
 def _until(cookie: str) -> str:
