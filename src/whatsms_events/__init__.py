@@ -149,6 +149,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         forget, suppressions, privacy     erase a person; keep them erased after a restore; what is held
         asking, tail                      asking a process by its private listener; events as they come
         progress                          how far a long command is
+        terminal                          what is printed of values that a terminal would obey
         demo/                             commands, play, settings, truth, repair, view
         export/                           commands; folder: how it is written; page: for a person to read
         backfill/                         commands, foreground, view

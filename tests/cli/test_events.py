@@ -17,9 +17,13 @@ from whatsms_events.domain.signature import HEADER, sign
 pytestmark = pytest.mark.process
 
 
-def body(number: int, event: str = "ticket.updated") -> bytes:
+HOSTILE = "\x1b[2J\x07\n8  forged\u202e\x9b31m"
+"""Clears a terminal, rings its bell, begins a line of its own, turns the order of letters round."""
+
+
+def body(number: int, event: str = "ticket.updated", more: str = "") -> bytes:
     """Return a delivery about a ticket."""
-    data = {"ticket": {"id": f"t-{number}", "status": "open", "contact": {"id": "c-1", "name": "João"}}}
+    data = {"ticket": {"id": f"t-{number}{more}", "status": "open", "contact": {"id": "c-1", "name": "João"}}}
     envelope = {"event": event, "tenantId": TENANT, "timestamp": "2026-01-15T10:30:00Z", "data": data}
     return json.dumps(envelope).encode()
 
@@ -32,7 +36,8 @@ async def post(session: aiohttp.ClientSession, service: Service, raw: bytes) -> 
 
 async def test_the_log_is_listed_shown_and_followed(tmp_path: Path) -> None:
     """The last events, those behind a position, of one type; one as JSON and to the byte; and new
-    ones as they come, also after the process was killed; without a process there is nothing to follow.
+    ones as they come, also after the process was killed; why a feed ended; without a process there is nothing to
+    follow. An id that a terminal would obey is shown with marks, on one line, and is whole as JSON.
     """
     service = Service(tmp_path / "service")
 
@@ -63,20 +68,30 @@ async def test_the_log_is_listed_shown_and_followed(tmp_path: Path) -> None:
         assert events("tail", "--tenant", "nobody").status == 2
         follow = ("-m", "whatsms_events", "events", "tail", "--after", "4", "--config", str(service.config))
         tail = await asyncio.create_subprocess_exec(
-            sys.executable, *follow, cwd=service.folder, stdout=asyncio.subprocess.PIPE
+            *(sys.executable, *follow),
+            cwd=service.folder,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
         assert tail.stdout is not None
+        assert tail.stderr is not None
         async with asyncio.timeout(120):
             assert (await tail.stdout.readline()).decode().strip() == everything[4]
             await post(session, service, body(6))
             assert (await tail.stdout.readline()).startswith(b"6  ")
             await service.kill()
             await service.start()
-            await post(session, service, body(7))
-            assert (await tail.stdout.readline()).startswith(b"7  ")
+            await post(session, service, body(7, more=HOSTILE))
+            line = (await tail.stdout.readline()).decode()
+            assert line.split("  ")[4:] == ["t-7\ufffd[2J\ufffd\ufffd8", "forged\ufffd\ufffd31m\n"]
+            assert f"{events('list', '--limit', 1).out[0]}\n" == line
+            assert json.loads(events("list", "--limit", 1, "--json").out[0])["subject"] == f"t-7{HOSTILE}"
+            assert json.loads("".join(events("show", 7).out))["subject"] == f"t-7{HOSTILE}"
+            await service.stop()
+            while (said := await tail.stderr.readline()) != b"the feed has ended: this process stops; trying again\n":
+                assert said, "the reason is said"
             tail.send_signal(signal.SIGTERM)
             assert await tail.wait() == 0
-    await service.stop()
     assert events("tail", "--after", "4").status == 1
 
 

@@ -196,15 +196,16 @@ def _configure_logs() -> None:
 def _told(raised: BaseException) -> int:
     """Print what a person must know of an error, a line for each problem, and return the exit status."""
     from whatsms_events.cli.running import cause  # noqa: PLC0415
+    from whatsms_events.cli.terminal import say  # noqa: PLC0415
 
     found = cause(raised)
     match found:
         case ConfigError():
             for problem in found.problems:
-                print(problem, file=sys.stderr)
+                say(problem, file=sys.stderr)
             return 2
         case WhatsmsEventsError():
-            print(f"{type(found).__name__}: {found}", file=sys.stderr)
+            say(f"{type(found).__name__}: {found}", file=sys.stderr)
             return 1
         case OSError():  # a port that is taken, a folder that cannot be written
             print(found.strerror or type(found).__name__, file=sys.stderr)

@@ -1,16 +1,15 @@
 """`events list` and `show`: the event log as a person reads it. What is printed as JSON is the read API's."""
 
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-import msgspec
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.running import run
+from whatsms_events.cli.terminal import say, say_json, write
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.events import EventType
 from whatsms_events.errors import ConfigError, NotFoundError
@@ -49,7 +48,7 @@ def list_(
         Print each as the read API shows it, a line of JSON each.
     """
     settings = options.load()
-    wanted, write = _tenant_id(settings, tenant), _writer(settings, json=json)
+    wanted, written = _tenant_id(settings, tenant), _writer(settings, json=json)
     _check_type(type)
 
     async def listed() -> list[RowView]:
@@ -59,7 +58,7 @@ def list_(
             return await _behind(queries, after, limit, wanted, type)
 
     for row in run(listed()):
-        write(row)
+        written(row)
     return 0
 
 
@@ -83,9 +82,9 @@ def show_(position: LogPosition, /, *, raw: bool = False, options: SettingsOptio
     if row is None:
         raise NotFoundError(f"no event at position {position}")
     if not raw:
-        print(msgspec.json.format(msgspec.json.encode(of_tenant(row, _slugs(settings)))).decode())
+        say_json(of_tenant(row, _slugs(settings)), indented=True)
     elif isinstance(found := row["raw"], bytes):
-        sys.stdout.buffer.write(found)
+        write(found)
     else:
         raise NotFoundError(f"the bytes of the event at position {position} are gone")
     return 0
@@ -119,12 +118,15 @@ async def _last(queries: Queries, end: int, limit: int, tenant: str | None, even
 
 
 def _writer(settings: Settings, *, json: bool) -> Callable[[RowView], None]:
-    slugs, encoder = _slugs(settings), msgspec.json.Encoder()
+    slugs = _slugs(settings)
 
-    def write(row: RowView) -> None:
-        print(encoder.encode(of_tenant(row, slugs)).decode() if json else event_line(row, slugs))
+    def written(row: RowView) -> None:
+        if json:
+            say_json(of_tenant(row, slugs))
+        else:
+            say(event_line(row, slugs))
 
-    return write
+    return written
 
 
 def event_line(row: RowView, slugs: Mapping[str, str]) -> str:

@@ -5,12 +5,12 @@ from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 
-import msgspec
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.running import run
+from whatsms_events.cli.terminal import say, say_json
 from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.marks import Marker
@@ -63,7 +63,10 @@ def forget(
     if tenant not in settings.tenants:
         raise ConfigError(f"--tenant: no tenant has the slug {tenant}")
     done = run(_forgotten(settings, settings.tenants[tenant].tenant_id, contact, go=go, rewrite=rewrite, wait_s=wait))
-    print(msgspec.json.encode(_plain(done)).decode() if json else _text(done))
+    if json:
+        say_json(_plain(done))
+    else:
+        say(*_lines(done))
     return 0
 
 
@@ -135,17 +138,17 @@ def _plain(done: Forgetfulness) -> dict[str, Any]:
     }
 
 
-def _text(done: Forgetfulness) -> str:
+def _lines(done: Forgetfulness) -> list[str]:
     one = done.erasure
     lines = [
         f"contacts {', '.join(done.contact_ids)}: {done.tickets} tickets, {done.messages} messages",
         *(f"{table:<18} {count} rows" for table, count in sorted(done.counts.items())),
     ]
     if one is None:
-        return "\n".join([*lines, "nothing was changed: give --go to erase this for good"])
+        return [*lines, "nothing was changed: give --go to erase this for good"]
     at = one.forgotten_at.isoformat(timespec="seconds")
     if not done.counts:
-        return f"contacts {', '.join(done.contact_ids)}: were forgotten at {at}, and nothing is held of them since"
+        return [f"contacts {', '.join(done.contact_ids)}: were forgotten at {at}, and nothing is held of them since"]
     lines.append(f"forgotten at {at}, in the log up to position {one.until}")
     if one.kafka_until is not None:
         lines.append(f"Kafka may hold older records until {one.kafka_until.isoformat(timespec='seconds')}")
@@ -155,4 +158,4 @@ def _text(done: Forgetfulness) -> str:
     if done.unread:
         lines.append(f"parked in a form that is not read here, so look yourself: {', '.join(map(str, done.unread))}")
     lines.append("backups, other copies, and what consumers keep are yours to erase: see docs/privacy.md")
-    return "\n".join(lines)
+    return lines

@@ -4,7 +4,6 @@ Two kinds are parked: deliveries at the door, named by an id, and events that co
 named by the place where they were read, as in `log@17` or `whatsms.messages/3@42`.
 """
 
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -16,6 +15,7 @@ from cyclopts.validators import Number
 
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.running import run
+from whatsms_events.cli.terminal import say, write
 from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.events import parse_time
@@ -72,9 +72,9 @@ def list_(
 
     slugs = {tenant.tenant_id: slug for slug, tenant in settings.tenants.items()}
     for one in [] if stage == "fold" else run(at_door()):
-        print(_line(one, slugs.get(one.tenant, one.tenant)))
+        say(_line(one, slugs.get(one.tenant, one.tenant)))
     for event in [] if stage == "door" else run(at_fold()):
-        print(_event_line(event, slugs.get(event.tenant or "", event.tenant or "-")))
+        say(_event_line(event, slugs.get(event.tenant or "", event.tenant or "-")))
     return 0
 
 
@@ -114,7 +114,7 @@ def show_(name: str, /, *, options: SettingsOptions = DEFAULTS) -> int:
                 raise _missing(found)
             return event.raw
 
-    sys.stdout.buffer.write(run(shown()))
+    write(run(shown()))
     return 0
 
 

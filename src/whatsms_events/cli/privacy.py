@@ -9,6 +9,7 @@ from rich.table import Table
 
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions, tenant_named
 from whatsms_events.cli.running import run
+from whatsms_events.cli.terminal import printable, say_json
 from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.marks import Marker
@@ -54,13 +55,13 @@ def report_(*, tenant: str | None = None, json: bool = False, options: SettingsO
     wanted = known if tenant is None else {(slug := tenant_named(settings, tenant)): known[slug]}
     found = run(_report(settings, wanted))
     if json:
-        print(msgspec.json.encode(found).decode())
+        say_json(found)
         return 0
     console = Console()
     for one in msgspec.to_builtins(found)["tenants"]:
         console.print(_table(one))
         for line in _forgotten(one, found["made_at"].isoformat()):
-            console.print(line)
+            console.print(printable(line), markup=False)
     return 0
 
 
@@ -81,7 +82,7 @@ def keys(*, json: bool = False, options: SettingsOptions = DEFAULTS) -> int:
     holders = run(_holders(settings))
     if json:
         told = [{**msgspec.to_builtins(one), "fits": one.fingerprint == ours} for one in holders]
-        print(msgspec.json.encode({"fingerprint": ours, "processes": told}).decode())
+        say_json({"fingerprint": ours, "processes": told})
     else:
         print(f"here: {ours or 'no key'}")
         for one in holders:

@@ -20,6 +20,7 @@ from cyclopts import Parameter
 from whatsms_events.cli.asking import ask, private_url, refused, strange, token_for
 from whatsms_events.cli.events import After, event_line
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
+from whatsms_events.cli.terminal import say, say_encoded
 from whatsms_events.config.settings import Settings
 from whatsms_events.consume import FeedReader
 from whatsms_events.errors import ConfigError, TransientError
@@ -73,7 +74,7 @@ def tail_(
     try:
         place = _end(there, settings) if after is None else after
         query = {"after": str(place)} | {name: value for name, value in wanted.items() if value is not None}
-        _follow(f"{there}/api/v1/stream?{urlencode(query)}", settings, _raw if json else _line)
+        _follow(f"{there}/api/v1/stream?{urlencode(query)}", settings, say_encoded if json else _say_line)
     except _StoppedError:
         return 0
 
@@ -94,19 +95,19 @@ def _end(url: str, settings: Settings) -> int:
         raise strange(url) from exc
 
 
-def _follow(url: str, settings: Settings, shown: Callable[[str], str]) -> NoReturn:
+def _follow(url: str, settings: Settings, shown: Callable[[str], None]) -> NoReturn:
     """Print what the feed sends for ever; where it breaks off, go on behind the last event."""
     feed, failures, opened = FeedReader(), 0, False
     while True:
         try:
             for row in _rows(url, settings, feed):
-                print(shown(row), flush=True)
+                shown(row)
                 failures = 0
             opened = True
         except TransientError as exc:
             if not opened and not feed.last_id and not failures:
                 raise  # there never was a process
-            print(f"{exc}; trying again", file=sys.stderr)
+            say(f"{exc}; trying again", file=sys.stderr)
         failures += 1
         time.sleep(backoff(failures, LONGEST_WAIT_S))
 
@@ -123,7 +124,9 @@ def _rows(url: str, settings: Settings, feed: FeedReader) -> Iterator[str]:
         with ask(url, token=token, deadline_s=DEADLINE_S, headers=headers) as answer:
             for line in answer:
                 sent = feed.line(line)
-                if sent is not None and not sent.ended:
+                if sent is not None and sent.ended:
+                    say(f"the feed has ended: {_detail(sent.data)}; trying again", file=sys.stderr)
+                elif sent is not None:
                     yield sent.data
     except urllib.error.HTTPError as exc:
         if exc.code in (400, 404):
@@ -134,16 +137,17 @@ def _rows(url: str, settings: Settings, feed: FeedReader) -> Iterator[str]:
 
 
 def _why(exc: urllib.error.HTTPError) -> str:
+    return _detail(exc.read(ANSWER_LIMIT_BYTES)) or f"it answers {exc.code}"
+
+
+def _detail(told: bytes | str) -> str:
+    """Return the sentence of what the process says of itself; empty where there is none."""
     try:
-        return str(msgspec.json.decode(exc.read(ANSWER_LIMIT_BYTES))["detail"])
+        return str(msgspec.json.decode(told)["detail"])
     except (msgspec.MsgspecError, KeyError, TypeError):
-        return f"it answers {exc.code}"
+        return ""
 
 
-def _raw(row: str) -> str:
-    return row
-
-
-def _line(row: str) -> str:
+def _say_line(row: str) -> None:
     shown = msgspec.json.decode(row)
-    return event_line({**shown, "tenant": shown["tenant"] or shown["tenant_id"]}, {})
+    say(event_line({**shown, "tenant": shown["tenant"] or shown["tenant_id"]}, {}))

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import Annotated, Final
 
-import msgspec
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.running import run
+from whatsms_events.cli.terminal import say, say_json
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.bodies import is_storable
 from whatsms_events.errors import ConfigError, NotFoundError
@@ -70,9 +70,9 @@ def trace(
         raise NotFoundError("nothing has this name")
     found = run(_found(settings, name, tenant, kind, reach or None))
     if json:
-        print(msgspec.json.encode(found).decode())
+        say_json(found)
     else:
-        print("\n".join(_lines(found)))
+        say(*_lines(found))
     return 0 if found["trace"] is not None else 1
 
 

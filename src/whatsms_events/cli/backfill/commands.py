@@ -6,9 +6,10 @@ from typing import Final, Literal
 
 from whatsms_events import logs
 from whatsms_events.cli.backfill.foreground import Foreground
-from whatsms_events.cli.backfill.view import RECEIPTS, View, print_json, print_report, status_line
+from whatsms_events.cli.backfill.view import RECEIPTS, View, print_report, status_line
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions, tenant_named
 from whatsms_events.cli.running import run
+from whatsms_events.cli.terminal import say_json
 from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.errors import ConfigError, NotFoundError
@@ -79,7 +80,7 @@ def _reported(settings: Settings, slug: str, wanted: reports.Options, *, wait: b
         print(done, file=sys.stderr)
         return 1
     if json:
-        print_json(shown_run(done.info) | shown_page("drift", done.names))
+        say_json(shown_run(done.info) | shown_page("drift", done.names))
     else:
         print_report(slug, done.info, done.names)
     return 0
@@ -99,7 +100,7 @@ def status_(*, tenant: str | None = None, json: bool = False, options: SettingsO
     slugs = list(settings.tenants) if tenant is None else [tenant_named(settings, tenant)]
     found = run(_runs(settings, slugs))
     if json:
-        print_json({slug: shown_runs(runs) for slug, runs in found.items()})
+        say_json({slug: shown_runs(runs) for slug, runs in found.items()})
         return 0
     for slug, runs in found.items():
         for one in runs[:SHOWN]:

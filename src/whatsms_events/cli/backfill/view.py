@@ -1,7 +1,6 @@
 """Show how a backfill goes, and print what it found, for a person or for a program."""
 
 import io
-import sys
 import time
 from collections.abc import Callable
 from typing import BinaryIO, Final
@@ -9,11 +8,13 @@ from typing import BinaryIO, Final
 import msgspec
 import structlog
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from whatsms_events.backfill import worker as backfill
 from whatsms_events.backfill.run import HeldBack, Report, standing_of
 from whatsms_events.cli.progress import Bar
+from whatsms_events.cli.terminal import printable
 from whatsms_events.domain.repair import advice
 from whatsms_events.storage.reads import RowPage
 from whatsms_events.storage.repair.reports import RunInfo
@@ -98,7 +99,7 @@ def print_report(slug: str, info: RunInfo, names: RowPage) -> None:
         fields, age_s = row["fields"], row["age_s"]
         assert isinstance(fields, list)  # noqa: S101 - `Reports.drift` says so
         age = f"{age_s:.0f} s" if isinstance(age_s, float) else "unknown"
-        named.add_row(str(row["entity"]), str(row["id"]), str(row["kind"]), ", ".join(fields), age)
+        named.add_row(str(row["entity"]), escape(printable(str(row["id"]))), str(row["kind"]), ", ".join(fields), age)
     if report.drift:
         console.print(counts, "", named, highlight=False)
     if names.next is not None:
@@ -137,11 +138,6 @@ def _held_back(entity: str, seen: HeldBack) -> str:
     words = f"; of {seen.held} {entity}s {seen.extra} are not at the vendor and were NOT marked as gone, more than"
     words += f" {seen.limit} ({seen.missed} were missed; {advice(seen.missed, seen.extra)})"
     return f"{words} If they are really gone: `whatsms-events backfill run --allow-gone`"
-
-
-def print_json(value: object) -> None:
-    """Print one JSON document."""
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
 
 
 def status_line(slug: str, info: RunInfo) -> str:

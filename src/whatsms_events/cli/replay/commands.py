@@ -11,8 +11,9 @@ from whatsms_events.cli.replay.options import EVERYTHING, SelectionOptions
 from whatsms_events.cli.replay.projection import Wanted, remove, replay_projection, shadow_standing
 from whatsms_events.cli.replay.stage import ReplayStage, alone, ended, opened_stage
 from whatsms_events.cli.replay.topics import WantedTopics, replay_kafka
-from whatsms_events.cli.replay.view import print_json, print_runs
+from whatsms_events.cli.replay.view import print_runs
 from whatsms_events.cli.running import run
+from whatsms_events.cli.terminal import say_json
 from whatsms_events.errors import ConfigError, NotFoundError
 from whatsms_events.storage.log.relay_row import RelayRows
 from whatsms_events.storage.log.replays import ReplayRun, Replays
@@ -107,7 +108,7 @@ def status_(*, json: bool = False, options: SettingsOptions = DEFAULTS) -> int:
             runs = await Replays(stage.log).latest()
             standing = {str(one.id): await _standing(stage, one) for one in runs if one.finished_at is None}
         if json:
-            print_json({"replays": runs, "standing": standing})
+            say_json({"replays": runs, "standing": standing})
         else:
             print_runs(runs, standing)
 

@@ -4,8 +4,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from whatsms_events.cli.replay.stage import Pace, ReplayStage, alone, begun, ended, opened_stage
-from whatsms_events.cli.replay.view import ReplayView, print_findings, print_json, print_plan
+from whatsms_events.cli.replay.view import ReplayView, print_findings, print_plan
 from whatsms_events.cli.running import stop_on_signals
+from whatsms_events.cli.terminal import say_json
 from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.findings import TableFinding
@@ -64,7 +65,7 @@ async def replay_projection(settings: Settings, wanted: Wanted) -> int:
         view.say("stopped: what was read is kept, and the same command goes on from there")
         return 1
     if wanted.json:
-        print_json(told.facts | {"findings": told.findings, "differs": any(one.differs for one in told.findings)})
+        say_json(told.facts | {"findings": told.findings, "differs": any(one.differs for one in told.findings)})
     else:
         print_findings(told.findings, *told.sentences)
     return 0
@@ -76,7 +77,7 @@ async def _plan(stage: ReplayStage, wanted: Wanted) -> int:
     spans, blanked = await selected.spans(wanted.selection), await selected.blanked(wanted.selection)
     end = await EventLog(stage.log).end()
     if wanted.json:
-        print_json({"types": spans, "blanked": blanked, "applied_through": reached(live), "log_end": end, "go": False})
+        say_json({"types": spans, "blanked": blanked, "applied_through": reached(live), "log_end": end, "go": False})
         return 0
     sentences = [f"the tables show events up to position {reached(live):,} of {end:,}"]
     if wanted.selection.whole:

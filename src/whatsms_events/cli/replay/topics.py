@@ -7,8 +7,9 @@ from typing import Final
 from uuid import UUID
 
 from whatsms_events.cli.replay.stage import Pace, ReplayStage, alone, begun, ended, opened_stage
-from whatsms_events.cli.replay.view import ReplayView, print_json, print_plan
+from whatsms_events.cli.replay.view import ReplayView, print_plan
 from whatsms_events.cli.running import stop_on_signals
+from whatsms_events.cli.terminal import say_json
 from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.events import LogEntry
@@ -75,7 +76,7 @@ async def _plan(stage: ReplayStage, wanted: WantedTopics) -> int:
     selected = Selected(stage.log)
     spans, blanked = await selected.spans(wanted.selection), await selected.blanked(wanted.selection)
     if wanted.json:
-        print_json({"types": spans, "blanked": blanked, "prefix": wanted.prefix, "go": False})
+        say_json({"types": spans, "blanked": blanked, "prefix": wanted.prefix, "go": False})
         return 0
     topics = ", ".join(f"{wanted.prefix}.{suffix}" for suffix in TOPICS)
     sentences = [
@@ -203,7 +204,7 @@ def _relay(stage: ReplayStage, target: KafkaTarget, log: RereadLog, run: ReplayR
 def _tell(wanted: WantedTopics, run: ReplayRun, spans: list[TypeSpan], blanked: Blanked, refused: Counter[str]) -> None:
     if wanted.json:
         facts = {"replay": run.id, "prefix": run.prefix, "types": spans, "blanked": blanked, "refused": refused}
-        print_json(facts | {"go": True})
+        say_json(facts | {"go": True})
         return
     sentences = [f"published to {run.prefix} up to position {run.selection.last:,}, as replay {run.id}"]
     if refused:

@@ -1,11 +1,9 @@
 """Show how a replay goes, and print what it would do, what it did and what it found."""
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -36,11 +34,6 @@ class ReplayView(Bar):
             self.move(numbers, total=through or None, completed=position)
         elif self.due():
             self.say(f"{self._name}: {numbers}")
-
-
-def print_json(value: object) -> None:
-    """Print one JSON document."""
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
 
 
 def print_plan(spans: Sequence[TypeSpan], blanked: Blanked, *sentences: str) -> None:
