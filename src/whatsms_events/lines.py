@@ -62,7 +62,7 @@ LINES: Final = {
     "observation.parked": "An observation could not be stored and was parked.",
     "observation.refused": "The vendor's answer was about something else than what was asked for.",
     "observation.too_large": "An observation is larger than a topic takes, and was left out.",
-    "personal.shown": "A page or an answer showed what is personal: to the holder of which token, of which thing.",
+    "personal.shown": "A page or an answer showed what is personal: to the holder of which token, of which things.",
     "process.crashed": "The process ends on an error that nobody expected. This is our mistake: report it.",
     "python.unraisable": "Python met an error that it could not raise.",
     "python.warned": "Python or a library warned.",

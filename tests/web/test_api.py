@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 from pytest_aiohttp.plugin import AiohttpClient
@@ -477,6 +478,45 @@ async def test_one_event_shows_its_bytes_on_demand(client: Client, put: Any) -> 
     assert whole["sha256"] == "00ff"
     for position in ("8", "0", str(2**63), "9" * 400):
         await refused(client, f"/api/v1/events/{position}", 404)
+
+
+async def test_each_answer_that_shows_people_leaves_one_line(
+    databases: tuple[Database, Database], put: Any, client: Client, aiohttp_client: AiohttpClient
+) -> None:
+    """It names the token, what kind of things was shown, and their ids, of a long page the first and the last; where
+    nothing was found, or it was hidden, there is none.
+    """
+    people = [{"tenant": "tenant-1", "id": f"p{n:02}", "name": "João", "folded_name": "joao"} for n in range(60)]
+    await put(tables.contact, *people)
+    await put(tables.ticket, {"tenant": "tenant-1", "id": "k1", "contact_id": "p01", "status": "open"})
+    await put(tables.message, {"tenant": "tenant-1", "id": "m1", "ticket_id": "k1", "created_at": NOW})
+    await put(tables.event_log, event(6), event(7))
+    asked = {
+        "/api/v1/shop/contacts?limit=2": ("contact", ("p00", "p01"), 2),
+        "/api/v1/shop/contacts?limit=60": ("contact", ("p00", "p59"), 60),
+        "/api/v1/shop/contacts/p07": ("contact", "p07", 1),
+        "/api/v1/shop/tickets/k1/messages": ("message", "m1", 1),
+        "/api/v1/shop/messages/m1": ("message", "m1", 1),
+        "/api/v1/shop/conversations?find=p01": ("conversations.found", "p01", 1),
+        "/api/v1/events": ("event", (UUID(int=6), UUID(int=7)), 2),
+        "/api/v1/events/7?raw=1": ("event", UUID(int=7), 1),
+        "/api/v1/events?after=7": None,
+        "/api/v1/bank/contacts": None,
+    }
+    with structlog.testing.capture_logs() as lines:
+        for path in asked:
+            await fetch(client, path)
+        await refused(client, "/api/v1/shop/contacts/nobody", 404)
+    shown = [(one["kind"], one["subject"], one["count"]) for one in lines if one["event"] == "personal.shown"]
+    assert shown == [one for one in asked.values() if one is not None]
+    assert {one["holder"] for one in lines if one["event"] == "personal.shown"} == {"tests"}
+    api = Api(Queries(*databases), TENANTS, Reports(databases[0]))
+    reader = await aiohttp_client(private_app(asking(scopes=frozenset({"read"})), probes(), api), headers=bearer())
+    with structlog.testing.capture_logs() as lines:
+        for path in asked:
+            if "raw" not in path:
+                await fetch(reader, path)
+    assert not [one for one in lines if one["event"] == "personal.shown"]
 
 
 async def test_no_hash_gives_a_hidden_number_away(

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import aiohttp
 import pytest
+import structlog
 from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -356,11 +357,17 @@ def named(name: str, secret: str, *may: Scope) -> NamedToken:
 
 async def test_without_the_scope_personal_the_feed_hides_as_the_list_does(databases: Databases, put: Any) -> None:
     """Two readers of one feed see the same events, of which the one without the scope sees what the list shows it: of
-    what was there, and of what comes.
+    what was there, and of what comes. That the first one opened the feed is noted, with the position before it.
     """
     await put(tables.event_log, event(1), event(2, data="null", type="of another release"))
     tokens = [named("agent", "token-of-an-agent", "read", "personal"), named("screen", "token-of-a-screen", "read")]
     async with serving(databases, tokens=tokens) as (_feed, client):
+        with structlog.testing.capture_logs() as lines:
+            for token in tokens:
+                async with client.get(PATH, params={"after": "1"}, headers=bearer(token.secret.decode())):
+                    pass
+        shown = [(one["holder"], one["kind"], one["subject"]) for one in lines if one["event"] == "personal.shown"]
+        assert shown == [("agent", "feed", 1)]
         for token in tokens:
             header = bearer(token.secret.decode())
             async with client.get(PATH, headers=header) as answer:

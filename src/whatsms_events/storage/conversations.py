@@ -76,6 +76,11 @@ class FoundPage:
     complete: bool
 
 
+def found_ids(page: FoundPage) -> list[object]:
+    """Return the ids of the contacts that were found, and of the tickets of which no contact is known."""
+    return [row["id"] for one in page.found for row in ([one.contact] if one.contact else one.tickets)]
+
+
 @dataclass(frozen=True, slots=True)
 class StatusAges:
     """How many tickets of a status there are by age, in the order of AGES and then those without a time.

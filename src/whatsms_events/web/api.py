@@ -4,7 +4,7 @@ Lists take `limit` and `after`, the opaque `next` of the page before, and answer
 A parameter that cannot be read is 400, and the answer names it. A thing that is not there is 404.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, get_args
@@ -16,12 +16,13 @@ from whatsms_events.clock import now
 from whatsms_events.domain.delays import STUCK_AFTER, STUCK_UNTIL
 from whatsms_events.domain.drift import DriftKind
 from whatsms_events.domain.events import Entity, EventType
+from whatsms_events.domain.personal import hidden
 from whatsms_events.storage.acks import PARTS, SentMessages
-from whatsms_events.storage.conversations import FOUND_LIMIT, Conversations
+from whatsms_events.storage.conversations import FOUND_LIMIT, Conversations, found_ids
 from whatsms_events.storage.reads import Queries, Resource, RowPage, RowView
 from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.web.access import require
-from whatsms_events.web.hiding import event_for_eyes, for_eyes, may_see, parked_for_eyes
+from whatsms_events.web.hiding import events_for_eyes, for_eyes, may_see, parked_for_eyes, showed
 from whatsms_events.web.questions import (
     BY_ARRIVAL,
     BY_PLACE,
@@ -125,7 +126,7 @@ class Api:
     async def _entity(self, resource: Resource, request: web.Request) -> web.Response:
         parameters(request)
         found = await self._queries.entity(resource, self._tenant(request), entity_id(request))
-        return one_answer(None if found is None else for_eyes(request, TABLES[resource], found))
+        return _one(found, partial(for_eyes, request, TABLES[resource]))
 
     async def _ticket_messages(self, request: web.Request) -> web.Response:
         asked = parameters(request, "after", "limit")
@@ -139,7 +140,7 @@ class Api:
     async def _message(self, request: web.Request) -> web.Response:
         parameters(request)
         found = await self._queries.message(self._tenant(request), entity_id(request))
-        return one_answer(None if found is None else for_eyes(request, "message", found))
+        return _one(found, partial(for_eyes, request, "message"))
 
     async def _parked_deliveries(self, request: web.Request) -> web.Response:
         asked = parameters(request, "after", "limit", "discarded")
@@ -173,7 +174,7 @@ class Api:
         if after > page.end:
             # Positions are never given back: this reader has seen another log, or one that was longer.
             raise bad("after", f"is past the end of the log, {page.end}")
-        rows = [event_for_eyes(request, self._of_tenant(row)) for row in page.rows]
+        rows = events_for_eyes(request, [self._of_tenant(row) for row in page.rows])
         return json_answer({"events": rows, "next": page.next, "end": page.end})
 
     async def _event(self, request: web.Request) -> web.Response:
@@ -182,7 +183,7 @@ class Api:
         if raw:
             require(request, "personal")
         found = await self._queries.event(position(request), raw=raw)
-        return one_answer(None if found is None else event_for_eyes(request, self._of_tenant(found)))
+        return _one(found, lambda rows: events_for_eyes(request, [self._of_tenant(row) for row in rows]))
 
     async def _conversations(self, request: web.Request) -> web.Response:
         asked = parameters(request, "find", "limit")
@@ -191,7 +192,9 @@ class Api:
         if not text:
             raise bad("find", "must be given: an id, or the beginning of a name or number")
         page = await self._conversations_of.find(tenant, text, personal=may_see(request), limit=limit)
-        return json_answer(shown_found(page, lambda contact: for_eyes(request, "contact", contact)))
+        showed(request, "conversations.found", *found_ids(page))
+        personal = may_see(request)
+        return json_answer(shown_found(page, lambda contact: contact if personal else hidden("contact", contact)))
 
     async def _acks(self, request: web.Request) -> web.Response:
         hours = number(parameters(request, "hours"), "hours", DAY_HOURS, 1, ACK_HOURS)
@@ -236,4 +239,9 @@ class Api:
 
 
 def _seen(request: web.Request, resource: Resource, page: RowPage) -> RowPage:
-    return RowPage([for_eyes(request, TABLES[resource], row) for row in page.rows], page.next)
+    return RowPage(for_eyes(request, TABLES[resource], page.rows), page.next)
+
+
+def _one(found: RowView | None, seen: Callable[[Sequence[RowView]], Sequence[RowView]]) -> web.Response:
+    """Return one row as the one who asks may see it; raise 404 where there is none."""
+    return one_answer(None if found is None else seen([found])[0])

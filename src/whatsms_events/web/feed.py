@@ -25,7 +25,7 @@ from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.reads import Queries, RowView
 from whatsms_events.web.access import NamedToken, holder
 from whatsms_events.web.connection import Connection
-from whatsms_events.web.hiding import hidden_event, may_see
+from whatsms_events.web.hiding import hidden_event, may_see, showed
 from whatsms_events.web.questions import (
     HEADERS,
     TOP,
@@ -230,6 +230,7 @@ class Feed:
             response = await self._opened(request)
         finally:
             self._coming -= 1
+        showed(request, "feed", place.position)
         return await self._serve(request, OpenFeed(request, response, wanted, place, self._stall_s))
 
     def _count(self) -> int:

@@ -4,9 +4,11 @@ Which values those are is said in `domain/personal` alone. The hash of a body is
 all of a body is known but a number, the number is found by trying.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from whatsms_events.domain import personal
@@ -17,6 +19,10 @@ from whatsms_events.web.access import holder
 
 UNREADABLE: Final = msgspec.Raw(msgspec.json.encode({personal.EXTRA: {personal.HIDDEN: True}}))
 """Stands for data that nothing can be told of: all of it may be personal."""
+SUBJECTS: Final = 50
+"""So many things are named in one line of the log."""
+
+log = structlog.get_logger()
 
 
 def may_see(request: web.Request) -> bool:
@@ -24,14 +30,28 @@ def may_see(request: web.Request) -> bool:
     return "personal" in holder(request).scopes
 
 
-def for_eyes(request: web.Request, table: str, row: RowView) -> RowView:
-    """Return a row of this table of the projection as the one who asks may see it."""
-    return row if may_see(request) else personal.hidden(table, row)
+def showed(request: web.Request, kind: str, *subjects: object) -> None:
+    """Note in the log that an answer shows what is personal: who saw which things, and nothing of what they say.
+
+    Of more things than a line may name, the first and the last are: such a page is in their order. Nothing is noted
+    where nothing was found, or where it was hidden.
+    """
+    if subjects and may_see(request):
+        named = subjects if len(subjects) <= SUBJECTS else (subjects[0], subjects[-1])
+        subject = named[0] if len(named) == 1 else named
+        log.info("personal.shown", holder=holder(request).name, kind=kind, subject=subject, count=len(subjects))
 
 
-def event_for_eyes(request: web.Request, row: RowView) -> RowView:
-    """Return a row of the log as the one who asks may see it."""
-    return row if may_see(request) else hidden_event(row)
+def for_eyes(request: web.Request, table: str, rows: Sequence[RowView]) -> list[RowView]:
+    """Return rows of this table of the projection as the one who asks may see them, and note who saw them."""
+    showed(request, table, *(row["id"] for row in rows))
+    return [row if may_see(request) else personal.hidden(table, row) for row in rows]
+
+
+def events_for_eyes(request: web.Request, rows: Sequence[RowView]) -> list[RowView]:
+    """Return rows of the log as the one who asks may see them, and note who saw them."""
+    showed(request, "event", *(row["id"] for row in rows))
+    return [row if may_see(request) else hidden_event(row) for row in rows]
 
 
 def parked_for_eyes(request: web.Request, row: RowView) -> RowView:

@@ -19,6 +19,7 @@ from whatsms_events.domain.marks import Suppressions
 from whatsms_events.domain.named import named_in_bytes
 from whatsms_events.domain.suppression import parked_before
 from whatsms_events.web.access import require
+from whatsms_events.web.hiding import showed
 from whatsms_events.web.questions import json_answer, not_found, parameters
 from whatsms_events.web.whole import Whole
 
@@ -118,6 +119,7 @@ class Rejects:
     async def _one(self, request: web.Request) -> web.Response:
         for one in self._of(request):
             if str(one.number) == request.match_info["number"]:
+                showed(request, "reject", one.number)
                 return web.Response(
                     body=one.request, content_type="application/octet-stream", headers={"Cache-Control": "no-store"}
                 )

@@ -219,7 +219,7 @@ async def test_a_long_conversation_is_read_page_by_page(aiohttp_client: AiohttpC
 
 async def test_who_may_not_see_people_sees_no_word_of_them(aiohttp_client: AiohttpClient, databases: Databases) -> None:
     """Without the scope personal no page has a text, a name, a number or a file of anybody, and nothing is found by
-    them; each page that does show them leaves one line that names the token and the thing, and no value.
+    them; each page that does show them leaves one line that names the token and the things, and no value.
     """
     await fill(*databases)
     reader = await opened(aiohttp_client, databases, "read")
@@ -241,11 +241,14 @@ async def test_who_may_not_see_people_sees_no_word_of_them(aiohttp_client: Aioht
     with structlog.testing.capture_logs() as lines:
         await read(browser, "/conversations/ticket?tenant=shop&id=k1")
         await read(browser, "/conversations?find=jo%C3%A3o")
+        await read(browser, "/conversations?find=nobody")
+        await read(browser, "/conversations?status=open")
         await read(browser, f"/passport?find={SENT}")
     told = [{name: line[name] for name in ("kind", "subject", "holder")} for line in lines]
     assert told == [
         {"kind": "conversation", "subject": "k1", "holder": "ops"},
-        {"kind": "conversations.found", "subject": None, "holder": "ops"},
+        {"kind": "conversations.found", "subject": "p1", "holder": "ops"},
+        {"kind": "ticket", "subject": "k1", "holder": "ops"},
     ]
 
 

@@ -273,7 +273,14 @@ async def test_bytes_are_shown_on_request_and_the_look_is_noted(browser: Browser
     assert await raw.read() == b"<script>Maria</script>\x00\xff"
     assert raw.headers["Content-Disposition"].startswith("attachment")
     assert raw.content_type == "application/octet-stream"
-    note = {"event": "personal.shown", "log_level": "info", "holder": "ops", "kind": "parked", "subject": name}
+    note = {
+        "event": "personal.shown",
+        "log_level": "info",
+        "holder": "ops",
+        "kind": "parked",
+        "subject": name,
+        "count": 1,
+    }
     assert lines == [note, note]
     assert (await browser.get(f"/parked/one?name={UUID(int=99)}")).status == 404
 

@@ -9,7 +9,7 @@ from aiohttp import web
 from whatsms_events.domain.bodies import is_storable
 from whatsms_events.domain.trace import FieldPlace, field_place
 from whatsms_events.errors import NotFoundError
-from whatsms_events.storage.conversations import AGES, COUNTED, TALK_LIMIT, Conversations, StatusAges
+from whatsms_events.storage.conversations import AGES, COUNTED, TALK_LIMIT, Conversations, StatusAges, found_ids
 from whatsms_events.storage.reads import Queries
 from whatsms_events.storage.trace import ThingFacts, Traces
 from whatsms_events.web.console import places
@@ -64,7 +64,8 @@ class ConversationsPage:
             known["found"] = await visit.asked(
                 "What was looked for", self._conversations.find(tenant_id, text, personal=personal)
             )
-            visit.showed("conversations.found")
+            if known["found"].value is not None:
+                visit.showed("conversations.found", *found_ids(known["found"].value))
         elif "status" in asked:
             known |= await self._listed(visit, slug, tenant_id, asked)
         else:
@@ -80,7 +81,8 @@ class ConversationsPage:
             tenant_id, asked["status"], visit.now, age=age, after=after, limit=TICKETS
         )
         listed = await visit.asked("The tickets", question)
-        visit.showed("tickets")
+        if listed.value is not None:
+            visit.showed("ticket", *(row["id"] for row in listed.value[0]))
         following = None if listed.value is None else listed.value[1]
         query = {"tenant": slug, "status": asked["status"], "age": age}
         more = None if following is None else places.place(self.path, **query, after=opaque(following))

@@ -25,6 +25,7 @@ from whatsms_events.web.answers import PROBLEM_JSON
 from whatsms_events.web.console.assets import Assets
 from whatsms_events.web.console.rendering import environment, rendered
 from whatsms_events.web.console.sessions import Sessions, form, from_own_page
+from whatsms_events.web.hiding import showed
 from whatsms_events.web.questions import refusal
 
 PAGE_S: Final = 8.0
@@ -103,10 +104,10 @@ class Visit:
         except WhatsmsEventsError as exc:
             return Brought(None, f"{what} could not be read: {exc}")
 
-    def showed(self, kind: str, subject: str | None = None) -> None:
-        """Note in the log that this page shows what is personal: who saw which thing, and nothing of what it says."""
-        if self.holder is not None and self.may("personal"):
-            log.info("personal.shown", holder=self.holder.name, kind=kind, subject=subject)
+    def showed(self, kind: str, *subjects: object) -> None:
+        """Note in the log that this page shows what is personal: who saw which things, see `hiding.showed`."""
+        if self.holder is not None:
+            showed(self.request, kind, *subjects)
 
     def did(
         self, what: str, subject: str | None = None, *, count: int | None = None, options: str | None = None

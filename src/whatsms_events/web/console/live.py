@@ -1,4 +1,7 @@
-"""The page Live shows events as they come: the browser reads the event feed by itself, and draws what it is told."""
+"""The page Live shows events as they come: the browser reads the event feed by itself, and draws what it is told.
+
+The page itself shows nothing of anybody; the feed notes in the log who opened it.
+"""
 
 from collections.abc import Mapping
 from typing import Final
@@ -43,7 +46,6 @@ class LivePage:
             "ticket": query.get("ticket", "").strip() if is_storable(query.get("ticket", "")) else "",
         }
         end = await visit.asked("The log", self._end())
-        visit.showed("live")
         return visit.page(
             "live.html",
             asked=asked,
