@@ -1,9 +1,10 @@
 """What of a contract would break those who rely on an older one: removed, narrowed, or asked for anew.
 
-Three sides rely on a contract. Who reads finds gone what it knew, or meets a value that could not be before. Who reads
-events with the newer contract still meets old ones, which lack what is always there only now; an answer is as new as
-the service. Who asks is refused where a path or a parameter is gone, or where more is demanded. What is optional may be
-added, and so may words of an enumeration: readers are told to take unknown fields and words as news.
+Three sides rely on a contract, and each on more than schemas: on a record's key and media type, on who sends and who
+receives, on which token a path asks for. Who reads finds gone what it knew, or meets a value that could not be before.
+Who reads events with the newer contract still meets old ones, which lack what is always there only now; an answer is as
+new as the service. Who asks is refused where a path or a parameter is gone, or where more is demanded. What is optional
+may be added, and so may words of an enumeration: readers are told to take unknown fields and words as news.
 
 References are followed within each document; what is the same pair of references once more is not compared again.
 """
@@ -70,6 +71,7 @@ def _paths(pair: _Pair) -> Iterator[str]:
             if new is None:
                 yield f"{place} is gone"
                 continue
+            yield from _tokens(pair, operations[method], new, place)
             yield from _parameters(pair, operations[method], new, place)
             yield from _contents(
                 pair.of("request"), operations[method].get("requestBody"), new.get("requestBody"), f"{place} body"
@@ -77,13 +79,36 @@ def _paths(pair: _Pair) -> Iterator[str]:
             yield from _responses(pair, operations[method], new, place)
 
 
+def _tokens(pair: _Pair, old: JsonObject, new: JsonObject, place: str) -> Iterator[str]:
+    """Yield where who might ask may not ask any more: each way to be let in must be one still."""
+    ways_now = new.get("security", pair.new.get("security")) or [{}]
+    for way in old.get("security", pair.old.get("security")) or [{}]:
+        if not any(_enough(way, one) for one in ways_now):
+            yield f"{place}: it asks for another token than before"
+    schemes, schemes_now = (each.get("components", {}).get("securitySchemes", {}) for each in (pair.old, pair.new))
+    for name in {name for way in ways_now for name in way if name in schemes}:
+        if _form(schemes[name]) != _form(schemes_now.get(name, {})):
+            yield f"{place}: the token {name} is shown in another way"
+
+
+def _enough(shown: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    return all(name in shown and set(scopes) <= set(shown[name]) for name, scopes in asked.items())
+
+
+def _form(scheme: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: value for name, value in scheme.items() if name != "description"}
+
+
 def _parameters(pair: _Pair, old: JsonObject, new: JsonObject, place: str) -> Iterator[str]:
     was, now = ({(one["in"], one["name"]): one for one in each.get("parameters", ())} for each in (old, new))
     for key, parameter in was.items():
         if key not in now:
             yield f"{place}: the parameter {key[1]} is gone"
-        else:
-            yield from _schemas(pair.of("request"), parameter["schema"], now[key]["schema"], f"{place} ?{key[1]}")
+            continue
+        schema, new_schema = parameter["schema"], now[key]["schema"]
+        if schema.get("default") != new_schema.get("default"):
+            yield f"{place} ?{key[1]}: it is {new_schema.get('default')} by default now, not {schema.get('default')}"
+        yield from _schemas(pair.of("request"), schema, new_schema, f"{place} ?{key[1]}")
     for key, parameter in now.items():
         if parameter.get("required") and not was.get(key, {}).get("required"):
             yield f"{place}: the parameter {key[1]} is required now"
@@ -116,13 +141,60 @@ def _channels(pair: _Pair) -> Iterator[str]:
             continue
         if new["address"] != channel["address"]:
             yield f"the channel {name} is at {new['address']} now, not at {channel['address']}"
+        for parameter, was in channel.get("parameters", {}).items():
+            yield from _place_in_address(was, new.get("parameters", {}).get(parameter), f"{name} {{{parameter}}}")
         for message, held in channel["messages"].items():
             if message not in new["messages"]:
                 yield f"{name}: the message {message} is gone"
                 continue
             was, now = _found(pair.old, held), _found(pair.new, new["messages"][message])
-            for part in ("headers", "payload"):
-                yield from _schemas(pair, was[part], now[part], f"{name} {message} {part}")
+            yield from _messages(pair, was, now, f"{name} {message}")
+    yield from _operations(pair)
+
+
+def _place_in_address(old: JsonObject, new: JsonObject | None, place: str) -> Iterator[str]:
+    if new is None:
+        yield f"{place} is gone"
+        return
+    yield from _words(old, new, place)
+    if "default" in old and old["default"] != new.get("default"):
+        yield f"{place} is {new.get('default')} by default now, not {old['default']}"
+
+
+def _messages(pair: _Pair, old: JsonObject, new: JsonObject, place: str) -> Iterator[str]:
+    for part in ("headers", "payload"):
+        yield from _schemas(pair, old[part], new.get(part, {}), f"{place} {part}")
+    was, now = (
+        one.get("contentType", whole.get("defaultContentType")) for one, whole in ((old, pair.old), (new, pair.new))
+    )
+    if was != now:
+        yield f"{place}: it is {now} now, not {was}"
+    yield from _bindings(pair, old, new, place)
+
+
+def _operations(pair: _Pair) -> Iterator[str]:
+    for name, operation in pair.old.get("operations", {}).items():
+        new = pair.new.get("operations", {}).get(name)
+        if new is None:
+            yield f"the operation {name} is gone"
+            continue
+        for part in ("action", "channel"):
+            if operation[part] != new[part]:
+                yield f"{name}: its {part} is {new[part]} now, not {operation[part]}"
+        yield from _bindings(pair, operation, new, name)
+
+
+def _bindings(pair: _Pair, old: JsonObject, new: JsonObject, place: str) -> Iterator[str]:
+    """Yield what breaks in how something is carried by Kafka or HTTP: a record's key, above all."""
+    for protocol, binding in old.get("bindings", {}).items():
+        now = new.get("bindings", {}).get(protocol, {})
+        for part, value in binding.items():
+            if part not in now:
+                yield f"{place}: {protocol} says no {part} any more"
+            elif isinstance(value, dict):
+                yield from _schemas(pair, value, now[part], f"{place} {protocol} {part}")
+            elif now[part] != value:
+                yield f"{place}: its {part} of {protocol} is {now[part]} now, not {value}"
 
 
 def _schemas(pair: _Pair, old: Any, new: Any, place: str) -> Iterator[str]:
