@@ -45,6 +45,7 @@ test-long: test ## the suite with the long forms of its tests: more tickets, mor
 # The fast path, for between two edits: what needs no server (the twin is one) and kills nothing, with few examples of
 # each law.
 check: export HYPOTHESIS_PROFILE = quick
+check: export WHATSMS_TEST_NO_PROCESS = 1
 check: lint ## lint, types, and every test that needs no server
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not kafka and not postgres and not chaos and not process and not twin and not slow" $(ARGS)
 

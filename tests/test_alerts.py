@@ -88,6 +88,7 @@ def test_promtool_takes_rules_and_configuration(promtool: str) -> None:
 
 
 @pytest.mark.parametrize("name", TEST_FILES)
+@pytest.mark.slow
 def test_the_rules_pass_their_own_tests(promtool: str, name: str) -> None:
     """Each alert fires where it should, with labels and texts, and stays quiet where it should."""
     assert "SUCCESS" in checked(promtool, "test", "rules", name)

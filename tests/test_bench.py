@@ -146,6 +146,7 @@ async def test_only_accepted_deliveries_count(stage: Stage) -> None:
     assert refused.accepted == 0
 
 
+@pytest.mark.process
 async def test_every_page_of_the_console_is_timed(stage: Stage) -> None:
     """With a few tickets in a real service on each database: each page is answered, and its time is a finding."""
     stage.events, stage.rounds = 20, 1

@@ -401,6 +401,7 @@ def test_each_metric_is_shown_or_has_a_reason() -> None:
     assert shown | hidden == set(METRICS.values())
 
 
+@pytest.mark.process
 async def test_the_queries_ask_for_what_a_running_service_exposes(tmp_path: Path) -> None:
     """Every sample that a query names is of a metric that a real process shows, with just the labels that it has there.
 

@@ -14,6 +14,8 @@ from servers.compare import until
 from servers.service import SECRET, SLUG, TENANT, Service
 from whatsms_events.domain.signature import HEADER, sign
 
+pytestmark = pytest.mark.process
+
 DELIVERIES = Path(__file__).parent / "deliveries"
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
 LIMIT_S = 120

@@ -278,6 +278,7 @@ def test_every_line_that_needs_a_person_is_in_the_runbook() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.process
 async def test_the_commands_that_need_no_server_run_as_they_stand(tmp_path: Path) -> None:
     """Every such command of README and docs ends with status 0 beside a running service."""
     service = Service(tmp_path / "service")
@@ -317,6 +318,7 @@ def exports(line: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.skipif(not (shutil.which("curl") and shutil.which("openssl")), reason="no curl or no openssl")
+@pytest.mark.process
 async def test_the_first_webhook_of_the_quickstart_arrives(tmp_path: Path) -> None:
     """The block as it stands, but for ids and ports, sends a webhook that is accepted, and shows its contact."""
     service = Service(tmp_path / "service")
@@ -345,6 +347,7 @@ async def test_the_first_webhook_of_the_quickstart_arrives(tmp_path: Path) -> No
     await service.stop()
 
 
+@pytest.mark.process
 async def test_the_tables_are_made_again_as_the_runbook_says(tmp_path: Path) -> None:
     """While the service runs, the commands of the page count, compare and swap, one after the other. A row that was
     lost is there again, and the service goes on.
@@ -379,6 +382,7 @@ async def test_the_tables_are_made_again_as_the_runbook_says(tmp_path: Path) -> 
         await service.stop()
 
 
+@pytest.mark.process
 async def test_a_backup_is_made_and_restored_as_the_runbook_says(tmp_path: Path) -> None:
     """The runbook's commands, but for the backup's name, make a backup beside the running service and bring it back
     after its data is lost: the service shows what it showed, and takes in again.
@@ -424,6 +428,7 @@ async def fill_stuck(projection: Database) -> None:
             await connection.execute(insert(tables.message), [one])
 
 
+@pytest.mark.process
 async def test_the_stuck_messages_are_listed_as_the_runbook_says(postgres_url: str, tmp_path: Path) -> None:
     """Both commands list channel, ticket and count of what the gauge counts, the most first."""
     (on_sqlite,) = re.findall(r"^python3 -c .*FROM message.*$", OPERATE, re.MULTILINE)

@@ -5,9 +5,13 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from servers import warm
 from whatsms_events.storage.database import DatabaseTarget, open_log
 from whatsms_events.storage.log.secret_uses import SecretUses
+
+pytestmark = pytest.mark.process
 
 CONFIG = """
 data_dir = "."

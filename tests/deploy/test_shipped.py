@@ -72,6 +72,7 @@ def secrets(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.process
 def test_each_configuration_can_be_used(name: str, secrets: Path, tmp_path: Path) -> None:
     """`config check` takes each configuration that is shipped, with the secret files that its page names."""
     if "database" not in given(name):

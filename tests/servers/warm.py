@@ -128,7 +128,12 @@ _one_at_a_time: Final = threading.Lock()
 
 
 def parent() -> Parent:
-    """Return the warm parent of this test run, started now where there is none."""
+    """Return the warm parent of this test run, started now where there is none.
+
+    Raises RuntimeError in a run that leaves out the tests which start processes.
+    """
+    if os.environ.get("WHATSMS_TEST_NO_PROCESS") == "1":
+        raise RuntimeError("this test starts a process: mark it with pytest.mark.process")
     with _one_at_a_time:
         if not _parents:
             _parents.append(Parent())

@@ -185,6 +185,7 @@ async def test_a_next_process_that_cannot_offer_leaves_the_one_before_it_alone(t
         assert not taken.is_set()
 
 
+@pytest.mark.process
 async def test_a_process_with_other_roles_does_not_stop_the_receiver(tmp_path: Path) -> None:
     """A consumer that is started with the receiver's path ends with status 2 and says why; the receiver goes on, and
     the next receiver takes over from it.
@@ -207,6 +208,7 @@ async def test_a_process_with_other_roles_does_not_stop_the_receiver(tmp_path: P
     await following.stop()
 
 
+@pytest.mark.process
 async def test_only_the_address_that_cannot_be_had_is_named(tmp_path: Path) -> None:
     """Where the public socket is given, by systemd or by the process before, and somebody has the private port, a start
     names the private listener alone.
@@ -231,6 +233,7 @@ async def test_only_the_address_that_cannot_be_had_is_named(tmp_path: Path) -> N
         await first.stop()
 
 
+@pytest.mark.process
 async def test_a_killed_next_process_and_a_changed_port_leave_the_first_or_bind_anew(tmp_path: Path) -> None:
     """A next process with a wrong database ends with status 2 while the first one goes on; one with another public port
     takes over and listens there.
@@ -258,6 +261,7 @@ async def test_a_killed_next_process_and_a_changed_port_leave_the_first_or_bind_
     assert {"service.handed_over", "service.took_over", "service.not_taken"} <= {one["event"] for one in first.lines()}
 
 
+@pytest.mark.process
 async def test_a_next_process_whose_database_is_away_takes_no_delivery(tmp_path: Path) -> None:
     """It waits for its database for as long as that takes, and the first process answers every delivery meanwhile."""
     first = Service(tmp_path / "service", settings={"handover": {"socket": "handover.sock"}})

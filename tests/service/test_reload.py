@@ -5,12 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from servers.compare import LONG, until
 from servers.service import SECRET, SLUG, Service, toml
 from servers.steady import Steady
 from whatsms_events.domain.signature import HEADER, sign
+
+pytestmark = pytest.mark.process
 
 ROTATIONS = 10
 LIMIT_S = 60

@@ -101,6 +101,7 @@ async def test_vendors_clock_that_is_wrong_is_an_alarm(
 
 
 @pytest.mark.parametrize(("configured", "sent"), [(TENANT, TENANT.upper()), (f"{{{TENANT.upper()}}}", TENANT)])
+@pytest.mark.process
 async def test_tenant_in_another_spelling_is_the_same_tenant(tmp_path: Path, configured: str, sent: str) -> None:
     """The service accepts its tenant in any spelling of a UUID, keeps the configured one, and tells of another's."""
     service = Service(tmp_path / "service", settings={f"tenants.{SLUG}": {"tenant_id": configured}})

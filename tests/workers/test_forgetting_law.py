@@ -582,6 +582,7 @@ def holds(place: Callable[[], AbstractContextManager[str]], template: Path, fold
     law()
 
 
+@pytest.mark.slow
 def test_on_files_no_interleaving_undoes_that_somebody_was_forgotten(template: Path, tmp_path: Path) -> None:
     """Deliveries, late ones, observations, rebuilds, restored tables, kills at any statement, forgets: in any order."""
     holds(lambda: copied(template, tmp_path / "ours"), template, tmp_path, 1000 if LONG else 5)

@@ -338,6 +338,7 @@ STEPS = st.lists(
 
 @settings(max_examples=examples(15))
 @given(STEPS)
+@pytest.mark.slow
 def test_whatever_happens_in_between_nothing_goes_too_early(steps: list[Step]) -> None:
     """Rows that come in any order, relay and projection at any pace, and time: no row is blanked that is younger than
     its days or that one of the two has not taken; and in the end, when all is over and taken, none is left.
