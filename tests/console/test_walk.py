@@ -3,9 +3,10 @@
 import re
 import signal
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
-from contextlib import closing
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import pytest_asyncio
@@ -167,9 +168,24 @@ async def test_the_questions_of_the_page_are_answered_from_the_console_alone(
         assert walker.complaints == []
 
 
+@contextmanager
+def another_log(service: Service) -> Iterator[None]:
+    """Let the log hold other events than it did, as one that was restored from an older copy, and has grown since."""
+    with closing(sqlite3.connect(service.folder / "log.db", timeout=30)) as log:
+        held = log.execute("SELECT position, id FROM event_log").fetchall()
+
+        def hold(rows: Iterable[tuple[object, object]]) -> None:
+            with log:
+                log.executemany("UPDATE event_log SET id = ? WHERE position = ?", rows)
+
+        hold((uuid4().hex, position) for position, _ in held)
+        yield
+        hold((event_id, position) for position, event_id in held)
+
+
 async def test_live_shows_events_as_they_come(browser: Browser, service: Service) -> None:
     """An event that comes is a row at once, with what it says as text; a filter leaves others out; while it is paused
-    nothing is shown, and after it nothing is missing.
+    nothing is shown, and after it nothing is missing. Where the log was restored meanwhile, it says so and stops.
     """
     async with walking(browser, service) as walker:
         await walker.sign_in(TOKEN)
@@ -193,6 +209,15 @@ async def test_live_shows_events_as_they_come(browser: Browser, service: Service
         await expect(page.locator("#rows tr").nth(2)).to_contain_text("m-live-1")
         await expect(page.locator("#rows")).not_to_contain_text("t-live-1")
         assert await walker.violations() == []
+        await page.get_by_role("button", name="Pause").click()
+        with another_log(service):
+            await page.get_by_role("button", name="Go on").click()
+            await expect(page.locator("#state")).to_contain_text("restored from an older copy, or it is another log")
+            await expect(page.get_by_role("button", name="Pause")).to_be_disabled()
+            assert [one for one in walker.complaints if "400" not in one] == []
+            walker.complaints.clear()
+        await walker.go("/live?type=message.received")
+        await expect(page.locator("#state")).to_have_text("live")
         assert walker.complaints == []
 
 

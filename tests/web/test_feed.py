@@ -278,11 +278,12 @@ async def refused(client: Client, status: int, last_id: str = "", **query: str) 
 
 async def test_a_log_that_is_not_the_readers_own_is_refused(databases: Databases, put: Any) -> None:
     """A place past the end, one that holds another event now, and one that the log does not have: 400 each, which names
-    what is wrong; the last event's id counts more than `after`, and two such ids are refused.
+    what is wrong; `after` may be such an id too, the last event's id counts more, and two of those are refused.
     """
     await put(tables.event_log, event(1), event(2), event(5))
     async with serving(databases) as (_feed, client):
-        assert (await refused(client, 400, after="6"))["parameter"] == "after"
+        for after in ("6", f"6-{UUID(int=6)}", f"2-{UUID(int=1)}", f"4-{UUID(int=4)}", "9" * 19, "-1", ""):
+            assert (await refused(client, 400, after=after))["parameter"] == "after"
         for last_id in (f"6-{UUID(int=6)}", f"2-{UUID(int=1)}", f"4-{UUID(int=4)}", "6", "no id", "-1", "9" * 19):
             assert (await refused(client, 400, last_id, after="1"))["parameter"] == "Last-Event-ID"
         async with client.get(PATH, headers=[("Last-Event-ID", ""), ("Last-Event-ID", f"2-{UUID(int=2)}")]) as answer:
@@ -290,10 +291,11 @@ async def test_a_log_that_is_not_the_readers_own_is_refused(databases: Databases
         for query in ({"after": "x"}, {"type": "nothing"}, {"page": "1"}):
             assert (await refused(client, 400, **query))["parameter"] == next(iter(query))
         await refused(client, 404, tenant="nobody")
-        async with open_feed(client, f"2-{UUID(int=2)}", after="0") as answer:
-            reading = Reading()
-            await reading.until(answer, lambda: len(reading.rows) == 1)
-            assert reading.positions == [5]
+        for last_id, after in ((f"2-{UUID(int=2)}", "0"), ("", f"2-{UUID(int=2)}"), ("", "2")):
+            async with open_feed(client, last_id, after=after) as answer:
+                reading = Reading()
+                await reading.until(answer, partial(reading.reached, 5))
+                assert reading.positions == [5]
 
 
 async def test_a_restored_log_is_refused_also_where_a_filter_left_out_its_last_event(

@@ -136,7 +136,12 @@ _QUERY_OF: Final[Mapping[tuple[str, str], JsonObject]] = {
         "description": "How many conversations are answered.",
     },
     ("/api/v1/events", "after"): {**_POSITION, "default": 0, "description": "The position to go on behind."},
-    ("/api/v1/stream", "after"): {**_POSITION, "default": 0, "description": "The position to go on behind."},
+    ("/api/v1/stream", "after"): {
+        **TEXT,
+        "pattern": "^[0-9]{1,19}(-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?$",
+        "default": "0",
+        "description": "What to go on behind: a position, or the `id` of a block of this feed.",
+    },
 }
 """The same, where one path means something else by it."""
 

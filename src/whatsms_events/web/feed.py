@@ -32,7 +32,6 @@ from whatsms_events.web.questions import (
     bad,
     busy,
     not_found,
-    number,
     one_of,
     parameters,
 )
@@ -356,13 +355,16 @@ class Feed:
 
 
 def _begin(request: web.Request, asked: Mapping[str, str]) -> tuple[Place, str]:
-    """Return where a reader begins, and what told so: the last event that it had, else the position it names."""
+    """Return where a reader begins, and what told so: the last event that it had, else the place it names."""
     given = request.headers.getall(LAST_EVENT_ID, [])
     if len(given) > 1:
         raise bad(LAST_EVENT_ID, "is given twice")
     last = "".join(given)
     if not last:
-        return Place(number(asked, "after", 0, 0, TOP)), "after"
+        place = place_of(asked.get("after", "0"))
+        if place is None or place.position > TOP:
+            raise bad("after", "is neither a position of the log nor the id of a block of this feed")
+        return place, "after"
     place = place_of(last)
     if place is None or place.position > TOP:
         raise bad(LAST_EVENT_ID, "is no id of an event of this feed")

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from whatsms_events.domain.bodies import is_storable
 from whatsms_events.domain.events import EventType
-from whatsms_events.domain.feed import ENDED
+from whatsms_events.domain.feed import ENDED, Place
 from whatsms_events.storage.reads import Queries
 from whatsms_events.web.console.frame import Frame, Visit
 
@@ -45,23 +45,25 @@ class LivePage:
             "type": query.get("type", "") if query.get("type", "") in _TYPES else "",
             "ticket": query.get("ticket", "").strip() if is_storable(query.get("ticket", "")) else "",
         }
-        end = await visit.asked("The log", self._end())
+        begin = await visit.asked("The log", self._begin())
         return visit.page(
             "live.html",
             asked=asked,
-            feed=_feed(asked, end.value),
-            trouble=end.trouble,
+            feed=_feed(asked, begin.value),
+            trouble=begin.trouble,
             ended=ENDED,
             tenants=tuple(self._frame.tenants),
             types=_TYPES,
             rows=ROWS,
         )
 
-    async def _end(self) -> int:
-        return (await self._queries.events(after=0, limit=1)).end
+    async def _begin(self) -> Place:
+        """Return the place to begin behind, with the event there: so the feed knows whether it is the same log."""
+        position = max(0, (await self._queries.events(after=0, limit=1)).end - BEFORE)
+        return Place(position, (await self._queries.events(after=position, limit=1, name_after=True)).after_id)
 
 
-def _feed(asked: Mapping[str, str], end: int | None) -> str:
-    """Return where the browser reads; without the log's end it is asked for when the page is loaded again."""
+def _feed(asked: Mapping[str, str], begin: Place | None) -> str:
+    """Return where the browser reads; without a place it is asked for when the page is loaded again."""
     wanted = {name: value for name, value in asked.items() if value}
-    return "" if end is None else f"/api/v1/stream?{urlencode({'after': max(0, end - BEFORE), **wanted})}"
+    return "" if begin is None else f"/api/v1/stream?{urlencode({'after': str(begin), **wanted})}"

@@ -4,6 +4,7 @@
 const live = document.getElementById("live");
 const LIMIT = 160; // characters of what an event says
 const ACKS = { 0: "failed", 1: "pending", 2: "sent", 3: "delivered", 4: "read", 5: "played" };
+const REFUSED = [400, 401, 403, 404]; // and no second try would be answered otherwise
 const AGAIN_MS = 3000; // a browser gives up where it is refused once; this one asks again
 
 if (live) {
@@ -75,22 +76,50 @@ if (live) {
     document.getElementById("none").hidden = true;
   }
 
+  // What was shown may not be what the log holds, or nobody may read it any more: only a new page helps.
+  function stop(why) {
+    close();
+    pause.disabled = true;
+    say(`${why}. Load this page again.`, "bad");
+  }
+
+  // A browser does not say why it was refused, so it is asked once more. What is refused for good stops the page.
+  async function again(url, tried) {
+    const asking = new AbortController();
+    try {
+      const answer = await fetch(url, { signal: asking.signal });
+      if (source !== tried) return;
+      if (REFUSED.includes(answer.status)) return stop((await answer.json()).detail);
+    } catch {
+      // it is away
+    } finally {
+      asking.abort();
+    }
+    if (source === tried) timer = setTimeout(open, AGAIN_MS);
+  }
+
   function open() {
     const url = new URL(live.dataset.feed, location.href);
-    if (place) url.searchParams.set("after", place.split("-")[0]);
-    source = new EventSource(url);
+    if (place) url.searchParams.set("after", place);
+    const opened = new EventSource(url);
+    source = opened;
     source.onopen = () => say("live", "good");
     source.onerror = () => {
       say("away, trying again", "warn");
-      if (source.readyState === EventSource.CLOSED) timer = setTimeout(open, AGAIN_MS);
+      if (opened.readyState === EventSource.CLOSED) again(url, opened);
     };
-    source.addEventListener(live.dataset.ended, (sent) => say(JSON.parse(sent.data).detail, "warn"));
+    source.addEventListener(live.dataset.ended, (sent) => {
+      const end = JSON.parse(sent.data);
+      if (end.reason === "restored") stop(end.detail);
+      else say(end.detail, "warn");
+    });
     for (const type of live.dataset.types.split(" ")) source.addEventListener(type, show);
   }
 
   function close() {
     clearTimeout(timer);
     if (source) source.close();
+    source = null;
   }
 
   pause.addEventListener("click", () => {
