@@ -30,7 +30,7 @@ KEYS: Final = frozenset({
     "library",  # path: never a request's
     # What and why.
     "id", "event_id", "log_id", "type", "types", "outcome", "reason", "detail", "error", "cause", "status", "signal",
-    "category", "version", "seed", "kind", "entity", "phase", "resumed", "list", "page", "subject",
+    "category", "version", "seed", "kind", "entity", "phase", "resumed", "list", "page", "subject", "options",
     # How much.
     "count", "events", "rows", "records", "deliveries", "accepted", "duplicates", "rejected", "parked", "applied",
     "published", "skipped", "failures", "attempts", "suppressed", "waiting", "partitions", "lag", "limit", "size_bytes",
