@@ -144,6 +144,7 @@ async def test_a_wrong_token_opens_nothing(aiohttp_client: AiohttpClient) -> Non
         ("application/x-www-form-urlencoded; charset=punycode", f"token={SECRET}".encode(), 303),
         ("application/x-www-form-urlencoded", b"token=" + b"b" * 70_000, 400),
         ("application/x-www-form-urlencoded", b"&".join([b"a=1"] * 60), 400),
+        ("application/x-www-form-urlencoded", b"token=x&to=a%00b", 400),
         ("multipart/form-data; boundary=x", b"--x--", 415),
         ("text/plain", f"token={SECRET}".encode(), 415),
     ],
@@ -151,8 +152,8 @@ async def test_a_wrong_token_opens_nothing(aiohttp_client: AiohttpClient) -> Non
 async def test_a_form_is_read_in_one_way_whatever_its_sender_says(
     aiohttp_client: AiohttpClient, kind: str, body: bytes, status: int
 ) -> None:
-    """A form is UTF-8 and small. A stranger who names another codec, some of which take minutes for a megabyte, holds
-    nobody up and meets no error of ours.
+    """A form is UTF-8, small, and holds nothing that a database could not. A stranger who names another codec, some of
+    which take minutes for a megabyte, holds nobody up and meets no error of ours.
     """
     browser, _ = await opened(aiohttp_client, token())
     headers = {**own(browser), "Content-Type": kind}

@@ -25,6 +25,7 @@ from whatsms_events.web.console.acks import AcksPage
 from whatsms_events.web.console.console import ConsolePage
 from whatsms_events.web.console.conversations import ConversationsPage
 from whatsms_events.web.console.frame import ConsoleTenant, Frame
+from whatsms_events.web.console.live import LivePage
 from whatsms_events.web.console.passport import PassportPage
 from whatsms_events.web.console.places import place
 
@@ -90,7 +91,7 @@ async def opened(
     asked: Asked | None = None,
     queries: Queries | None = None,
 ) -> Browser:
-    """Give a browser that is signed in with these scopes, all unless given, before a console with the three pages."""
+    """Give a browser that is signed in with these scopes, all unless given, before a console with these pages."""
     asking, traces = queries or Queries(*databases), Traces(*databases)
 
     def make(frame: Frame) -> Sequence[ConsolePage]:
@@ -98,6 +99,7 @@ async def opened(
             ConversationsPage(frame, asking, traces, (asked or Asked()).ask),
             PassportPage(frame, asking, traces, published),
             AcksPage(frame, asking),
+            LivePage(frame, asking),
         ]
 
     app, _ = application(make, token(*scopes), tenants=TENANTS if tenants is None else tenants, at=lambda: AT)
@@ -302,9 +304,11 @@ async def test_whatsms_is_asked_about_no_ticket_that_nobody_named(
     with structlog.testing.capture_logs() as lines:
         for typed in ("Maria", "p1", "a\0b", ""):
             answer = await press(browser, ticket, "/conversations/ask", tenant="shop", id=typed)
-            assert answer.status == 404, typed
+            assert answer.status == (400 if "\0" in typed else 404), typed
         answer = await press(browser, ticket, "/conversations/ask", tenant="bank", id="k1")
         assert answer.status == 404
+    for link in ("/live?ticket=%00", "/live?tickets=t-1", "/conversations?tenant=shop&find=%00"):
+        assert (await browser.get(URL(link, encoded=True))).status == 400, link
     assert not asked.tickets
     assert not [line for line in lines if line["event"] == "console.did"]
 

@@ -244,7 +244,9 @@ async def test_all_of_a_reason_are_tried_again_or_discarded(
     assert "1 discarded." in await said(browser, "/parked/discard", name=str(UUID(int=2)))
     assert "It was gone already." in await said(browser, "/parked/discard", name=str(UUID(int=2)))
     assert "1 discarded." in await said(browser, "/parked/discard", name="whatsms.messages/3@42")
-    for fields in ({}, {"name": "x"}, {"name": str(UUID(int=2)), "reason": "y"}, {"reason": "y", "stage": "z"}):
+    no_text = {"stage": "fold", "reason": "a\0b"}, {"name": "a\0b@3"}  # PostgreSQL cannot be asked for a NUL
+    both = {"name": str(UUID(int=2)), "reason": "y"}
+    for fields in ({}, {"name": "x"}, both, {"reason": "y", "stage": "z"}, *no_text):
         assert (await press(browser, "/parked", "/parked/discard", **fields)).status in (400, 404)
 
 

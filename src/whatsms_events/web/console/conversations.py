@@ -6,7 +6,6 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from whatsms_events.domain.bodies import is_storable
 from whatsms_events.domain.trace import FieldPlace, field_place
 from whatsms_events.errors import NotFoundError
 from whatsms_events.storage.conversations import AGES, COUNTED, TALK_LIMIT, Conversations, StatusAges, found_ids
@@ -135,9 +134,8 @@ class ConversationsPage:
     async def _ask_rest(self, visit: Visit, fields: Mapping[str, str]) -> web.Response:
         slug, tenant = places.named_tenant(visit, fields)
         ticket_id = fields.get("id", "")
-        if (
-            not is_storable(ticket_id) or await self._queries.entity("tickets", tenant.tenant_id, ticket_id) is None
-        ):  # any text may be typed: it is neither sent to the vendor nor logged
+        if await self._queries.entity("tickets", tenant.tenant_id, ticket_id) is None:
+            # Any text may be typed: it is neither sent to the vendor nor logged.
             raise NotFoundError("nobody ever named this ticket here")
         refused = await self._ask(slug, ticket_id)
         if refused is None:

@@ -9,11 +9,11 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from whatsms_events.domain.bodies import is_storable
 from whatsms_events.domain.events import EventType
 from whatsms_events.domain.feed import ENDED, Place
 from whatsms_events.storage.reads import Queries
 from whatsms_events.web.console.frame import Frame, Visit
+from whatsms_events.web.questions import parameters
 
 ROWS: Final = 200
 """Events that stay on the page."""
@@ -39,11 +39,11 @@ class LivePage:
         return [self._frame.get(self.path, self._page)]
 
     async def _page(self, visit: Visit) -> web.Response:
-        query = visit.request.query
+        query = parameters(visit.request, "tenant", "type", "ticket")
         asked = {
             "tenant": query.get("tenant", "") if query.get("tenant", "") in self._frame.tenants else "",
             "type": query.get("type", "") if query.get("type", "") in _TYPES else "",
-            "ticket": query.get("ticket", "").strip() if is_storable(query.get("ticket", "")) else "",
+            "ticket": query.get("ticket", "").strip(),
         }
         begin = await visit.asked("The log", self._begin())
         return visit.page(

@@ -15,8 +15,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 from aiohttp import hdrs, web
 
+from whatsms_events.domain.bodies import is_storable
 from whatsms_events.web.access import Access, Holder, NamedToken
-from whatsms_events.web.questions import refusal
+from whatsms_events.web.questions import bad, refusal
 
 COOKIE: Final = "whatsms_console"
 FORM_LIMIT_BYTES: Final = 64 * 1024
@@ -100,7 +101,7 @@ def secure(request: web.Request) -> bool:
 
 
 async def form(request: web.Request) -> dict[str, str]:
-    """Return the fields of a form, each once; raise 413, 415 and 400 for what is none.
+    """Return the fields of a form, each once; raise 413, 415 and 400 for what is none, or holds what no database could.
 
     aiohttp's own reading takes whatever codec the sender names, and some take minutes for a megabyte.
     """
@@ -112,9 +113,13 @@ async def form(request: web.Request) -> dict[str, str]:
     if len(body) > FORM_LIMIT_BYTES:
         raise refusal(web.HTTPBadRequest, "this form is too large")
     try:
-        return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=FIELDS_LIMIT))
+        fields = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=FIELDS_LIMIT)
     except ValueError as exc:
         raise refusal(web.HTTPBadRequest, "this is no form") from exc
+    for name, value in fields:
+        if not is_storable(value):
+            raise bad(ascii(name)[1:-1][:64], "is not text")
+    return dict(fields)
 
 
 def from_own_page(request: web.Request) -> bool:
