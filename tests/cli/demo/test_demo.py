@@ -266,9 +266,9 @@ async def test_the_console_of_a_running_demo_has_what_was_missed_and_repaired(tm
 
         async with asyncio.TaskGroup() as tasks:
             playing = tasks.create_task(
-                demo.play(settings, stop, seconds=None, rate=200, seed=1, compare_s=2),
+                demo.play(settings, stop, seconds=None, rate=30, seed=1, compare_s=2),
             )
-            await until(lost, 60, "a reconcile beside the sending found what was missed")
+            await until(lost, 240, "a reconcile beside the sending found what was missed")
             first = (await lost())[0]
             stop.set()
         summary = await demo.summarize(settings, playing.result(), 1.0, kafka=False)
