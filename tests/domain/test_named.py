@@ -6,7 +6,14 @@ import msgspec
 import pytest
 
 from whatsms_events.domain.marks import KnownPerson
-from whatsms_events.domain.named import calls_contact, merges_in, named_in, named_in_bytes
+from whatsms_events.domain.named import (
+    TEXT_LIMIT_BYTES,
+    VALUES_LIMIT,
+    calls_contact,
+    merges_in,
+    named_in,
+    named_in_bytes,
+)
 
 ANA = KnownPerson(0, {"731", "c-9"}, {"351910000731"}, {"812"}, {"m-1"})
 
@@ -81,6 +88,30 @@ def test_bytes_that_are_no_json_are_searched_as_text(raw: bytes) -> None:
     """A body that was cut, or is no JSON at all, names a person by a number, or by an id behind the word contact."""
     assert bytes_name(raw)
     assert not bytes_name(raw, KnownPerson(0, {"73"}, {"35191000073"}))
+
+
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        (b'{"contact' + b"x" * 20 + b'":"731"', True),
+        (b'{"contact' + b"x" * 21 + b'":"731"', False),
+        (b'{"text":"' + b"contact" * 20 + b':731"', False),
+        (b'{"a":"' + b" " * (TEXT_LIMIT_BYTES - 40) + b'","contactId":"731",', True),
+        (b'{"a":"' + b" " * TEXT_LIMIT_BYTES + b'","contactId":"731",', False),
+    ],
+    ids=["a name", "a name too long", "a word", "within the limit", "behind the limit"],
+)
+def test_cut_bytes_are_searched_so_far_and_no_further(raw: bytes, found: bool) -> None:
+    """A field's name begins at a word's beginning and has an end, and so have the bytes: no body holds others up."""
+    assert bytes_name(raw) == found
+
+
+@pytest.mark.parametrize("empty", [{}, [], None])
+def test_what_holds_nothing_counts_as_a_value(empty: Any) -> None:
+    """Of a million empty objects no more are looked at than of a million numbers."""
+    there = [{"contactId": "731"}, *[empty] * (VALUES_LIMIT - 3)]
+    assert names(there)
+    assert not names([*there, empty, empty])
 
 
 def test_a_person_without_a_number_is_found_by_id_alone() -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -31,7 +32,7 @@ from whatsms_events.domain.events import (
     encode,
     to_micros,
 )
-from whatsms_events.domain.forms import inflated
+from whatsms_events.domain.forms import INFLATED_LIMIT, inflated
 from whatsms_events.domain.marks import KnownPerson, Marker, Suppressions, number_name
 from whatsms_events.domain.named import named_in_bytes
 from whatsms_events.domain.personal import personal_values, spellings
@@ -261,6 +262,14 @@ def test_a_compressed_body_is_read_to_its_end(encoding: str | None, body: bytes)
     park = Park(UUID(int=1), "t1", "unknown_event", "", at(120), body, bytes(32), encoding)
     assert suppressed_park(park, MARKS).raw == b""
     assert inflated(body[:-5], encoding) is None
+
+
+@pytest.mark.parametrize("wrap", [zipped, lambda body: zipped(zipped(body)), lambda body: zipped(body) + zipped(b" ")])
+def test_a_compressed_body_is_read_up_to_a_limit(wrap: Callable[[bytes], bytes]) -> None:
+    """What is larger once it is unpacked is refused, so that 8 KB are never read as 8 MB; then nobody can tell."""
+    whole = HERS + b" " * (INFLATED_LIMIT - len(HERS) - 1)
+    assert inflated(wrap(whole), "gzip") is not None
+    assert inflated(wrap(whole + b"  "), "gzip") is None
 
 
 CODINGS = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be", "utf-8-sig")

@@ -8,7 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
-INFLATED_LIMIT: Final = 64 * 1024 * 1024
+INFLATED_LIMIT: Final = 1024 * 1024
+"""What is larger once it is unpacked is not read: 8 KB can hold 8 MB, and the receiver's other deliveries wait."""
+
 PARTS_LIMIT: Final = 100
 """A body that was compressed in more parts than this is not read."""
 

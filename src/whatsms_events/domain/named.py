@@ -22,11 +22,14 @@ from whatsms_events.domain.values import SHORT_LIMIT_BYTES
 LONG_ID_CHARS: Final = 12
 """An id of so many characters is no other value by chance."""
 
+TEXT_LIMIT_BYTES: Final = 1024 * 1024
+"""So much of bytes that are no JSON is looked at: a receiver looks while its other deliveries wait."""
+
 TOKENS_LIMIT: Final = 2000
-"""So many words of bytes that are no JSON are looked at."""
+"""So many words of them."""
 
 VALUES_LIMIT: Final = 100_000
-"""So many values of one JSON value are looked at: those of a campaign with some ten thousand recipients."""
+"""So many values, lists and objects of one JSON value are looked at: a campaign with some ten thousand recipients."""
 
 _CONTACTS: Final = "contact contactid contacts contactids mergedinto recipient recipientid recipients recipientids"
 _MESSAGES: Final = (
@@ -58,8 +61,9 @@ _WITHIN: Final = re.compile(rf"(?<![0-9])\+?[0-9](?:[ ().-]{{0,3}}[0-9]){{{NUMBE
 _DIGITS: Final = re.compile(rf"[0-9]{{{NUMBER_DIGITS},}}")
 _ID: Final = r"\"?([0-9A-Za-z_@.+-]{1,256})"
 _CUT: Final = re.compile(
-    rf"(contact|ticket|message|quotedM(?:sg|essage))\w*\"?\s*[:=]\s*(?:\{{\s*\"id\"\s*:\s*)?{_ID}"
-    rf"|\"(contact|ticket|message)\.\w*\"[^{{}}]{{0,500}}\"data\"\s*:\s*\{{\s*\"id\"\s*:\s*{_ID}",
+    # Both ends of the name are bound: a text of "contactcontact..." would be read to its end from each of them.
+    rf"\b(contact|ticket|message|quotedM(?:sg|essage))\w{{0,20}}\"?\s*[:=]\s*(?:\{{\s*\"id\"\s*:\s*)?{_ID}"
+    rf"|\"(contact|ticket|message)\.\w{{0,40}}\"[^{{}}]{{0,500}}\"data\"\s*:\s*\{{\s*\"id\"\s*:\s*{_ID}",
     re.IGNORECASE,
 )
 """How an id stands in bytes that are no whole JSON, such as a body that was cut: under its name, or in flat data."""
@@ -77,7 +81,7 @@ def named_in_bytes(raw: bytes, find: Find) -> int | None:
     value = delivered(raw)
     if value is not None:
         return named_in(value, find)
-    text = raw.decode("utf-8", "replace")
+    text = raw[:TEXT_LIMIT_BYTES].decode("utf-8", "replace")
     tokens = (owner(find, "", found[0]) for found in islice(_TOKEN.finditer(text), TOKENS_LIMIT))
     cuts = ((found[1] or found[3], found[2] or found[4]) for found in islice(_CUT.finditer(text), TOKENS_LIMIT))
     numbers = (find("number", one) for one in _numbers_within(text))
@@ -119,15 +123,16 @@ def is_id(kind: MarkKind, key: str, value: str) -> bool:
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the texts and integers of a JSON value, so many at most, each with its name: `contact.id` is a contact."""
+    """Yield the texts and integers of a JSON value, each with its name: `contact.id` is a contact."""
     waiting: list[tuple[str, Any]] = [(plain_name("", name), value)]
-    left = VALUES_LIMIT
-    while waiting and left:
+    for _ in range(VALUES_LIMIT):
+        if not waiting:
+            return
         key, one = waiting.pop()
         match one:
             case dict():
                 waiting += [(plain_name(key, str(of)), inner) for of, inner in one.items()]
-                yield from ((key, of) for of in one if _may_tell(of))
+                waiting += [(key, of) for of in one if _may_tell(of)]
             case list():
                 waiting += [(key, inner) for inner in one]
             case bool():
@@ -135,10 +140,8 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
             case str() if one[:1] in ("{", "[") and (inside := whole_json(one)) is not None:
                 waiting.append((key, inside))
             case str() | int():
-                left -= 1
                 yield key, str(one)
             case float() if one.is_integer():
-                left -= 1
                 yield key, str(int(one))
 
 
