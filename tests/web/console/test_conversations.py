@@ -307,7 +307,13 @@ async def test_whatsms_is_asked_about_no_ticket_that_nobody_named(
             assert answer.status == (400 if "\0" in typed else 404), typed
         answer = await press(browser, ticket, "/conversations/ask", tenant="bank", id="k1")
         assert answer.status == 404
-    for link in ("/live?ticket=%00", "/live?tickets=t-1", "/conversations?tenant=shop&find=%00"):
+    for link in (
+        "/live?ticket=%00",
+        "/live?tickets=t-1",
+        "/acks?tenant=%00",
+        "/passport?find=%00",
+        "/conversations?tenant=shop&find=%00",
+    ):
         assert (await browser.get(URL(link, encoded=True))).status == 400, link
     assert not asked.tickets
     assert not [line for line in lines if line["event"] == "console.did"]

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from whatsms_events.domain.bodies import is_storable
 from whatsms_events.web.console.frame import ConsoleTenant, Visit
-from whatsms_events.web.questions import not_found
+from whatsms_events.web.questions import bad, not_found
 
 CONVERSATIONS = "/conversations"
 TICKET = "/conversations/ticket"
@@ -23,10 +23,12 @@ def place(path: str, **query: object) -> str:
 
 
 def asked_of(visit: Visit) -> Mapping[str, str]:
-    """Return the query, each name once; what no database could hold is left out."""
+    """Return the query, each name once; raise 400 for what no database could hold."""
     found: dict[str, str] = {}
     for name, value in visit.request.query.items():
-        if value and is_storable(value):
+        if not is_storable(value):
+            raise bad(ascii(name)[1:-1][:64], "is not text")
+        if value:
             found.setdefault(name, value)
     return found
 
