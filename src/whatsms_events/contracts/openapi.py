@@ -15,6 +15,7 @@ from whatsms_events.contracts.schemas import DIALECT, FLAG, INTEGER, TEXT, enum,
 from whatsms_events.domain.bodies import JsonObject
 from whatsms_events.domain.drift import DriftKind
 from whatsms_events.domain.events import Entity, EventType
+from whatsms_events.domain.feed import ENDED
 from whatsms_events.storage.conversations import FOUND_LIMIT
 from whatsms_events.storage.reads import PAGE_LIMIT
 from whatsms_events.storage.trace import KINDS
@@ -44,6 +45,27 @@ class GoodAnswer:
     """Further statuses by which it is refused."""
 
 
+_FEED: Final[JsonObject] = {
+    "anyOf": [
+        row(
+            {
+                "id": {**TEXT, "pattern": "^[0-9]+-[0-9a-f-]{36}$", "description": "To go on behind this event."},
+                "event": enum(EventType),
+                "data": {**TEXT, "contentMediaType": JSON, "contentSchema": ref("LoggedEvent")},
+            }
+        ),
+        row(
+            {
+                "id": {**TEXT, "description": "As of the last event."},
+                "event": {**TEXT, "const": ENDED},
+                "data": {**TEXT, "contentMediaType": JSON, "contentSchema": row({"reason": TEXT, "detail": TEXT})},
+            },
+            optional=("id",),
+        ),
+    ],
+}
+"""Each block of the event feed as readers of Server-Sent Events see it: an event, and at last why the feed ends."""
+
 ANSWERS: Final[Mapping[str, GoodAnswer]] = {
     "/api/v1/events": GoodAnswer(page("events", "LoggedEvent", next=_POSITION, end=_POSITION)),
     "/api/v1/events/{position}": GoodAnswer(ref("LoggedEventInFull")),
@@ -51,7 +73,7 @@ ANSWERS: Final[Mapping[str, GoodAnswer]] = {
     "/api/v1/parked/events": GoodAnswer(page("events", "ParkedEvent")),
     "/api/v1/privacy": GoodAnswer(ref("PrivacyReport")),
     "/api/v1/settings": GoodAnswer(ref("RunningSettings")),
-    "/api/v1/stream": GoodAnswer(TEXT, "text/event-stream"),
+    "/api/v1/stream": GoodAnswer(_FEED, "text/event-stream"),
     "/api/v1/{slug}/tickets": GoodAnswer(page("tickets", "Ticket")),
     "/api/v1/{slug}/tickets/{id}": GoodAnswer(ref("Ticket")),
     "/api/v1/{slug}/tickets/{id}/messages": GoodAnswer(page("messages", "Message")),
@@ -108,7 +130,11 @@ _QUERY: Final[Mapping[str, JsonObject]] = {
     "ticket": {**TEXT, "description": "Only events of the ticket with this id."},
     "entity": {**enum(get_args(Entity)), "description": "Only differences of this entity."},
     "kind": {**enum(get_args(DriftKind)), "description": "Only differences of this kind."},
-    "find": {**TEXT, "minLength": 1, "description": "An id, or the beginning of a name or number."},
+    "find": {
+        **TEXT,
+        "pattern": r"\S",
+        "description": "An id, or the beginning of a name or number; blanks around it are dropped.",
+    },
     "hours": {
         "type": "integer",
         "minimum": 1,
@@ -144,6 +170,9 @@ _QUERY_OF: Final[Mapping[tuple[str, str], JsonObject]] = {
     },
 }
 """The same, where one path means something else by it."""
+
+_REQUIRED: Final = frozenset((("/api/v1/{slug}/conversations", "find"),))
+"""The parameters of queries without which a path answers 400."""
 
 _HEADERS_OF: Final[Mapping[str, Mapping[str, JsonObject]]] = {
     "/api/v1/stream": {
@@ -267,7 +296,8 @@ def _parameter(place: str, name: str, known: Mapping[str, JsonObject], path: str
         raise LookupError(f"the parameter {name} of {path} has no row in contracts/openapi.py: say what it is")
     schema = dict(schema)
     description = schema.pop("description")
-    return {"name": name, "in": place, "required": place == "path", "description": description, "schema": schema}
+    required = place == "path" or (path, name) in _REQUIRED
+    return {"name": name, "in": place, "required": required, "description": description, "schema": schema}
 
 
 def _refusal(status: int, why: str) -> JsonObject:
