@@ -25,6 +25,7 @@ LINES: Final = {
         "Somebody used a button of the console, and it did something: `holder` is the name of their token, `kind` the "
         "button, `count` how many it changed, where that is known, `options` what was chosen for a run."
     ),
+    "console.unreadable": "A page leaves a part out, since a row in the database cannot be read: see `exception`.",
     "console.opened": "Somebody signed in to the console with the token that `holder` names.",
     "consumer.strays": "Records in our topics that name no log were passed over. Find who writes them.",
     "database.moved": "Another server of `database.url` takes writes now. Nothing to do.",

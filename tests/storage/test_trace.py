@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
 import pytest
@@ -23,7 +24,7 @@ from whatsms_events.storage.repair.reports import Options
 from whatsms_events.storage.repair.runs import Checkpoints
 from whatsms_events.storage.role_lock import RoleLock
 from whatsms_events.storage.tables import event_log, parked_delivery, parked_event
-from whatsms_events.storage.trace import Match, Traces
+from whatsms_events.storage.trace import Match, Redelivered, Traces
 from whatsms_events.workers.consumer import Consumer
 from whatsms_events.workers.sources import LogSource
 
@@ -65,6 +66,15 @@ class Told:
         while await consumer.run_once():
             pass
         await consumer.close()
+
+
+T = TypeVar("T")
+
+
+def present(found: T | None) -> T:
+    """Return what must have been found."""
+    assert found is not None
+    return found
 
 
 @pytest.fixture
@@ -133,19 +143,20 @@ async def test_an_event_is_followed_through_log_and_tables(told: Told) -> None:
     """Its bytes' hash, secret, position and redeliveries, whether it was applied, and what won over it."""
     first = await told.traces.event(told.ids[0])
     assert first is not None
-    assert (first.entry.position, first.applied_through) == (1, 0)
-    assert first.trace is not None
-    assert first.trace.changes
+    became = present(first.became)
+    assert (first.entry.position, became.applied_through) == (1, 0)
+    assert present(became.trace).changes
     await told.apply()
     await told.tell("t1", "ticket.updated", 0, '{"ticket":{"id":"7","status":"open"}}')
     first = await told.traces.event(told.ids[0])
     assert first is not None
     assert (first.sha256, first.size) == (hashlib.sha256(told.raws[0]).digest(), len(told.raws[0]))
-    assert (first.signed_by, first.redelivered, first.redelivered_at) == ("current", 1, NOON)
-    assert (first.applied_through, first.parked, first.blanked) == (5, None, False)
-    assert first.trace is not None
-    (status,) = first.trace.fields
-    assert (status.outcome, first.trace.changes) == ("lost", False)
+    assert (first.signed_by, first.redelivered) == ("current", Redelivered(1, NOON))
+    became = present(first.became)
+    assert (became.applied_through, became.parked, first.blanked) == (5, None, False)
+    seen = present(became.trace)
+    (status,) = seen.fields
+    assert (status.outcome, seen.changes) == ("lost", False)
     assert status.winner is not None
     assert status.winner.position == 5
     assert first.thing is not None
@@ -166,7 +177,8 @@ async def test_what_was_blanked_or_parked_is_said(told: Told) -> None:
         )
     found = await told.traces.event(told.ids[0])
     assert found is not None
-    assert (found.blanked, found.trace, found.parked, found.size) == (True, None, "data", None)
+    became = present(found.became)
+    assert (found.blanked, became.trace, became.parked, found.size) == (True, None, "data", None)
 
 
 async def test_a_thing_has_its_events_and_what_the_api_said_of_it(told: Told) -> None:
@@ -182,27 +194,28 @@ async def test_a_thing_has_its_events_and_what_the_api_said_of_it(told: Told) ->
     checkpoints = Checkpoints(told.log)
     run = await checkpoints.begin("t1", "reconcile", "command", Options(), NOON)
     await checkpoints.save(run, b"{}", now=NOON, drift=[Finding("ticket", "7", "stale", ("status",), 1.0)])
-    before = (await told.traces.thing("ticket", "t1", "7")).rest
+    before = present((await told.traces.thing("ticket", "t1", "7")).rest)
     assert (before.run, before.differed, before.compared) == (None, None, False)
     await checkpoints.finish(run, b"{}", NOON + timedelta(minutes=9))
     async with told.log.write() as connection:
         await looks.write(connection, "t1", [Doubt("ticket", "7", 5)], NOON)
-    rest = (await told.traces.thing("ticket", "t1", "7")).rest
+    rest = present((await told.traces.thing("ticket", "t1", "7")).rest)
     assert (rest.run, rest.differed, rest.compared, rest.started_at) == (run.number, "stale", True, NOON)
     assert rest.look is not None
     assert (rest.look.looks, rest.look.position) == (1, 5)
     message = await told.traces.thing("message", "t1", "m1")
-    assert (message.rest.compared, message.rest.differed, message.rest.observed_at) == (False, None, None)
+    rest = present(message.rest)
+    assert (rest.compared, rest.differed, rest.observed_at) == (False, None, None)
     assert message.row is not None
     assert message.row.values["ack"] == 3
     nobody = await told.traces.thing("message", "t2", "m1")
-    assert (nobody.row, nobody.rest.run) == (None, None)
+    assert (nobody.row, present(nobody.rest).run) == (None, None)
 
 
 async def test_an_observation_counts_as_told_by_the_api(told: Told) -> None:
     """The latest time for which an observation told a field is shown."""
     await told.apply()
-    assert (await told.traces.thing("ticket", "t1", "7")).rest.observed_at is None
+    assert present((await told.traces.thing("ticket", "t1", "7")).rest).observed_at is None
     observed = NOON + timedelta(minutes=30)
     async with told.log.write() as connection:
         await connection.execute(
@@ -214,7 +227,7 @@ async def test_an_observation_counts_as_told_by_the_api(told: Told) -> None:
         )  # fmt: skip
     await told.apply()
     thing = await told.traces.thing("ticket", "t1", "7")
-    assert thing.rest.observed_at == observed
+    assert present(thing.rest).observed_at == observed
 
 
 def _micros(moment: datetime) -> int:

@@ -4,14 +4,14 @@ The log has no index by anything but position and id, since an index costs every
 the events about one thing, are looked for backwards over a bounded number of positions; the answer says how far.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final, Literal, get_args
+from typing import Final, Literal, Protocol, TypeVar, get_args
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, func, or_, select
+from sqlalchemy import ColumnElement, RowMapping, Table, func, or_, select
 
 from whatsms_events.domain import fold
 from whatsms_events.domain.events import Entity, EventType, LogEntry, decode, entity, from_micros
@@ -45,6 +45,12 @@ PIECE: Final = 10_000
 EVENTS_LIMIT: Final = 50
 HASH_DIGITS: Final = 64
 
+THE_LOG: Final = "The log"
+THE_PARKED: Final = "What was parked at the door"
+"""What two parts of an answer are called, for people."""
+
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -72,8 +78,29 @@ class Confirmed:
 
 
 @dataclass(frozen=True, slots=True)
+class Redelivered:
+    """How often the same bytes came again, and when they last did."""
+
+    count: int = 0
+    last_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Became:
+    """What the projection knows of an event: where the tables are, why it is parked, what became of each field.
+
+    `trace` is None where the event cannot be read any more, or never could be.
+    """
+
+    applied_through: int
+    parked: str | None
+    discarded: bool
+    trace: EventTrace | None
+
+
+@dataclass(frozen=True, slots=True)
 class EventFacts:
-    """What log and projection know of one event."""
+    """What log and projection know of one event. What could not be read is None, see `AskPart`."""
 
     entry: LogEntry
     log_id: UUID
@@ -81,12 +108,8 @@ class EventFacts:
     size: int | None
     blanked: bool
     signed_by: str | None
-    redelivered: int
-    redelivered_at: datetime | None
-    applied_through: int
-    parked: str | None
-    discarded: bool
-    trace: EventTrace | None
+    redelivered: Redelivered | None
+    became: Became | None
     thing: "ThingFacts | None"
 
 
@@ -98,7 +121,8 @@ class ThingFacts:
     tenant: str
     id: str
     row: Row | None
-    rest: Confirmed
+    rest: Confirmed | None
+    """None where it could not be read, see `AskPart`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +150,21 @@ class ShortEvent:
     origin: str
 
 
+class AskPart(Protocol):
+    """How a part of a trace is asked for: what cannot be read raises, or is None, as whoever asks wants it.
+
+    `what` names the part for people.
+    """
+
+    async def __call__(self, what: str, question: Awaitable[T], /) -> T | None:
+        """Return what the question brings."""
+
+
+async def whole(_what: str, question: Awaitable[T]) -> T | None:
+    """AskPart for a part without which there is no answer."""
+    return await question
+
+
 class _RunOptions(msgspec.Struct):
     """The part of a run's options that says what it looked at."""
 
@@ -141,46 +180,48 @@ class Traces:
         self._event_log = EventLog(log)
         self._holdings = Holdings(projection)
 
-    async def matches(self, text: str, tenants: Sequence[str], *, reach: int | None = REACH) -> list[Match]:
+    async def matches(
+        self, text: str, tenants: Sequence[str], *, reach: int | None = REACH, ask: AskPart = whole
+    ) -> list[Match]:
         """Return everything that a text may name with these tenants: an id of any kind, or the hash of a delivery.
 
         `reach` None looks for a hash in the whole log.
         """
-        found = await self._by_id(text)
-        if len(text) == HASH_DIGITS and not found:
-            found = await self._by_hash(text, tenants, reach)
+        found: list[Match] = []
+        key, digest = _uuid(text), _digest(text)
+        if key is not None:
+            found += await ask(THE_LOG, self._named("event", event_log, key)) or []
+            found += await ask(THE_PARKED, self._named("parked", parked_delivery, key)) or []
+        if digest is not None and not found:
+            found += await ask(THE_LOG, self._same_bytes(digest, tenants, reach)) or []
+            found += await ask(THE_PARKED, self._parked_bytes(digest, tenants)) or []
         found = [one for one in found if one.tenant in tenants]
-        async with self._projection.read() as connection:
-            for kind, table in ENTITIES.items():
-                named = select(table.c.tenant).where(table.c.tenant.in_(list(tenants)), table.c.id == text)
-                rows = await connection.execute(named.order_by(table.c.tenant))
-                found += [Match(kind, tenant, text) for tenant in rows.scalars()]
+        for kind, table in ENTITIES.items():
+            found += await ask(f"The table of {kind}s", self._things(kind, table, text, tenants)) or []
         return found
 
-    async def _by_id(self, text: str) -> list[Match]:
-        try:
-            key = UUID(text)
-        except ValueError:
-            return []
+    async def _named(self, kind: TracedKind, table: Table, key: UUID) -> list[Match]:
         async with self._log.read() as connection:
-            own = await connection.execute(select(event_log.c.tenant).where(event_log.c.id == key))
-            found = [Match("event", tenant, str(key)) for tenant in own.scalars()]
-            parked = await connection.execute(select(parked_delivery.c.tenant).where(parked_delivery.c.id == key))
-            return found + [Match("parked", tenant, str(key)) for tenant in parked.scalars()]
+            rows = await connection.execute(select(table.c.tenant).where(table.c.id == key))
+            return [Match(kind, tenant, str(key)) for tenant in rows.scalars()]
 
-    async def _by_hash(self, text: str, tenants: Sequence[str], reach: int | None) -> list[Match]:
-        try:
-            digest = bytes.fromhex(text)
-        except ValueError:
-            return []
+    async def _things(self, kind: Entity, table: Table, text: str, tenants: Sequence[str]) -> list[Match]:
+        named = select(table.c.tenant).where(table.c.tenant.in_(list(tenants)), table.c.id == text)
+        async with self._projection.read() as connection:
+            rows = await connection.execute(named.order_by(table.c.tenant))
+            return [Match(kind, tenant, text) for tenant in rows.scalars()]
+
+    async def _same_bytes(self, digest: bytes, tenants: Sequence[str], reach: int | None) -> list[Match]:
         same = (event_log.c.sha256 == digest) & event_log.c.tenant.in_(list(tenants))
         rows, _floor = await self._backwards(same, reach, len(tenants))  # a body may have come to several tenants
-        found = [Match("event", row["tenant"], str(row["id"])) for row in rows]
+        return [Match("event", row["tenant"], str(row["id"])) for row in rows]
+
+    async def _parked_bytes(self, digest: bytes, tenants: Sequence[str]) -> list[Match]:
         table = parked_delivery.c
         query = select(table.tenant, table.id).where(table.sha256 == digest, table.tenant.in_(list(tenants)))
         async with self._log.read() as connection:  # a body is parked once for a tenant
             parked = (await connection.execute(query.order_by(table.tenant).limit(len(tenants)))).all()
-        return found + [Match("parked", tenant, str(key)) for tenant, key in parked]
+        return [Match("parked", tenant, str(key)) for tenant, key in parked]
 
     async def _backwards(
         self, condition: ColumnElement[bool], reach: int | None, limit: int
@@ -201,20 +242,31 @@ class Traces:
         # Where the list is full there may be more between its last row and the end of the piece.
         return found, found[-1]["position"] - 1 if len(found) == limit and found else high
 
-    async def event(self, event_id: UUID) -> EventFacts | None:
+    async def event(self, event_id: UUID, *, ask: AskPart = whole) -> EventFacts | None:
         """Return what is known of an event, None where there is none by this id."""
+        found = await ask(THE_LOG, self._logged(event_id))
+        if found is None:
+            return None
+        event, about = found.entry.event, entity(found.entry.event.type)
+        thing = None
+        if event.subject is not None:
+            thing = await ask(f"The {about}", self.thing(about, event.tenant, event.subject, ask=ask))
+        return replace(
+            found,
+            redelivered=await ask("How often it came", self._redelivered(event_id)),
+            became=await ask("What became of it in the tables", self._became(found.entry)),
+            thing=thing,
+        )
+
+    async def _logged(self, event_id: UUID) -> EventFacts | None:
+        """Return what the log alone knows of an event."""
         table = event_log.c
         columns = (table.position, table.sha256, table.signed_by, func.length(table.raw).label("size"))
-        counted = redelivery.c.count.label("again"), redelivery.c.last_received_at
-        query = select(*columns, *counted).outerjoin_from(event_log, redelivery, table.id == redelivery.c.id)
         async with self._log.read() as connection:
-            row = (await connection.execute(query.where(table.id == event_id))).one_or_none()
+            row = (await connection.execute(select(*columns).where(table.id == event_id))).one_or_none()
         if row is None:
             return None
         (entry,) = await self._event_log.read(row.position - 1, 1)
-        subject = entry.event.subject
-        about = entity(entry.event.type)
-        parked, discarded = await self._parked(row.position)
         return EventFacts(
             entry=entry,
             log_id=await self._event_log.log_id(),
@@ -222,14 +274,21 @@ class Traces:
             size=row.size,
             blanked=row.size is None,
             signed_by=row.signed_by,
-            redelivered=row.again or 0,
-            redelivered_at=None if row.last_received_at is None else from_micros(row.last_received_at),
-            applied_through=await self._holdings.applied_through(),
-            parked=parked,
-            discarded=discarded,
-            trace=await self._trace(entry),
-            thing=None if subject is None else await self.thing(about, entry.event.tenant, subject),
+            redelivered=None,
+            became=None,
+            thing=None,
         )
+
+    async def _redelivered(self, event_id: UUID) -> Redelivered:
+        query = select(redelivery.c.count, redelivery.c.last_received_at).where(redelivery.c.id == event_id)
+        async with self._log.read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return Redelivered() if row is None else Redelivered(row[0], from_micros(row[1]))
+
+    async def _became(self, entry: LogEntry) -> Became:
+        parked, discarded = await self._parked(entry.position)
+        through = await self._holdings.applied_through()
+        return Became(through, parked, discarded, await self._trace(entry))
 
     async def parked(self, delivery_id: UUID) -> ParkedFacts | None:
         """Return what is known of a parked delivery, None where there is none by this id."""
@@ -268,11 +327,12 @@ class Traces:
         rows = await self._holdings.rows({claim.key for claim in claims})
         return trace(claims, entry.position, rows)
 
-    async def thing(self, kind: Entity, tenant: str, thing_id: str) -> ThingFacts:
+    async def thing(self, kind: Entity, tenant: str, thing_id: str, *, ask: AskPart = whole) -> ThingFacts:
         """Return what is known of a thing."""
         key = Key(kind, tenant, thing_id)
         row = (await self._holdings.rows({key})).get(key)
-        return ThingFacts(kind, tenant, thing_id, row, await self._rest(kind, tenant, thing_id, row))
+        rest = await ask("What WhatSMS confirmed", self._rest(kind, tenant, thing_id, row))
+        return ThingFacts(kind, tenant, thing_id, row, rest)
 
     async def _rest(self, kind: Entity, tenant: str, thing_id: str, row: Row | None) -> Confirmed:
         told = [] if row is None else [one.time for one in row.versions.values() if one.rank == OBSERVATION]
@@ -315,3 +375,17 @@ class Traces:
             ShortEvent(row["position"], row["id"], row["type"], from_micros(row["received_at"]), row["origin"])
             for row in rows
         ], floor
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+def _digest(text: str) -> bytes | None:
+    try:
+        return bytes.fromhex(text) if len(text) == HASH_DIGITS else None
+    except ValueError:
+        return None

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from whatsms_events.domain.trace import RecordPlace
 from whatsms_events.storage.reads import Queries, RowView
-from whatsms_events.storage.trace import KINDS, REACH, EventFacts, Match, Traces
+from whatsms_events.storage.trace import KINDS, REACH, THE_PARKED, AskPart, EventFacts, Match, Traces, whole
 from whatsms_events.web.hiding import may_see, trace_for_eyes
 from whatsms_events.web.questions import entity_id, json_answer, not_found, one_of, parameters
 from whatsms_events.web.trace_view import shown_event, shown_matches, shown_parked, shown_thing
@@ -61,24 +61,27 @@ async def passport(
     *,
     turn: Queries,
     reach: int | None = REACH,
+    ask: AskPart = whole,
 ) -> RowView | None:
-    """Return all that is known of the one thing that was found; None where it may be several."""
+    """Return all that is known of the one thing that was found; None where it may be several, or could not be read."""
     if len(matches) != 1:
         return None
     (match,) = matches
     match match.kind:
         case "event":
             async with turn.turn():
-                event = await traces.event(UUID(match.id))
+                event = await traces.event(UUID(match.id), ask=ask)
             return None if event is None else shown_event(event, await find(event), slugs)
         case "parked":
             async with turn.turn():
-                parked = await traces.parked(UUID(match.id))
+                parked = await ask(THE_PARKED, traces.parked(UUID(match.id)))
             return None if parked is None else shown_parked(parked, slugs)
         case "ticket" | "message" | "contact" | "campaign":
             async with turn.turn():
-                thing = await traces.thing(match.kind, match.tenant, match.id)
-                events, floor = await traces.events_about(match.kind, match.tenant, match.id, reach=reach)
-            return shown_thing(thing, events, floor, slugs)
+                named = match.kind, match.tenant, match.id
+                thing = await ask(f"The {match.kind}", traces.thing(*named, ask=ask))
+                about = await ask("Its events in the log", traces.events_about(*named, reach=reach))
+            events, floor = about or ([], 0)
+            return None if thing is None else shown_thing(thing, events, floor, slugs)
         case _:
             assert_never(match.kind)

@@ -11,7 +11,7 @@ from whatsms_events.domain.acks import LEVELS
 from whatsms_events.domain.events import from_micros
 from whatsms_events.domain.trace import FieldPlace, FieldTrace, RecordPlace, field_place
 from whatsms_events.storage.reads import RowView
-from whatsms_events.storage.trace import Confirmed, EventFacts, Match, ParkedFacts, ShortEvent, ThingFacts
+from whatsms_events.storage.trace import Became, Confirmed, EventFacts, Match, ParkedFacts, ShortEvent, ThingFacts
 
 
 def shown_matches(matches: Sequence[Match], slugs: Mapping[str, str]) -> list[RowView]:
@@ -39,12 +39,12 @@ def shown_event(found: EventFacts, record: RecordPlace, slugs: Mapping[str, str]
             "blanked": found.blanked,
             "signed_by": found.signed_by,
             "first_received_at": event.received_at,
-            "redelivered": found.redelivered,
-            "last_redelivered_at": found.redelivered_at,
+            "redelivered": None if found.redelivered is None else found.redelivered.count,
+            "last_redelivered_at": None if found.redelivered is None else found.redelivered.last_at,
         },
         "log": {"log_id": found.log_id, "position": position},
         "record": _record(record),
-        "tables": _tables(found),
+        "tables": None if found.became is None else _tables(found.entry.position, found.became),
         "thing": None if found.thing is None else _thing(found.thing),
     }
 
@@ -53,8 +53,8 @@ def _record(place: RecordPlace) -> RowView:
     return {"state": place.state, "topic": place.topic, "partition": place.partition, "offset": place.offset}
 
 
-def _tables(found: EventFacts) -> RowView:
-    applied = found.entry.position <= found.applied_through
+def _tables(position: int, found: Became) -> RowView:
+    applied = position <= found.applied_through
     return {
         "state": "parked" if found.parked is not None else "applied" if applied else "not_applied",
         "parked": found.parked,
@@ -133,7 +133,7 @@ def _thing(found: ThingFacts) -> RowView:
         "doubtful": sorted(name for name, version in versions.items() if version.doubtful),
         "fields": [{"field": name, **_place(field_place(one))} for name, one in sorted(versions.items())],
         "ack": _ack(found),
-        "rest": _rest(found.rest),
+        "rest": None if found.rest is None else _rest(found.rest),
     }
 
 

@@ -84,7 +84,7 @@ def test_a_conversation_is_harmless(ticket: dict[str, Any], contact: Any, messag
     page = rendered(
         "ticket.html", slug="shop", keyed=True, ticket=ticket, contact=Brought(contact), rest=Brought(rest),
         talk=Brought(Talk([], None)), days=days(messages), older=None, newest=True, gap=True,
-        untimed=2, oldest="/", told_status=None,
+        untimed=2, oldest="/", told_status=None, ticket_id=ticket["id"],
     )  # fmt: skip
     assert_harmless(page)
 
@@ -136,6 +136,7 @@ def test_a_passport_of_several_things_is_harmless(typed: str, matches: list[Any]
             matches=matches,
             shown=None,
             stops=[],
+            unread=["a database is away"],
             number=None,
             by_position={},
             far=False,
@@ -162,6 +163,7 @@ def test_the_passport_of_a_thing_is_harmless(thing_id: str, slug: str | None, te
             matches=[shown],
             shown=shown,
             stops=[],
+            unread=["a database is away"],
             number=None,
             by_position={},
             far=False,

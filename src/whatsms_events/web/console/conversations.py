@@ -9,7 +9,7 @@ from aiohttp import web
 from whatsms_events.domain.trace import FieldPlace, field_place
 from whatsms_events.errors import NotFoundError
 from whatsms_events.storage.conversations import AGES, COUNTED, TALK_LIMIT, Conversations, StatusAges, found_ids
-from whatsms_events.storage.reads import Queries
+from whatsms_events.storage.reads import PageKey, Queries
 from whatsms_events.storage.trace import ThingFacts, Traces
 from whatsms_events.web.console import places
 from whatsms_events.web.console.bubbles import days, unexplained
@@ -91,34 +91,39 @@ class ConversationsPage:
         asked = places.asked_of(visit)
         slug, tenant = places.named_tenant(visit, asked)
         ticket_id, key = asked.get("id", ""), key_after(asked, _BY_TIME)
-        ticket = await self._queries.entity("tickets", tenant.tenant_id, ticket_id)
-        if ticket is None:
+        found = await visit.asked("The ticket", self._queries.entity("tickets", tenant.tenant_id, ticket_id))
+        ticket = found.value
+        if ticket is None and not found.trouble:
             raise NotFoundError("nobody ever named this ticket here")
         before = None if key is None else (key[0], key[1])
         talk = await visit.asked(
             "The messages", self._conversations.talk(tenant.tenant_id, ticket_id, before=before, limit=TALK_LIMIT)
         )
-        contact = await visit.asked("The contact", self._contact(tenant, ticket["contact_id"]))
+        contact = await visit.asked("The contact", self._contact(tenant, (ticket or {}).get("contact_id")))
         traced = await visit.asked("What WhatSMS confirmed", self._traced(tenant, ticket_id))
-        visit.showed("conversation", ticket_id)
         messages, older = ([], None) if talk.value is None else (talk.value.messages, talk.value.older)
+        if ticket or messages:  # else what was typed may be anything
+            visit.showed("conversation", ticket_id)
         return visit.page(
             "ticket.html",
             slug=slug,
             keyed=tenant.keyed,
             ticket=ticket,
+            ticket_id=ticket_id,
+            unread=found,
             contact=contact,
             rest=Brought(None if traced.value is None else traced.value.rest, traced.trouble),
             told_status=None if traced.value is None else _told_status(traced.value),
             talk=talk,
             days=days(messages),
-            older=None
-            if older is None
-            else places.place(places.TICKET, tenant=slug, id=ticket_id, after=opaque(older)),
+            older=None if older is None else _page_of(slug, ticket_id, older),
             newest=before is None,
             untimed=0 if talk.value is None else talk.value.untimed,
-            oldest=places.place(places.TICKET, tenant=slug, id=ticket_id, after=opaque((None, "\U0010ffff"))),
-            gap=before is None and talk.value is not None and unexplained(ticket["last_message"], messages),
+            oldest=_page_of(slug, ticket_id, (None, "\U0010ffff")),
+            gap=before is None
+            and ticket is not None
+            and talk.value is not None
+            and unexplained(ticket["last_message"], messages),
             place=places.place,
         )
 
@@ -142,6 +147,11 @@ class ConversationsPage:
             visit.did("ticket.ask", ticket_id)
         said = refused or "WhatSMS is being asked about this ticket. Load the page again in a minute."
         return visit.back(places.place(places.TICKET, tenant=slug, id=ticket_id), said)
+
+
+def _page_of(slug: str, ticket_id: str, before: PageKey) -> str:
+    """Return the way to the messages of a ticket before a place."""
+    return places.place(places.TICKET, tenant=slug, id=ticket_id, after=opaque(before))
 
 
 def _told_status(traced: ThingFacts) -> FieldPlace | None:

@@ -36,6 +36,9 @@ QUESTION_S: Final = 3.0
 
 SAID_LIMIT: Final = 300
 
+UNREADABLE: Final = (msgspec.MsgspecError, ValueError, LookupError, ArithmeticError, TypeError)
+"""What reading raises of a row that another release wrote, or somebody by hand: no JSON, no time, no such word."""
+
 HEADERS: Final[Mapping[str, str]] = {
     hdrs.CACHE_CONTROL: "no-store",
     hdrs.CONTENT_TYPE: "text/html; charset=utf-8",
@@ -60,6 +63,11 @@ class Brought(Generic[T]):
 
     value: T | None
     trouble: str = ""
+
+
+def _unreadable(what: str, error: Exception) -> Brought[T]:
+    log.error("console.unreadable", exc_info=error)
+    return Brought(None, f"{what} could not be read: a row holds what this release does not understand")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +111,8 @@ class Visit:
             return Brought(None, f"{what} could not be read: no answer within {deadline_s:g} s")
         except WhatsmsEventsError as exc:
             return Brought(None, f"{what} could not be read: {exc}")
+        except UNREADABLE as exc:
+            return _unreadable(what, exc)
 
     def showed(self, kind: str, *subjects: object) -> None:
         """Note in the log that this page shows what is personal: who saw which things, see `hiding.showed`."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeVar, get_args
 
 from aiohttp import hdrs, web
 
@@ -28,6 +28,10 @@ KAFKA_S: Final = 4.0
 """How long Kafka is searched: a page cannot wait as long as the command does."""
 
 EVENT_AT: Final = "/passport/at"
+
+_APPLIED: Final[dict[str, Tone]] = {"applied": "good"}
+
+T = TypeVar("T")
 
 _KINDS: Final[dict[str, TracedKind]] = {str(name): name for name in get_args(TracedKind)}
 
@@ -74,15 +78,23 @@ class PassportPage:
         slugs = {one.tenant_id: slug for slug, one in visit.frame.tenants.items()}
         wanted = [one for one, slug in slugs.items() if asked.get("tenant") in (None, slug)]
         reach = REACH if "far" in asked else NEAR
-        matches: list[Match] = []
+        parts, matches = _Parts(visit), list[Match]()
         if text and wanted:
             async with self._queries.turn():
-                found = await self._traces.matches(text, wanted)
+                found = await self._traces.matches(text, wanted, ask=parts.ask)
             matches = [one for one in found if kind is None or one.kind == _KINDS.get(kind)]
-        shown: Any = await passport(self._traces, matches, self._in_time, slugs, turn=self._queries, reach=reach)
+        shown: Any = await passport(
+            self._traces, matches, self._in_time, slugs, turn=self._queries, reach=reach, ask=parts.ask
+        )
         if shown is not None:
             shown = trace_for_eyes(shown, personal=visit.may("personal"))
-        known = {"text": text, "matches": shown_matches(matches, slugs), "shown": shown, "place": places.place}
+        known = {
+            "text": text,
+            "matches": shown_matches(matches, slugs),
+            "shown": shown,
+            "place": places.place,
+            "unread": parts.unread,
+        }
         words: dict[str, Any] = {"outcome": outcome_words, "told_by": place_words, "rest": rest_words}
         by_position = {} if shown is None else {one["position"]: one for one in shown.get("events", ())}
         known["by_position"], known["far"] = by_position, "far" in asked
@@ -106,6 +118,21 @@ class PassportPage:
                 return await self._find(found)
         except TimeoutError:
             return RecordPlace("unavailable")
+
+
+class _Parts:
+    """Asks for the parts of a passport, each by itself: of what cannot be read the page says so, and shows the rest."""
+
+    def __init__(self, visit: Visit) -> None:
+        self._visit = visit
+        self.unread: list[str] = []
+
+    async def ask(self, what: str, question: Awaitable[T], /) -> T | None:
+        """Return what a question brings, None where it brings nothing."""
+        brought = await self._visit.asked(what, question)
+        if brought.trouble and brought.trouble not in self.unread:
+            self.unread.append(brought.trouble)
+        return brought.value
 
 
 def _stops(shown: Any) -> list[Stop]:
@@ -133,21 +160,22 @@ def _of_event(shown: Any) -> list[Stop]:
     size = "its size is hidden" if delivery["size"] is None else f"{delivery['size']} bytes"
     if delivery["blanked"]:
         size = "its bytes were blanked by retention or erasure"
-    again = ""
+    again = "; how often is not known" if delivery["redelivered"] is None else ""
     if delivery["redelivered"]:
         again = f"; the same bytes came again {delivery['redelivered']} times"
     by_hook = shown["origin"] == "webhook"
     signed = delivery["signed_by"]
     verified = f"signed with {signed}" if signed else "no signature: it was not delivered" if not by_hook else "unknown"
     kafka: Tone = {"published": "good", "off": "plain", "not_published": "warn"}.get(record["state"], "warn")  # type: ignore[assignment]
-    table: Tone = "bad" if tables["parked"] else "good" if tables["state"] == "applied" else "warn"
+    table: Tone = "warn" if not tables else "bad" if tables["parked"] else _APPLIED.get(tables["state"], "warn")
+    applied, became = ("not read", "not known now") if not tables else (tables["state"], table_words(tables))
     return [
         Stop("Happened", happened, "at WhatSMS", shown["occurred_at"], "by the clock of WhatSMS"),
         Stop("Received", "good", shown["origin"], delivery["first_received_at"], f"{size}{again}"),
         Stop("Verified", "good" if signed or not by_hook else "plain", "signed" if signed else "-", None, verified),
         Stop("Log", "good", "appended", None, f"position {shown['log']['position']}"),
         Stop("Kafka", kafka, record["state"].replace("_", " "), None, kafka_words(record)),
-        Stop("Tables", table, tables["state"].replace("_", " "), None, table_words(tables)),
+        Stop("Tables", table, applied.replace("_", " "), None, became),
     ]
 
 
