@@ -277,6 +277,26 @@ async def test_contacts_that_the_vendor_merged_are_one_person(house: House) -> N
     assert len(holding(rows, [stranger.number.encode(), stranger.contact.encode()])) > 4
 
 
+async def test_what_stands_for_no_contact_merges_nobody(house: House) -> None:
+    """`mergedInto` "", 0, "null" and the like, and a group, make nobody the same person: not for export, nor forget."""
+    group = {"id": "c-group", "name": "Condomínio", "number": "120363041234567890@g.us", "isGroup": True}
+    await house.deliver(body("contact.updated", -2, contact=group))
+    for one in (ANA, RUI):
+        for into in ("", 0, "0", "null", "none", group["id"]):
+            await house.deliver(body("contact.updated", -1, contact={"id": one.contact, "mergedInto": into}))
+    house.clock += timedelta(seconds=1)
+    exported = await People(house.log, house.projection).person(TENANT, ANA.contact)
+    assert exported.found.contacts == {ANA.contact}
+    await house.forget(ANA.contact)
+    rows = await house.everything()
+    assert holding(rows, needles(ANA)) == []
+    assert [row["name"] for row in rows["contact"] if row["id"] in (RUI.contact, group["id"])] == [
+        group["name"],
+        RUI.mark,
+    ]
+    assert [row["id"] for row in rows["message"] if row["body"]] == ["r-1"]
+
+
 async def test_an_id_that_only_a_campaign_knows_is_somebodys(house: House) -> None:
     """Also one that is only parked: export and forget find it, and a name that stands there is nobody."""
     listed = [{"id": "c-77", "name": ANA.mark}, {"id": "c-78", "name": RUI.mark}]

@@ -68,8 +68,8 @@ class PersonSearch:
     ) -> FoundPerson:
         """Return who is meant by an id or a number, as tables and log know them; no contacts where nobody is known.
 
-        What the vendor merged with a contact of theirs is theirs too, whatever number it had. Otherwise as
-        `PersonalRows.person`, whose errors it raises.
+        What the vendor merged with a contact of theirs is theirs too, whatever number it had. Both must be known as
+        contacts: "0", "none" and a group are nobody. Otherwise as `PersonalRows.person`, whose errors it raises.
         """
         person = await self._rows.person(tenant, who, before, contact_ids=contact_ids, ticket_ids=ticket_ids)
         end = await self._event_log.end()
@@ -80,7 +80,9 @@ class PersonSearch:
             if not contacts and await self._called_beside(one):
                 contacts.add(who)
             person = await self._rows.person(tenant, who, before, contact_ids=contacts, ticket_ids=tickets)
-        pairs = await merges(self._log, tenant, end) if person.contacts else []
+        told = await merges(self._log, tenant, end) if person.contacts else []
+        people = await self._rows.people(tenant, {one for pair in told for one in pair})
+        pairs = [pair for pair in told if people.issuperset(pair)]
         while pairs and (merged := merged_with(person.contacts, pairs)) != person.contacts:
             known = person.tickets | frozenset(ticket_ids)
             person = await self._rows.person(tenant, who, before, contact_ids=merged, ticket_ids=known)

@@ -14,7 +14,7 @@ PIECE: Final = 20_000
 
 SPELLINGS: Final = ("merged_into", "ergedInto")
 
-MERGED_LIMIT: Final = 100
+MERGED_LIMIT: Final = 10
 """Contacts that are one by merges. More would be no person, but a contact that stands for "deleted"."""
 
 

@@ -160,6 +160,15 @@ class PersonalRows:
             query = select(contact.c.id).where(contact.c.tenant == tenant).order_by(contact.c.id)
             return list((await connection.execute(query)).scalars())
 
+    async def people(self, tenant: str, ids: Collection[str]) -> set[str]:
+        """Return which of these ids are those of contacts that the tables have, and that are no groups."""
+        found: set[str] = set()
+        query = select(contact.c.id).where(contact.c.tenant == tenant, contact.c.is_group.is_not(True))
+        async with self._database.read() as connection:
+            for some in chunks(sorted(ids)):
+                found.update((await connection.execute(query.where(among(connection, contact.c.id, some)))).scalars())
+        return found
+
     async def keys(self, tenant: str, person: FoundPerson) -> list[Key]:
         """Return the rows that may hold something of the person, and exist."""
         keys = [Key("contact", tenant, one) for one in sorted(person.contacts)]
