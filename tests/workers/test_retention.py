@@ -211,6 +211,42 @@ async def test_it_rests_so_that_others_can_append(bench: Bench) -> None:
     assert await bench.whole() == []
 
 
+async def test_a_steady_load_starves_nobody(bench: Bench) -> None:
+    """While rows of a busy tenant fall due all the time, a quiet one's rows and what is parked go too, and spells end:
+    the log shows how old the oldest row is, and each spell blanks what was due when it began.
+    """
+    await bench.append(40, 40, tenant="quiet")
+    await bench.append(*[1 - 0.001 * number for number in range(100)], tenant="busy")
+    await fill_parked(bench.log, park(1))
+    async with bench.log.write() as connection:
+        await connection.execute(update(parked_delivery).values(received_at=to_micros(NOW - 40 * DAY)))
+    await bench.applied(102)
+    terms = RetentionTerms({"data": None, "raw": DAY, "parked": 7 * DAY}, {"quiet": {"raw": 7 * DAY}})
+    pace = BlankingPace(rows=4, rest=0, look_s=0)
+    working = Retention(
+        bench.log, bench.tables, terms, prefix=None, now=lambda: bench.now, monotonic=lambda: bench.time, pace=pace
+    )
+    done = []
+    for _ in range(30):
+        bench.now += 0.001 * DAY
+        done.append(await working.run_once())
+    assert 0 in done
+    assert await bench.rows(bench.log, parked_delivery) == []
+    whole = await bench.whole()
+    assert whole[0] > 20, "the busy one's go as well"
+
+
+async def test_a_long_spell_shows_how_far_it_is(bench: Bench) -> None:
+    """Where more is due than ten minutes blank, the metrics say how far it is before everything is done."""
+    await bench.append(*[60.0 - number for number in range(20)])
+    await bench.applied(20)
+    working = bench.retention()
+    assert await working.run_once() == 4
+    bench.time += 601
+    assert await working.run_once() == 4
+    assert shown("retention_oldest_timestamp_seconds", kind="data") == (NOW - 52 * DAY).timestamp()
+
+
 async def test_a_rest_has_an_end(bench: Bench) -> None:
     """However long a piece held the log, as beside a door that is saturated, the next one comes after two seconds."""
     await bench.append(*[40.0] * 9)

@@ -3,16 +3,18 @@
 Theory of operation. One process at a time blanks (the role lock BLANKING, which a copy of the log and `forget` take
 too), one piece at a time, and gives the lock back after each piece. A piece of the log is taken only up to where the
 relay has published and the projection has applied. After a piece it rests for nine times as long as the piece kept
-others from appending, so that these have nine tenths of the time. At the end of a spell the files of SQLite are
-scrubbed; that of the projection is written anew where texts were blanked, since rows that grow leave copies of
-themselves in it.
+others from appending, so that these have nine tenths of the time. Pieces of all kinds take turns, and a spell blanks
+what was due when it began: what falls due meanwhile, as under a steady load, waits for the next one. At the end of a
+spell, or after SPELL_S of a long one, the files of SQLite are scrubbed; that of the projection is written anew where
+texts were blanked, since rows that grow leave copies of themselves in it.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 import structlog
@@ -41,6 +43,9 @@ REST_LIMIT_S: Final = 5.0
 
 LOOK_S: Final = 60.0
 """How often is looked whether something is due."""
+
+SPELL_S: Final = 600.0
+"""So long at most the files of SQLite keep what was blanked, and the metrics show how far things were."""
 
 TEXT_ROWS: Final = 5000
 FENCE_S: Final = 10.0
@@ -108,6 +113,8 @@ class Retention:
         self._texts = Texts(projection)
         self._of_texts = groups(terms, "texts")
         self._pass = _Pass()
+        self._turns = deque(self._works())
+        self._began: tuple[datetime, float] | None = None  # when this spell did: by the clock, and as time passes
         self._oldest_texts: Mapping[str, int] = {}
         self._active = False
         self._due_at = 0.0
@@ -129,7 +136,7 @@ class Retention:
         self._active = await self._lock.take()
         try:
             done = await self._piece() if self._active else 0
-            if not done and self._active:
+            if self._active and (not done or self._spell_is_long()):
                 await self._end_spell()
         finally:
             await self._lock.release()
@@ -146,28 +153,41 @@ class Retention:
         self._active = False
         await self._lock.release()
 
+    def _works(self) -> list[Callable[[datetime], Awaitable[int]]]:
+        """Return what does a piece of each kind, and returns 0 where nothing of that kind is due."""
+        works: list[Callable[[datetime], Awaitable[int]]] = [partial(self._blank, group) for group in self._in_log]
+        works += [partial(self._expire, group, product) for group, product in self._expiring]
+        return [*works, self._blank_texts] if self._of_texts else works
+
     async def _piece(self) -> int:
-        """Do the first piece that is due of all kinds; 0 where nothing is."""
-        now = self._now()
-        for group in self._in_log:
-            if done := await self._blank(group, now):
+        """Do a piece of the kind whose turn it is, or of the next one that has something due; 0 where none has."""
+        self._began = now, _ = self._began or (self._now(), self._monotonic())
+        for _ in range(len(self._turns)):
+            self._turns.rotate(-1)
+            if done := await self._turns[-1](now):
                 return done
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        for group, product in self._expiring:
-            if done := await product.expire(group, now):
-                self._held_s = clock() - began
-                self._count(group.kind, done)
-                return done
-        if self._of_texts and self._monotonic() >= self._pass.due_at:
-            done = await self._blank_texts(now)
-            self._held_s = clock() - began
-            return done
         return 0
 
+    def _spell_is_long(self) -> bool:
+        return self._began is not None and self._monotonic() - self._began[1] >= SPELL_S
+
+    async def _expire(self, group: Group, product: ByProduct, now: datetime) -> int:
+        """Remove a piece of what is no part of the log; return how many rows that were."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        if done := await product.expire(group, now):
+            self._held_s = clock() - began
+            self._count(group.kind, done)
+        return done
+
     async def _blank_texts(self, now: datetime) -> int:
-        """Go on with a pass over the texts; return how many rows were looked at, 0 at its end."""
+        """Go on with a pass over the texts; return how many rows were looked at, 0 at its end and until the next."""
+        if self._monotonic() < self._pass.due_at:
+            return 0
+        clock = asyncio.get_running_loop().time
+        began = clock()
         found = await self._texts.expire(self._pass.place, self._of_texts, now, self._pace.texts)
+        self._held_s = clock() - began
         self._pass.place = found.place
         self._pass.blanked += found.blanked
         for key, at in found.oldest.items():
@@ -208,6 +228,7 @@ class Retention:
 
     async def _end_spell(self) -> None:
         """Scrub what was written over, say what was done, and show how far everything is."""
+        self._began = None
         if self._unscrubbed and await scrub(self._log) and await scrub(self._tables, rewrite=self._rewrite):
             self._unscrubbed = self._rewrite = False
         for kind, rows in self._done.items():
