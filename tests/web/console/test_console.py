@@ -316,6 +316,8 @@ async def test_what_goes_wrong_is_said_in_words(aiohttp_client: AiohttpClient) -
 async def test_a_sentence_in_a_url_is_shown_only_where_it_is_ours(aiohttp_client: AiohttpClient) -> None:
     """What a button did is said on the page after it; nobody can make a link that lets the console say something."""
     browser, _ = await opened(aiohttp_client, token())
+    assert "Call 555" not in await (await browser.get("/sign-in?said=Call+555")).text()
+    assert "Call 555" not in await (await browser.get("/sign-in?said=Call+555&by=")).text()
     await sign_in(browser)
     done = await press(browser, "/", "/press")
     assert "It was done." in await (await browser.get(done.headers["Location"])).text()

@@ -205,7 +205,12 @@ class Frame:
     def render(self, visit: Visit, template: str, status: int, values: Mapping[str, Any]) -> web.Response:
         """Return a page made of a template."""
         said, by = visit.request.query.get("said", ""), visit.request.query.get("by", "")
-        ours = bool(said) and hmac.compare_digest(by.encode(), self.mark_of(visit, said).encode())
+        # Who has not signed in has no mark, and nothing is ever said to them.
+        ours = (
+            visit.holder is not None
+            and bool(said)
+            and hmac.compare_digest(by.encode(), self.mark_of(visit, said).encode())
+        )
         path = visit.request.path  # what lies below a page belongs to it
         here = next(
             (one for _title, one in self.links if path == one or (one != "/" and path.startswith(f"{one}/"))), ""
