@@ -185,7 +185,8 @@ def another_log(service: Service) -> Iterator[None]:
 
 async def test_live_shows_events_as_they_come(browser: Browser, service: Service) -> None:
     """An event that comes is a row at once, with what it says as text; a filter leaves others out; while it is paused
-    nothing is shown, and after it nothing is missing. Where the log was restored meanwhile, it says so and stops.
+    nothing is shown, and after it nothing is missing.
+    Where the log was restored meanwhile, or the session is over, it says so and stops.
     """
     async with walking(browser, service) as walker:
         await walker.sign_in(TOKEN)
@@ -218,7 +219,11 @@ async def test_live_shows_events_as_they_come(browser: Browser, service: Service
             walker.complaints.clear()
         await walker.go("/live?type=message.received")
         await expect(page.locator("#state")).to_have_text("live")
-        assert walker.complaints == []
+        await page.get_by_role("button", name="Pause").click()
+        await page.context.clear_cookies()
+        await page.get_by_role("button", name="Go on").click()
+        await expect(page.locator("#state")).to_have_text("the session is over. Load this page again.")
+        assert [one for one in walker.complaints if "401" not in one] == []
 
 
 async def test_with_read_alone_no_text_and_no_name_is_shown(browser: Browser, service: Service) -> None:

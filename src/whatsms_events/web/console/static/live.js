@@ -4,7 +4,7 @@
 const live = document.getElementById("live");
 const LIMIT = 160; // characters of what an event says
 const ACKS = { 0: "failed", 1: "pending", 2: "sent", 3: "delivered", 4: "read", 5: "played" };
-const REFUSED = [400, 401, 403, 404]; // and no second try would be answered otherwise
+const REFUSED = [400, 403, 404]; // and no second try would be answered otherwise
 const AGAIN_MS = 3000; // a browser gives up where it is refused once; this one asks again
 
 if (live) {
@@ -89,6 +89,7 @@ if (live) {
     try {
       const answer = await fetch(url, { signal: asking.signal });
       if (source !== tried) return;
+      if (answer.status === 401) return stop("the session is over");
       if (REFUSED.includes(answer.status)) return stop((await answer.json()).detail);
     } catch {
       // it is away
