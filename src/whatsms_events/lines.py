@@ -48,6 +48,10 @@ LINES: Final = {
     "forgetting.followed": (
         "Something turned out to be a forgotten person's, from before: it was kept, and is blanked now like the rest."
     ),
+    "forgetting.not_followed": (
+        "A late event gave this contact the number of somebody who was forgotten, but the tables know another number of "
+        "it, or none: nothing of it was blanked. If it is theirs, forget it by its id."
+    ),
     "http.failed": "An answer failed outside every route. The class says what it was.",
     "http.refused": "A request was refused before it reached a route.",
     "library.logged": "A library logged something itself. `library` and `place` say where.",

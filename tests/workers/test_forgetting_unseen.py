@@ -251,6 +251,38 @@ async def test_a_contact_that_turns_out_to_be_theirs_by_the_number_goes_too(hous
     assert await worker.run_once() == 0
 
 
+async def test_who_had_their_number_by_mistake_loses_nothing(house: House) -> None:
+    """Never one of somebody else: a retry, a redelivery and an observation of another contact with the number of who
+    was forgotten tie it to nobody, where the contact has its own number by now.
+    """
+
+    def told(number: str, seconds: float) -> bytes:
+        contact = {"id": RUI.contact, "name": RUI.mark, "number": number, "updatedAt": at(seconds)}
+        return body("contact.updated", seconds, contact=contact)
+
+    wrong = told(ANA.number, -120)
+    await house.deliver(wrong, told(RUI.number, -60))
+    assert (await house.forgetting().preview(TENANT, ANA.contact)).contact_ids == (ANA.contact,)
+    await house.forget(ANA.contact)
+    house.clock += timedelta(seconds=90)
+    await house.deliver(wrong, wrong + b" ")
+    await append_observation(house, Contact(id=RUI.contact, name=RUI.mark, number=ANA.number), house.clock)
+    await append_observation(house, Contact(id="c-stranger", name=RUI.mark, number=ANA.number), house.clock)
+    await house.apply()
+    worker = following(house)
+    assert [await worker.run_once() for _ in range(2)] == [0, 0]
+    late = {"id": "s-1", "body": RUI.mark, "contactId": "c-stranger", "createdAt": at(-60)}
+    await house.deliver(
+        wrote(RUI, "r-0", "tarde", seconds=-500),
+        body("message.received", message=late, ticket={"id": "ticket-of-group"}),
+    )
+    rows = await house.everything()
+    assert sorted(row["id"] for row in rows["message"] if row["body"]) == ["r-0", "r-1", "s-1"]
+    assert [(row["name"], row["number"]) for row in rows["contact"] if row["id"] == RUI.contact] == [
+        (RUI.mark, RUI.number)
+    ]
+
+
 async def test_contacts_that_the_vendor_merged_are_one_person(house: House) -> None:
     """By the new id, the older one or either number: all of them, in both directions, as export finds them. Another's
     and a stranger's that was merged with nobody of theirs stays.

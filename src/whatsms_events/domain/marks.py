@@ -13,8 +13,9 @@ from typing import Final, Literal, TypeAlias, assert_never
 
 from whatsms_events.domain.last_message import plain
 
-MarkKind: TypeAlias = Literal["contact", "number", "ticket", "message", "text"]
-"""What is marked. A "text" is one that the person wrote in somebody else's ticket: see `text_name`."""
+MarkKind: TypeAlias = Literal["contact", "number", "ticket", "message", "text", "tied"]
+"""What is marked. A "text" is one that the person wrote in somebody else's ticket: see `text_name`. "tied" is a contact
+that a number alone told to be theirs: nothing is blanked by it before the tables have been asked, see `late_ties`."""
 
 Find: TypeAlias = Callable[[MarkKind, str], int | None]
 """When the person was forgotten to whom an id, a number or a text belongs, in microseconds; None for nobody."""
@@ -137,6 +138,8 @@ class KnownPerson:
             case "text":
                 ticket_id, _, text = value.partition("\0")
                 mine = any(shows(text, one) for one in self.texts.get(ticket_id, ()))
+            case "tied":
+                mine = False
             case _:
                 assert_never(kind)
         return self.forgotten_at if mine else None

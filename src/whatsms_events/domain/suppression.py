@@ -66,13 +66,18 @@ def suppressed(append: Append, suppressions: Suppressions) -> Append:
     if left is payload and not theirs:
         return append
     kept = msgspec.structs.replace(event, data=encode(left))
-    return msgspec.structs.replace(append, event=kept, blanked=True, tied=_tied(payload, left, find))
+    return msgspec.structs.replace(append, event=kept, blanked=True, tied=_tied(event, payload, left, find))
 
 
-def _tied(payload: Payload, left: Payload, find: Find) -> dict[str, int]:
-    """Return the contacts that lost their number here and are known by it alone, with the moment of each."""
+def _tied(event: Event, payload: Payload, left: Payload, find: Find) -> dict[str, int]:
+    """Return the contacts that lost their number here and are known by it alone, with the moment of each.
+
+    What a backfill saw without a time of its own tells how things stand now: somebody else may have the number now.
+    """
     found: dict[str, int] = {}
     for before, after in zip(_contacts(payload), _contacts(left), strict=False):
+        if event.origin == "backfill" and not isinstance(before.updated_at, datetime):
+            continue
         if isinstance(before.number, str) and not isinstance(after.number, str) and isinstance(before.id, str):
             number = number_name(before.number)
             at = None if number is None else find("number", number)

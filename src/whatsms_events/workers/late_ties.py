@@ -3,16 +3,18 @@
 A late message may name a ticket, or nothing at all, that nobody had told of; later an event says whose it is. Or it
 names a contact that is the person's by a number alone: when that is told, the door writes a mark of the contact. Every
 LOOK_S seconds the tables and marks are asked for such things. Where there are any, the erasure goes on with them, up to
-the moment of before: what the person did since stays.
+the moment of before: what the person did since stays. A contact that the tables know by another number stays too: it
+may have had the person's by mistake.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import structlog
 
 from whatsms_events.domain.events import to_micros
-from whatsms_events.domain.marks import Marker
+from whatsms_events.domain.marks import Marker, number_name
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.erasure import TICKETS_KEPT, Erasure, Erasures
 from whatsms_events.storage.log.suppression import SuppressionTable
@@ -109,18 +111,26 @@ class LateForgetting:
     async def _marked(self, tenant: str, erasures: Sequence[Erasure], known: Collection[str]) -> dict[str, Erasure]:
         """Return contacts that the door has found out to be of people who were forgotten, and whose each is.
 
-        A mark has the moment of its erasure. Contacts are looked through only where there are marks since the last
-        look.
+        A mark has the moment of its erasure. Whoever has another number by now, or none, is left to the operator.
+        Contacts are looked through only where there are marks since the last look.
         """
         rows = await self._marks.all()
         if len(rows) == self._looked_for.get(tenant):
             return {}
         moments = {to_micros(one.forgotten_at): one for one in erasures}
-        marks = {row.mark: row.forgotten_at for row in rows if row.tenant == tenant}
+        marks = defaultdict[bytes, set[int]](set)
+        for row in rows:
+            if row.tenant == tenant:
+                marks[row.mark].add(row.forgotten_at)
         found: dict[str, Erasure] = {}
         for contact in await self._rows.contact_ids(tenant):
-            at = None if contact in known else marks.get(self._marker.mark(tenant, "contact", contact))
-            if at in moments:
-                found[contact] = moments[at]
+            at = () if contact in known else marks.get(self._marker.mark(tenant, "tied", contact), ())
+            found |= {contact: moments[max(mine)] for mine in [moments.keys() & at] if mine}
+        for contact, number in (await self._rows.numbers(tenant, found)).items():
+            name = number_name(number or "")
+            at = () if name is None else marks.get(self._marker.mark(tenant, "number", name), ())
+            if to_micros(found[contact].forgotten_at) not in at:
+                log.warning("forgetting.not_followed", tenant=tenant, contact=contact)
+                del found[contact]
         self._looked_for[tenant] = len(rows) if not found else None  # what is found is found again until it is done
         return found

@@ -179,7 +179,7 @@ class HeldSuppressions:
             return
         told, self._ties = self._ties, {}
         marks = [
-            KeptMark(tenant, self._marker.mark(tenant, "contact", contact), at, self._marker.check)
+            KeptMark(tenant, self._marker.mark(tenant, "tied", contact), at, self._marker.check)
             for (tenant, contact), at in told.items()
         ]
         try:

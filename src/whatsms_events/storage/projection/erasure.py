@@ -160,6 +160,16 @@ class PersonalRows:
             query = select(contact.c.id).where(contact.c.tenant == tenant).order_by(contact.c.id)
             return list((await connection.execute(query)).scalars())
 
+    async def numbers(self, tenant: str, ids: Collection[str]) -> dict[str, str | None]:
+        """Return the numbers of these contacts, of those of which anything told one, or that there is none."""
+        found: dict[str, str | None] = {}
+        query = select(contact.c.id, contact.c.number, contact.c.versions).where(contact.c.tenant == tenant)
+        async with self._database.read() as connection:
+            for some in chunks(sorted(ids)):
+                for row in await connection.execute(query.where(among(connection, contact.c.id, some))):
+                    found |= {row.id: row.number} if "number" in _versions.decode(row.versions) else {}
+        return found
+
     async def people(self, tenant: str, ids: Collection[str]) -> set[str]:
         """Return which of these ids are those of contacts that the tables have, and that are no groups."""
         found: set[str] = set()
