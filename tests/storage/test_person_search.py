@@ -3,7 +3,7 @@
 import json
 from datetime import timedelta
 
-from workers.test_forgetting import ANA, RUI, TENANT, House, body, holding, house, needles, wrote
+from workers.test_forgetting import ANA, RUI, TENANT, House, Someone, body, holding, house, needles, wrote
 
 __all__ = ["house"]  # a fixture
 
@@ -30,6 +30,21 @@ async def test_what_only_the_bytes_have_goes_with_the_bytes(house: House) -> Non
     assert [row["data"] for row in rows] == [before[row["position"]]["data"] for row in rows]
     assert [row["raw"] for row in rows] == [None, None, spoken]
     assert (await house.forgetting().run(TENANT, ANA.contact)).counts == {}
+
+
+async def test_digits_within_a_time_or_a_longer_number_are_nobodys(house: House) -> None:
+    """Forget takes nothing of somebody else: their bytes stay where a time or another number has the digits in it."""
+    told = json.loads(wrote(RUI, "r-1"))
+    others = [told | {"timestamp": one} for one in ("2026-05-01T11:59:00.777636Z", 1777636740000)]
+    bodies = [
+        wrote(Someone(ANA.mark, "777636", ANA.contact, ANA.ticket), "m-1"),
+        *(json.dumps(one).encode() for one in others),
+    ]
+    await house.deliver(*bodies)
+    house.clock += timedelta(seconds=1)
+    await house.forget(ANA.contact)
+    rows = (await house.everything())["event_log"]
+    assert [row["raw"] for row in rows if row["message_id"]] == [None, *bodies[1:]]
 
 
 async def test_a_number_of_before_is_found_where_it_is_given(house: House) -> None:

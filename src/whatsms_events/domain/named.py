@@ -68,6 +68,11 @@ _CUT: Final = re.compile(
 )
 """How an id stands in bytes that are no whole JSON, such as a body that was cut: under its name, or in flat data."""
 
+_TIME: Final = re.compile(
+    r"(?<![0-9])[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]{1,9})?)?"
+)
+"""A time, whose date and fraction are rows of digits, but no number."""
+
 _KINDS: Final[Mapping[str, MarkKind]] = {"contact": "contact", "ticket": "ticket"}
 
 
@@ -262,6 +267,7 @@ def _numbers(key: str, value: str) -> list[str]:
     """Return the numbers that a value may be or hold, as they are marked."""
     if key == "number" and len(value) < NUMBER_DIGITS:
         return [value]  # found only as a whole value: it would be a part of many others
+    value = _TIME.sub("T", value)
     whole = number_name(value)
     if whole is not None:
         return [whole]
@@ -270,7 +276,7 @@ def _numbers(key: str, value: str) -> list[str]:
 
 def _numbers_within(text: str) -> Iterator[str]:
     """Yield the numbers in a longer text: with the signs between their digits, and each row of digits by itself."""
-    for found in islice(_WITHIN.finditer(text), TOKENS_LIMIT):
+    for found in islice(_WITHIN.finditer(_TIME.sub("T", text)), TOKENS_LIMIT):
         names = (number_name(one) for one in (found[0], *_DIGITS.findall(found[0])))
         yield from {name for name in names if name is not None}
 

@@ -16,7 +16,7 @@ import msgspec
 
 from whatsms_events.domain.events import Entity, decode, encode, to_micros
 from whatsms_events.domain.forms import inflated
-from whatsms_events.domain.marks import Find
+from whatsms_events.domain.marks import Find, KnownPerson
 from whatsms_events.domain.named import calls_contact, delivered, leaves, named_in_bytes
 from whatsms_events.domain.personal import personal_values, spellings, texts_in
 from whatsms_events.domain.suppression import (
@@ -163,10 +163,11 @@ class PersonSearch:
     def _in_bytes_alone(self, row: LogRow) -> bool:
         """Tell whether the bytes have a number that nothing has that was read of them: a secret, a field given twice.
 
-        Where what was read has it too, somebody else wrote it.
+        Where what was read has it too, somebody else wrote it. A part of a longer number or of a time is no number.
         """
         raw, data = row.raw or b"", row.event.data
-        return any(one in raw and one not in data for one in self._numbers)
+        told = {one.decode() for one in self._numbers if one in raw and one not in data}
+        return bool(told) and named_in_bytes(raw, KnownPerson(0, numbers=told).find) is not None
 
     def named(self, raw: bytes, find: Find) -> int | None:
         """Return when somebody was forgotten whom bytes name that nobody could read, or that are no event."""
