@@ -44,6 +44,8 @@ NAMING: list[dict[str, Any]] = [
     {"message": {"extra": {"ticket": {"id": 812}}}},
     {"campaign": {"extra": {"contacts": [{"id": 731, "name": "Ana"}]}}},
     {"campaign": {"extra": {"contactIds": [5, 731]}}},
+    {"campaign": {"extra": {"contactIds": 731}}},
+    {"campaign": {"extra": {"contacts": [5, 731]}}},
     {"campaign": {"extra": {"failed": {"351910000731": "no WhatsApp"}}}},
 ]
 OTHERS: list[dict[str, Any]] = [
@@ -55,6 +57,9 @@ OTHERS: list[dict[str, Any]] = [
     {"message": {"body": "call 351910000731"}},
     {"contact": {"id": "5", "name": "731"}},
     {"message": {"extra": {"count": 731, "read": True}}},
+    {"campaign": {"extra": {"contacts": 731}}},
+    {"campaign": {"extra": {"recipients": 731.0}}},
+    {"contact": {"extra": {"tickets": 812}}},
 ]
 
 
@@ -87,6 +92,7 @@ def test_flat_data_names_what_the_event_is_about() -> None:
 def test_bytes_that_are_no_json_are_searched_as_text(raw: bytes) -> None:
     """A body that was cut, or is no JSON at all, names a person by a number, or by an id behind the word contact."""
     assert bytes_name(raw)
+    assert not bytes_name(b'{"data":{"contacts":731,"na')
     assert not bytes_name(raw, KnownPerson(0, {"73"}, {"35191000073"}))
 
 

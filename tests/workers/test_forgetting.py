@@ -604,6 +604,25 @@ async def test_a_campaign_keeps_whom_else_it_went_to(house: House) -> None:
     assert [(row["name"], row["sent_count"]) for row in rows["campaign"]] == [("Verão", 2)]
 
 
+async def test_how_many_there_are_is_no_id(house: House) -> None:
+    """Where ids are short, a count of somebody else's tickets or messages, or of those whom a campaign went
+    to, stays, and so does a parked delivery of theirs.
+    """
+    ana = Someone(ANA.mark, ANA.number, "731", "12")
+    told = json.loads(wrote(RUI, "r-1"))
+    told["data"]["ticket"]["messages"], told["data"]["contact"]["tickets"] = 3, 12
+    parked = body("x.y", ticket={"id": RUI.ticket, "messages": 3}, name=RUI.mark)
+    campaign = {"id": 14, "name": "Verão", "status": "finished", "contacts": 731}
+    bodies = [json.dumps(told).encode(), parked, body("campaign.finished", campaign=campaign)]
+    await house.deliver(wrote(ana, "3"), *bodies)
+    before = await house.everything()
+    house.clock += timedelta(seconds=1)
+    await house.forget("731")
+    rows = await house.everything()
+    assert unlike(before, rows, RUI) == []
+    assert holding(rows, [b'"contacts":731']) == holding(before, [b'"contacts":731'])
+
+
 async def test_nobody_replays_or_blanks_meanwhile(house: House) -> None:
     """Where a replay works, nothing is blanked: its swap would bring back what it had read. And the reverse."""
     await house.deliver(wrote(ANA, "m-1"))

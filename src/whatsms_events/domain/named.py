@@ -42,6 +42,9 @@ ID_NAMES: Final[Mapping[MarkKind, frozenset[str]]] = {
 }
 """The names under which a short id stands, as `plain_name` gives them."""
 
+_COUNTED: Final = frozenset(("contacts", "recipients", "tickets", "messages", "quotedmessages"))
+"""The names under which an integer that stands alone says how many there are: it is no id."""
+
 _NAMED: Final[Mapping[str, tuple[MarkKind, ...]]] = {
     name: (kind,) for kind, names in ID_NAMES.items() for name in names
 }
@@ -62,7 +65,7 @@ _DIGITS: Final = re.compile(rf"[0-9]{{{NUMBER_DIGITS},}}")
 _ID: Final = r"\"?([0-9A-Za-z_@.+-]{1,256})"
 _CUT: Final = re.compile(
     # Both ends of the name are bound: a text of "contactcontact..." would be read to its end from each of them.
-    rf"\b(contact|ticket|message|quotedM(?:sg|essage))\w{{0,20}}\"?\s*[:=]\s*(?:\{{\s*\"id\"\s*:\s*)?{_ID}"
+    rf"\b(contact|ticket|message|quotedM(?:sg|essage))(?!s\"?\s*[:=]\s*[0-9])\w{{0,20}}\"?\s*[:=]\s*(?:\{{\s*\"id\"\s*:\s*)?{_ID}"
     rf"|\"(contact|ticket|message)\.\w{{0,40}}\"[^{{}}]{{0,500}}\"data\"\s*:\s*\{{\s*\"id\"\s*:\s*{_ID}",
     re.IGNORECASE,
 )
@@ -136,7 +139,7 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         key, one = waiting.pop()
         match one:
             case dict():
-                waiting += [(plain_name(key, str(of)), inner) for of, inner in one.items()]
+                waiting += [(_name_within(key, str(of), inner), inner) for of, inner in one.items()]
                 waiting += [(key, of) for of in one if _may_tell(of)]
             case list():
                 waiting += [(key, inner) for inner in one]
@@ -206,7 +209,7 @@ def without(name: str, value: Any, names: Names, *, of_many: bool = False) -> An
             left = without(name, inside, names, of_many=of_many)
             return value if left == inside else left if left is UNSET else msgspec.json.encode(left).decode()
         case _:
-            return UNSET if names(name, value) else value
+            return UNSET if names(_name_within(name, name, value), value) else value
 
 
 def _element(name: str, value: Any, names: Names, *, of_many: bool) -> Any:
@@ -252,6 +255,12 @@ def plain_name(owner_name: str, name: str) -> str:
     """Return a field's name as it is compared; an `id` is called as what it is of."""
     plain = name.replace("_", "").lower()
     return owner_name if plain == "id" else plain
+
+
+def _name_within(owner_name: str, name: str, value: Any) -> str:
+    """Return a field's name as `plain_name`; none where its value says how many there are."""
+    counted = isinstance(value, int | float) and plain_name("", name) in _COUNTED
+    return "" if counted else plain_name(owner_name, name)
 
 
 def latest(*ats: int | None) -> int | None:
