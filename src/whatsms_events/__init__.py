@@ -92,6 +92,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         running                           the settings that the process works with, for `config diff`
         trace, trace_view, trace_words    all that is known of one event or one thing, as JSON and in words
         feed, tail                        events as they come; the end of the log, read once for all readers
+        behind                            large events that slow readers of the feed hold
         export, privacy                   all that is held of one person; how much is held of all
         senders                           what was committed of one tenant -> alarms
         api, questions, views, health     the read API and its JSON; livez, readyz, metrics

@@ -226,9 +226,10 @@ FEED_READERS = Gauge(
 )
 FEED_ENDED = Counter(
     "whatsms_events_feed_ended_total",
-    "Feeds that ended, by reason: left (the reader went), stalled (it took nothing for 30 seconds), full (there were "
-    "as many as may be, so it was refused), stopping, settings (token or tenants changed), unavailable (the database), "
-    "restored (the log ends before what readers had). stalled rising: a reader is too slow, or hangs.",
+    "Feeds that ended, by reason: left (the reader went), stalled (it took nothing for 30 seconds), slow (it held a "
+    "large event, and others waited), full (there were as many as may be, so it was refused), stopping, settings "
+    "(token or tenants changed), unavailable (the database), restored (the log ends before what readers had). stalled "
+    "rising: a reader is too slow, or hangs.",
     ["reason"],
 )
 

@@ -34,6 +34,7 @@ from whatsms_events.web.access import Access, Holder, NamedToken, Session
 from whatsms_events.web.api import Api
 from whatsms_events.web.app import Listener, private_app
 from whatsms_events.web.feed import PLACES, Feed
+from whatsms_events.web.tail import Tail
 
 databases, put = _databases, _put
 
@@ -511,6 +512,37 @@ async def test_a_reader_in_the_middle_of_a_large_event_is_not_told_half_of_it(da
     assert reading.positions == [1]
     assert reading.reason is None
     assert reading.parsed.last_id == f"1-{UUID(int=1)}"
+
+
+async def test_slow_readers_hold_a_large_event_once_and_make_room_for_others(databases: Databases, put: Any) -> None:
+    """A reader that takes none of a large event holds it; another one at the same place shares it, and one that needs
+    room for another event gets it, for which the first one is cut off and told nothing of what it did not have.
+    """
+    long = '{"message":{"body":"' + "x" * 16_000_000 + '"}}'
+    await put(tables.event_log, event(1), event(2, data=long), event(3, data=long[:200_000] + '"}}'))
+    before = value("feed_ended_total", reason="slow")
+    given: dict[str, Any] = {"behind_bytes": 1, "patience_s": 0.2, "close_s": DEADLINE_S}
+    # Nothing stays in this ring: the log is read for each.
+    given["tail"] = Tail(Queries(*databases), lambda row, _personal: row, on_restored=lambda: None, ring_s=-1.0)
+    async with serving(databases, **given) as (_feed, client), open_feed(client, after="1") as slow:
+        await slow.content.readexactly(100)  # it has begun, and so holds the event
+        async with open_feed(client, after="1") as same:
+            assert await large_event(same) == 2
+        async with open_feed(client, after="2") as other:
+            assert await large_event(other) == 3
+        await until(lambda: value("feed_ended_total", reason="slow") > before, DEADLINE_S, "the slow reader is cut off")
+        reading = Reading()
+        for line in (await slow.read()).splitlines():
+            reading.line(line)
+    assert reading.positions == []
+
+
+async def large_event(answer: aiohttp.ClientResponse) -> int:
+    """Read the block behind the first one, which is the feed's own; return the position of its event."""
+    async with asyncio.timeout(DEADLINE_S):
+        for _ in range(2):
+            block = await answer.content.readuntil(b"\n\n", max_size=20_000_000)
+    return int(block.partition(b"-")[0].removeprefix(b"id: "))
 
 
 async def cut_off(before: float) -> None:

@@ -2,7 +2,8 @@
 
 A reader that comes again with the id of the last event it had (`Last-Event-ID`) skips nothing and meets nothing twice.
 It is sent as much as it takes: what it does not take waits in the log and not in memory, but for about 128 KiB of
-each reader. One that takes nothing for `stall_s` is cut off, so that its place is free for another one.
+each reader, and what `behind` lets all of them hold of large events together. One that takes nothing for `stall_s` is
+cut off, so that its place is free for another one.
 
 The answers are plain ones of aiohttp's. The library aiohttp-sse encodes each event anew for each reader and has a task
 that pings each of them; here the same bytes go to all readers, and one loop wakes them (`tail`).
@@ -24,6 +25,7 @@ from whatsms_events.errors import StorageUnavailableError
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.reads import Queries, RowView
 from whatsms_events.web.access import NamedToken, holder
+from whatsms_events.web.behind import HeldPieces
 from whatsms_events.web.connection import Connection
 from whatsms_events.web.hiding import hidden_event, may_see, showed
 from whatsms_events.web.questions import (
@@ -46,15 +48,25 @@ CLOSE_S: Final = 5.0
 PIECE_BYTES: Final = 64 * 1024
 """Written at a time, so that a large event is not held by each reader's connection as a whole."""
 
+LARGE: Final = 128 * 1024
+"""A piece that is larger is held by readers together, see `behind`."""
+
+BEHIND_BYTES: Final = 32 * 1024 * 1024
+"""So much all readers together hold of large pieces: half a dozen of the largest events, each for many readers."""
+
+PATIENCE_S: Final = 5.0
+"""How long a reader waits for room for a large piece before a slower one is cut off."""
+
 PLACES: Final = 3
 """Questions that the feed asks the log at a time: its loop, one reader that is behind, one that begins."""
 
 RETRY: Final = b"retry: 3000\n\n"
 """Tells a browser to come again after three seconds; also the first bytes, which show that the feed is open."""
 
-Reason = Literal["left", "stalled", "stopping", "settings", "session", "restored", "unavailable"]
+Reason = Literal["left", "stalled", "slow", "stopping", "settings", "session", "restored", "unavailable"]
 _WORDS: Final[Mapping[Reason, str]] = {
     "stalled": "you have taken nothing for too long",
+    "slow": "you take a large event slowly, and others wait for its room",
     "stopping": "this process stops",
     "settings": "the token or the tenants have changed",
     "session": "the session is over: sign in again",
@@ -87,6 +99,8 @@ class OpenFeed:
         """The rest of the block that was being written when the reader stalled."""
         self.ended: asyncio.Future[Reason] = asyncio.get_running_loop().create_future()
         self._stall_s = stall_s
+        self._cut = False
+        self._writing: asyncio.Timeout | None = None
 
     def left(self) -> bool:
         """Tell whether the reader has gone, as far as the kernel knows: nothing has to be written to find out."""
@@ -103,19 +117,29 @@ class OpenFeed:
         if not self.ended.done():
             self.ended.set_result(reason)
 
+    def cut_off(self) -> None:
+        """Let the feed end also in the middle of what is being written: others wait for the room that it takes."""
+        self._cut = True
+        self.end("slow")
+        if self._writing is not None and not self._writing.expired():
+            self._writing.reschedule(asyncio.get_running_loop().time())
+
     async def write(self, data: bytes) -> None:
         """Write piece by piece, each within the time for a stall; where that fails, the feed ends."""
         view = memoryview(data)
         try:
-            while view:
+            while view and not self._cut:
                 piece, view = view[:PIECE_BYTES], view[PIECE_BYTES:]
-                async with asyncio.timeout(self._stall_s):
+                async with asyncio.timeout(self._stall_s) as self._writing:
                     await self.response.write(piece)
         except TimeoutError:
-            self.unwritten = rest_of_block(bytes(view))
             self.end("stalled")
         except ConnectionError:
             self.end("left")
+        finally:
+            self._writing = None
+        if view:  # of what is too long to be told, no more than shows that
+            self.unwritten = rest_of_block(bytes(view[: PIECE_BYTES + 1]))
         self.written_at = time.monotonic()
 
     async def take(self, taken: FeedPiece) -> None:
@@ -148,6 +172,8 @@ class Feed:
         stall_s: float = STALL_S,
         close_s: float = CLOSE_S,
         beat_s: float = BEAT_S,
+        behind_bytes: int = BEHIND_BYTES,
+        patience_s: float = PATIENCE_S,
         tail: Tail | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -160,7 +186,8 @@ class Feed:
         self._coming = 0
         self._closed = False
         self._tail = tail or Tail(queries, self._shown, on_restored=self._restored, beat_s=beat_s)
-        self._behind = asyncio.Lock()
+        self._behind = HeldPieces(behind_bytes, patience_s)
+        self._reading = asyncio.Lock()
         self._rest_until = 0.0
         self._clock = clock
 
@@ -286,22 +313,34 @@ class Feed:
             reader.end("stopping")
         await reader.write(RETRY)
         while not reader.ended.done():
-            taken = self._tail.take(reader.place, reader.wanted) or await self._page(reader)
-            if reader.over(self._clock()):
-                reader.end("session")
-            elif taken is not None and taken.place != reader.place:
-                await reader.take(taken)
-            elif not reader.ended.done():
-                await self._tail.moved()
-                # The loop wakes all once in a beat; half of one ago, so that none is left out by an instant.
-                if time.monotonic() - reader.written_at >= self._beat_s / 2:
-                    await reader.beat()
+            try:
+                await self._go_on(reader)
+            finally:
+                self._behind.let_go(reader)
         return reader.ended.result()
 
-    async def _page(self, reader: OpenFeed) -> FeedPiece | None:
-        """Return what a reader that is behind gets from the log, when it is its turn; None where its feed is to end."""
+    async def _go_on(self, reader: OpenFeed) -> None:
+        """Send the reader what is next, or wait until there is something."""
+        taken = self._tail.take(reader.place, reader.wanted)
+        if taken is None or len(taken.data) > LARGE:
+            taken = await self._in_turn(reader, taken)
+        if reader.over(self._clock()):
+            reader.end("session")
+        elif taken is not None and taken.place != reader.place:
+            await reader.take(taken)
+        elif not reader.ended.done():
+            await self._tail.moved()
+            # The loop wakes all once in a beat; half of one ago, so that none is left out by an instant.
+            if time.monotonic() - reader.written_at >= self._beat_s / 2:
+                await reader.beat()
+
+    async def _in_turn(self, reader: OpenFeed, taken: FeedPiece | None) -> FeedPiece | None:
+        """Return what a reader gets that is behind, or takes something large, once there is room for it.
+
+        Return None where its feed is to end.
+        """
         async with asyncio.TaskGroup() as tasks:
-            reading = tasks.create_task(self._read(reader))
+            reading = tasks.create_task(self._next(reader, taken))
             either: tuple[asyncio.Future[Any], ...] = (reading, reader.ended)
             while not any(one.done() for one in either):
                 await asyncio.wait(either, timeout=self._beat_s, return_when=asyncio.FIRST_COMPLETED)
@@ -311,36 +350,50 @@ class Feed:
                 reading.cancel()
         return None if reading.cancelled() else reading.result()
 
+    async def _next(self, reader: OpenFeed, taken: FeedPiece | None) -> FeedPiece | None:
+        """Return what was taken of the ring, else what others hold of the same, else a page of the log.
+
+        Who reads the log waits for room before the next one reads: so one piece alone waits in memory.
+        """
+        key = reader.place, reader.wanted, self._tail.emptied
+        if taken is not None:
+            await self._behind.hold(taken, key, reader)
+            return taken
+        async with self._reading:
+            found = self._behind.shared(key) or await self._read(reader)
+            if found is not None and len(found.data) > LARGE:
+                await self._behind.hold(found, key, reader)
+            return found
+
     async def _read(self, reader: OpenFeed) -> FeedPiece | None:
         """Read a page of the log. One reader at a time does, and the next one waits for a multiple of what it took."""
         wanted = reader.wanted
-        async with self._behind:
-            await asyncio.sleep(max(0.0, self._rest_until - time.monotonic()))  # as the loop rests, see `tail`
-            begun = time.monotonic()
-            try:
-                page = await self._queries.events(
-                    after=reader.place.position,
-                    limit=PAGE,
-                    tenant=wanted.tenant,
-                    event_type=wanted.event_type,
-                    ticket=wanted.ticket,
-                    text_limit=PAGE_BYTES,
-                    name_after=True,
-                )
-            except StorageUnavailableError:
-                reader.end("unavailable")
-                return None
-            if page.end < reader.place.position or not reader.place.fits(page.after_id):
-                reader.end("restored")
-                return None
-            taken = self._tail.page(page, reader.place, wanted)
-            worked_s = time.monotonic() - begun
-            self._rest_until = time.monotonic() + min(REST_LIMIT_S, REST * worked_s)
+        await asyncio.sleep(max(0.0, self._rest_until - time.monotonic()))  # as the loop rests, see `tail`
+        begun = time.monotonic()
+        try:
+            page = await self._queries.events(
+                after=reader.place.position,
+                limit=PAGE,
+                tenant=wanted.tenant,
+                event_type=wanted.event_type,
+                ticket=wanted.ticket,
+                text_limit=PAGE_BYTES,
+                name_after=True,
+            )
+        except StorageUnavailableError:
+            reader.end("unavailable")
+            return None
+        if page.end < reader.place.position or not reader.place.fits(page.after_id):
+            reader.end("restored")
+            return None
+        taken = self._tail.page(page, reader.place, wanted)
+        worked_s = time.monotonic() - begun
+        self._rest_until = time.monotonic() + min(REST_LIMIT_S, REST * worked_s)
         return taken
 
     async def _close(self, request: web.Request, reader: OpenFeed, reason: Reason) -> None:
         """Say why the feed ends. A reader that does not take even this, or half of a large event, is left without."""
-        if reason == "stalled":
+        if reason in ("stalled", "slow"):
             log.warning("feed.cut_off", reason=reason)
         words = last_words(msgspec.json.encode({"reason": reason, "detail": _WORDS[reason]}))
         last = reader.unwritten + words if len(reader.unwritten) <= PIECE_BYTES else b""

@@ -138,9 +138,12 @@ class Tail:
         self._needed, self._stopped = asyncio.Event(), asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
         self._woke_at = 0.0
+        self.emptied = 0
+        """How often the ring was emptied: what was taken before is nobody's to share, as it may be blanked now."""
         self._clear()
 
     def _clear(self) -> None:
+        self.emptied += 1
         self._kept: deque[_Kept] = deque()
         self._size = 0
         self._begin: Place | None = None
@@ -210,6 +213,7 @@ class Tail:
         place = place_in_log(row)
         if row["type"] == EventType.CONTACT_FORGOTTEN:
             # What came before may hold what is being blanked in the log now: who has not had it reads it there.
+            self.emptied += 1
             self._kept.clear()
             self._size, self._begin = 0, self._end
         ticket, whole = row["ticket_id"], self.block(row, personal=True)
@@ -272,8 +276,8 @@ class Tail:
         parts: list[bytes] = []
         size, reached, told = 0, place, place
         for kept in self._behind(place):
-            if size >= TAKE_BYTES:
-                break
+            if size >= TAKE_BYTES or (parts and kept.size > TAKE_BYTES):
+                break  # what is large goes alone: all readers then hold the ring's own bytes, and no copy
             reached = kept.place
             if kept.fits(wanted):
                 data = kept.blocks.get(wanted.personal)
