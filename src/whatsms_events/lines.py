@@ -49,8 +49,9 @@ LINES: Final = {
         "Something turned out to be a forgotten person's, from before: it was kept, and is blanked now like the rest."
     ),
     "forgetting.not_followed": (
-        "A late event gave this contact the number of somebody who was forgotten, but the tables know another number of "
-        "it, or none: nothing of it was blanked. If it is theirs, forget it by its id."
+        "This contact had the number of somebody who was forgotten in a late event, but the tables know another number "
+        "of it, or none; or this ticket is theirs by now, but the log shows it with another contact. Nothing of it was "
+        "blanked. Forget the contact by its id, or the person once more, if it was theirs before."
     ),
     "http.failed": "An answer failed outside every route. The class says what it was.",
     "http.refused": "A request was refused before it reached a route.",

@@ -283,6 +283,24 @@ async def test_who_had_their_number_by_mistake_loses_nothing(house: House) -> No
     ]
 
 
+async def test_a_ticket_that_is_moved_to_them_afterwards_keeps_what_another_wrote(house: House) -> None:
+    """Never one of somebody else: whose old ticket becomes the person's, who came back, loses nothing."""
+    await house.forget(ANA.contact)
+    house.clock += timedelta(seconds=90)
+    old = {"id": "t-late", "status": "open", "contactId": ANA.contact, "createdAt": at(-700)}
+    await house.deliver(
+        wrote(RUI, "r-0", seconds=-600),
+        body("ticket.updated", 80, ticket={**old, "id": RUI.ticket}),
+        body("ticket.updated", 80, ticket=old),
+        body("message.received", message={"id": "a-9", "body": ANA.mark, "createdAt": at(-9)}, ticket={"id": "t-late"}),
+    )
+    worker = following(house)
+    for _ in range(2):
+        await worker.run_once()
+    rows = await house.everything()
+    assert sorted(row["id"] for row in rows["message"] if row["body"]) == ["r-0", "r-1"]
+
+
 async def test_contacts_that_the_vendor_merged_are_one_person(house: House) -> None:
     """By the new id, the older one or either number: all of them, in both directions, as export finds them. Another's
     and a stranger's that was merged with nobody of theirs stays.

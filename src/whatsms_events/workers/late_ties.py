@@ -8,7 +8,8 @@ may have had the person's by mistake.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import structlog
@@ -60,6 +61,7 @@ class LateForgetting:
         self._marks = SuppressionTable(log)
         self._rows = PersonalRows(projection)
         self._looked_for: dict[str, int | None] = {}
+        self._anothers = defaultdict[str, set[str]](set)
 
     async def run_once(self) -> int:
         """Blank what turned out to be somebody's, where it is time to look; return of how many people that was."""
@@ -98,7 +100,7 @@ class LateForgetting:
             of |= await self._marked(tenant, [one for one in every if one.tenant == tenant], known)
             at = {contact: to_micros(one.forgotten_at) for contact, one in of.items() if one.finished_at is not None}
             tickets = frozenset(ticket for one in every if one.tenant == tenant for ticket in one.ticket_ids)
-            ties = await late_ties(self._tables, tenant, at, tickets)
+            ties = await late_ties(self._tables, tenant, at, tickets, partial(self._moved, tenant, at))
             for contact in at.keys() & (ties.keys() | (of.keys() - known)):
                 one, whole = found.setdefault(of[contact].number, (of[contact], LateTies()))
                 whole.add(ties.get(contact, LateTies()))
@@ -107,6 +109,15 @@ class LateForgetting:
                 if len(one.ticket_ids) >= TICKETS_KEPT:  # not all are written down: they would be new each time
                     whole.tickets.clear()
         return [(one, late) for one, late in found.values() if late not in (LateTies(), self._told.get(one.number))]
+
+    async def _moved(self, tenant: str, at: Mapping[str, int], tickets: Mapping[str, str]) -> set[str]:
+        """Return which tickets the log shows with somebody else's contact: they were moved to the person's."""
+        new = tickets.keys() - self._anothers[tenant]
+        told = await self._erasures.contacts_in(tenant, new, await self._erasures.end()) if new else set()
+        for one in {one for one, contact in told if at.get(contact) != at[tickets[one]]}:
+            log.warning("forgetting.not_followed", tenant=tenant, ticket=one)
+            self._anothers[tenant].add(one)
+        return self._anothers[tenant] & tickets.keys()
 
     async def _marked(self, tenant: str, erasures: Sequence[Erasure], known: Collection[str]) -> dict[str, Erasure]:
         """Return contacts that the door has found out to be of people who were forgotten, and whose each is.
@@ -125,7 +136,8 @@ class LateForgetting:
         found: dict[str, Erasure] = {}
         for contact in await self._rows.contact_ids(tenant):
             at = () if contact in known else marks.get(self._marker.mark(tenant, "tied", contact), ())
-            found |= {contact: moments[max(mine)] for mine in [moments.keys() & at] if mine}
+            if mine := moments.keys() & at:
+                found[contact] = moments[max(mine)]
         for contact, number in (await self._rows.numbers(tenant, found)).items():
             name = number_name(number or "")
             at = () if name is None else marks.get(self._marker.mark(tenant, "number", name), ())

@@ -22,6 +22,7 @@ from whatsms_events.storage.database import insert as upsert
 from whatsms_events.storage.log.appends import EVENT_COLUMNS, event_row
 from whatsms_events.storage.log.blanking import blank_rows
 from whatsms_events.storage.log.suppression import KeptMark, add_marks
+from whatsms_events.storage.projection.person_rows import chunks
 from whatsms_events.storage.tables import (
     backfill_item,
     backfill_look,
@@ -40,6 +41,9 @@ PARKED_PIECE: Final = 50
 
 ITEMS_PIECE: Final = 500
 """Items of backfills in one question."""
+
+LOOKED_AT: Final = 20_000
+"""Positions of the log in one question that looks at ids alone."""
 
 TICKETS_KEPT: Final = 10_000
 """So many of a person's tickets are written down; the tables have them by the contact too, and their marks stay."""
@@ -227,6 +231,19 @@ class Erasures:
             moved = {"through": through, "blanked": msgspec.json.encode(counts).decode()}
             await connection.execute(update(erasure).where(erasure.c.number == one.number).values(moved))
         return replace(one, through=through, blanked=counts)
+
+    async def contacts_in(self, tenant: str, tickets: Collection[str], until: int) -> set[tuple[str, str]]:
+        """Return of each of these tickets the contacts with whom the log shows it: (ticket, contact)."""
+        table, found = event_log.c, set[tuple[str, str]]()
+        for after in range(0, until, LOOKED_AT):
+            query = select(table.ticket_id, table.contact_id).where(
+                table.position > after, table.position <= min(after + LOOKED_AT, until), table.tenant == tenant
+            )
+            async with self._database.read() as connection:
+                for some in chunks(sorted(tickets)):
+                    mine = query.where(among(connection, table.ticket_id, some), table.contact_id.is_not(None))
+                    found |= {(ticket, contact) for ticket, contact in await connection.execute(mine.distinct())}
+        return found
 
     async def blanked_behind(self, tenant: str, after: int, until: int) -> frozenset[int]:
         """Return the positions behind one, up to another one, whose bytes are gone."""

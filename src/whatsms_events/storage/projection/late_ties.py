@@ -6,7 +6,7 @@ messages of the tenant are passed over, piece by piece, once for all who were fo
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,9 @@ from whatsms_events.domain.rows import Version
 from whatsms_events.storage.database import Database, among
 from whatsms_events.storage.projection.person_rows import chunks, piece_ends
 from whatsms_events.storage.tables import message, ticket
+
+Others = Callable[[Mapping[str, str]], Awaitable[set[str]]]
+"""Tells which of these tickets, each with its contact, were somebody else's before."""
 
 _versions = msgspec.json.Decoder(dict[str, Version])
 
@@ -44,20 +47,25 @@ class LateTies:
 
 
 async def late_ties(
-    database: Database, tenant: str, forgotten: Mapping[str, int], known: frozenset[str]
+    database: Database, tenant: str, forgotten: Mapping[str, int], known: frozenset[str], others: Others
 ) -> dict[str, LateTies]:
     """Return by contact what is theirs and not blanked; `forgotten` says when each was, `known` are tickets of theirs.
 
-    Tickets are told once, until they are known. A message is told for as long as it has a text or a file. Raise
-    StorageUnavailableError.
+    Tickets are told once, until they are known; one that was somebody else's before stays. A message is told for as
+    long as it has a text or a file. Raise StorageUnavailableError.
     """
     found: dict[str, LateTies] = defaultdict(LateTies)
     owners: dict[str, str] = {}
+    late: dict[str, str] = {}
     for row in await _tickets(database, tenant, forgotten):
         owners[row.id] = row.contact_id
         first = min((one.time for one in _versions.decode(row.versions).values()), default=0)
         if row.id not in known and _before(row.created_at, first, forgotten[row.contact_id]):
-            found[row.contact_id].tickets.add(row.id)
+            late[row.id] = row.contact_id
+    moved = await others(late)
+    owners = {one: contact for one, contact in owners.items() if one not in moved}
+    for one in late.keys() - moved:
+        found[late[one]].tickets.add(one)
     latest = max(forgotten.values(), default=0)
     for row in await _messages(database, tenant, forgotten, owners, latest):
         owner = owners.get(row.ticket_id, row.contact_id)
