@@ -275,6 +275,11 @@ def test_a_compressed_body_is_read_up_to_a_limit(wrap: Callable[[bytes], bytes])
 CODINGS = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be", "utf-8-sig")
 SPELT = ("00351910000731", "+351 910 000 731", "+351-910-000-731", "(00351) 910.000.731", "TEL:+351 910-000 731;x")
 
+PASTED = (
+    "+351\u00a0910\u00a0000\u00a0731", "+351\u2011910\u2011000\u2011731", "351/910000731", "\u202a+351 910000731\u202c",
+    "tel:+351910000731", "whatsapp:+351910000731", "".join(chr(0xFF10 + int(one)) for one in "351910000731"),
+)  # fmt: skip
+
 
 @pytest.mark.parametrize(
     "body",
@@ -284,7 +289,7 @@ SPELT = ("00351910000731", "+351 910 000 731", "+351-910-000-731", "(00351) 910.
         b'{"event":"contact.updated","data":{"id":"c-Ana"},"data":{"id":"c-Rui"}}',
         b'{"event":"contact.updated","event":"x.y","data":{"id":"c-Ana"}}',
         b'{"a":"{\\"contactId\\":\\"c-Ana\\",\\"contactId\\":1}"}',
-        *(f'{{"to":"{one}"}}'.encode() for one in SPELT),
+        *(f'{{"to":"{one}"}}'.encode() for one in (*SPELT, *PASTED[:-1])),
         b'{"to":"351 910 000 731',
     ],
     ids=str,
@@ -393,7 +398,7 @@ def test_marks_tell_nothing_without_the_key_and_differ_by_tenant_and_kind() -> N
 
 def test_numbers_are_known_in_every_spelling() -> None:
     """With signs, as a chat's id and with a device behind it; a short one, a LID's word and a text are none."""
-    for text in ("351910000731", "+351 910 000 731", "351910000731@c.us", "351910000731:12@s.whatsapp.net"):
+    for text in ("351910000731", "351910000731@c.us", "351910000731:12@s.whatsapp.net", *SPELT[:4], *PASTED):
         assert number_name(text) == "351910000731"
     for text in ("12345", "abc", "", "call 351910000731 now"):
         assert number_name(text) is None

@@ -47,6 +47,20 @@ async def test_digits_within_a_time_or_a_longer_number_are_nobodys(house: House)
     assert [row["raw"] for row in rows if row["message_id"]] == [None, *bodies[1:]]
 
 
+async def test_contacts_are_one_person_however_their_number_is_written(house: House) -> None:
+    """By the plain number all of them are found in the tables, and late ones at the door: also as pasted, or as a
+    channel writes it.
+    """
+    digits = "".join(chr(0xFF10 + int(one)) for one in ANA.number)
+    forms = [f"whatsapp:+{ANA.number}", "+351\u00a0987\u2011654\u2011321", "351/987654321", digits]
+    told = [{"id": f"c-{number}", "name": ANA.mark, "number": form} for number, form in enumerate(forms)]
+    await house.deliver(*(body("contact.updated", -3, contact=one) for one in told), wrote(RUI, "r-1"))
+    house.clock += timedelta(seconds=1)
+    await house.forget(ANA.number)
+    await house.deliver(*(body("contact.updated", -2, contact=one | {"id": f"late-{one['id']}"}) for one in told))
+    assert holding(await house.everything(), [ANA.mark.encode(), *(one.encode() for one in forms)]) == []
+
+
 async def test_a_number_of_before_is_found_where_it_is_given(house: House) -> None:
     """The contact has another number by now, and a card in somebody else's event has the old one: who is forgotten by
     the old one is forgotten with both.

@@ -33,21 +33,36 @@ ABROAD: Final = "00"
 ABROAD_DIGITS: Final = 8
 """With its country's a number has so many digits at least: "000000" is no number abroad, but stands for "unknown"."""
 
-_NUMBER: Final = re.compile(rf"\+?[0-9 ().-]{{{NUMBER_DIGITS},{NUMBER_CHARS}}}(?:[@:].*)?", re.DOTALL)
+_NUMBER: Final = re.compile(
+    rf"(?:[A-Za-z]{{2,12}}:)? ?(\+?[0-9 ().\-/]{{{NUMBER_DIGITS},{NUMBER_CHARS}}})(?:[@:].*)?", re.DOTALL
+)
+_IN_ASCII: Final = str.maketrans(
+    {one: str(digit) for zero in "\uff10\u0660\u06f0" for digit, one in enumerate(range(ord(zero), ord(zero) + 10))}
+    | dict.fromkeys((0xA0, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000), " ")
+    | dict.fromkeys((*range(0x2010, 0x2016), 0x2212, 0xFE63, 0xFF0D), "-")
+    | dict.fromkeys((0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF), None)
+    | {0xFF0B: "+", 0xFF08: "(", 0xFF09: ")", 0xFF0E: ".", 0xFF0F: "/"}
+)
 _EDGE: Final = " .…\ufffd"
 
 
-def number_name(number: str) -> str | None:
-    """Return a number's digits, as it is marked: it comes with signs, and as 351910000731@c.us; None for no number.
+def in_ascii(text: str) -> str:
+    """Return a text with wide and Arabic digits, and the spaces and dashes that are pasted with numbers, in ASCII."""
+    return text if text.isascii() else text.translate(_IN_ASCII)
 
-    A number that is dialled to another country may begin with 00 in the place of +: these are no part of it.
+
+def number_name(number: str) -> str | None:
+    """Return a number's digits, as it is marked; None for no number.
+
+    It comes with signs, as 351910000731@c.us, and as whatsapp:+351910000731, by which some channels name it. A number
+    that is dialled to another country may begin with 00 in the place of +: these are no part of it.
     """
     if number.isascii() and number.isdigit() and NUMBER_DIGITS <= len(number) <= NUMBER_CHARS:
         digits = number  # most are written so
-    elif _NUMBER.fullmatch(number) is None:
+    elif (found := _NUMBER.fullmatch(in_ascii(number))) is None:
         return None
     else:
-        digits = "".join(one for one in re.split("[@:]", number)[0] if one in "0123456789")
+        digits = "".join(one for one in found[1] if one in "0123456789")
     if digits.startswith(ABROAD) and len(digits) >= len(ABROAD) + ABROAD_DIGITS:
         digits = digits.removeprefix(ABROAD)
     return digits if len(digits) >= NUMBER_DIGITS else None

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from whatsms_events.domain.forms import whole_json
-from whatsms_events.domain.marks import NUMBER_DIGITS, Find, MarkKind, number_name
+from whatsms_events.domain.marks import NUMBER_DIGITS, Find, MarkKind, in_ascii, number_name
 from whatsms_events.domain.values import SHORT_LIMIT_BYTES
 
 LONG_ID_CHARS: Final = 12
@@ -285,7 +285,7 @@ def _numbers(key: str, value: str) -> list[str]:
 
 def _numbers_within(text: str) -> Iterator[str]:
     """Yield the numbers in a longer text: with the signs between their digits, and each row of digits by itself."""
-    for found in islice(_WITHIN.finditer(_TIME.sub("T", text)), TOKENS_LIMIT):
+    for found in islice(_WITHIN.finditer(_TIME.sub("T", in_ascii(text))), TOKENS_LIMIT):
         names = (number_name(one) for one in (found[0], *_DIGITS.findall(found[0])))
         yield from {name for name in names if name is not None}
 

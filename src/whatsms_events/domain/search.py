@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from whatsms_events.domain.marks import in_ascii
 from whatsms_events.domain.rows import Value
 
 READ_CHARS: Final = 256
@@ -59,7 +60,7 @@ def folded(text: str) -> str:
 
 def digits(number: str) -> str:
     """Return the digits of a number, however it is written; "" where it has none."""
-    return "".join(_DIGITS.findall(number))[:KEPT_CHARS]
+    return "".join(_DIGITS.findall(in_ascii(number)))[:KEPT_CHARS]
 
 
 def searched(contact: Mapping[str, Value]) -> tuple[str | None, str | None, str | None, str | None]:
