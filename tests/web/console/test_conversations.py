@@ -291,6 +291,9 @@ async def test_a_page_of_a_broken_database_says_what_is_wrong_and_shows_the_rest
         shown = "Obrigado" if path is conversation else "position 3" if path is event else "Ticket k1 of shop"
         assert shown in page, table.name
         await away(databases, table, back=True)
+    await away(databases, tables.event_log)
+    assert "the database could not be read" in words(await read(browser, "/passport/at?position=3", 503))
+    await away(databases, tables.event_log, back=True)
     async with databases[1].write() as connection:
         await connection.execute(update(tables.message).values(versions="junk"))
         await connection.execute(update(tables.ticket).values(versions="junk", created_at=2**62))

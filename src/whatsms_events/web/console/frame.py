@@ -19,7 +19,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from whatsms_events.domain.scopes import Scope
-from whatsms_events.errors import NotFoundError, TransientError, WhatsmsEventsError
+from whatsms_events.errors import NotFoundError, StorageUnavailableError, TransientError, WhatsmsEventsError
 from whatsms_events.web.access import Holder, holder
 from whatsms_events.web.answers import PROBLEM_JSON
 from whatsms_events.web.console.assets import Assets
@@ -234,6 +234,9 @@ class Frame:
             raise refusal(web.HTTPServiceUnavailable, detail) from exc
         except NotFoundError as exc:
             raise refusal(web.HTTPNotFound, str(exc)) from exc
+        except StorageUnavailableError as exc:
+            detail = f"the database could not be read: {exc}. Load this page again; if it stays so, see the log lines"
+            raise refusal(web.HTTPServiceUnavailable, detail) from exc
         except TransientError as exc:
             raise refusal(web.HTTPServiceUnavailable, str(exc)) from exc
         except WhatsmsEventsError as exc:  # such as a setting that is missing: a person must act, and is told how
