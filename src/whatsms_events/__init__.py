@@ -57,6 +57,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           retention_places (how far retention is);
                                           erasure (of a person), suppression (who was forgotten, for who appends);
                                           merges (which contacts the vendor merged);
+                                          authors (who wrote in a group, by an unknown field);
                                           key_holders (which process has which key)
         projection/                       apply and rows: a batch in one transaction; hot (what stays in memory);
                                           holdings: what is held; parked: events that could not be applied;

@@ -44,6 +44,7 @@ from workers.test_forgetting import (
     holding,
     needles,
     opened,
+    unlike,
     wrote,
 )
 from workers.test_forgetting_law import dying
@@ -137,6 +138,28 @@ async def keep_item(house: House, run: dict[str, Any], entity: Entity, key: str,
         if run:
             await connection.execute(insert(tables.backfill_run).values(run))
         await connection.execute(insert(tables.backfill_item).values(**item, payload=packed, messages="none", **more))
+
+
+async def test_who_wrote_in_a_group_is_known_by_any_field(house: House) -> None:
+    """Where only `participant` or `author` names who wrote, their text goes from log, tables and preview, with what it
+    said before, and late retries too; what somebody else wrote there stays.
+    """
+    group = {"id": "contact-of-group", "name": "Condomínio", "number": "120363041234567890@g.us", "isGroup": True}
+
+    def told(one: Someone, text: str, **by: Any) -> bytes:
+        message = {"id": f"g-{one.contact}", "body": f"{one.mark} {text}", "fromMe": False, "createdAt": at(-50), **by}
+        ticket = {"id": "ticket-of-group", "lastMessage": f"{one.mark} {text}", "contact": group}
+        return body("message.received", -50, message=message, ticket=ticket, contact=group)
+
+    theirs = [told(ANA, "um", participant=f"{ANA.number}@c.us"), told(ANA, "dois", author={"id": ANA.contact})]
+    await house.deliver(wrote(ANA, "m-1"), wrote(RUI, "r-1"), told(RUI, "x", participant=f"{RUI.number}@c.us"), *theirs)
+    before = await house.everything()
+    house.clock += timedelta(seconds=1)
+    await house.forget(ANA.contact)
+    await house.deliver(*(one + b" " for one in theirs))
+    rows = await house.everything()
+    assert holding(rows, needles(ANA)) == []
+    assert unlike(before, rows, RUI) == []
 
 
 async def test_somebody_who_is_no_contact_is_forgotten_by_the_number(house: House) -> None:

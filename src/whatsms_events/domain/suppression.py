@@ -4,8 +4,9 @@ Theory of operation. A person is recognised by what ties an event to them: the i
 messages, and their number. Of each a *mark* is kept, a keyed hash, with the moment at which the person was forgotten.
 `remaining` looks for marks in every part of an event, and blanks each part that is theirs and from before:
 
-    message     theirs: its id, its author, or its ticket is. From before: it was created before; where its time is not
-                told, its id was known then, or the event happened before.
+    message     theirs: its id, its author, or its ticket is; in a group an unknown field may name the author. From
+                before: it was created before; where its time is not told, its id was known then, or the event happened
+                before.
     ticket      theirs: its id or its contact is. Its last message is from before unless the ticket was created since.
     contact     theirs: its id or its number is. From before: it did not change since, and stands beside nothing new
                 that the person did. A new message brings name and number back: what happens afterwards is new.
@@ -46,7 +47,16 @@ from whatsms_events.domain.events import (
 from whatsms_events.domain.forms import inflated
 from whatsms_events.domain.last_message import plain
 from whatsms_events.domain.marks import Find, MarkKind, Suppressions, number_name, shows, text_name
-from whatsms_events.domain.named import is_id, latest, leaves, named_in_bytes, owner, without
+from whatsms_events.domain.named import (
+    is_id,
+    latest,
+    leaves,
+    named_in,
+    named_in_bytes,
+    owner,
+    plain_name,
+    without,
+)
 from whatsms_events.domain.normalize import ids
 from whatsms_events.domain.personal import EXTRA, PERSONAL
 from whatsms_events.domain.times import read_time
@@ -54,6 +64,9 @@ from whatsms_events.domain.verdicts import Append, Park
 from whatsms_events.errors import InvalidEventError
 
 _NOBODY: Final = UUID(int=0)
+
+_AUTHORS: Final = frozenset(("participant", "author"))
+"""What the channels call who wrote a message in a group: "participant", "author_id"."""
 
 _Part = TypeVar("_Part", bound=Message | Ticket | Contact | Campaign)
 
@@ -184,6 +197,14 @@ def ticket_ids(event: Event, payload: Payload, find: Find) -> set[str]:
     return set() if mine is None else {one}
 
 
+def authored_at(message: Message, find: Find) -> int | None:
+    """Return when the author was forgotten whom unknown fields of a message name, where no known field names one."""
+    if isinstance(message.contact_id, str) or message.from_me is True:
+        return None  # of what the business wrote the participant is the business
+    told = ((key, one) for key, one in message.extra.items() if plain_name("", key).removesuffix("id") in _AUTHORS)
+    return latest(*(named_in(one, find, name="contact") for _, one in told))
+
+
 class _Mine(NamedTuple):
     """Of a part of an event: when its person was forgotten, and whether it is new since."""
 
@@ -249,6 +270,7 @@ class _Look:
         ats = [known, self._at("ticket", message.ticket_id, event.ticket_id), self._at("contact", message.contact_id)]
         if isinstance(payload.ticket, Ticket):
             ats.append(self._ticket_at(payload.ticket, None))
+        ats.append(authored_at(message, self.find))
         if not isinstance(message.contact_id, str):
             # Nobody is named as its author: then it belongs to whom the contact beside it is.
             ats.append(self._at("contact", event.contact_id))

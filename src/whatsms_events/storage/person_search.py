@@ -28,6 +28,7 @@ from whatsms_events.domain.suppression import (
 )
 from whatsms_events.errors import InvalidEventError
 from whatsms_events.storage.database import Database
+from whatsms_events.storage.log.authors import authored
 from whatsms_events.storage.log.erasure import TICKETS_KEPT, Counts, Erasure, Erasures, LogRow, ParkedBody, ShownItem
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.merges import merged_with, merges
@@ -69,7 +70,8 @@ class PersonSearch:
         """Return who is meant by an id or a number, as tables and log know them; no contacts where nobody is known.
 
         What the vendor merged with a contact of theirs is theirs too, whatever number it had. Both must be known as
-        contacts: "0", "none" and a group are nobody. Otherwise as `PersonalRows.person`, whose errors it raises.
+        contacts: "0", "none" and a group are nobody. A message whose author an unknown field names is
+        theirs as well. Otherwise as `PersonalRows.person`, whose errors it raises.
         """
         person = await self._rows.person(tenant, who, before, contact_ids=contact_ids, ticket_ids=ticket_ids)
         end = await self._event_log.end()
@@ -86,7 +88,13 @@ class PersonSearch:
         while pairs and (merged := merged_with(person.contacts, pairs)) != person.contacts:
             known = person.tickets | frozenset(ticket_ids)
             person = await self._rows.person(tenant, who, before, contact_ids=merged, ticket_ids=known)
-        return person
+        wrote = await authored(self._log, tenant, end, person.known(0).find) - person.messages.keys()
+        if not wrote:
+            return person
+        known = person.tickets | frozenset(ticket_ids)
+        return await self._rows.person(
+            tenant, who, before, contact_ids=person.contacts, ticket_ids=known, message_ids=wrote
+        )
 
     def tells(self, person: FoundPerson) -> None:
         """Remember, in memory alone, what tells who the person is."""

@@ -95,12 +95,13 @@ class PersonalRows:
         *,
         contact_ids: Collection[str] = (),
         ticket_ids: Collection[str] = (),
+        message_ids: Collection[str] = (),
     ) -> FoundPerson:
         """Return who is meant by the id or the number of a contact; all contacts with one number are one person.
 
-        `contact_ids` and `ticket_ids` are known to be theirs too. There are no contacts where nothing tells of any: a
-        text that was typed is no id. `before` leaves out messages that came since the person was forgotten. Raise
-        ConfigError where more than CONTACTS_LIMIT contacts have the number.
+        `contact_ids`, `ticket_ids` and `message_ids` are known to be theirs too. There are no contacts where nothing
+        tells of any: a text that was typed is no id. `before` leaves out messages that came since the person was
+        forgotten. Raise ConfigError where more than CONTACTS_LIMIT contacts have the number.
         """
         async with self._database.read() as connection:
             told = await contacts_of(connection, tenant, who, contact_ids)
@@ -110,7 +111,7 @@ class PersonalRows:
                 )
             contacts = frozenset((*(row.id for row in told.rows), *contact_ids))
             tickets = frozenset((*await tickets_of(connection, tenant, contacts), *ticket_ids))
-        messages, groups = await self._messages(tenant, contacts, tickets, before)
+        messages, groups = await self._messages(tenant, contacts, tickets, message_ids, before)
         return FoundPerson(
             contacts,
             told.numbers,
@@ -123,14 +124,19 @@ class PersonalRows:
         )
 
     async def _messages(
-        self, tenant: str, contacts: Collection[str], tickets: Collection[str], before: Before | None
+        self,
+        tenant: str,
+        contacts: Collection[str],
+        tickets: Collection[str],
+        ids: Collection[str],
+        before: Before | None,
     ) -> tuple[dict[str, int], dict[str, frozenset[str]]]:
         """Return the person's messages with their positions, and the texts that they wrote in tickets of others."""
         found: dict[str, int] = {}
         texts: dict[str, set[str]] = defaultdict(set)
         elsewhere: dict[str, str] = {}
         columns = (message.c.created_at, message.c.body, message.c.versions)
-        async for rows in messages_of(self._database, tenant, contacts, tickets, columns):
+        async for rows in messages_of(self._database, tenant, contacts, tickets, columns, ids=ids):
             for row in rows:
                 versions = _versions.decode(row.versions).values()
                 if before is not None and not before.holds_message(row.created_at, versions):

@@ -82,9 +82,12 @@ async def messages_of(
     tickets: Collection[str],
     columns: Sequence[ColumnElement[Any]] = (),
     *,
+    ids: Collection[str] = (),
     piece: int = MESSAGES_PIECE,
 ) -> AsyncIterator[list[Row[Any]]]:
     """Yield pages of messages, with `id`, `ticket_id` and these columns: in the tickets, and then what was elsewhere.
+
+    Last come those of these ids; one may come twice.
 
     Raise StorageUnavailableError.
     """
@@ -98,6 +101,8 @@ async def messages_of(
     async for after, last in piece_ends(database, tenant, piece):
         theirs = query.where(table.id > after, table.id <= last, table.contact_id.in_(sorted(contacts)))
         yield [row for row in await _rows(database, theirs) if row.ticket_id not in tickets]
+    for some in chunks(sorted(ids)):
+        yield await _rows(database, query.where(table.id.in_(some)))
 
 
 async def piece_ends(database: Database, tenant: str, piece: int = MESSAGES_PIECE) -> AsyncIterator[tuple[str, str]]:
