@@ -14,7 +14,9 @@ LINES: Final = {
     ),
     "backfill.off": "The tenant has no `api_key`, so nothing that its webhooks miss is found.",
     "backfill.progress": "How far `backfill run` got, every few seconds.",
-    "backfill.stopped": "The vendor refuses the key or a list's first page. Mend what the reason names.",
+    "backfill.stopped": (
+        "The vendor refuses the key or a list's first page, or its pages never move on. Mend what the reason names."
+    ),
     "backfill.waiting": "`backfill run --wait` waits for another run of the tenant to end.",
     "clock.agrees": "Deliveries are again stamped with about the time at which they come.",
     "clock.differs": (
@@ -55,7 +57,7 @@ LINES: Final = {
     ),
     "http.failed": "An answer failed outside every route. The class says what it was.",
     "http.refused": "A request was refused before it reached a route.",
-    "library.logged": "A library logged something itself. `library` and `place` say where.",
+    "library.logged": "A library logged something itself. `library` and `at` say where.",
     "list.ended": "A list of the REST API broke off. What it showed is repaired, what it hides is not.",
     "log.away": "The log's database cannot be used. Deliveries get 503 until it is back.",
     "log.back": "The log's database is back.",
@@ -83,7 +85,10 @@ LINES: Final = {
     "retention.blanked": "Retention blanked or removed rows whose time was over: one line for each kind and spell.",
     "role.active": "The role works in this process now.",
     "role.fenced": "Another process took the role over. This one stands by.",
-    "role.halted": "A person must decide: the reason says what does not fit. The role looks again every minute.",
+    "role.halted": (
+        "A person must decide: the reason says what does not fit. The role looks again after a minute, then ever less "
+        "often, up to an hour."
+    ),
     "role.recovered": "A role that had stalled moves again.",
     "role.resumed": "A role that had halted goes on, because the cause is gone.",
     "role.retrying": "A piece of work failed and is tried again with growing waits.",

@@ -181,7 +181,9 @@ class Comparison:
         return came, finding, {"raw": raw, "found": _json.encode(event)}
 
     def _verdict(self, item: Item, row: Row | None, told: MessagesByTicket) -> tuple[Sighting, Verdict]:
-        """Compare with all that was seen of an item, or with what its detail showed. Raises InvalidEventError.
+        """Compare a row with what was seen of an item: its detail, and what only its list showed.
+
+        Raises InvalidEventError.
 
         An observation has one time. With the part that only the list showed, all of it is as old as the list; so that
         part is left out where it shows nothing new, or where the row is newer.

@@ -140,9 +140,9 @@ class Schedule:
     def permit(self, run: Run) -> Mode:
         """Return how many lists of messages may be read for a run, before `taken`: no more than this process was told.
 
-        That is what its settings say; for a run that it began, or that a person asks for here, what that run wants, as
-        long as no other process has the run meanwhile. Somebody who stopped a run because contacts got read receipts
-        must not see it go on by itself.
+        A run may read what the run itself wants if this process began it, or if a person asks this process for it, as
+        long as no other process takes the run over. Any other run may read what the settings of this process say.
+        Somebody who stopped a run because contacts got read receipts must not see it go on by itself.
         """
         asked = self.asked if self.asked is not None and self.asked.cause in BY_PERSON else None
         wanted = asked is not None and (asked.kind, asked.options) == (run.kind, run.options)

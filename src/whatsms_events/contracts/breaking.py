@@ -1,10 +1,11 @@
 """What of a contract would break those who rely on an older one: removed, narrowed, or asked for anew.
 
-Three sides rely on a contract, and each on more than schemas: on a record's key and media type, on who sends and who
-receives, on which token a path asks for. Who reads finds gone what it knew, or meets a value that could not be before.
-Who reads events with the newer contract still meets old ones, which lack what is always there only now; an answer is as
-new as the service. Who asks is refused where a path or a parameter is gone, or where more is demanded. What is optional
-may be added, and so may words of an enumeration: readers are told to take unknown fields and words as news.
+A contract says more than schemas: a record's key and media type, who sends and who receives, and which token a path
+asks for. Three kinds of programs rely on it. A program that reads breaks where a field that it knew is gone, or where a
+field has a value that it could not have before. A program that reads events also reads old ones, so a field that is
+promised from now on breaks it too; answers of the API are never old. A program that asks breaks where a path or a
+parameter is gone, or where more is demanded. An optional field may be added, and so may a word of an enumeration:
+readers are told to expect fields and words that they do not know.
 
 References are followed within each document; what is the same pair of references once more is not compared again.
 """
@@ -80,7 +81,7 @@ def _paths(pair: _Pair) -> Iterator[str]:
 
 
 def _tokens(pair: _Pair, old: JsonObject, new: JsonObject, place: str) -> Iterator[str]:
-    """Yield where who might ask may not ask any more: each way to be let in must be one still."""
+    """Yield where a token that opened a path does not open it any more."""
     ways_now = new.get("security", pair.new.get("security")) or [{}]
     for way in old.get("security", pair.old.get("security")) or [{}]:
         if not any(_enough(way, one) for one in ways_now):
@@ -256,7 +257,7 @@ def _rules(old: JsonObject, new: JsonObject, place: str) -> Iterator[str]:
 
 def _words(old: JsonObject, new: JsonObject, place: str) -> Iterator[str]:
     if "enum" in new:
-        # A list of words that was none before refuses words that were allowed.
+        # Where every word was allowed before, a list of the allowed ones refuses all others.
         for word in [one for one in old.get("enum", ["anything"]) if one not in new["enum"]]:
             yield f"{place}: it is never {word} any more"
     elif "enum" in old:

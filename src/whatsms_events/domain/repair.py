@@ -25,11 +25,12 @@ know nothing of the network, the database or the clock: `backfill/` asks a table
 4. **An item** (`ITEMS`). An item is one entity that the run looks at. Each step of an item is saved in one transaction
    together with what was learned, so a process that dies between two steps repeats the last request and nothing else.
 
-Why a run ends. A phase leads back only for an item that is read again, and an item is read again at most `ROUNDS`
-times. The passes over a list are bounded, and so is the number of tries for each page. Nothing bounds a vendor that
-is away, a pause that the vendor asked for, a halt, a database that is away, and a projection that no consumer brings
-up to date. Each of them leaves the run where it stands. No table looks at a clock: a clock that is set back can
-change when a step is due, but never which step it is.
+Why a run ends. A phase leads back only for an item that is read again, and each state leads to such a reading a bounded
+number of times (`ROUNDS` at most for what changes while it is looked at). The passes over a list are bounded, and so is
+the number of tries for each page. Nothing bounds a vendor that is away, a pause that the vendor asked for, a halt, a
+database that is away, and a projection that no consumer brings up to date. Each of them leaves the run where it stands.
+No table looks at a clock: a clock that is set back can change when a step is due, but never which step it is. Beside
+that, a person may stop a run in any phase (`stop` in `storage/repair/runs`), which ends it.
 """
 
 from collections.abc import Mapping

@@ -2,8 +2,9 @@
 
 The readers of the vendor's JSON, the fold, the rows of the projection, the comparison with the REST API and the demo
 take their fields from these tables. The read API shows every column. The twin has names of its own (`twin/shapes`),
-which a test compares with these. A new field is one row here, its type in the struct of `events`, a column
-in `storage/tables` and a migration. `tests/domain/test_resources.py` holds all of them together.
+which a test compares with these. A new field is one row here, its type in the struct of `events`, the same in the fast
+reader `documented`, a column in `storage/tables` and a migration. `tests/domain/test_resources.py` holds all of them
+together.
 """
 
 from collections.abc import Mapping

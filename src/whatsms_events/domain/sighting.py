@@ -1,8 +1,8 @@
 """The moment as of which an answer of the vendor counts: the three rules about clocks that each sighting goes through.
 
 An observation competes with webhooks by its time. A time that is too late hides what a webhook told; a time that is too
-early lets an older webhook win for one run, and the next run mends that. So each rule moves the time back, and never
-forward, but for the one time that cannot be true.
+early lets an older webhook win for one run, and the next run mends that. So each rule moves the time back. One alone
+moves it forward: a `Date` that is absurdly old is replaced by our own clock.
 """
 
 from datetime import datetime, timedelta

@@ -22,8 +22,8 @@ COUNT_LIMIT: Final = 5_000
 class Flow:
     """How far events got. Positions are None where that step does not exist or never began.
 
-    `end_at`: when the last event of the log was taken in; `unpublished_at`, `unapplied_at`: the same of the first event
-    that waits for that step. `relay_at`: when a relay last saved its place.
+    `end_at`: when the last event of the log was taken in; `unpublished_at`: the same of the first event
+    that waits for the relay. `relay_at`: when a relay last saved its place.
     """
 
     end: int

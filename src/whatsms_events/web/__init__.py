@@ -1,1 +1,1 @@
-"""HTTP in. Only this package knows status codes."""
+"""HTTP in. Only this package says with which status a request is answered."""

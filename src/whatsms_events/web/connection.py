@@ -1,4 +1,4 @@
-"""This module adds three things to aiohttp's connections, of which two show faults of senders.
+"""This module does for a connection what aiohttp does not.
 
 aiohttp closes a connection as soon as its client has sent everything (a TCP half-close), and answers bytes that are no
 request without telling anybody: here half-closes are answered, and unparsable bytes are reported.

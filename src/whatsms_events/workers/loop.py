@@ -4,7 +4,8 @@ TransientError   the worker waits for a time that grows with each failure, and t
 FencedError      another process has the role: the worker stands by, and then tries to take the role again
 IntegrityError, ConfigError, UnstorableError, UpstreamRefusedError   the role halts: a person must decide
 
-A halted role looks every minute, by reading alone, whether the cause is gone, and then goes on by itself.
+A halted role looks by reading alone whether the cause is gone, and then goes on by itself. It looks after a minute, and
+then after twice as long each time, up to an hour.
 """
 
 import asyncio

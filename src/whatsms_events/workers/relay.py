@@ -74,7 +74,7 @@ class _Session:
     producer: Producer
     readers: _Readers
     published: Published  # as the relay saved it last
-    checkpoint: Checkpoint | None  # all rows up to here are visible, or their commit was answered and may hang
+    checkpoint: Checkpoint | None  # up to here each row is visible in Kafka, or Kafka has answered that it is committed
     stack: AsyncExitStack
     sent: dict[Partition, int] = field(default_factory=dict)  # last position sent to each partition since `published`
     prepared: _Transaction | None = None  # the rows after `checkpoint`, read while the last transaction was written
@@ -92,7 +92,7 @@ class RelayLog(Protocol):
         """Return the log's identity."""
 
     async def read_from(self, checkpoint: Checkpoint | None, limit: int) -> list[LogEntry]:
-        """Return the events after a checkpoint; one without data is passed over."""
+        """Return the events after a checkpoint, also those whose data is blanked."""
 
     async def ids_at(self, positions: Collection[int]) -> dict[int, UUID]:
         """Return the ids of the events at these positions."""
@@ -343,7 +343,7 @@ class Relay:
                 await session.producer.transact(transaction.batches)
 
     async def _prepare_more(self, session: _Session, transaction: _Transaction) -> _Transaction | None:
-        """Prepare the rows behind a full transaction. Behind any other one, later rows are still to be appended."""
+        """Prepare the rows behind a full transaction; one that is not full ends with the log's last row."""
         return await self._prepare(session, transaction.through) if transaction.full else None
 
     async def _prepare(self, session: _Session, after: Checkpoint | None) -> _Transaction | None:

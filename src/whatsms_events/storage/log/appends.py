@@ -1,7 +1,7 @@
-"""This module has the INSERT statements of a group commit, which go to the drivers directly.
+"""This module has the statements of a group commit, which go to the drivers directly.
 
-Each is one statement in autocommit and one round trip. It says `ON CONFLICT (id) DO NOTHING`, never `OR IGNORE`, which
-drops a refused row silently. Errors are the driver's own: the caller translates them.
+Each is one statement in autocommit and one round trip. That of events says `ON CONFLICT (id) DO NOTHING`, never
+`OR IGNORE`, which drops a refused row silently. Errors are the driver's own: the caller translates them.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The committer is the one writer of the log: many handlers wait while one task owns the connection and commits.
+"""The committer appends what the door takes in: many handlers wait while one task owns the connection and commits.
 
 It groups commits without a timer: a batch is what arrived while the last commit ran. That is judged at once, and
 committed in one go. If the connection breaks and nobody knows whether an event was committed, the event is sent again

@@ -1,6 +1,6 @@
 """Rows that stay in memory between batches, so that an event about a row of the last minutes asks the database nothing.
 
-Theory of operation. The consumer is the only one who writes rows, and each of its transactions moves the generation by
+Theory of operation. Whoever writes rows, mostly the consumer, moves the generation in the same transaction by
 compare-and-swap. Rows that were read or written by the transaction that made generation G are therefore the database's
 rows as long as the generation is G. So the store knows its generation, and is asked only by a transaction that begins
 at that generation and that loses as a whole where the database is at another one. Whatever fails, also a commit whose

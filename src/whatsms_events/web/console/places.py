@@ -48,7 +48,7 @@ def tenant_of(visit: Visit, asked: Mapping[str, str]) -> tuple[str, ConsoleTenan
 
 
 def named_tenant(visit: Visit, asked: Mapping[str, str]) -> tuple[str, ConsoleTenant]:
-    """Return the tenant that is named, or the only choice; raise 404 where there is none."""
+    """Return the tenant as `tenant_of` does; raise 404 where no tenant is configured."""
     found = tenant_of(visit, asked)
     if found is None:
         raise not_found()

@@ -25,7 +25,7 @@ TEXT_LIMIT: Final = 2000
 
 URL_LIMIT: Final = 2000
 CLOCKS_S: Final = 5.0
-"""Another machine's clock may be ahead of ours by so much: what it wrote is not to come."""
+"""Another machine's clock may be ahead of ours by so much: a time within that is shown as now, not as in the future."""
 
 
 def environment(assets: Assets) -> Environment:

@@ -37,8 +37,9 @@ class RepairVerbs:
     """What the buttons do. `here` names the tenants whose backfill this process has.
 
     `ask` begins a run of one of them, or returns in words why it cannot.
-    `stop` ends the tenant's unfinished run in whose name it is told, whichever process has it, and returns its number;
-    where a number is given, it ends that run alone. `halted` says why the backfill of a tenant waits for a person, None
+    `stop` takes a tenant's id, the name of the token's holder, who is noted as the one who stopped it, and perhaps the
+    number of a run. It ends the tenant's unfinished run, or that run alone, whichever process has it, and returns its
+    number. `halted` says why the backfill of a tenant waits for a person, None
     where it does not.
     """
 
@@ -84,7 +85,7 @@ class RunRow:
 
     @property
     def done(self) -> tuple[int, int, int]:
-        """Return how many items are read, how many are compared too, and of how many as far as anybody knows."""
+        """Return how many items are read, how many of them are compared too, and how many are known so far."""
         left = self.info.items
         whole = max(self.progress.expected, left.remaining)
         return whole - left.unread, whole - left.remaining, whole
@@ -222,7 +223,7 @@ class RepairPage:
         run = number(fields, "run", 0, 0, TOP) if "run" in fields else None
         stopped = await self._verbs.stop(tenant.tenant_id, holder, run)
         if stopped is not None:
-            visit.did("repair.stop", slug, count=stopped)
+            visit.did("repair.stop", slug, options=f"run {stopped}")
             return visit.back(self.path, f"Run {stopped} of {slug} is stopped. What it repaired stays.")
         over = "No run was under way." if run is None else f"Run {run} is not under way any more: nothing was stopped."
         return visit.back(self.path, over)
