@@ -497,7 +497,7 @@ async def test_each_answer_that_shows_people_leaves_one_line(
         "/api/v1/shop/contacts/p07": ("contact", "p07", 1),
         "/api/v1/shop/tickets/k1/messages": ("message", "m1", 1),
         "/api/v1/shop/messages/m1": ("message", "m1", 1),
-        "/api/v1/shop/conversations?find=p01": ("conversations.found", "p01", 1),
+        "/api/v1/shop/conversations?find=p01": ("search", "p01", 1),
         "/api/v1/events": ("event", (UUID(int=6), UUID(int=7)), 2),
         "/api/v1/events/7?raw=1": ("event", UUID(int=7), 1),
         "/api/v1/events?after=7": None,

@@ -192,7 +192,7 @@ class Api:
         if not text:
             raise bad("find", "must be given: an id, or the beginning of a name or number")
         page = await self._conversations_of.find(tenant, text, personal=may_see(request), limit=limit)
-        showed(request, "conversations.found", *found_ids(page))
+        showed(request, "search", *found_ids(page))
         personal = may_see(request)
         return json_answer(shown_found(page, lambda contact: contact if personal else hidden("contact", contact)))
 

@@ -115,7 +115,7 @@ class LateForgetting:
         new = tickets.keys() - self._anothers[tenant]
         told = await self._erasures.contacts_in(tenant, new, await self._erasures.end()) if new else set()
         for one in {one for one, contact in told if at.get(contact) != at[tickets[one]]}:
-            log.warning("forgetting.not_followed", tenant=tenant, ticket=one)
+            log.warning("forgetting.not_followed", tenant=tenant, entity="ticket", id=one)
             self._anothers[tenant].add(one)
         return self._anothers[tenant] & tickets.keys()
 
@@ -142,7 +142,7 @@ class LateForgetting:
             name = number_name(number or "")
             at = () if name is None else marks.get(self._marker.mark(tenant, "number", name), ())
             if to_micros(found[contact].forgotten_at) not in at:
-                log.warning("forgetting.not_followed", tenant=tenant, contact=contact)
+                log.warning("forgetting.not_followed", tenant=tenant, entity="contact", id=contact)
                 del found[contact]
         self._looked_for[tenant] = len(rows) if not found else None  # what is found is found again until it is done
         return found

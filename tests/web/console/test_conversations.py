@@ -250,7 +250,7 @@ async def test_who_may_not_see_people_sees_no_word_of_them(aiohttp_client: Aioht
     told = [{name: line[name] for name in ("kind", "subject", "holder")} for line in lines]
     assert told == [
         {"kind": "conversation", "subject": "k1", "holder": "ops"},
-        {"kind": "conversations.found", "subject": "p1", "holder": "ops"},
+        {"kind": "search", "subject": "p1", "holder": "ops"},
         {"kind": "ticket", "subject": "k1", "holder": "ops"},
     ]
 

@@ -64,7 +64,7 @@ class ConversationsPage:
                 "What was looked for", self._conversations.find(tenant_id, text, personal=personal)
             )
             if known["found"].value is not None:
-                visit.showed("conversations.found", *found_ids(known["found"].value))
+                visit.showed("search", *found_ids(known["found"].value))
         elif "status" in asked:
             known |= await self._listed(visit, slug, tenant_id, asked)
         else:
