@@ -559,15 +559,20 @@ async def test_what_is_parked_compressed_is_looked_into(house: House) -> None:
     assert left == [wrote(RUI, "r-2", "x")]
 
 
-async def test_a_form_that_is_not_read_is_told(house: House) -> None:
-    """Whom it names nobody knows, so it stays, and its id is in the result."""
-    await house.deliver(wrote(ANA, "m-1"), gzip.compress(wrote(ANA, "m-2"))[:-9])
+async def test_what_may_be_theirs_and_stays_parked_is_told(house: House) -> None:
+    """Whom a form names that is not read, nobody knows; and their name in somebody else's note ties it to nobody. So
+    both stay, and their ids are in the result.
+    """
+    note = body("x.y", ticket={"id": RUI.ticket}, note=f"ligou {ANA.mark}")
+    await house.deliver(wrote(ANA, "m-1"), gzip.compress(wrote(ANA, "m-2"))[:-9], gzip.compress(note))
     house.clock += timedelta(seconds=1)
     with contextlib.suppress(TransientError):
         await house.forgetting().run(TENANT, ANA.contact)
     await house.apply()
     done = await house.forgetting().run(TENANT, ANA.contact)
-    assert list(done.unread) == [row["id"] for row in (await house.everything())["parked_delivery"]]
+    kept = {row["id"] for row in (await house.everything())["parked_delivery"] if row["raw"]}
+    assert (len(kept), {*done.unread, *done.parked_left}) == (2, kept)
+    assert len(done.unread) == len(done.parked_left) == 1
 
 
 async def test_an_unknown_field_is_looked_into_however_it_is_written(house: House) -> None:

@@ -134,6 +134,7 @@ def _plain(done: Forgetfulness) -> dict[str, Any]:
         "log_end": None if one is None else one.until,
         "kafka_until": None if one is None else one.kafka_until,
         "named_elsewhere": done.left,
+        "parked_elsewhere": done.parked_left,
         "unread": done.unread,
     }
 
@@ -155,6 +156,11 @@ def _lines(done: Forgetfulness) -> list[str]:
     if done.left:
         places = ", ".join(map(str, done.left))
         lines.append(f"other people's events show a value that was blanked, such as a text they wrote too: {places}")
+    if done.parked_left:
+        places = ", ".join(map(str, done.parked_left))
+        lines.append(
+            f"parked deliveries that name somebody else, or nobody, show such a value, so look yourself: {places}"
+        )
     if done.unread:
         lines.append(f"parked in a form that is not read here, so look yourself: {', '.join(map(str, done.unread))}")
     lines.append("backups, other copies, and what consumers keep are yours to erase: see docs/privacy.md")

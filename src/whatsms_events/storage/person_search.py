@@ -274,14 +274,25 @@ class PersonSearch:
 
     async def named_elsewhere(self, one: Erasure) -> tuple[int, ...]:
         """Return positions of the tenant's rows that still show a value that was blanked: somebody else has it too."""
-        needles = [needle for value in self._telling | self._values for needle in spellings(value)]
-        found: list[int] = []
+        needles, found = self._needles(), list[int]()
         after = 0
         while needles and after < one.until and len(found) < TOLD_LIMIT:
             rows, after = await self._erasures.rows(one.tenant, after, one.until)
             texts = ((row.position, row.event.data + (row.raw or b"")) for row in rows)
             found += [position for position, text in texts if any(needle in text for needle in needles)]
         return tuple(found[:TOLD_LIMIT])
+
+    async def parked_elsewhere(self, one: Erasure) -> tuple[UUID, ...]:
+        """Return the parked deliveries from before that still show such a value."""
+        needles, found = self._needles(), list[UUID]()
+        async for row in self.parked_bodies(one):
+            raw = inflated(row.raw, row.encoding) or b""
+            if row.received_at <= one.forgotten_at and any(needle in raw for needle in needles):
+                found.append(row.id)
+        return tuple(found[:TOLD_LIMIT])
+
+    def _needles(self) -> list[bytes]:
+        return [needle for value in self._telling | self._values for needle in spellings(value)]
 
 
 def _tenants(row: ParkedBody) -> list[str]:

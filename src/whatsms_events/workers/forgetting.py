@@ -73,6 +73,7 @@ _json = msgspec.json.Encoder()
 class Forgetfulness:
     """What forgetting a person touches, or touched: rows by table. `left` are positions that still hold a value.
 
+    `parked_left` are parked deliveries that do: they name somebody else, or nobody.
     `unread` are parked deliveries from before in a form that is not read here, so that nobody knows whom they name.
     """
 
@@ -82,6 +83,7 @@ class Forgetfulness:
     counts: Counts
     erasure: Erasure | None = None
     left: tuple[int, ...] = ()
+    parked_left: tuple[UUID, ...] = ()
     unread: tuple[UUID, ...] = ()
 
 
@@ -178,10 +180,10 @@ class Forgetting:
         one, counts = await self._blanked(one, find, person)
         done = {name: count for name, count in counts.items() if count}
         one = await self._erasures.finish(one, done, self._now())
-        named = await self._search.named_elsewhere(one)
+        named, parked = await self._search.named_elsewhere(one), await self._search.parked_elsewhere(one)
         unread = tuple([key async for key in self._search.unread(one)][:TOLD_LIMIT])
         contacts = tuple(sorted(person.contacts))
-        return Forgetfulness(contacts, len(person.tickets), len(person.messages), done, one, named, unread)
+        return Forgetfulness(contacts, len(person.tickets), len(person.messages), done, one, named, parked, unread)
 
     async def follow(self, one: Erasure, late: LateTies) -> Counts:
         """Blank what turned out to be somebody's who was forgotten earlier, up to that moment; return what that was.
