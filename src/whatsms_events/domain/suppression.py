@@ -197,12 +197,18 @@ def ticket_ids(event: Event, payload: Payload, find: Find) -> set[str]:
     return set() if mine is None else {one}
 
 
-def authored_at(message: Message, find: Find) -> int | None:
-    """Return when the author was forgotten whom unknown fields of a message name, where no known field names one."""
+def authored_at(payload: MessagePayload, find: Find) -> int | None:
+    """Return when the author was forgotten whom unknown fields of a message name, where nothing known names one.
+
+    In the chat of one person, whoever is named so, the message is that person's; in a group it is the author's.
+    """
+    message = payload.message
     if isinstance(message.contact_id, str) or message.from_me is True:
         return None  # of what the business wrote the participant is the business
-    told = ((key, one) for key, one in message.extra.items() if plain_name("", key).removesuffix("id") in _AUTHORS)
-    return latest(*(named_in(one, find, name="contact") for _, one in told))
+    if any(one.is_group is not True and not str(one.number).endswith("@g.us") for one in _contacts(payload)):
+        return None
+    told = (one for key, one in message.extra.items() if plain_name("", key).removesuffix("id") in _AUTHORS)
+    return latest(*(named_in(one, find, name="contact") for one in told))
 
 
 class _Mine(NamedTuple):
@@ -270,7 +276,7 @@ class _Look:
         ats = [known, self._at("ticket", message.ticket_id, event.ticket_id), self._at("contact", message.contact_id)]
         if isinstance(payload.ticket, Ticket):
             ats.append(self._ticket_at(payload.ticket, None))
-        ats.append(authored_at(message, self.find))
+        ats.append(authored_at(payload, self.find))
         if not isinstance(message.contact_id, str):
             # Nobody is named as its author: then it belongs to whom the contact beside it is.
             ats.append(self._at("contact", event.contact_id))

@@ -42,4 +42,4 @@ def _ids(kind: str, data: str, find: Find) -> set[str]:
         return set()
     if not isinstance(payload, MessagePayload) or not isinstance(payload.message.id, str):
         return set()
-    return set() if authored_at(payload.message, find) is None else {payload.message.id}
+    return set() if authored_at(payload, find) is None else {payload.message.id}
