@@ -383,6 +383,23 @@ async def shown(house: House) -> dict[str, list[dict[str, Any]]]:
     return {name: [{key: one for key, one in row.items() if key != "versions"} for row in rows[name]] for name in names}
 
 
+async def test_what_is_new_stays_though_the_clock_was_set_back(house: House) -> None:
+    """The receiver's clock is set back by half a minute: what they write now is theirs to keep, what they wrote before
+    is blanked, and so is what came long before whatever its time says.
+    """
+    await house.deliver(wrote(ANA, "m-1"))
+    house.clock += timedelta(seconds=10)
+    await house.forget(ANA.contact)
+    house.clock -= timedelta(seconds=30)
+    await house.deliver(wrote(ANA, "m-new", "new", seconds=60), wrote(ANA, "m-old", "old", seconds=5))
+    house.clock -= timedelta(minutes=10)
+    await house.deliver(wrote(ANA, "m-ahead", "ahead", seconds=600))
+    rows = await house.everything()
+    assert {row["id"]: bool(row["body"]) for row in rows["message"]} == {
+        "m-1": False, "m-new": True, "m-old": False, "m-ahead": False,
+    }  # fmt: skip
+
+
 async def test_tables_that_are_built_anew_are_those_that_were_blanked(house: House) -> None:
     """A rebuild from the blanked log shows the same, and brings nothing back."""
     await filled(house)

@@ -14,11 +14,12 @@ messages, and their number. Of each a *mark* is kept, a keyed hash, with the mom
                 of a list only what names them, as of the lists of those whom a campaign went to.
 
 What was received before, or stands in the log before the person was forgotten, is from before whatever its times say;
-so is what tells no time. The same function blanks the log when a person is forgotten, and at the door what comes late.
+so is what tells no time. Only where an event came within the last minutes before, its times decide: a clock may have
+been set back. The same function blanks the log when a person is forgotten, and at the door what comes late.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, TypeVar, assert_never
 from uuid import UUID
 
@@ -64,6 +65,9 @@ from whatsms_events.domain.verdicts import Append, Park
 from whatsms_events.errors import InvalidEventError
 
 _NOBODY: Final = UUID(int=0)
+
+CLOCKS: Final = timedelta(minutes=5)
+"""So far the clock of a receiver may be behind that of who forgets, as where it was set back: new is still new."""
 
 _AUTHORS: Final = frozenset(("participant", "author"))
 """What the channels call who wrote a message in a group: "participant", "author_id"."""
@@ -405,7 +409,7 @@ class _Look:
         return found
 
     def _was_there(self, at: int) -> bool:
-        return self.settled or to_micros(self.event.received_at) <= at
+        return self.settled or received_before(self.event.received_at, self.event.occurred_at, at)
 
     def _happened_after(self, at: int) -> bool:
         occurred_at = self.event.occurred_at
@@ -431,3 +435,9 @@ def parked_before(received_at: datetime, raw: bytes, at: int) -> bool:
         return True  # it tells no time
     occurred_at = read_time(stamp)
     return occurred_at is None or to_micros(occurred_at) <= at
+
+
+def received_before(received_at: datetime, occurred_at: datetime | None, at: int) -> bool:
+    """Tell whether something was received before a moment, by a clock that may be CLOCKS behind."""
+    surely = to_micros(received_at + CLOCKS) <= at
+    return surely or (to_micros(received_at) <= at and (occurred_at is None or to_micros(occurred_at) <= at))
