@@ -396,6 +396,20 @@ def test_marks_tell_nothing_without_the_key_and_differ_by_tenant_and_kind() -> N
     assert not Suppressions()
 
 
+@pytest.mark.parametrize(("changed", "stays"), [(at(50), False), (at(150), True), (None, True)])
+def test_a_new_event_of_somebody_else_shows_nobody_as_of_before(changed: datetime | None, stays: bool) -> None:
+    """A participant who did not change since goes from an unknown field as from a known one; who did, or tells no time,
+    is new with the event.
+    """
+    people = [{"id": f"c-{who[:3]}", "name": who, "number": NUMBERS[who]} for who in (RUI, ANA)]
+    people[1] |= {} if changed is None else {"updatedAt": changed.isoformat()}
+    ticket = msgspec.structs.replace(ticket_of(RUI, 150), extra={"participants": people})
+    event = entry(1, T.TICKET_UPDATED, TicketPayload(ticket=ticket), 150, received=200).event
+    left = remaining(event, decode(event), MARKS.of("t1"))
+    assert isinstance(left, TicketPayload)
+    assert left.ticket.extra == {"participants": people if stays else people[:1]}
+
+
 def test_numbers_are_known_in_every_spelling() -> None:
     """With signs, as a chat's id and with a device behind it; a short one, a LID's word and a text are none."""
     for text in ("351910000731", "351910000731@c.us", "351910000731:12@s.whatsapp.net", *SPELT[:4], *PASTED):

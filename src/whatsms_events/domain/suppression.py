@@ -10,8 +10,9 @@ messages, and their number. Of each a *mark* is kept, a keyed hash, with the mom
     ticket      theirs: its id or its contact is. Its last message is from before unless the ticket was created since.
     contact     theirs: its id or its number is. From before: it did not change since, and stands beside nothing new
                 that the person did. A new message brings name and number back: what happens afterwards is new.
-    unknown     what nobody knows of a part goes with that part. In other people's events it goes where it names them;
-                of a list only what names them, as of the lists of those whom a campaign went to.
+    unknown     what nobody knows of a part goes with that part. In other people's events it goes where it names them,
+                in new ones only where it tells that it is of before; of a list only what names them, as of the lists
+                of those whom a campaign went to.
 
 What was received before, or stands in the log before the person was forgotten, is from before whatever its times say;
 so is what tells no time. Only where an event came within the last minutes before, its times decide: a clock may have
@@ -396,7 +397,7 @@ class _Look:
             if is_id("message", key, leaf) and self._at("message", leaf) is not None:
                 return True
             at = owner(self.find, key, leaf)
-            if at is not None and (self._was_there(at) or not self._happened_after(at)):
+            if at is not None and (self._was_there(at) or not self._happened_after(at) or _shown_before(value, at)):
                 return True
         return False
 
@@ -414,6 +415,12 @@ class _Look:
     def _happened_after(self, at: int) -> bool:
         occurred_at = self.event.occurred_at
         return occurred_at is not None and to_micros(occurred_at) > at
+
+
+def _shown_before(value: Any, at: int) -> bool:
+    """Tell whether an unknown field shows somebody as they were before a moment: by the latest change that it tells."""
+    changes = [read_time(one) for key, one in leaves(value) if key == "updatedat"]
+    return max((to_micros(one) for one in changes if one is not None), default=at + 1) <= at
 
 
 def tenants_named(raw: bytes) -> list[str]:
