@@ -14,6 +14,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         normalize                         raw body -> event; beneath it bodies, many, fields, times, secrets
         personal                          which stored values are about a person; blanked and hidden
         suppression, marks                what stays of an event of somebody who was forgotten; how they are recognised
+        before                            whether something is from before that, by the vendor's times and our clocks
         documented                        the same for the documented shape alone, and faster
         verdicts                          a batch of deliveries -> whose they are, and what becomes of each
         fold                              event -> claims -> changed rows; beneath it rows (registers) and doubt

@@ -410,6 +410,25 @@ def test_a_new_event_of_somebody_else_shows_nobody_as_of_before(changed: datetim
     assert left.ticket.extra == {"participants": people if stays else people[:1]}
 
 
+@pytest.mark.parametrize(
+    ("contact", "stays"),
+    [
+        (Contact(id="c-Ana", name=ANA, created_at=at(10)), False),
+        (Contact(id="c-Ana", name=ANA), False),
+        (Contact(id="c-new", name=ANA, number=NUMBERS[ANA], created_at=at(10)), False),
+        (Contact(id="c-new", name=ANA, number=NUMBERS[ANA], created_at=at(150)), True),
+        (Contact(id="c-new", name=ANA, number=NUMBERS[ANA]), True),
+        (Contact(id="c-Ana", name=ANA, created_at=at(10), updated_at=at(150)), True),
+    ],
+)
+def test_a_contact_that_tells_no_change_is_no_news_of_who_was_known(contact: Contact, stays: bool) -> None:
+    """A retry is stamped when it is sent: name and number come back with a time of change, or with a new contact."""
+    event = entry(1, T.CONTACT_UPDATED, ContactPayload(contact=contact), 150, received=200).event
+    left = remaining(event, decode(event), MARKS.of("t1"))
+    assert isinstance(left, ContactPayload)
+    assert (left.contact.name == ANA) == stays
+
+
 def test_numbers_are_known_in_every_spelling() -> None:
     """With signs, as a chat's id and with a device behind it; a short one, a LID's word and a text are none."""
     for text in ("351910000731", "351910000731@c.us", "351910000731:12@s.whatsapp.net", *SPELT[:4], *PASTED):

@@ -9,7 +9,8 @@ messages, and their number. Of each a *mark* is kept, a keyed hash, with the mom
                 before.
     ticket      theirs: its id or its contact is. Its last message is from before unless the ticket was created since.
     contact     theirs: its id or its number is. From before: it did not change since, and stands beside nothing new
-                that the person did. A new message brings name and number back: what happens afterwards is new.
+                that the person did; where no time of change is told, as a message: by when it was created, or by its
+                id. A new message brings name and number back: what happens afterwards is new.
     unknown     what nobody knows of a part goes with that part. In other people's events it goes where it names them,
                 in new ones only where it tells that it is of before; of a list only what names them, as of the lists
                 of those whom a campaign went to.
@@ -20,13 +21,14 @@ been set back. The same function blanks the log when a person is forgotten, and 
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeVar, assert_never
 from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from whatsms_events.domain.before import parked_before, received_before, shown_before
 from whatsms_events.domain.bodies import decode as decode_body
 from whatsms_events.domain.events import (
     Campaign,
@@ -61,14 +63,10 @@ from whatsms_events.domain.named import (
 )
 from whatsms_events.domain.normalize import ids
 from whatsms_events.domain.personal import EXTRA, PERSONAL
-from whatsms_events.domain.times import read_time
 from whatsms_events.domain.verdicts import Append, Park
 from whatsms_events.errors import InvalidEventError
 
 _NOBODY: Final = UUID(int=0)
-
-CLOCKS: Final = timedelta(minutes=5)
-"""So far the clock of a receiver may be behind that of who forgets, as where it was set back: new is still new."""
 
 _AUTHORS: Final = frozenset(("participant", "author"))
 """What the channels call who wrote a message in a group: "participant", "author_id"."""
@@ -270,9 +268,15 @@ class _Look:
         if at is None or event.type is EventType.CONTACT_FORGOTTEN:
             return None
         # A look at the REST API says how things stand, not that anything happened.
-        told = event.type is not EventType.CONTACT_OBSERVED and not isinstance(contact.updated_at, datetime)
-        happened = told and not self._was_there(at) and self._happened_after(at)
-        return _Mine(at, happened or self._changed_after(contact, at))
+        if event.type is EventType.CONTACT_OBSERVED or isinstance(contact.updated_at, datetime):
+            return _Mine(at, self._changed_after(contact, at))
+        if self._was_there(at):
+            return _Mine(at, new=False)
+        if isinstance(contact.created_at, datetime):
+            return _Mine(at, to_micros(contact.created_at) > at)
+        # A retry may be stamped when it is sent: so it is no news of a contact that was known then.
+        known = self._at("contact", contact.id, event.contact_id)
+        return _Mine(at, known is None and self._happened_after(at))
 
     def message_mine(self, payload: MessagePayload) -> _Mine | None:
         """Tell whether the message is theirs, and new."""
@@ -397,7 +401,7 @@ class _Look:
             if is_id("message", key, leaf) and self._at("message", leaf) is not None:
                 return True
             at = owner(self.find, key, leaf)
-            if at is not None and (self._was_there(at) or not self._happened_after(at) or _shown_before(value, at)):
+            if at is not None and (self._was_there(at) or not self._happened_after(at) or shown_before(value, at)):
                 return True
         return False
 
@@ -417,12 +421,6 @@ class _Look:
         return occurred_at is not None and to_micros(occurred_at) > at
 
 
-def _shown_before(value: Any, at: int) -> bool:
-    """Tell whether an unknown field shows somebody as they were before a moment: by the latest change that it tells."""
-    changes = [read_time(one) for key, one in leaves(value) if key == "updatedat"]
-    return max((to_micros(one) for one in changes if one is not None), default=at + 1) <= at
-
-
 def tenants_named(raw: bytes) -> list[str]:
     """Return the id of the tenant that a delivery names, nothing where it cannot be read."""
     try:
@@ -430,21 +428,3 @@ def tenants_named(raw: bytes) -> list[str]:
     except InvalidEventError:
         return []
     return [str(tenant)] if isinstance(tenant, str | int) else []
-
-
-def parked_before(received_at: datetime, raw: bytes, at: int) -> bool:
-    """Tell whether a delivery that names somebody, and could not be read, is from before that person was forgotten."""
-    if to_micros(received_at) <= at:
-        return True
-    try:
-        stamp = decode_body(raw).get("timestamp")
-    except InvalidEventError:
-        return True  # it tells no time
-    occurred_at = read_time(stamp)
-    return occurred_at is None or to_micros(occurred_at) <= at
-
-
-def received_before(received_at: datetime, occurred_at: datetime | None, at: int) -> bool:
-    """Tell whether something was received before a moment, by a clock that may be CLOCKS behind."""
-    surely = to_micros(received_at + CLOCKS) <= at
-    return surely or (to_micros(received_at) <= at and (occurred_at is None or to_micros(occurred_at) <= at))

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import msgspec
 
+from whatsms_events.domain.before import parked_before
 from whatsms_events.domain.events import Entity, decode, encode, to_micros
 from whatsms_events.domain.forms import inflated
 from whatsms_events.domain.marks import Find, KnownPerson
@@ -22,7 +23,6 @@ from whatsms_events.domain.personal import personal_values, spellings, texts_in
 from whatsms_events.domain.suppression import (
     contact_ids,
     judged,
-    parked_before,
     tenants_named,
     ticket_ids,
 )

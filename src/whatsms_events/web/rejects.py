@@ -14,10 +14,10 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
+from whatsms_events.domain.before import parked_before
 from whatsms_events.domain.forms import inflated
 from whatsms_events.domain.marks import Suppressions
 from whatsms_events.domain.named import named_in_bytes
-from whatsms_events.domain.suppression import parked_before
 from whatsms_events.web.access import require
 from whatsms_events.web.hiding import showed
 from whatsms_events.web.questions import json_answer, not_found, parameters
