@@ -433,7 +433,7 @@ def test_numbers_are_known_in_every_spelling() -> None:
     """With signs, as a chat's id and with a device behind it; a short one, a LID's word and a text are none."""
     for text in ("351910000731", "351910000731@c.us", "351910000731:12@s.whatsapp.net", *SPELT[:4], *PASTED):
         assert number_name(text) == "351910000731"
-    for text in ("12345", "abc", "", "call 351910000731 now"):
+    for text in ("12345", "abc", "", "call 351910000731 now", "0000000000", "+351 000 000 000", "1234567890", "111111"):
         assert number_name(text) is None
     assert named_in_bytes(b'{"a":{"number":"+351 910 000 731"}}', MARKS.of("t1")) == PERSON.forgotten_at
     assert spellings("é") == {"é".encode(), b"\\u00e9"}

@@ -20,7 +20,7 @@ from storage.test_person_search import hiding
 from whatsms_events.backfill.shown import listed
 from whatsms_events.domain.events import SHAPES, Contact, Entity
 from whatsms_events.domain.marks import Marker
-from whatsms_events.errors import NotFoundError, TransientError
+from whatsms_events.errors import ConfigError, NotFoundError, TransientError
 from whatsms_events.storage import tables
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.erasure import Erasures
@@ -368,6 +368,24 @@ async def test_what_stands_for_no_contact_merges_nobody(house: House) -> None:
         RUI.mark,
     ]
     assert [row["id"] for row in rows["message"] if row["body"]] == ["r-1"]
+
+
+async def test_a_number_that_stands_for_unknown_makes_nobody_one_person(house: House) -> None:
+    """Contacts of a channel without numbers have 0000000000, or all one number: who is forgotten by an id is one."""
+    none = [Someone(f"Sem-Numero-{n}", "0000000000", f"c-none-{n}", f"t-none-{n}") for n in range(2)]
+    shared = [Someone(f"Da-Central-{n}", "351212345678", f"c-all-{n}", f"t-all-{n}") for n in range(11)]
+    await house.deliver(*(wrote(one, f"m-{one.contact}") for one in (*none, *shared)))
+    house.clock += timedelta(seconds=1)
+    with pytest.raises(ConfigError, match="more than 10 contacts"):
+        await house.forgetting().preview(TENANT, shared[0].number)
+    for one in (none[0], shared[0]):
+        assert (await house.forgetting().preview(TENANT, one.contact)).contact_ids == (one.contact,)
+        await house.forget(one.contact)
+    rows = await house.everything()
+    assert holding(rows, [none[0].mark.encode(), shared[0].mark.encode() + b" "]) == []
+    assert {row["id"] for row in rows["message"] if row["body"]} >= {
+        f"m-{one.contact}" for one in (none[1], *shared[1:])
+    }
 
 
 async def test_an_id_that_only_a_campaign_knows_is_somebodys(house: House) -> None:

@@ -43,6 +43,9 @@ _IN_ASCII: Final = str.maketrans(
     | dict.fromkeys((0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF), None)
     | {0xFF0B: "+", 0xFF08: "(", 0xFF09: ")", 0xFF0E: ".", 0xFF0F: "/"}
 )
+_STANDS_FOR_NONE: Final = re.compile(r"[0-9]{0,3}([0-9])\1{6,}|([0-9])\2+|0?1234567890?|9876543210")
+"""What is written where there is no number: one digit again and again, perhaps behind a country's, or all in order."""
+
 _EDGE: Final = " .…\ufffd"
 
 
@@ -55,7 +58,8 @@ def number_name(number: str) -> str | None:
     """Return a number's digits, as it is marked; None for no number.
 
     It comes with signs, as 351910000731@c.us, and as whatsapp:+351910000731, by which some channels name it. A number
-    that is dialled to another country may begin with 00 in the place of +: these are no part of it.
+    that is dialled to another country may begin with 00 in the place of +: these are no part of it. What stands for
+    "unknown", such as 0000000000, is none: many contacts would be one person.
     """
     if number.isascii() and number.isdigit() and NUMBER_DIGITS <= len(number) <= NUMBER_CHARS:
         digits = number  # most are written so
@@ -65,7 +69,9 @@ def number_name(number: str) -> str | None:
         digits = "".join(one for one in found[1] if one in "0123456789")
     if digits.startswith(ABROAD) and len(digits) >= len(ABROAD) + ABROAD_DIGITS:
         digits = digits.removeprefix(ABROAD)
-    return digits if len(digits) >= NUMBER_DIGITS else None
+    if len(digits) < NUMBER_DIGITS or _STANDS_FOR_NONE.fullmatch(digits) is not None:
+        return None
+    return digits
 
 
 def text_name(ticket_id: str, text: str) -> str:

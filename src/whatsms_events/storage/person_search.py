@@ -32,7 +32,7 @@ from whatsms_events.storage.log.authors import authored
 from whatsms_events.storage.log.erasure import TICKETS_KEPT, Counts, Erasure, Erasures, LogRow, ParkedBody, ShownItem
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.merges import merged_with, merges
-from whatsms_events.storage.projection.erasure import Before, FoundPerson, PersonalRows
+from whatsms_events.storage.projection.erasure import Before, FoundPerson, PersonalRows, crowded
 from whatsms_events.storage.projection.person_rows import CONTACTS_LIMIT
 
 NEEDLES: Final = 50
@@ -103,11 +103,11 @@ class PersonSearch:
         self._telling = person.numbers | person.emails | person.pictures
 
     async def _ids_in_log(self, one: Erasure, find: Find) -> tuple[set[str], set[str]]:
-        """Return the ids of contacts and of their tickets that the log shows: by an id, or by a number."""
+        """Return the ids of contacts and of their tickets that the log shows; raise ConfigError as `person`."""
         contacts: set[str] = set()
         tickets: set[str] = set()
         after = 0
-        while after < one.until and len(contacts) < CONTACTS_LIMIT and len(tickets) < TICKETS_KEPT:
+        while after < one.until and len(contacts) <= CONTACTS_LIMIT and len(tickets) < TICKETS_KEPT:
             rows, after = await self._erasures.rows(one.tenant, after, one.until)
             for row in rows:
                 with contextlib.suppress(InvalidEventError):  # nobody can read it: then it shows no contact
@@ -116,6 +116,8 @@ class PersonSearch:
                     tickets |= ticket_ids(row.event, payload, find)
                 if one.contact_id not in contacts and calls_contact(delivered(row.event.data), one.contact_id):
                     contacts.add(one.contact_id)
+        if len(contacts) > CONTACTS_LIMIT:
+            raise crowded()
         return contacts, tickets
 
     async def _called_beside(self, one: Erasure) -> bool:

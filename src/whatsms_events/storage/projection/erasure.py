@@ -106,9 +106,7 @@ class PersonalRows:
         async with self._database.read() as connection:
             told = await contacts_of(connection, tenant, who, contact_ids)
             if not told.by_id and number_name(who) in told.crowded:
-                raise ConfigError(
-                    f"more than {CONTACTS_LIMIT} contacts have this number, so it is no one's: name each by an id"
-                )
+                raise crowded()
             contacts = frozenset((*(row.id for row in told.rows), *contact_ids))
             tickets = frozenset((*await tickets_of(connection, tenant, contacts), *ticket_ids))
         messages, groups = await self._messages(tenant, contacts, tickets, message_ids, before)
@@ -253,6 +251,11 @@ class PersonalRows:
                 await connection.execute(mine.values(raw=raw))
                 await connection.execute(mine.where(table.event_id.is_(None)).values(headers="[]"))
         return len(left)
+
+
+def crowded() -> ConfigError:
+    """Return the error for a number that would make many contacts one person."""
+    return ConfigError(f"more than {CONTACTS_LIMIT} contacts have this number, so it is no one's: name each by an id")
 
 
 async def _move(connection: AsyncConnection) -> None:

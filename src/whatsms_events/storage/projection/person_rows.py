@@ -15,8 +15,11 @@ from whatsms_events.domain.marks import ABROAD, number_name
 from whatsms_events.storage.database import CHUNK, Database, among
 from whatsms_events.storage.tables import contact, message, ticket
 
-CONTACTS_LIMIT: Final = 100
+CONTACTS_LIMIT: Final = 10
 """Contacts with one number. More would be no person, but a number that stands for "unknown"."""
+
+LOOKED_AT: Final = 101
+"""Contacts with a number that begins so that are looked at; of most of them it is this very number."""
 
 MESSAGES_PIECE: Final = 5000
 """Messages of the tenant that one question looks at: no index leads to those that somebody wrote in groups."""
@@ -56,7 +59,7 @@ async def contacts_of(
         # Along the index; the whole number is compared here. The shortest come first, and so those that are the same.
         same: dict[str, Row[Any]] = {}
         for begins in (name, ABROAD + name):
-            like = query.where(table.digits.like(f"{begins}%")).order_by(table.digits).limit(CONTACTS_LIMIT + 1)
+            like = query.where(table.digits.like(f"{begins}%")).order_by(table.digits).limit(LOOKED_AT)
             same |= {row.id: row for row in await connection.execute(like) if number_name(row.number) == name}
         if len(same) > CONTACTS_LIMIT:
             crowded.add(name)
