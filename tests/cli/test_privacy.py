@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from sqlalchemy import insert
 
 from servers import warm
 from servers.people import ANAS_NUMBER, FOR_EVER, TENANT, story
@@ -16,6 +17,7 @@ from whatsms_events.domain.marks import Marker
 from whatsms_events.storage.database import DatabaseTarget, open_log
 from whatsms_events.storage.log.blanking import BLANKING
 from whatsms_events.storage.role_lock import RoleLock
+from whatsms_events.storage.tables import erasure
 
 pytestmark = pytest.mark.process
 
@@ -33,10 +35,29 @@ async def started(service: Service) -> AsyncIterator[None]:
 
 
 async def test_the_report_says_what_is_held_and_names_nobody(tmp_path: Path) -> None:
-    """The table, its JSON and the read API tell the same of every place, and no name or number of anybody."""
+    """The table, its JSON and the read API tell the same of every place, and no name or number of anybody. The table
+    names by their ids who were forgotten last, and all of whom something is left.
+    """
     service = Service(tmp_path / "service", settings={f"tenants.{SLUG}": {"tenant_id": TENANT}, **FOR_EVER})
     async with story(f"sqlite:///{service.folder / 'log.db'}"):
         pass
+    log = await open_log(DatabaseTarget(f"sqlite:///{service.folder / 'log.db'}"), migrate=False)
+    done = {
+        "tenant": TENANT,
+        "ids": "[[],[]]",
+        "log_end": 1,
+        "through": 1,
+        "until": 1,
+        "blanked": "{}",
+        "finished_at": 9,
+    }
+    people = [done | {"contact_id": f"gone-{number}", "forgotten_at": number * 60_000_000} for number in range(60)]
+    people[3] |= {"kafka_until": 4102444800_000_000}
+    people[5] |= {"finished_at": None}
+    async with log.write() as connection:
+        for one in people:
+            await connection.execute(insert(erasure).values(**one))
+    await log.close()
     await service.start()
 
     def ours(*words: str) -> str:
@@ -55,6 +76,12 @@ async def test_the_report_says_what_is_held_and_names_nobody(tmp_path: Path) -> 
     assert (held["contacts"], held["messages"], held["parked_deliveries"]) == (3, 5, 5)
     assert f"{SLUG}: of 2 people" in table
     assert "parked deliveries" in table
+    said = " ".join(table.split())  # a terminal breaks lines
+    assert "contact gone-59: forgotten 1970-01-01T00:59Z contact" in said
+    assert "contact gone-3: forgotten 1970-01-01T00:03Z, topics may have them until 2100-01-01T00:00Z" in said
+    assert "contact gone-5: forgotten 1970-01-01T00:05Z, not finished, run `forget` again" in said
+    assert "gone-9:" not in table
+    assert "and 8 earlier" in table
     for text in (table, json.dumps(asked)):
         assert not [one for one in ("Ana", "Rui", ANAS_NUMBER, "secret") if one in text]
 

@@ -23,6 +23,9 @@ _ABOUT: Final = {"exact": "", "at_least": "at least ", "about": "about "}
 
 UNREAD_TOLD: Final = 10
 
+FORGOTTEN_TOLD: Final = 50
+"""So many people who were forgotten are in the table, the last one first; those of whom something is left all are."""
+
 PLACES: Final = {
     "log_bytes": "event log: bytes of deliveries",
     "log_data": "event log: data of events",
@@ -104,16 +107,27 @@ async def _report(settings: Settings, tenants: Any) -> Any:
 
 
 def _forgotten(one: Any, at: str) -> Iterator[str]:
-    """Say how many were forgotten, of whom that is not finished, and whom the topics still have."""
+    """Say how many were forgotten, who and when, of whom that is not finished, and until when the topics have them."""
     yield f"forgotten: {one['forgotten_people']:,}"
     if unread := one["unread"]:
         ids = ", ".join(unread[:UNREAD_TOLD])
         yield f"parked in a form that is not read here, so look whom they name: {len(unread)}: {ids}"
-    for person in one["forgotten"]:
-        if person["finished_at"] is None:
-            yield f"  contact {person['contact_id']}: not finished, run `forget` again"
-        elif (until := person["kafka_until"]) is not None and until > at:
-            yield f"  contact {person['contact_id']}: topics may have them until {until[:16]}Z"
+    told = 0
+    for number, person in enumerate(one["forgotten"]):
+        left = _left(person, at)
+        if left or number < FORGOTTEN_TOLD:
+            told += 1
+            yield f"  contact {person['contact_id']}: forgotten {person['forgotten_at'][:16]}Z{left}"
+    if (more := one["forgotten_people"] - told) > 0:
+        yield f"  and {more:,} earlier: --json and the read API name the last 1,000"
+
+
+def _left(person: Any, at: str) -> str:
+    """Say what is left of somebody who was forgotten; nothing where all is done."""
+    if person["finished_at"] is None:
+        return ", not finished, run `forget` again"
+    until = person["kafka_until"]
+    return f", topics may have them until {until[:16]}Z" if until is not None and until > at else ""
 
 
 def _table(one: Any) -> Table:
