@@ -115,6 +115,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         retention                         what was kept for its time -> blanked
         forgetting, alone                 a person -> nothing, step by step; nobody else works meanwhile
         older_tables                      who was forgotten since tables were copied -> blanked in them
+        imported_marks                    marks in a restored log -> what it holds of these people, blanked
         late_ties                         what turns out later to be a forgotten person's -> blanked
         rereading, replay                 the log once more, with today's code -> shadow tables, or shadow topics
         preview                           what a part of the log would change in the tables today

@@ -21,13 +21,15 @@ from whatsms_events.backfill.shown import listed
 from whatsms_events.domain.events import SHAPES, Contact, Entity
 from whatsms_events.domain.marks import Marker
 from whatsms_events.errors import ConfigError, NotFoundError, TransientError
+from whatsms_events.service.suppressions import missing
 from whatsms_events.storage import tables
 from whatsms_events.storage.log.committer import Committer
 from whatsms_events.storage.log.erasure import Erasures
 from whatsms_events.storage.log.event_log import EventLog
-from whatsms_events.storage.log.suppression import HeldSuppressions
+from whatsms_events.storage.log.suppression import HeldSuppressions, SuppressionTable
 from whatsms_events.storage.person import People
 from whatsms_events.web.export import sections
+from whatsms_events.workers.imported_marks import ImportedMarks
 from whatsms_events.workers.late_ties import LateForgetting
 from workers.test_forgetting import (
     ANA,
@@ -42,6 +44,7 @@ from workers.test_forgetting import (
     body,
     filled,
     holding,
+    in_group,
     needles,
     opened,
     unlike,
@@ -322,6 +325,42 @@ async def test_a_ticket_that_is_moved_to_them_afterwards_keeps_what_another_wrot
         await worker.run_once()
     rows = await house.everything()
     assert sorted(row["id"] for row in rows["message"] if row["body"]) == ["r-0", "r-1"]
+
+
+async def test_marks_alone_blank_a_restored_log_and_keep_what_is_new(tmp_path: Path) -> None:
+    """A ticket that only the lost log knew as hers goes from log and tables; what she wrote since then stays."""
+    last = f"{ANA.mark} antes"
+    sent = {"id": "b-1", "body": last, "fromMe": True, "createdAt": at(-60)}
+    old = [
+        wrote(ANA, "m-1"), wrote(RUI, "r-1"), in_group(ANA, "g-1", f"{ANA.mark} grupo", f"{ANA.mark} grupo"),
+        body("message.sent", message=sent, ticket={"id": "t-late", "lastMessage": last}),
+    ]  # fmt: skip
+    for name in ("lost", "restored"):
+        (tmp_path / name).mkdir()
+    async with opened(f"sqlite:///{tmp_path / 'lost' / 'log.db'}", tmp_path / "lost") as house:
+        late = {"id": "t-late", "status": "open", "contactId": ANA.contact}
+        await house.deliver(*old, body("ticket.updated", ticket=late))
+        house.clock += timedelta(seconds=1)
+        await house.forget(ANA.contact)
+        marks = await SuppressionTable(house.log).all()
+    async with opened(f"sqlite:///{tmp_path / 'restored' / 'log.db'}", tmp_path / "restored") as house:
+        await house.deliver(*old)
+        before = await house.everything()
+        house.clock += timedelta(seconds=60)
+        await house.deliver(wrote(ANA, "m-new", "novo", seconds=50), old[0] + b" ")
+        for statements in (40, 60, 80, 1000):
+            with dying(statements):
+                imported = ImportedMarks(house.log, house.projection, Marker(KEY), now=lambda: house.clock)
+                async with imported.alone:
+                    lacking = await missing(marks, house.log)
+                    await imported.apply(lacking)
+                    await SuppressionTable(house.log).add(lacking)
+        rows = await house.everything()
+        held = holding(rows, needles(ANA))
+        assert {row.get("message_id") or row["id"] for _, row in held} == {"m-new", ANA.contact, ANA.ticket}
+        assert {table for table, _ in held} == {"event_log", "contact", "ticket", "message", "message_revision"}
+        assert [row["id"] for row in rows["message"] if row["body"]] == ["m-new", "r-1"]
+        assert unlike(before, rows, RUI) == []
 
 
 async def test_contacts_that_the_vendor_merged_are_one_person(house: House) -> None:

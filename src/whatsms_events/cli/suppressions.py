@@ -14,7 +14,7 @@ from whatsms_events.service.parts import opened_log, opened_stores, privacy_key
 from whatsms_events.service.suppressions import missing, read_file, write_file
 from whatsms_events.storage.log.erasure import Counts
 from whatsms_events.storage.log.suppression import SuppressionTable, key_problem
-from whatsms_events.workers.forgetting import Forgetting
+from whatsms_events.workers.imported_marks import ImportedMarks
 
 
 def export_(file: Path, /, *, options: SettingsOptions = DEFAULTS) -> int:
@@ -66,12 +66,10 @@ async def _imported(settings: Settings, file: Path) -> tuple[int, Counts]:
         raise ConfigError(f"{file}: {problem}")
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(opened_stores(settings, migrate=True))
-        forgetting = Forgetting(
-            stores.log, stores.projection, marker, prefix=None, keeps_until=lambda _now: None, now=now
-        )
-        await stack.enter_async_context(forgetting.alone)
+        imported = ImportedMarks(stores.log, stores.projection, marker, now=now)
+        await stack.enter_async_context(imported.alone)
         marks = await missing(read, stores.log)
-        counts = await forgetting.apply(marks)
+        counts = await imported.apply(marks)
         await scrubbed(stores.log)
         await scrubbed(stores.projection)
         # Last: while they are missing, a process that starts refuses, and this begins anew.

@@ -20,7 +20,7 @@ import asyncio
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -234,35 +234,6 @@ class Forgetting:
             one, person = await self._again(marker, one, who)
             if one.event_id is not None:
                 return one, person
-
-    async def apply(self, marks: Sequence[KeptMark]) -> Counts:
-        """Blank what a log that was restored from a backup holds of people who were forgotten since.
-
-        Everything that was received before the moment of a mark is from before; the tables' rows all are.
-        """
-        async with self.alone:
-            return await self._apply(marks)
-
-    async def _apply(self, marks: Sequence[KeptMark]) -> Counts:
-        marker, end, total = self._key(), await self._event_log.end(), Counter[str]()
-        held = Suppressions(marker, {one.mark: one.forgotten_at for one in marks})
-        for tenant in sorted({one.tenant for one in marks}):
-            find = held.of(tenant)
-            one = Erasure(0, tenant, "", self._now(), 0, until=end)
-            async for left, through in self._search.looked_through(one, find):
-                await self.alone.sure()
-                one = await self._erasures.blank(one, left, through)
-            total.update(one.blanked or {})
-            ids = [key async for key in self._search.parked(one, find)]
-            total["parked_delivery"] += await self._erasures.blank_parked(ids) if ids else 0
-            for contact_id in await self._rows.contact_ids(tenant):
-                at = find("contact", contact_id)
-                if at is not None:
-                    person = await self._rows.person(tenant, contact_id, contact_ids=(contact_id,))
-                    shown = await self._search.backfilled(one, find, person)
-                    total["backfill_item"] += await self._erasures.blank_backfilled(tenant, shown)
-                    total.update(await self._blank_rows(one, find, person, Before(end, frozenset(), at)))
-        return {name: count for name, count in total.items() if count}
 
     def _key(self) -> Marker:
         if self._marker is None:

@@ -245,6 +245,13 @@ class Erasures:
                     found |= {(ticket, contact) for ticket, contact in await connection.execute(mine.distinct())}
         return found
 
+    async def received_through(self, tenant: str, at: int) -> int:
+        """Return the last position of the tenant that was received up to a moment, in microseconds; 0 for none."""
+        table = event_log.c
+        query = select(table.position).where(table.tenant == tenant, table.received_at <= at)
+        async with self._database.read() as connection:
+            return int(await connection.scalar(query.order_by(table.position.desc()).limit(1)) or 0)
+
     async def blanked_behind(self, tenant: str, after: int, until: int) -> frozenset[int]:
         """Return the positions behind one, up to another one, whose bytes are gone."""
         table = event_log.c

@@ -5,29 +5,30 @@ memory would bring back what was blanked.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import Table, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.last_message import plain
-from whatsms_events.domain.marks import KnownPerson, number_name, shows
+from whatsms_events.domain.marks import Find, KnownPerson, MarkKind, number_name, shows, text_name
 from whatsms_events.domain.personal import COLUMNS, blanked_row
 from whatsms_events.domain.rows import Key, Row, Version
 from whatsms_events.errors import ConfigError
 from whatsms_events.storage.database import Database, among
 from whatsms_events.storage.projection.person_rows import (
     CONTACTS_LIMIT,
+    MESSAGES_PIECE,
     chunks,
     contacts_of,
     messages_of,
     tickets_of,
 )
 from whatsms_events.storage.projection.rows import load, save
-from whatsms_events.storage.tables import contact, message, message_revision, parked_event, projection
+from whatsms_events.storage.tables import contact, message, message_revision, parked_event, projection, ticket
 
 PIECE: Final = 200
 """Rows in one transaction: the consumer waits meanwhile."""
@@ -157,6 +158,49 @@ class PersonalRows:
                     body = _contents.decode(one.content).get("body")
                     if isinstance(body, str) and body:
                         texts[elsewhere[one.message_id]].add(plain(body))
+
+    async def marked(self, tenant: str, find: Find) -> dict[int, FoundPerson]:
+        """Return what the tables have of who is known by marks alone, by the moment of the marks.
+
+        What a ticket or an author brings with it is not looked for: see `with_messages`.
+        """
+        places: dict[MarkKind, Table] = {"contact": contact, "ticket": ticket, "message": message}
+        ids: dict[MarkKind, dict[int, set[str]]] = {kind: defaultdict(set) for kind in places}
+        groups: dict[int, dict[str, frozenset[str]]] = defaultdict(dict)
+        for kind, table in places.items():
+            async for row in self._every(table, tenant):
+                if (at := find(kind, row.id)) is not None:
+                    ids[kind][at].add(row.id)
+                last = row.last_message if kind == "ticket" else None
+                if last and (at := find("text", text_name(row.id, last))) is not None:
+                    groups[at][row.id] = frozenset((plain(last),))
+        contacts, tickets, messages = ids.values()
+        return {
+            at: FoundPerson(
+                frozenset(contacts[at]), tickets=frozenset(tickets[at]), messages=dict.fromkeys(messages[at], 0),
+                groups=groups[at],
+            )
+            for at in sorted({*contacts, *tickets, *messages, *groups})
+        }  # fmt: skip
+
+    async def _every(self, table: Table, tenant: str) -> AsyncIterator[Any]:
+        after, columns = "", (table.c.id, *([table.c.last_message] if table is ticket else ()))
+        while True:
+            query = select(*columns).where(table.c.tenant == tenant, table.c.id > after).order_by(table.c.id)
+            async with self._database.read() as connection:
+                rows = (await connection.execute(query.limit(MESSAGES_PIECE))).all()
+            for row in rows:
+                yield row
+            if not rows:
+                return
+            after = rows[-1].id
+
+    async def with_messages(self, tenant: str, person: FoundPerson, before: Before) -> FoundPerson:
+        """Return the person with the messages from before in their tickets, and those that they wrote elsewhere."""
+        ids = person.messages
+        messages, groups = await self._messages(tenant, person.contacts, person.tickets, ids, before)
+        texts = {of: frozenset((*person.groups.get(of, ()), *groups.get(of, ()))) for of in {*person.groups, *groups}}
+        return replace(person, messages={**ids, **messages}, groups=texts)
 
     async def contact_ids(self, tenant: str) -> list[str]:
         """Return the ids of all contacts of a tenant."""
