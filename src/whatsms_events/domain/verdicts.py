@@ -38,8 +38,8 @@ class Append(Struct, frozen=True):
     """An event for the log, with the bytes it came as and their SHA-256.
 
     `signed_by` is the name of the secret that verified it; None for what came over no signed door. `blanked`: the bytes
-    are not kept, since they tell of somebody who was forgotten. `tied` are contacts of such people that their number
-    alone tells of, each with the moment: with the number blanked, nothing would tell it any more.
+    are not kept, since they tell of somebody who was forgotten. `tied` has each contact that this event shows with the
+    number of such a person, by its id, with the moment of the forgetting: the number itself is blanked.
     """
 
     event: Event

@@ -36,7 +36,7 @@ from whatsms_events.storage.projection.erasure import Before, FoundPerson, Perso
 from whatsms_events.storage.projection.person_rows import CONTACTS_LIMIT
 
 NEEDLES: Final = 50
-"""So many texts are looked for in every row at the end: those that no other person's rows have by chance."""
+"""So many texts are looked for in every row at the end: long ones, which no other person's rows have by chance."""
 
 NEEDLE_CHARS: Final = 10
 
@@ -171,16 +171,17 @@ class PersonSearch:
         return encode(left)
 
     def _in_bytes_alone(self, row: LogRow) -> bool:
-        """Tell whether the bytes have a number that nothing has that was read of them: a secret, a field given twice.
+        """Tell whether the bytes have the person's number, and the data that was read of them does not.
 
-        Where what was read has it too, somebody else wrote it. A part of a longer number or of a time is no number.
+        So it is where a field was given twice, or stood in a place that nobody reads. Where the data has the number
+        too, somebody else wrote it in a text. A part of a longer number or of a time is no number.
         """
         raw, data = row.raw or b"", row.event.data
         told = {one.decode() for one in self._numbers if one in raw and one not in data}
         return bool(told) and named_in_bytes(raw, KnownPerson(0, numbers=told).find) is not None
 
     def named(self, raw: bytes, find: Find) -> int | None:
-        """Return when somebody was forgotten whom bytes name that nobody could read, or that are no event."""
+        """Return when the person was forgotten whom unreadable bytes name; None where they name nobody forgotten."""
         at = named_in_bytes(raw, find)
         if at is None and self._emails and any(one in self._emails for _, one in leaves(delivered(raw))):
             return to_micros(self._now())
@@ -245,7 +246,7 @@ class PersonSearch:
         return any(self.named(one, find) is not None for one in told_in(row.payload, row.raw, row.found))
 
     async def parked_events(self, one: Erasure, find: Find, *, go: bool = True) -> dict[tuple[str, int], bytes]:
-        """Return what is left of each parked event that holds something: what the log holds of it by now."""
+        """Return the parked events that hold something of the person, and what the log has of each by now."""
         found: dict[tuple[str, int], bytes] = {}
         after = ("", -1)
         while rows := await self._rows.parked(one.tenant, after):
@@ -262,7 +263,7 @@ class PersonSearch:
     async def held(self, one: Erasure, find: Find, person: FoundPerson, before: Before, *, go: bool = True) -> Counts:
         """Look through everything from the log's beginning on, and count what holds something, by table.
 
-        Without `go` nothing is blanked yet, so that of a parked event the log still has what it holds.
+        Without `go` the log is not blanked yet, so it still has all that a parked event holds.
         """
         counts: Counter[str] = Counter()
         async for left, _ in self.looked_through(replace(one, through=0), find):

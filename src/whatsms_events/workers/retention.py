@@ -36,10 +36,10 @@ log = structlog.get_logger()
 
 PIECE_ROWS: Final = 1000
 REST: Final = 9.0
-"""Rest after a piece, in the time for which it held the log; the time for which it waited for the log is nobody's."""
+"""The rest after a piece, as a multiple of the time for which it held the log; waiting for the log does not count."""
 
 REST_LIMIT_S: Final = 5.0
-"""Beside a door that is saturated a piece takes as long as the others let it: it must still come to an end."""
+"""The longest rest. A saturated door makes each piece slow, and nine times that would bring retention to no end."""
 
 LOOK_S: Final = 60.0
 """How often is looked whether something is due."""

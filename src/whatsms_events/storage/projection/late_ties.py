@@ -1,4 +1,4 @@
-"""What the tables show by now to be a forgotten person's, from before: when they were forgotten nothing told of it.
+"""What the tables show to be a forgotten person's only now, though it is older than the forgetting.
 
 The door cannot know: a late message may name a ticket that nobody had told of. So the tables are looked at, where the
 later events meet. A ticket is found along the index by its contact; what somebody wrote in groups has no index, so all
