@@ -277,6 +277,20 @@ async def test_a_contact_that_turns_out_to_be_theirs_by_the_number_goes_too(hous
     assert await worker.run_once() == 0
 
 
+async def test_a_contact_that_the_tables_have_only_later_is_looked_for_again(house: House) -> None:
+    """The door has told whose it is, and the look comes before the projection: the next look finds it."""
+    await house.forget(ANA.contact)
+    house.clock += timedelta(seconds=90)
+    third = {"id": "c-third", "name": ANA.mark, "number": ANA.number, "updatedAt": at(-60)}
+    message = {"id": "s-3", "body": f"{ANA.mark} antes", "contactId": "c-third", "createdAt": at(-60)}
+    await house.take_in(body("contact.updated", -60, contact=third))
+    worker = following(house)
+    assert await worker.run_once() == 0
+    await house.deliver(body("message.received", message=message, ticket={"id": "ticket-of-group"}))
+    assert await worker.run_once() == 1
+    assert await places(house) == []
+
+
 async def test_who_had_their_number_by_mistake_loses_nothing(house: House) -> None:
     """Never one of somebody else: a retry, a redelivery and an observation of another contact with the number of who
     was forgotten tie it to nobody, where the contact has its own number by now.

@@ -32,6 +32,9 @@ LOOK_S: Final = 900.0
 AGAIN_S: Final = 60.0
 """How soon after a look that came to no end: somebody else blanks or copies the log, or reads the files."""
 
+LOOKS: Final = 2
+"""So often are contacts looked through for new marks: at the first time the tables may not have the contact yet."""
+
 POLL_S: Final = 10.0
 
 
@@ -60,7 +63,7 @@ class LateForgetting:
         self._marker = marker
         self._marks = SuppressionTable(log)
         self._rows = PersonalRows(projection)
-        self._looked_for: dict[str, int | None] = {}
+        self._looked_for: dict[str, tuple[int, int]] = {}
         self._anothers = defaultdict[str, set[str]](set)
 
     async def run_once(self) -> int:
@@ -123,10 +126,11 @@ class LateForgetting:
         """Return contacts that the door has found out to be of people who were forgotten, and whose each is.
 
         A mark has the moment of its erasure. Whoever has another number by now, or none, is left to the operator.
-        Contacts are looked through only where there are marks since the last look.
+        Contacts are looked through only where there are marks since the last looks.
         """
         rows = await self._marks.all()
-        if len(rows) == self._looked_for.get(tenant):
+        count, looks = self._looked_for.get(tenant, (0, 0))
+        if (count, looks) == (len(rows), LOOKS):
             return {}
         moments = {to_micros(one.forgotten_at): one for one in erasures}
         marks = defaultdict[bytes, set[int]](set)
@@ -144,5 +148,6 @@ class LateForgetting:
             if to_micros(found[contact].forgotten_at) not in at:
                 log.warning("forgetting.not_followed", tenant=tenant, entity="contact", id=contact)
                 del found[contact]
-        self._looked_for[tenant] = len(rows) if not found else None  # what is found is found again until it is done
+        # What is found is found again until it is done.
+        self._looked_for[tenant] = (len(rows), looks + 1 if count == len(rows) else 1) if not found else (0, 0)
         return found
