@@ -47,7 +47,7 @@ test-long: test ## the suite with the long forms of its tests: more tickets, mor
 check: export HYPOTHESIS_PROFILE = quick
 check: export WHATSMS_TEST_NO_PROCESS = 1
 check: lint ## lint, types, and every test that needs no server
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not kafka and not postgres and not chaos and not process and not twin and not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile -q -m "not kafka and not postgres and not chaos and not process and not twin and not slow" $(ARGS)
 
 bench: $(VENV)/test.stamp ## measure, in minutes: ARGS="ingest startup --rounds 5"
 	$(BIN)/python bench/run.py $(ARGS)
