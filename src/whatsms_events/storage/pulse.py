@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import RowMapping, Select, func, null, select
+from sqlalchemy import Column, RowMapping, Select, Table, func, null, select
 
 from whatsms_events.domain.events import from_micros
 from whatsms_events.storage.database import Database
@@ -98,10 +98,7 @@ class Pulse:
 
     async def discarded_at_door(self) -> ParkedCounts:
         """Return which deliveries were discarded, counted from the newest discard on."""
-        table = parked_delivery.c
-        some = select(table.reason, table.received_at.label("at"), table.discarded_at)
-        some = some.where(table.discarded_at.is_not(None)).order_by(table.discarded_at.desc())
-        return await self._counted(self._log, "door", some)
+        return await self._counted(self._log, "door", _discarded(parked_delivery, parked_delivery.c.received_at))
 
     async def parked_at_fold(self) -> ParkedCounts:
         """Return which events are parked, counted in the order of the places where they were read."""
@@ -112,10 +109,7 @@ class Pulse:
 
     async def discarded_at_fold(self) -> ParkedCounts:
         """Return which events were discarded, counted from the newest discard on."""
-        table = parked_event.c
-        some = select(table.reason, table.parked_at.label("at"), table.discarded_at)
-        some = some.where(table.discarded_at.is_not(None)).order_by(table.discarded_at.desc())
-        return await self._counted(self._projection, "fold", some)
+        return await self._counted(self._projection, "fold", _discarded(parked_event, parked_event.c.parked_at))
 
     async def _counted(self, database: Database, stage: str, some: Select[Any]) -> ParkedCounts:
         first = some.limit(self._count_limit).subquery()
@@ -142,3 +136,9 @@ def _after(position: int) -> Select[Any]:
     """Return the question when the first event after a position was taken in."""
     place = event_log.c.position
     return select(event_log.c.received_at).where(place > position).order_by(place).limit(1)
+
+
+def _discarded(table: Table, at: Column[int]) -> Select[Any]:
+    """Return the question for what was discarded of a table, the newest first; `at` is when a row was parked."""
+    when = table.c.discarded_at
+    return select(table.c.reason, at.label("at"), when).where(when.is_not(None)).order_by(when.desc())

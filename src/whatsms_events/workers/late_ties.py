@@ -1,10 +1,10 @@
 """What turns out to be a forgotten person's only afterwards is blanked too, by itself: they stay erased.
 
 A late message may name a ticket, or nothing at all, that nobody had told of; later an event says whose it is. Or it
-names a contact that is the person's by a number alone: when that is told, the door writes a mark of the contact. Every
-LOOK_S seconds the tables and marks are asked for such things. Where there are any, the erasure goes on with them, up to
-the moment of before: what the person did since stays. A contact that the tables know by another number stays too: it
-may have had the person's by mistake.
+names a contact that is the person's by a number alone: an event that shows the contact with that number makes the door
+write a mark of the contact. Every LOOK_S seconds the tables and marks are asked for such things. Where there are any,
+they are blanked as `forget` does, up to the moment of the forgetting: what the person did since stays. A contact that
+the tables know by another number stays too: it may have had the person's by mistake.
 """
 
 from collections import defaultdict
@@ -67,7 +67,7 @@ class LateForgetting:
         self._anothers = defaultdict[str, set[str]](set)
 
     async def run_once(self) -> int:
-        """Blank what turned out to be somebody's, where it is time to look; return of how many people that was."""
+        """Blank what turned out to be somebody's, where it is time to look; return how many people that concerned."""
         if self._monotonic() < self._due_at:
             return 0
         if not await self._forgetting.alone.possible():
@@ -94,24 +94,28 @@ class LateForgetting:
     async def _found(self) -> list[tuple[Erasure, LateTies]]:
         """Return the erasures for which the tables show something new."""
         every = await self._erasures.all()
-        found: dict[int, tuple[Erasure, LateTies]] = {}
+        found: list[tuple[Erasure, LateTies]] = []
         for tenant in sorted({one.tenant for one in every}):
-            of = {
-                contact: one for one in every if one.tenant == tenant for contact in one.contact_ids | {one.contact_id}
-            }
-            known = of.keys() | set()
-            of |= await self._marked(tenant, [one for one in every if one.tenant == tenant], known)
-            at = {contact: to_micros(one.forgotten_at) for contact, one in of.items() if one.finished_at is not None}
-            tickets = frozenset(ticket for one in every if one.tenant == tenant for ticket in one.ticket_ids)
-            ties = await late_ties(self._tables, tenant, at, tickets, partial(self._moved, tenant, at))
-            for contact in at.keys() & (ties.keys() | (of.keys() - known)):
-                one, whole = found.setdefault(of[contact].number, (of[contact], LateTies()))
-                whole.add(ties.get(contact, LateTies()))
-                if contact not in known:
-                    whole.contacts.add(contact)
-                if len(one.ticket_ids) >= TICKETS_KEPT:  # not all are written down: they would be new each time
-                    whole.tickets.clear()
-        return [(one, late) for one, late in found.values() if late not in (LateTies(), self._told.get(one.number))]
+            found += await self._found_of(tenant, [one for one in every if one.tenant == tenant])
+        return [(one, late) for one, late in found if late not in (LateTies(), self._told.get(one.number))]
+
+    async def _found_of(self, tenant: str, erasures: Sequence[Erasure]) -> Collection[tuple[Erasure, LateTies]]:
+        """Return the erasures of a tenant that have ended, each with what the tables show of its person by now."""
+        known = {contact: one for one in erasures for contact in one.contact_ids | {one.contact_id}}
+        new = await self._marked(tenant, erasures, known.keys())
+        of = known | new
+        at = {contact: to_micros(one.forgotten_at) for contact, one in of.items() if one.finished_at is not None}
+        tickets = frozenset(ticket for one in erasures for ticket in one.ticket_ids)
+        ties = await late_ties(self._tables, tenant, at, tickets, partial(self._moved, tenant, at))
+        found: dict[int, tuple[Erasure, LateTies]] = {}
+        for contact in at.keys() & (ties.keys() | new.keys()):
+            one, late = found.setdefault(of[contact].number, (of[contact], LateTies()))
+            late.add(ties.get(contact, LateTies()))
+            if contact in new:
+                late.contacts.add(contact)
+            if len(one.ticket_ids) >= TICKETS_KEPT:  # not all are written down: they would be new each time
+                late.tickets.clear()
+        return found.values()
 
     async def _moved(self, tenant: str, at: Mapping[str, int], tickets: Mapping[str, str]) -> set[str]:
         """Return which tickets the log shows with somebody else's contact: they were moved to the person's."""
@@ -123,7 +127,7 @@ class LateForgetting:
         return self._anothers[tenant] & tickets.keys()
 
     async def _marked(self, tenant: str, erasures: Sequence[Erasure], known: Collection[str]) -> dict[str, Erasure]:
-        """Return contacts that the door has found out to be of people who were forgotten, and whose each is.
+        """Return contacts that the door has marked as those of people who were forgotten, each with that erasure.
 
         A mark has the moment of its erasure. Whoever has another number by now, or none, is left to the operator.
         Contacts are looked through only where there are marks since the last looks.

@@ -209,7 +209,7 @@ class PersonalRows:
             return list((await connection.execute(query)).scalars())
 
     async def numbers(self, tenant: str, ids: Collection[str]) -> dict[str, str | None]:
-        """Return the numbers of these contacts, of those of which anything told one, or that there is none."""
+        """Return the numbers of the contacts of which an event told it; None where it told that there is none."""
         found: dict[str, str | None] = {}
         query = select(contact.c.id, contact.c.number, contact.c.versions).where(contact.c.tenant == tenant)
         async with self._database.read() as connection:
