@@ -144,6 +144,55 @@ def test_an_answer_may_have_more() -> None:
     assert breaking(old, new)
 
 
+def test_a_refusal_or_a_header_of_an_answer_that_is_gone_breaks() -> None:
+    """Who waits as long as `Retry-After` says, or knows what to do about 404, relies on both; more is news."""
+    place = "GET /api/v1/{slug}/tickets"
+    old, new, answers = changed("openapi.json", *TICKETS, "responses")
+    del answers["404"]
+    assert breaking(old, new) == [f"{place}: it does not answer 404 any more"]
+    assert breaking(new, old) == []
+    old, new, headers = changed("openapi.json", "components", "responses", "Refused503", "headers")
+    headers["Retry-After"]["schema"]["type"] = "string"
+    assert f"{place} 503 Retry-After: it is never integer any more" in breaking(old, new)
+    del headers["Retry-After"]
+    assert f"{place} 503: the header Retry-After is gone" in breaking(old, new)
+    assert breaking(new, old) == []
+    headers["Retry-After"] = {"required": True, "schema": {"type": "integer"}}
+    assert breaking(old, new) == []
+    assert f"{place} 503: the header Retry-After may be missing now" in breaking(new, old)
+
+
+def test_a_bound_breaks_who_relied_on_the_other_side_of_it() -> None:
+    """A reader was promised that a text is no longer and a number no larger; who asks may go as far as before."""
+    old, new, field = changed("message.ack.schema.json", "$defs", "Message", "properties", "ack")
+    field["maximum"] += 1
+    assert breaking(old, new)
+    assert breaking(new, old)  # and an old event may have the greater number
+    del field["maximum"]
+    assert breaking(old, new)
+    old, new, schema = changed("openapi.json", "components", "schemas", "Ticket", "properties", "status")
+    schema["maxLength"] = 20
+    assert breaking(old, new) == []
+    assert breaking(new, old)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_each_kind_of_block_of_the_event_feed_is_a_part_of_the_contract(number: int) -> None:
+    """Readers look for the id, the type and the data of an event, for what the data holds, and for why a feed ends."""
+    answer = ("paths", "/api/v1/stream", "get", "responses", "200", "content", "text/event-stream", "schema")
+    for name in ("id", "event", "data"):
+        old, new, schema = changed("openapi.json", *answer)
+        del schema["anyOf"][number]["properties"][name]
+        assert breaking(old, new), name
+    for name in ("contentMediaType", "contentSchema"):
+        old, new, schema = changed("openapi.json", *answer)
+        del schema["anyOf"][number]["properties"]["data"][name]
+        assert breaking(old, new), name
+    old, new, schema = changed("openapi.json", *answer)
+    del schema["anyOf"][number]
+    assert breaking(old, new)
+
+
 def test_a_body_that_must_say_more_breaks() -> None:
     """A field that a client need not send before is demanded; one that it need not send any more breaks nobody."""
     path = ("paths", "/api/v2/tickets", "post", "requestBody", "content", "application/json", "schema")
@@ -206,6 +255,12 @@ def test_how_a_record_is_carried_is_a_part_of_the_contract() -> None:
     assert breaking(old, new) == ["contacts {prefix} is w by default now, not whatsms"]
     del parameters["prefix"]
     assert breaking(old, new) == ["contacts {prefix} is gone"]
+    old, new, servers = changed("asyncapi.json", "servers")
+    servers["kafka"]["protocol"] = "kafka-secure"
+    assert breaking(old, new) == ["the server kafka: its protocol is kafka-secure now, not kafka"]
+    old, new, channel = changed("asyncapi.json", "channels", "contacts")
+    channel["servers"] = [{"$ref": "#/servers/another"}]
+    assert breaking(old, new) == ["the channel contacts is at another server now"]
 
 
 def test_a_token_that_is_asked_for_anew_breaks() -> None:

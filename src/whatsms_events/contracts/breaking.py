@@ -2,10 +2,11 @@
 
 A contract says more than schemas: a record's key and media type, who sends and who receives, and which token a path
 asks for. Three kinds of programs rely on it. A program that reads breaks where a field that it knew is gone, or where a
-field has a value that it could not have before. A program that reads events also reads old ones, so a field that is
-promised from now on breaks it too; answers of the API are never old. A program that asks breaks where a path or a
-parameter is gone, or where more is demanded. An optional field may be added, and so may a word of an enumeration:
-readers are told to expect fields and words that they do not know.
+field has a value that it could not have before, such as a longer text. A program that reads events also reads old
+ones, so a field that is promised from now on breaks it too; answers of the API are never old. A program that asks
+breaks where a path or a parameter is gone, where more is demanded, or where a refusal that it knows how to take is
+another one. An optional field may be added, and so may a word of an enumeration: readers are told to expect fields and
+words that they do not know.
 
 References are followed within each document; what is the same pair of references once more is not compared again.
 """
@@ -16,8 +17,11 @@ from typing import Any, Final, Literal
 
 from whatsms_events.domain.bodies import JsonObject
 
-_FIXED: Final = ("const", "format", "pattern", "contentEncoding")
+_FIXED: Final = ("const", "format", "pattern", "contentEncoding", "contentMediaType")
 """Rules that say what a value is: another one, or none, is another value."""
+
+_INNER: Final = ("items", "additionalProperties", "contentSchema")
+"""Where the schema of what a value holds stands."""
 
 _LOWER: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems")
 _UPPER: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems")
@@ -117,10 +121,25 @@ def _parameters(pair: _Pair, old: JsonObject, new: JsonObject, place: str) -> It
 
 def _responses(pair: _Pair, old: JsonObject, new: JsonObject, place: str) -> Iterator[str]:
     for status, answer in old["responses"].items():
-        if status in new["responses"]:
-            yield from _contents(pair.of("answer"), answer, new["responses"][status], f"{place} {status}")
-        elif status.startswith("2"):
+        if status not in new["responses"]:
             yield f"{place}: it does not answer {status} any more"
+            continue
+        answers = pair.of("answer"), answer, new["responses"][status], f"{place} {status}"
+        yield from _contents(*answers)
+        yield from _headers(*answers)
+
+
+def _headers(pair: _Pair, old: Any, new: Any, place: str) -> Iterator[str]:
+    """Yield what breaks in the headers of an answer."""
+    was, now = (_found(whole, one).get("headers", {}) for whole, one in ((pair.old, old), (pair.new, new)))
+    for name, held in was.items():
+        if name not in now:
+            yield f"{place}: the header {name} is gone"
+            continue
+        header, header_now = _found(pair.old, held), _found(pair.new, now[name])
+        if header.get("required") and not header_now.get("required"):
+            yield f"{place}: the header {name} may be missing now"
+        yield from _schemas(pair, header.get("schema", {}), header_now.get("schema", {}), f"{place} {name}")
 
 
 def _contents(pair: _Pair, old: Any, new: Any, place: str) -> Iterator[str]:
@@ -135,6 +154,7 @@ def _contents(pair: _Pair, old: Any, new: Any, place: str) -> Iterator[str]:
 
 
 def _channels(pair: _Pair) -> Iterator[str]:
+    yield from _servers(pair)
     for name, channel in pair.old["channels"].items():
         new = pair.new["channels"].get(name)
         if new is None:
@@ -142,6 +162,8 @@ def _channels(pair: _Pair) -> Iterator[str]:
             continue
         if new["address"] != channel["address"]:
             yield f"the channel {name} is at {new['address']} now, not at {channel['address']}"
+        if channel.get("servers") != new.get("servers"):
+            yield f"the channel {name} is at another server now"
         for parameter, was in channel.get("parameters", {}).items():
             yield from _place_in_address(was, new.get("parameters", {}).get(parameter), f"{name} {{{parameter}}}")
         for message, held in channel["messages"].items():
@@ -151,6 +173,14 @@ def _channels(pair: _Pair) -> Iterator[str]:
             was, now = _found(pair.old, held), _found(pair.new, new["messages"][message])
             yield from _messages(pair, was, now, f"{name} {message}")
     yield from _operations(pair)
+
+
+def _servers(pair: _Pair) -> Iterator[str]:
+    for name, server in pair.old.get("servers", {}).items():
+        now = pair.new.get("servers", {}).get(name, {})
+        for part in ("protocol", "host"):
+            if server[part] != now.get(part):
+                yield f"the server {name}: its {part} is {now.get(part)} now, not {server[part]}"
 
 
 def _place_in_address(old: JsonObject, new: JsonObject | None, place: str) -> Iterator[str]:
@@ -207,10 +237,10 @@ def _schemas(pair: _Pair, old: Any, new: Any, place: str) -> Iterator[str]:
         pair.done.add(key)
     was, now = _found(pair.old, old), _found(pair.new, new)
     yield from _types(pair, was, now, place)
-    yield from _rules(was, now, place)
+    yield from _rules(pair, was, now, place)
     yield from _words(was, now, place)
     yield from _objects(pair, was, now, place)
-    for part in ("items", "additionalProperties"):
+    for part in _INNER:
         if isinstance(was.get(part), dict):
             yield from _schemas(pair, was[part], now.get(part) or {}, f"{place}[]")
     for number, (one, other) in enumerate(zip(was.get("allOf", ()), now.get("allOf", ()), strict=False)):
@@ -220,14 +250,18 @@ def _schemas(pair: _Pair, old: Any, new: Any, place: str) -> Iterator[str]:
 
 
 def _alternatives(document: JsonObject, schema: JsonObject) -> Mapping[str, Any]:
-    """Return what a value may be: plain types by their name, others by the component's."""
+    """Return what a value may be: plain types by their name, others by the component's.
+
+    Where two have one name, such as two kinds of objects, the later ones are told apart by their number.
+    """
     found: dict[str, Any] = {}
     for one in schema.get("anyOf", (schema,)):
         target = _found(document, one)
         kinds = target.get("type", "anything")
         for kind in kinds if isinstance(kinds, list) else [kinds]:
             name = one["$ref"].rpartition("/")[2] if "$ref" in one and "anyOf" in schema else str(kind)
-            found[name] = one
+            same = sum(known.partition(" ")[0] == name for known in found)
+            found[name if not same else f"{name} {same + 1}"] = one
     return found
 
 
@@ -244,13 +278,16 @@ def _types(pair: _Pair, old: JsonObject, new: JsonObject, place: str) -> Iterato
             yield from _schemas(pair, was[name], now[name], place)
 
 
-def _rules(old: JsonObject, new: JsonObject, place: str) -> Iterator[str]:
+def _rules(pair: _Pair, old: JsonObject, new: JsonObject, place: str) -> Iterator[str]:
     for rule in _FIXED:
         if old.get(rule) != new.get(rule):
             yield f"{place}: {rule} is {new.get(rule)} now, not {old.get(rule)}"
     for rule, sign in [*((rule, 1) for rule in _LOWER), *((rule, -1) for rule in _UPPER)]:
-        if rule in new and (rule not in old or sign * new[rule] > sign * old[rule]):
-            yield f"{place}: {rule} is {new[rule]} now, not {old.get(rule)}"
+        tighter = rule in new and (rule not in old or sign * new[rule] > sign * old[rule])
+        looser = rule in old and (rule not in new or sign * new[rule] < sign * old[rule])
+        # What is sent must keep within the new bound, and so must what was kept; who reads was promised the old one.
+        if (tighter and pair.side != "answer") or (looser and pair.side != "request"):
+            yield f"{place}: {rule} is {new.get(rule)} now, not {old.get(rule)}"
     if new.get("additionalProperties") is False and old.get("additionalProperties") is not False:
         yield f"{place}: no further fields are allowed now"
 
