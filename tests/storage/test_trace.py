@@ -188,6 +188,8 @@ async def test_a_thing_has_its_events_and_what_the_api_said_of_it(told: Told) ->
     assert ([event.position for event in events], behind) == ([5, 2, 1], 0)
     events, behind = await told.traces.events_about("ticket", "t1", "7", reach=2)
     assert ([event.position for event in events], behind) == ([5], 3)
+    events, behind = await told.traces.events_about("ticket", "t1", "7", reach=2, until=3)
+    assert ([event.position for event in events], behind) == ([2], 1)
     assert [event.position for event in (await told.traces.events_about("message", "t1", "m1"))[0]] == [3, 2]
     assert [event.position for event in (await told.traces.events_about("contact", "t2", "7"))[0]] == [4]
     assert [event.position for event in (await told.traces.events_about("campaign", "t2", "7"))[0]] == []

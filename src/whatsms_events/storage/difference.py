@@ -1,12 +1,13 @@
 """What a backfill repaired of one thing, field by field: what was held before, and what the vendor showed.
 
 A drift keeps no values. So the difference is made again from the log, by the fold itself: the events about the thing up
-to the observation, and then the observation.
+to the observation, and then the observation. A drift knows when it was found, so they are looked for around that time,
+however long ago it was.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from whatsms_events.domain import fold
@@ -15,9 +16,12 @@ from whatsms_events.domain.personal import UNSHOWN
 from whatsms_events.domain.rows import Key, Row, Value, value_of
 from whatsms_events.errors import InvalidEventError, NotFoundError
 from whatsms_events.storage.log.event_log import EventLog
-from whatsms_events.storage.trace import ShortEvent, Traces
+from whatsms_events.storage.trace import NEAR, ShortEvent, Traces
 
 OBSERVED: Final = ".observed"
+
+APPENDED: Final = timedelta(minutes=1)
+"""How long after it was found an observation is in the log, unless the run stood still meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +54,21 @@ class Differences:
         self._traces = traces
         self._log = event_log
 
-    async def of(self, kind: Entity, tenant: str, thing_id: str, found_at: datetime) -> Difference:
+    async def of(
+        self, kind: Entity, tenant: str, thing_id: str, found_at: datetime, *, reach: int = NEAR
+    ) -> Difference:
         """Return what the first observation of a thing since `found_at` changed, else the last one.
 
-        Raise NotFoundError where none of the events that can be found is an observation of the thing.
+        So many positions before that time are looked through for what was held before. Raise NotFoundError where none
+        of the events that can be found is an observation of the thing.
         """
-        events, floor = await self._traces.events_about(kind, tenant, thing_id)
+        until = await self._traces.position_at(found_at + APPENDED)
+        since = await self._traces.position_at(found_at)
+        events, floor = await self._traces.events_about(
+            kind, tenant, thing_id, reach=until - since + reach, until=until
+        )
+        if not any(_is_observation(one, kind, found_at) for one in events):
+            events, floor = await self._traces.events_about(kind, tenant, thing_id)
         events = sorted(events, key=lambda one: one.position)
         observation = _observation(events, kind, found_at)
         rows: dict[Key, Row] = {}
@@ -81,10 +94,14 @@ EVENTS_WHOLE: Final = 50
 
 
 def _observation(events: Sequence[ShortEvent], kind: Entity, found_at: datetime) -> ShortEvent:
-    mine = [one for one in events if one.type == f"{kind}{OBSERVED}"]
+    mine = [one for one in events if _is_observation(one, kind)]
     if not mine:
         raise NotFoundError("no observation of it is among the last events about it")
-    return next((one for one in mine if one.received_at >= found_at), mine[-1])
+    return next((one for one in mine if _is_observation(one, kind, found_at)), mine[-1])
+
+
+def _is_observation(one: ShortEvent, kind: Entity, since: datetime | None = None) -> bool:
+    return one.type == f"{kind}{OBSERVED}" and (since is None or one.received_at >= since)
 
 
 def _applied(entry: LogEntry, rows: Mapping[Key, Row]) -> dict[Key, Row]:

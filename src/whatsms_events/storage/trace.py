@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import ColumnElement, RowMapping, Table, func, or_, select
 
 from whatsms_events.domain import fold
-from whatsms_events.domain.events import Entity, EventType, LogEntry, decode, entity, from_micros
+from whatsms_events.domain.events import Entity, EventType, LogEntry, decode, entity, from_micros, to_micros
 from whatsms_events.domain.rows import OBSERVATION, Key, Row
 from whatsms_events.domain.trace import EventTrace, trace
 from whatsms_events.errors import InvalidEventError
@@ -38,6 +38,9 @@ KINDS: Final[tuple[TracedKind, ...]] = get_args(TracedKind)
 
 REACH: Final = 100_000
 """Positions that are looked through backwards, unless somebody asks for more."""
+
+NEAR: Final = 10_000
+"""So many a page looks through at first; it has a link that looks through REACH of them, which takes longer."""
 
 PIECE: Final = 10_000
 """Positions in one question."""
@@ -223,13 +226,34 @@ class Traces:
             parked = (await connection.execute(query.order_by(table.tenant).limit(len(tenants)))).all()
         return [Match("parked", tenant, str(key)) for tenant, key in parked]
 
+    async def position_at(self, moment: datetime) -> int:
+        """Return about the last position that was received by then, found by halving.
+
+        Times grow with positions, but for what the clocks of several receivers differ by.
+        """
+        table, low = event_log.c, 0
+        async with self._log.read() as connection:
+            high = int(await connection.scalar(select(func.max(table.position))) or 0)
+            while low < high:
+                middle = (low + high + 1) // 2
+                here = select(table.received_at).where(table.position >= middle).order_by(table.position).limit(1)
+                if int(await connection.scalar(here) or 0) > to_micros(moment):
+                    high = middle - 1
+                else:
+                    low = middle
+        return low
+
     async def _backwards(
-        self, condition: ColumnElement[bool], reach: int | None, limit: int
+        self, condition: ColumnElement[bool], reach: int | None, limit: int, until: int | None = None
     ) -> tuple[list[RowMapping], int]:
-        """Return the last rows that match, newest first, and the position behind which all were looked at."""
+        """Return the last rows that match, newest first, and the position behind which all were looked at.
+
+        Where `until` is given, no position after it is looked at.
+        """
         columns = [event_log.c[name] for name in ("position", "id", "tenant", "type", "received_at", "origin")]
         async with self._log.read() as connection:
             high = int(await connection.scalar(select(func.max(event_log.c.position))) or 0)
+        high = high if until is None else min(high, until)
         low = 0 if reach is None else max(0, high - reach)
         found: list[RowMapping] = []
         while high > low and len(found) < limit:
@@ -360,9 +384,12 @@ class Traces:
         )
 
     async def events_about(
-        self, kind: Entity, tenant: str, thing_id: str, *, reach: int | None = REACH
+        self, kind: Entity, tenant: str, thing_id: str, *, reach: int | None = REACH, until: int | None = None
     ) -> tuple[list[ShortEvent], int]:
-        """Return the last events about a thing, newest first, and the position behind which all were looked at."""
+        """Return the last events about a thing, newest first, and the position behind which all were looked at.
+
+        Where `until` is given, they are the last ones up to that position.
+        """
         table = event_log.c
         types = [one.value for one in EventType if entity(one) == kind]
         named: dict[Entity, ColumnElement[str | None]] = {
@@ -370,7 +397,7 @@ class Traces:
         }  # fmt: skip
         about: list[ColumnElement[bool]] = [(table.subject == thing_id) & table.type.in_(types)]
         about += [named[kind] == thing_id] if kind in named else []
-        rows, floor = await self._backwards((table.tenant == tenant) & or_(*about), reach, EVENTS_LIMIT)
+        rows, floor = await self._backwards((table.tenant == tenant) & or_(*about), reach, EVENTS_LIMIT, until)
         return [
             ShortEvent(row["position"], row["id"], row["type"], from_micros(row["received_at"]), row["origin"])
             for row in rows

@@ -20,6 +20,7 @@ from whatsms_events.storage.role_holders import RoleHolder
 from whatsms_events.web.console.frame import Brought, ConsoleTenant
 from whatsms_events.web.console.now import NowSeen, RoleNow, TenantNow
 from whatsms_events.web.console.parked import ParkedChoice, ParkedPlace, ParkedRow
+from whatsms_events.web.console.places import place
 from whatsms_events.web.console.repair import RunRow, ShownReport, TenantRepair
 from whatsms_events.web.console.stations import Station
 from whatsms_events.web.health import Readiness
@@ -130,7 +131,8 @@ def _repair_run(text: str) -> Mapping[str, Any]:
 def _difference(text: str) -> Mapping[str, Any]:
     fields = [FieldDifference(text, text, text, personal=one) for one in (True, False)]
     found = Brought(Difference(3, AGO, fields, whole=False))
-    return {"slug": text, "entity": "ticket", "id": text, "run": text, "difference": found}
+    links = {"further": place("/repair/difference", id=text), "place": place}
+    return {"slug": text, "entity": "ticket", "id": text, "run": text, "difference": found, **links}
 
 
 def _live(text: str) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 import structlog
 from pytest_aiohttp import AiohttpClient
 from sqlalchemy import insert
+from sqlalchemy import text as sql
 
 from web.console.pages import Browser, application, press, sign_in, token
 from whatsms_events.domain.drift import Count, Finding
@@ -26,7 +27,7 @@ from whatsms_events.storage.log.appends import EVENT_COLUMNS, event_row
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.repair.reports import Options
 from whatsms_events.storage.repair.runs import Checkpoints
-from whatsms_events.storage.trace import Traces
+from whatsms_events.storage.trace import REACH, Traces
 from whatsms_events.web.console.frame import ConsoleTenant
 from whatsms_events.web.console.repair import RepairPage, RepairVerbs
 
@@ -149,6 +150,32 @@ async def test_it_shows_runs_and_what_differed_field_by_field(opened: tuple[Brow
     assert "Nova" not in blind
     assert held not in blind
     assert "hidden" in blind
+
+
+async def test_a_difference_is_shown_however_much_came_since(
+    opened: tuple[Browser, Asking], stores: tuple[Database, Any]
+) -> None:
+    """What was lost last night can be seen the next day, when a busy account has sent more events than a page looks
+    through; from there a link leads to the thing's passport, and to what was said.
+    """
+    browser, log = opened[0], stores[0]
+    came = """
+        WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < :many)
+        INSERT INTO event_log (id, type, tenant, received_at, origin, sha256)
+        SELECT lower(hex(randomblob(16))), 'campaign.finished', :tenant, :at + n, 'webhook', x'00' FROM number"""
+    day_later = int((NOW + timedelta(days=1)).timestamp() * 1_000_000)
+    async with log.write() as connection:
+        await connection.execute(sql(came), {"many": REACH, "tenant": TENANT, "at": day_later})
+    run = await text(browser, "/repair/run?tenant=shop&run=1")
+    (link,) = {one.replace("&amp;", "&") for one in run.split('"') if one.startswith("/repair/difference")}
+    difference = await text(browser, link)
+    assert "Maria &lt;b&gt;Nova" in difference
+    assert json.loads(RAW)["data"]["contact"]["name"] in difference
+    contact = json.loads(RAW)["data"]["contact"]["id"]
+    for path in ("/passport", "/conversations"):
+        assert f'href="{path}?find={contact}&amp;tenant=shop' in difference or (
+            f'href="{path}?tenant=shop&amp;find={contact}' in difference
+        ), path
 
 
 async def test_a_run_that_is_kept_can_be_opened_when_it_is_none_of_the_last_ten(

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from whatsms_events.domain.trace import RecordPlace
 from whatsms_events.errors import NotFoundError
 from whatsms_events.storage.reads import Queries
-from whatsms_events.storage.trace import REACH, EventFacts, Match, TracedKind, Traces
+from whatsms_events.storage.trace import NEAR, REACH, EventFacts, Match, TracedKind, Traces
 from whatsms_events.web.console import places
 from whatsms_events.web.console.frame import HEADERS, Frame, Visit
 from whatsms_events.web.console.stations import Tone
@@ -20,9 +20,6 @@ from whatsms_events.web.questions import TOP
 from whatsms_events.web.trace import passport
 from whatsms_events.web.trace_view import shown_matches
 from whatsms_events.web.trace_words import kafka_words, outcome_words, place_words, rest_words, table_words
-
-NEAR: Final = 10_000
-"""Positions that are looked through at first: the events about a thing are mostly among the last ones."""
 
 KAFKA_S: Final = 4.0
 """How long Kafka is searched: a page cannot wait as long as the command does."""

@@ -17,6 +17,8 @@ from whatsms_events.domain.events import Entity
 from whatsms_events.storage.difference import Differences
 from whatsms_events.storage.reads import RowPage
 from whatsms_events.storage.repair.reports import PAGE_LIMIT, Options, Reports, RunInfo
+from whatsms_events.storage.trace import NEAR, REACH
+from whatsms_events.web.console import places
 from whatsms_events.web.console.frame import Brought, ConsoleTenant, Frame, Visit
 from whatsms_events.web.questions import TOP, bad, key_after, not_found, number, one_of, parameters
 from whatsms_events.web.views import ShownProgress, opaque, shown_progress
@@ -177,14 +179,15 @@ class RepairPage:
         return visit.page("repair_run.html", slug=slug, run=run, page=page, more=_more(asked, page), asked=asked)
 
     async def _difference(self, visit: Visit) -> web.Response:
-        asked = parameters(visit.request, "tenant", "entity", "id", "run", "at")
+        asked = parameters(visit.request, "tenant", "entity", "id", "run", "at", "far")
         slug, tenant = _tenant(visit, asked)
         entity = one_of(asked, "entity", _ENTITIES)
         if entity is None or "id" not in asked:
             raise bad("id", "and entity are needed")
         found_at = datetime.fromtimestamp(number(asked, "at", 0, 0, 2**33), visit.now.tzinfo)
+        reach = REACH if "far" in asked else NEAR
         difference = await visit.asked(
-            "The difference", self._differences.of(entity, tenant.tenant_id, asked["id"], found_at)
+            "The difference", self._differences.of(entity, tenant.tenant_id, asked["id"], found_at, reach=reach)
         )
         if difference.value is not None:  # what was typed may be a name or a number
             visit.showed(entity, asked["id"])
@@ -195,6 +198,8 @@ class RepairPage:
             id=asked["id"],
             run=asked.get("run"),
             difference=difference,
+            further=None if "far" in asked else places.place("/repair/difference", **asked, far=1),
+            place=places.place,
         )
 
     async def _start(self, visit: Visit, fields: Mapping[str, str]) -> web.Response:
