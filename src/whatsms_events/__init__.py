@@ -14,6 +14,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         normalize                         raw body -> event; beneath it bodies, many, fields, times, secrets
         personal                          which stored values are about a person; blanked and hidden
         suppression, marks                what stays of an event of somebody who was forgotten; how they are recognised
+        authors                           whose a message is by unknown fields, where no known one tells
         before                            whether something is from before that, by the vendor's times and our clocks
         documented                        the same for the documented shape alone, and faster
         verdicts                          a batch of deliveries -> whose they are, and what becomes of each
@@ -58,7 +59,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           retention_places (how far retention is);
                                           erasure (of a person), suppression (who was forgotten, for who appends);
                                           merges (which contacts the vendor merged);
-                                          authors (who wrote in a group, by an unknown field);
+                                          authors (whose a message is, where the log alone tells);
                                           key_holders (which process has which key)
         projection/                       apply and rows: a batch in one transaction; hot (what stays in memory);
                                           holdings: what is held; parked: events that could not be applied;

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, Literal, TypeAlias, assert_never
+from uuid import UUID
 
 from whatsms_events.domain.last_message import plain
 
@@ -46,12 +47,20 @@ _IN_ASCII: Final = str.maketrans(
 _STANDS_FOR_NONE: Final = re.compile(r"[0-9]{0,3}([0-9])\1{6,}|([0-9])\2+|0?1234567890?|9876543210")
 """What is written where there is no number: one digit again and again, perhaps behind a country's, or all in order."""
 
+NO_IDS: Final = frozenset(("0", "-1", "null", "nil", "none", "nan", "undefined", "false", f"{UUID(int=0)}"))
+"""What stands in the place of an id where there is none: many things would be one."""
+
 _EDGE: Final = " .…\ufffd"
 
 
 def in_ascii(text: str) -> str:
     """Return a text with wide and Arabic digits, and the spaces and dashes that are pasted with numbers, in ASCII."""
     return text if text.isascii() else text.translate(_IN_ASCII)
+
+
+def is_no_id(text: str) -> bool:
+    """Tell whether a text is no id of anything, but stands where there is none, such as 0 or "None"."""
+    return text in NO_IDS or text.lower() in NO_IDS
 
 
 def number_name(number: str) -> str | None:

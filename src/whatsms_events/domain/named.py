@@ -33,7 +33,8 @@ VALUES_LIMIT: Final = 100_000
 
 _CONTACTS: Final = "contact contactid contacts contactids mergedinto recipient recipientid recipients recipientids"
 _MESSAGES: Final = (
-    "message messageid messages messageids quotedmsg quotedmsgid quotedmessage quotedmessageid quotedmessages"
+    "message messageid messages messageids quotedmsg quotedmsgid quotedmessage quotedmessageid quotedmessages "
+    "quoted quotedid quote replyto replytoid"
 )
 ID_NAMES: Final[Mapping[MarkKind, frozenset[str]]] = {
     "contact": frozenset(_CONTACTS.split()),
@@ -55,6 +56,9 @@ Names = Callable[[str, Any], bool]
 
 _WRITTEN: Final = frozenset(("body", "lastmessage", "text", "caption", "conversation", "name"))
 """What somebody wrote: a number within such a text is a part of what they said."""
+
+_QUOTING: Final = ("quot", "reply", "replied")
+"""How the names of fields begin that show what a message quotes: "quotedMsg", "quotedBody", "replyTo"."""
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_+-]{1,256}")
 _OPAQUE: Final = re.compile(r"[0-9a-f]{24}|[0-9a-f]{8}(-?)[0-9a-f]{4}(\1[0-9a-f]{4}){2}\1[0-9a-f]{12}", re.IGNORECASE)
@@ -234,6 +238,26 @@ def _parts(name: str, value: dict[str, Any], names: Names, apart: frozenset[str]
     return value if left == value else left
 
 
+def unquoted(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return unknown fields of a message without those that show the message which it quotes."""
+    kept = {name: one for name, one in fields.items() if not _shows_quote(name, one)}
+    return fields if len(kept) == len(fields) else kept
+
+
+def _shows_quote(name: str, value: Any) -> bool:
+    if plain_name("", name).startswith(_QUOTING):
+        return True
+    match value:
+        case dict():
+            return any(_shows_quote(str(key), one) for key, one in value.items())
+        case list():
+            return any(_shows_quote("", one) for one in value)
+        case str() if value[:1] in ("{", "["):
+            return _shows_quote("", whole_json(value))
+        case _:
+            return False
+
+
 def _tells(value: Any) -> bool:
     """Tell whether a value may be a number or an id, and no name."""
     if not isinstance(value, str | int) or isinstance(value, bool):
@@ -259,6 +283,8 @@ def plain_name(owner_name: str, name: str) -> str:
 
 def _name_within(owner_name: str, name: str, value: Any) -> str:
     """Return a field's name as `plain_name`; none where its value says how many there are."""
+    if name == "key" and isinstance(value, dict):
+        return owner_name  # the channel's own id of a message, in its parts
     counted = isinstance(value, int | float) and plain_name("", name) in _COUNTED
     return "" if counted else plain_name(owner_name, name)
 

@@ -28,6 +28,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from whatsms_events.domain.authors import authored_at, contacts_shown
 from whatsms_events.domain.before import parked_before, received_before, shown_before
 from whatsms_events.domain.bodies import decode as decode_body
 from whatsms_events.domain.events import (
@@ -50,15 +51,15 @@ from whatsms_events.domain.events import (
 )
 from whatsms_events.domain.forms import inflated
 from whatsms_events.domain.last_message import plain
-from whatsms_events.domain.marks import Find, MarkKind, Suppressions, number_name, shows, text_name
+from whatsms_events.domain.marks import Find, MarkKind, Suppressions, is_no_id, number_name, shows, text_name
 from whatsms_events.domain.named import (
+    Names,
     is_id,
     latest,
     leaves,
-    named_in,
     named_in_bytes,
     owner,
-    plain_name,
+    unquoted,
     without,
 )
 from whatsms_events.domain.normalize import ids
@@ -67,9 +68,6 @@ from whatsms_events.domain.verdicts import Append, Park
 from whatsms_events.errors import InvalidEventError
 
 _NOBODY: Final = UUID(int=0)
-
-_AUTHORS: Final = frozenset(("participant", "author"))
-"""What the channels call who wrote a message in a group: "participant", "author_id"."""
 
 _Part = TypeVar("_Part", bound=Message | Ticket | Contact | Campaign)
 
@@ -91,7 +89,7 @@ def _tied(event: Event, payload: Payload, left: Payload, find: Find) -> dict[str
     What a backfill saw without a time of its own tells how things stand now: somebody else may have the number now.
     """
     found: dict[str, int] = {}
-    for before, after in zip(_contacts(payload), _contacts(left), strict=False):
+    for before, after in zip(contacts_shown(payload), contacts_shown(left), strict=False):
         if event.origin == "backfill" and not isinstance(before.updated_at, datetime):
             continue
         if isinstance(before.number, str) and not isinstance(after.number, str) and isinstance(before.id, str):
@@ -100,13 +98,6 @@ def _tied(event: Event, payload: Payload, left: Payload, find: Find) -> dict[str
             if at is not None and find("contact", before.id) is None and before.is_group is not True:
                 found[before.id] = at
     return found
-
-
-def _contacts(payload: Payload) -> list[Contact]:
-    """Return the contacts that an event shows, in their places."""
-    ticket = getattr(payload, "ticket", None)
-    shown = (getattr(payload, "contact", None), getattr(ticket, "contact", None))
-    return [one for one in shown if isinstance(one, Contact)]
 
 
 def suppressed_park(park: Park, suppressions: Suppressions) -> Park:
@@ -180,38 +171,31 @@ def judged(
 
 def contact_ids(event: Event, payload: Payload, find: Find) -> set[str]:
     """Return the ids of the contacts whom an event shows and `find` knows, by the id or by a number beside it."""
-    ticket, look = getattr(payload, "ticket", None), _Look(event, find, settled=False, gap=None)
-    found: set[str] = set()
-    for one in (getattr(payload, "contact", None), getattr(ticket, "contact", None)):
-        if isinstance(one, Contact) and isinstance(one.id, str) and one.is_group is not True:
-            found |= {one.id} if look.contact_at(one) is not None else set()
-    parts = (event, ticket, getattr(payload, "message", None))
-    ids = {getattr(part, "contact_id", None) for part in parts}
-    return found | {one for one in ids if isinstance(one, str) and find("contact", one) is not None}
+    look = _Look(event, find, settled=False, gap=None)
+    people = (one for one in contacts_shown(payload) if one.is_group is not True)
+    shown = [one.id for one in people if look.contact_at(one) is not None]
+    parts = (event, getattr(payload, "ticket", None), getattr(payload, "message", None))
+    told = (getattr(part, "contact_id", None) for part in parts)
+    named = [one for one in told if isinstance(one, str) and find("contact", one) is not None]
+    return {one for one in (*shown, *named) if isinstance(one, str) and not is_no_id(one)}
 
 
 def ticket_ids(event: Event, payload: Payload, find: Find) -> set[str]:
     """Return the id of the ticket that an event shows, where its contact is one whom `find` knows."""
     ticket, beside = getattr(payload, "ticket", None), getattr(payload, "contact", None)
     one = ticket.id if isinstance(ticket, Ticket) and isinstance(ticket.id, str) else event.ticket_id
-    if not isinstance(ticket, Ticket) or one is None:
+    if not isinstance(ticket, Ticket) or one is None or is_no_id(one):
         return set()
     mine = _Look(event, find, settled=False, gap=None).ticket_mine(ticket, event.ticket_id, beside)
     return set() if mine is None else {one}
 
 
-def authored_at(payload: MessagePayload, find: Find) -> int | None:
-    """Return when the author was forgotten whom unknown fields of a message name, where nothing known names one.
-
-    In the chat of one person, whoever is named so, the message is that person's; in a group it is the author's.
-    """
-    message = payload.message
-    if isinstance(message.contact_id, str) or message.from_me is True:
-        return None  # of what the business wrote the participant is the business
-    if any(one.is_group is not True and not str(one.number).endswith("@g.us") for one in _contacts(payload)):
-        return None
-    told = (one for key, one in message.extra.items() if plain_name("", key).removesuffix("id") in _AUTHORS)
-    return latest(*(named_in(one, find, name="contact") for one in told))
+def is_theirs(event: Event, payload: MessagePayload | TicketPayload, find: Find) -> bool:
+    """Tell whether the message or the ticket that an event is about is of somebody whom `find` knows."""
+    look = _Look(event, find, settled=False, gap=None)
+    if isinstance(payload, MessagePayload):
+        return look.message_mine(payload) is not None
+    return look.ticket_mine(payload.ticket, event.ticket_id, payload.contact) is not None
 
 
 class _Mine(NamedTuple):
@@ -241,13 +225,10 @@ class _Look:
         beside = payload.contact
         if isinstance(beside, Contact):
             beside = self._contact(beside, carried=new)
-        return msgspec.structs.replace(
-            payload,
-            message=self._part(message, mine),
-            ticket=shown,
-            contact=beside,
-            extra=self._extra(payload.extra, mine),
-        )
+        part, around = self._part(message, mine), self._extra(payload.extra, mine)
+        if self._at("message", message.quoted_message_id) is not None:
+            part, around = msgspec.structs.replace(part, extra=unquoted(part.extra)), unquoted(around)
+        return msgspec.structs.replace(payload, message=part, ticket=shown, contact=beside, extra=around)
 
     def ticket_payload(self, payload: TicketPayload, mine: _Mine | None) -> TicketPayload:
         carried = mine is not None and mine.new
@@ -285,7 +266,7 @@ class _Look:
         ats = [known, self._at("ticket", message.ticket_id, event.ticket_id), self._at("contact", message.contact_id)]
         if isinstance(payload.ticket, Ticket):
             ats.append(self._ticket_at(payload.ticket, None))
-        ats.append(authored_at(payload, self.find))
+        ats.append(authored_at(event.type, payload, self.find))
         if not isinstance(message.contact_id, str):
             # Nobody is named as its author: then it belongs to whom the contact beside it is.
             ats.append(self._at("contact", event.contact_id))
@@ -383,27 +364,34 @@ class _Look:
         return msgspec.structs.replace(part, **fields)
 
     def _extra(self, extra: Extra, mine: _Mine | None) -> Extra:
-        if mine is not None:
-            return extra if mine.new else {}
-        return self.unnamed(extra)
+        if mine is None:
+            return self.unnamed(extra)
+        # What is new may still quote a message of before.
+        return self.unnamed(extra, self._quotes) if mine.new else {}
 
-    def unnamed(self, extra: Extra, *, of_many: bool = False) -> Extra:
+    def unnamed(self, extra: Extra, names: Names | None = None, *, of_many: bool = False) -> Extra:
         """Return other people's unknown fields without what holds something of somebody who was forgotten."""
         if not extra:
             return extra
-        kept = {name: without(name, one, self._names, of_many=of_many) for name, one in extra.items()}
+        names = names or self._names
+        kept = {name: without(name, one, names, of_many=of_many) for name, one in extra.items()}
         left = {name: one for name, one in kept.items() if one is not UNSET}
         return extra if left == extra else left
 
     def _names(self, name: str, value: Any) -> bool:
         """Tell whether an unknown field shows a message of theirs, or who they are."""
+        if self._quotes(name, value):
+            return True
         for key, leaf in leaves(value, name):
-            if is_id("message", key, leaf) and self._at("message", leaf) is not None:
-                return True
             at = owner(self.find, key, leaf)
             if at is not None and (self._was_there(at) or not self._happened_after(at) or shown_before(value, at)):
                 return True
         return False
+
+    def _quotes(self, name: str, value: Any) -> bool:
+        """Tell whether an unknown field shows a message of theirs from before."""
+        told = leaves(value, name)
+        return any(is_id("message", key, leaf) and self._at("message", leaf) is not None for key, leaf in told)
 
     def _at(self, kind: MarkKind, *values: str | None | UnsetType) -> int | None:
         found: int | None = None  # a loop: this is asked a hundred times for each event that is looked at

@@ -156,7 +156,7 @@ class People:
         Of tickets of groups there are those whose last message is the person's.
         """
         found = person.found
-        for some in chunks(sorted(found.contacts), PAGE):
+        for some in chunks(sorted(found.contacts | found.of_none), PAGE):
             yield "contact", await self._rows(person, contact, contact.c.id, some)
         for some in chunks(sorted(found.tickets), PAGE):
             yield "ticket", await self._rows(person, ticket, ticket.c.id, some)

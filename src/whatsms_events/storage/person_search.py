@@ -88,10 +88,10 @@ class PersonSearch:
         while pairs and (merged := merged_with(person.contacts, pairs)) != person.contacts:
             known = person.tickets | frozenset(ticket_ids)
             person = await self._rows.person(tenant, who, before, contact_ids=merged, ticket_ids=known)
-        wrote = await authored(self._log, tenant, end, person.known(0).find) - person.messages.keys()
-        if not wrote:
+        tickets, wrote = await authored(self._log, tenant, end, person.known(0).find)
+        if tickets <= person.tickets and wrote <= person.messages.keys():
             return person
-        known = person.tickets | frozenset(ticket_ids)
+        known = person.tickets | tickets | frozenset(ticket_ids)
         return await self._rows.person(
             tenant, who, before, contact_ids=person.contacts, ticket_ids=known, message_ids=wrote
         )

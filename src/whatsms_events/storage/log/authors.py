@@ -1,45 +1,51 @@
-"""Which messages name their author in an unknown field alone, as in groups: the log alone tells it."""
+"""Whose messages and tickets the log alone tells: by an unknown field, or by a contact that has no id of its own."""
 
 from typing import Final
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, null, or_, select
 
-from whatsms_events.domain.events import EventType, MessagePayload, decode_as
-from whatsms_events.domain.marks import Find
-from whatsms_events.domain.suppression import authored_at
+from whatsms_events.domain.authors import SPELLINGS
+from whatsms_events.domain.events import EventType, MessagePayload, TicketPayload, decode
+from whatsms_events.domain.marks import NO_IDS, Find, is_no_id
+from whatsms_events.domain.suppression import is_theirs
 from whatsms_events.errors import InvalidEventError
 from whatsms_events.storage.database import Database
+from whatsms_events.storage.log.erasure import LogRow, log_row
 from whatsms_events.storage.tables import event_log
 
 PIECE: Final = 20_000
 """Positions of the log in one question; of most rows the database looks at the data and returns nothing."""
 
-SPELLINGS: Final = ('"participant', '"author')
+_SHOWN: Final = tuple(
+    one.value for one in EventType if one.startswith(("message.", "ticket.")) and one is not EventType.MESSAGE_ACK
+)
+"""An ack shows no message: whoever it names has read one."""
 
 
-async def authored(database: Database, tenant: str, until: int, find: Find) -> set[str]:
-    """Return the ids of the messages, up to a position, of whose author an unknown field tells that `find` knows them.
+async def authored(database: Database, tenant: str, until: int, find: Find) -> tuple[set[str], set[str]]:
+    """Return the ids of tickets and of messages, up to a position, that the log shows to be of whom `find` knows.
 
-    Raise StorageUnavailableError.
+    Only those of which the tables cannot know it are looked for. Raise StorageUnavailableError.
     """
-    table, found = event_log.c, set[str]()
+    table, tickets, messages = event_log.c, set[str](), set[str]()
     place = func.strpos if database.dialect == "postgresql" else func.instr
-    told = or_(*(place(table.data, one) > 0 for one in SPELLINGS))
+    nobodys = or_(table.contact_id.is_(None), func.lower(table.contact_id).in_(NO_IDS))
+    told = or_(nobodys, *(place(func.lower(table.data), one) > 0 for one in SPELLINGS))
+    columns = [null().label("raw"), *(one for one in table if one.name != "raw")]
     for after in range(0, until, PIECE):
-        query = select(table.type, table.data).where(
-            table.position > after, table.position <= min(after + PIECE, until)
-        )
+        query = select(*columns).where(table.position > after, table.position <= min(after + PIECE, until))
+        query = query.where(table.tenant == tenant, table.type.in_(_SHOWN), told)
         async with database.read() as connection:
-            for kind, data in await connection.execute(query.where(table.tenant == tenant, told)):
-                found |= _ids(kind, data, find)
-    return found
+            for row in (await connection.execute(query)).mappings():
+                one = log_row(row)
+                if (subject := one.event.subject) is not None and not is_no_id(subject) and _is_theirs(one, find):
+                    (tickets if one.event.message_id is None else messages).add(subject)
+    return tickets, messages
 
 
-def _ids(kind: str, data: str, find: Find) -> set[str]:
+def _is_theirs(row: LogRow, find: Find) -> bool:
     try:
-        payload = decode_as(EventType(kind), data)
+        payload = decode(row.event)
     except InvalidEventError:  # nobody can read it
-        return set()
-    if not isinstance(payload, MessagePayload) or not isinstance(payload.message.id, str):
-        return set()
-    return set() if authored_at(payload, find) is None else {payload.message.id}
+        return False
+    return isinstance(payload, MessagePayload | TicketPayload) and is_theirs(row.event, payload, find)

@@ -216,7 +216,7 @@ class Erasures:
                 last = position
             query = select(event_log).where(*place, table.position <= last).order_by(table.position)
             found = (await connection.execute(query)).mappings().all()
-        return [_row(row) for row in found], last
+        return [log_row(row) for row in found], last
 
     async def blank(self, one: Erasure, left: dict[int, bytes], through: int) -> Erasure:
         """Blank rows, so that each keeps what is `left` of its data (empty: nothing), and save how far that is."""
@@ -379,7 +379,8 @@ def _erasure(row: RowMapping) -> Erasure:
     )
 
 
-def _row(row: RowMapping) -> LogRow:
+def log_row(row: RowMapping) -> LogRow:
+    """Return a row of the log as it stands in the table."""
     event = Event(
         id=row["id"],
         type=EventType(row["type"]),

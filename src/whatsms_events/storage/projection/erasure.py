@@ -14,7 +14,7 @@ from sqlalchemy import Table, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.last_message import plain
-from whatsms_events.domain.marks import Find, KnownPerson, MarkKind, number_name, shows, text_name
+from whatsms_events.domain.marks import Find, KnownPerson, MarkKind, is_no_id, number_name, shows, text_name
 from whatsms_events.domain.personal import COLUMNS, blanked_row
 from whatsms_events.domain.rows import Key, Row, Version
 from whatsms_events.errors import ConfigError
@@ -45,7 +45,8 @@ class FoundPerson:
     """A person as the projection has them. Numbers, `emails` and `pictures` tell who they are, in memory alone.
 
     `messages` are theirs, with the highest position that told of each. `groups` are tickets of others in which they
-    wrote, with what they wrote there.
+    wrote, with what they wrote there. `of_none` is a contact with their number under what is no id, such as 0: its row
+    is theirs, and nothing else that names it.
     """
 
     contacts: frozenset[str]
@@ -55,13 +56,13 @@ class FoundPerson:
     groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
     emails: frozenset[str] = frozenset()
     pictures: frozenset[str] = frozenset()
+    of_none: frozenset[str] = frozenset()
     group: bool = False
 
     def known(self, forgotten_at: int) -> KnownPerson:
         """Return what ties events to them."""
-        return KnownPerson(
-            forgotten_at, self.contacts, self.numbers, self.tickets, frozenset(self.messages), self.groups
-        )
+        messages = frozenset(one for one in self.messages if not is_no_id(one))
+        return KnownPerson(forgotten_at, self.contacts, self.numbers, self.tickets, messages, self.groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,7 @@ class PersonalRows:
             groups,
             emails=frozenset(row.email for row in told.rows if row.email),
             pictures=frozenset(row.profile_pic_url for row in told.rows if row.profile_pic_url),
+            of_none=told.of_none,
             group=any(row.is_group for row in told.rows),
         )
 
@@ -225,11 +227,11 @@ class PersonalRows:
         async with self._database.read() as connection:
             for some in chunks(sorted(ids)):
                 found.update((await connection.execute(query.where(among(connection, contact.c.id, some)))).scalars())
-        return found
+        return {one for one in found if not is_no_id(one)}
 
     async def keys(self, tenant: str, person: FoundPerson) -> list[Key]:
         """Return the rows that may hold something of the person, and exist."""
-        keys = [Key("contact", tenant, one) for one in sorted(person.contacts)]
+        keys = [Key("contact", tenant, one) for one in sorted(person.contacts | person.of_none)]
         keys += [Key("ticket", tenant, one) for one in sorted(person.tickets | person.groups.keys())]
         keys += [Key("message", tenant, one) for one in sorted(person.messages)]
         table = message_revision.c

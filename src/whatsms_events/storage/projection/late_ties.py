@@ -6,7 +6,7 @@ messages of the tenant are passed over, piece by piece, once for all who were fo
 """
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,10 @@ import msgspec
 from sqlalchemy import ColumnElement, Row, or_, select
 
 from whatsms_events.domain.last_message import plain
+from whatsms_events.domain.marks import is_no_id
 from whatsms_events.domain.rows import Version
 from whatsms_events.storage.database import Database, among
-from whatsms_events.storage.projection.person_rows import chunks, piece_ends
+from whatsms_events.storage.projection.person_rows import chunks, piece_ends, written_by
 from whatsms_events.storage.tables import message, ticket
 
 Others = Callable[[Mapping[str, str]], Awaitable[set[str]]]
@@ -88,7 +89,7 @@ async def _tickets(database: Database, tenant: str, contacts: Mapping[str, int])
     async with database.read() as connection:
         for some in chunks(sorted(contacts)):
             found += await connection.execute(query.where(among(connection, table.contact_id, some)))
-    return found
+    return [row for row in found if not is_no_id(row.id)]
 
 
 async def _messages(
@@ -101,12 +102,13 @@ async def _messages(
     columns = (table.id, table.ticket_id, table.contact_id, table.created_at, table.body, table.versions)
     query = select(*columns).where(table.tenant == tenant, held, old)
 
-    async def add(column: ColumnElement[Any], ids: Sequence[str], *place: ColumnElement[bool]) -> None:
-        for some in chunks(ids):
-            async with database.read() as connection:
-                found.extend(await connection.execute(query.where(among(connection, column, some), *place)))
+    async def add(*of: ColumnElement[bool]) -> None:
+        async with database.read() as connection:
+            found.extend(await connection.execute(query.where(*of)))
 
-    await add(table.ticket_id, sorted(tickets))
+    for some in chunks(sorted(tickets)):
+        await add(table.ticket_id.in_(some))
     async for after, last in piece_ends(database, tenant):
-        await add(table.contact_id, sorted(contacts), table.id > after, table.id <= last)
+        for some in chunks(sorted(contacts)):
+            await add(written_by(some), table.id > after, table.id <= last)
     return found

@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import ColumnElement, Row, func, select
+import msgspec
+from sqlalchemy import ColumnElement, Row, exists, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from whatsms_events.domain.marks import ABROAD, number_name
+from whatsms_events.domain.marks import ABROAD, is_no_id, number_name
+from whatsms_events.domain.rows import Version
 from whatsms_events.storage.database import CHUNK, Database, among
 from whatsms_events.storage.tables import contact, message, ticket
 
@@ -26,19 +28,23 @@ MESSAGES_PIECE: Final = 5000
 
 _T = TypeVar("_T")
 
+_versions = msgspec.json.Decoder(dict[str, Version])
+
 
 @dataclass(frozen=True, slots=True)
 class FoundContacts:
     """The contacts of one person, by id, and what their numbers are called by `number_name`.
 
     `crowded` are numbers that more than CONTACTS_LIMIT contacts have: a switchboard's, or one that stands for
-    "unknown". Nobody is found by them. `by_id`: what was asked for is the id of a contact.
+    "unknown". Nobody is found by them. `by_id`: what was asked for is the id of a contact. `of_none` are contacts with
+    a number of theirs and no id of their own: see `is_no_id`.
     """
 
     rows: Sequence[Row[Any]]
     numbers: frozenset[str]
     crowded: frozenset[str]
     by_id: bool
+    of_none: frozenset[str]
 
 
 async def contacts_of(
@@ -49,7 +55,7 @@ async def contacts_of(
     columns = (table.id, table.number, table.email, table.profile_pic_url, table.is_group)
     query = select(*columns).where(table.tenant == tenant)
     found: dict[str, Row[Any]] = {}
-    for some in chunks(sorted({who, *contact_ids})):
+    for some in chunks(sorted(one for one in {who, *contact_ids} if not is_no_id(one))):
         found |= {row.id: row for row in await connection.execute(query.where(among(connection, table.id, some)))}
     by_id = who in found
     told = {row.number for row in found.values() if row.number} | (set() if by_id else {who})
@@ -65,17 +71,50 @@ async def contacts_of(
             crowded.add(name)
         else:
             found |= same
-    rows = [found[one] for one in sorted(found)]
-    return FoundContacts(rows, frozenset(names - crowded), frozenset(crowded), by_id)
+    of_none = frozenset(filter(is_no_id, found))
+    rows = [found[one] for one in sorted(found.keys() - of_none)]
+    return FoundContacts(rows, frozenset(names - crowded), frozenset(crowded), by_id, of_none)
 
 
 async def tickets_of(connection: AsyncConnection, tenant: str, contacts: Collection[str]) -> frozenset[str]:
-    """Return the ids of the tickets of these contacts."""
+    """Return the ids of the tickets of these contacts.
+
+    Where only somebody's contact beside a message told whose a ticket is, it may be a group's, of which no event told:
+    then it is not theirs if somebody else wrote in it.
+    """
     found: set[str] = set()
+    guessed: set[str] = set()
     for some in chunks(sorted(contacts)):
-        query = select(ticket.c.id).where(ticket.c.tenant == tenant, among(connection, ticket.c.contact_id, some))
-        found.update((await connection.execute(query)).scalars())
+        query = select(ticket.c.id, ticket.c.versions)
+        for row in await connection.execute(query.where(*_mine(connection, tenant, ticket.c.contact_id, some))):
+            found |= set() if is_no_id(row.id) else {row.id}
+            told = _versions.decode(row.versions).get("contact_id")
+            guessed |= {row.id} if told is not None and told.time < 0 else set()
+    table = message.c
+    others = table.contact_id.not_in(sorted(contacts)), table.from_me.is_not(True)
+    for some in chunks(sorted(guessed)):
+        query = select(table.ticket_id).where(*_mine(connection, tenant, table.ticket_id, some), *others)
+        found -= set((await connection.execute(query.distinct())).scalars())
     return frozenset(found)
+
+
+def _mine(
+    connection: AsyncConnection, tenant: str, column: ColumnElement[Any], some: Sequence[str]
+) -> tuple[ColumnElement[bool], ...]:
+    return column.table.c.tenant == tenant, among(connection, column, some)
+
+
+def written_by(contacts: Sequence[str]) -> ColumnElement[bool]:
+    """Return what holds of a message that these wrote, or that was written to them.
+
+    What the business wrote in a group is no member's: one that is named with it has read it.
+    """
+    table = message.c
+    group = exists().where(
+        ticket.c.tenant == table.tenant, ticket.c.id == table.ticket_id, contact.c.tenant == table.tenant,
+        contact.c.id == ticket.c.contact_id, contact.c.is_group.is_(True),
+    )  # fmt: skip
+    return table.contact_id.in_(contacts) & or_(table.from_me.is_not(True), ~group)
 
 
 async def messages_of(
@@ -102,7 +141,7 @@ async def messages_of(
             yield rows
             after = rows[-1].id
     async for after, last in piece_ends(database, tenant, piece):
-        theirs = query.where(table.id > after, table.id <= last, table.contact_id.in_(sorted(contacts)))
+        theirs = query.where(table.id > after, table.id <= last, written_by(sorted(contacts)))
         yield [row for row in await _rows(database, theirs) if row.ticket_id not in tickets]
     for some in chunks(sorted(ids)):
         yield await _rows(database, query.where(table.id.in_(some)))

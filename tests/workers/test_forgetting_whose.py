@@ -1,0 +1,174 @@
+"""Whose a message or a ticket is where the vendor tells it badly: what is theirs goes, what is another's stays."""
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workers.test_forgetting import ANA, RUI, House, Someone, at, body, holding, in_group, needles, opened, wrote
+
+GROUP = {"id": "contact-of-group", "name": "Condomínio", "number": "120363041234567890@g.us", "isGroup": True}
+JID = f"{ANA.number}@s.whatsapp.net"
+
+
+@pytest.fixture
+async def house(database_url: str, tmp_path: Path) -> AsyncIterator[House]:
+    """Give a house on each kind of database, with two people in it."""
+    async with opened(database_url, tmp_path) as made:
+        await made.deliver(wrote(ANA, "m-1", "primeira"), wrote(RUI, "r-1"))
+        made.clock += timedelta(seconds=1)
+        yield made
+
+
+def contact(one: Someone, **more: Any) -> dict[str, Any]:
+    """Return somebody's contact."""
+    return {"id": one.contact, "name": one.mark, "number": one.number, **more}
+
+
+def message(of: Someone, message_id: str, ticket: dict[str, Any], *beside: dict[str, Any], **more: Any) -> bytes:
+    """Return a message with somebody's mark in its text, `beside` the contact that is shown with it."""
+    shown = {"id": message_id, "body": f"{of.mark} texto", "fromMe": False, "createdAt": at(-50), **more}
+    event = "message.sent" if shown["fromMe"] else "message.received"
+    data: dict[str, Any] = {"contact": beside[0]} if beside else {}
+    return body(event, message=shown, ticket=ticket, **data)
+
+
+async def of_rui(house: House) -> Counter[str]:
+    """Count the rows that hold something of Rui, by table."""
+    return Counter(table for table, _ in holding(await house.everything(), needles(RUI)))
+
+
+async def assert_forgotten_alone(house: House) -> None:
+    """Forget Ana: nothing of her is left, and as much of Rui as before."""
+    before = await of_rui(house)
+    await house.forget(ANA.contact)
+    assert holding(await house.everything(), needles(ANA)) == []
+    assert await of_rui(house) == before
+
+
+async def test_what_stands_for_no_id_ties_nobody(house: House) -> None:
+    """Tickets, contacts and messages "0" are many: whoever was the last of them, the others keep what is theirs."""
+    for one in (RUI, ANA):
+        await house.deliver(
+            message(one, f"{one.contact}-a", {"id": 0, "contact": contact(one)}, contact(one)),
+            message(one, f"{one.contact}-b", {"id": f"{one.ticket}-b"}, contact(one, id="0")),
+            message(one, f"{one.contact}-c", {"id": one.ticket}, fromMe=True, contactId=0),
+        )
+    await assert_forgotten_alone(house)
+    await house.deliver(message(RUI, "later", {"id": 0}))
+    assert (await of_rui(house))["message"] == 5
+
+
+async def test_in_a_ticket_that_may_be_a_groups_only_their_own_goes(house: House) -> None:
+    """No event told whose the ticket is, and two people wrote in it; where one alone wrote, the answers are theirs."""
+    shared, alone = {"id": "ticket-shared"}, {"id": "ticket-alone"}
+    await house.deliver(
+        message(RUI, "s-1", shared, contact(RUI)),
+        message(ANA, "s-2", shared, contact(ANA)),
+        message(ANA, "a-1", alone, contact(ANA)),
+        message(ANA, "a-2", alone, fromMe=True),
+    )
+    await assert_forgotten_alone(house)
+
+
+ACKS: list[dict[str, Any]] = [
+    {"message": {"ack": 4, "participant": JID}},
+    {"message": {"ack": 4}, "participant": JID},
+    {"ack": 4, "participant": ANA.contact},
+    {"message": {"ack": 4, "contactId": ANA.contact}},
+    {"message": {"ack": 4}, "contactId": ANA.contact},
+    {"message": {"ack": 4}, "contact": {"number": ANA.number}},
+]
+
+
+async def test_who_read_a_message_in_a_group_did_not_write_it(house: House) -> None:
+    """An ack names a reader: what the business wrote to all of the group stays."""
+    ticket = {"id": "ticket-of-group", "contact": GROUP}
+    for number, data in enumerate(ACKS):
+        sent = message(RUI, f"g-{number}", ticket, GROUP, fromMe=True)
+        await house.deliver(sent, body("message.ack", **data, messageId=f"g-{number}"))
+    await assert_forgotten_alone(house)
+
+
+QUOTED = f"{ANA.mark} no grupo"
+QUOTES: list[dict[str, Any]] = [
+    {"quotedMsgId": "g-ana", "quotedMsg": {"body": QUOTED, "fromMe": False}},
+    {"quotedMsgId": "g-ana", "quotedBody": QUOTED},
+    {"quotedMsgId": "g-ana", "replyTo": QUOTED},
+    {"quotedMsgId": "g-ana", "contextInfo": {"quotedMessage": {"conversation": QUOTED}}},
+    {"quotedMsgId": "g-ana", "dataJson": json.dumps({"contextInfo": {"quotedMessage": {"conversation": QUOTED}}})},
+    {"quoted": {"id": "g-ana", "body": QUOTED}},
+    {"quotedMsg": {"key": {"id": "g-ana"}, "body": QUOTED}},
+]
+
+
+async def test_what_somebody_else_quotes_of_them_goes_with_any_field(house: House) -> None:
+    """The known field says which message is quoted, an unknown one shows its text; so too where it comes late."""
+    answers = [
+        in_group(RUI, f"g-{number}", f"{RUI.mark} resposta", "", pushName=f"{RUI.mark} r", **more)
+        for number, more in enumerate(QUOTES)
+    ]
+    await house.deliver(in_group(ANA, "g-ana", QUOTED, ""), *answers)
+    await assert_forgotten_alone(house)
+    rui = await of_rui(house)
+    await house.deliver(*(one.replace(b"resposta", b"resposta outra vez") for one in answers))
+    assert holding(await house.everything(), needles(ANA)) == []
+    assert await of_rui(house) == rui + Counter(event_log=len(answers), message_revision=len(answers))
+
+
+async def test_what_is_new_brings_no_old_text_back(house: House) -> None:
+    """A new message, theirs or ours to them, stays with its unknown fields, but for what it quotes from before."""
+    await house.deliver(in_group(ANA, "g-ana", QUOTED, ""))
+    await house.forget(ANA.contact)
+    house.clock += timedelta(seconds=100)
+    for number, more in enumerate(QUOTES):
+        new = {"id": f"n-{number}", "body": "novo", "createdAt": at(90), "pushName": "Nova", **more}
+        await house.deliver(
+            body("message.received", 90, message={**new, "fromMe": False}, contact={"id": ANA.contact}),
+            body("message.sent", 91, message={**new, "fromMe": True}, ticket={"id": ANA.ticket}),
+        )
+    assert holding(await house.everything(), needles(ANA)) == []
+    events = [one["data"] for one in (await house.everything())["event_log"] if (one["message_id"] or "")[:2] == "n-"]
+    assert len(events) == 2 * len(QUOTES)
+    assert all("novo" in one and "Nova" in one for one in events)
+
+
+async def test_who_wrote_in_a_group_is_told_by_many_names(house: House) -> None:
+    """The channel's own record names the author too; what nobody is named of stays."""
+    ticket, key = {"id": "ticket-of-group", "contact": GROUP}, {"remoteJid": GROUP["number"], "participant": JID}
+    names: list[dict[str, Any]] = [
+        {"key": key}, {"dataJson": json.dumps({"key": key})}, {"sender": {"id": ANA.contact, "name": ANA.mark}},
+        {"senderId": ANA.contact}, {"from": JID}, {"Author": JID},
+    ]  # fmt: skip
+    told = [message(ANA, f"g-{number}", ticket, GROUP, **more) for number, more in enumerate(names)]
+    await house.deliver(*told, message(RUI, "g-rui", ticket, GROUP))
+    await assert_forgotten_alone(house)
+
+
+async def test_what_was_written_to_them_is_theirs_by_the_channels_address(house: House) -> None:
+    """Neither a ticket nor a contact is shown: the address alone tells; a short id there is a channel's."""
+    ana = {"id": "7310", "name": ANA.mark, "number": ANA.number}
+    await house.deliver(body("contact.created", contact=ana))
+    places: list[dict[str, Any]] = [{"to": JID}, {"chatId": JID}, {"key": {"remoteJid": JID, "fromMe": True}}]
+    for number, more in enumerate(places):
+        sent = {"id": f"s-{number}", "body": ANA.mark, "fromMe": True, **more}
+        await house.deliver(body("message.sent", message=sent))
+    await house.deliver(body("message.sent", message={"id": "s-9", "body": RUI.mark, "fromMe": True, "from": 7310}))
+    await assert_forgotten_alone(house)
+
+
+async def test_whom_a_number_alone_names_has_tickets_and_messages(house: House) -> None:
+    """A contact that is shown without its id ties by the number: also in the tables, where no contact is told then."""
+    for one in (ANA, RUI):
+        bare = {"name": one.mark, "number": one.number}
+        await house.deliver(
+            message(one, f"{one.contact}-n1", {"id": f"{one.ticket}-n"}, bare),
+            body("ticket.updated", ticket={"id": f"{one.ticket}-t", "lastMessage": one.mark, "contact": bare}),
+            message(one, f"{one.contact}-n2", {"id": f"{one.ticket}-t"}, fromMe=True),
+            body("ticket.updated", ticket={"id": f"{one.ticket}-u", "lastMessage": one.mark}, contact=bare),
+        )
+    await assert_forgotten_alone(house)
