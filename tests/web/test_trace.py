@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pytest_aiohttp.plugin import AiohttpClient
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 
 from web.listener import asking
 from whatsms_events.domain.scopes import SCOPES
@@ -11,7 +11,7 @@ from whatsms_events.domain.trace import RecordPlace
 from whatsms_events.storage.database import DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.reads import Queries
 from whatsms_events.storage.tables import contact, ticket
-from whatsms_events.storage.trace import EventFacts, Traces
+from whatsms_events.storage.trace import REACH, EventFacts, Traces
 from whatsms_events.web.access import NamedToken
 from whatsms_events.web.app import private_app
 from whatsms_events.web.trace import Tracing
@@ -62,5 +62,30 @@ async def test_a_trace_is_for_holders_of_the_token_and_of_one_tenant(
         shown = await answer.json()
     assert shown["matches"] == [{"kind": "contact", "tenant": "shop", "tenant_id": "t2", "id": "7"}]
     assert (shown["trace"]["kind"], shown["trace"]["events"], shown["trace"]["looked_behind"]) == ("contact", [], 0)
+    await projection.close()
+    await log.close()
+
+
+async def test_a_thing_that_was_quiet_for_long_still_has_its_events(
+    tmp_path: Path, aiohttp_client: AiohttpClient
+) -> None:
+    """Its last event is further back than a trace looks through: it is found by what it told, with those before."""
+    log = await open_log(DatabaseTarget(f"sqlite:///{tmp_path / 'log.db'}"), migrate=True)
+    projection = await open_projection(DatabaseTarget(f"sqlite:///{tmp_path / 'projection.db'}"), migrate=True)
+    came = """
+        WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < :many)
+        INSERT INTO event_log (id, type, tenant, received_at, origin, subject, sha256)
+        SELECT lower(hex(randomblob(16))), :type, 't1', n, 'webhook', :subject, x'00' FROM number"""
+    async with log.write() as connection:
+        await connection.execute(text(came), {"many": 3, "type": "ticket.updated", "subject": "7"})
+        await connection.execute(text(came), {"many": REACH, "type": "campaign.finished", "subject": None})
+    async with projection.write() as connection:
+        row = {"tenant": "t1", "id": "7", "known": True, "doubtful": False, "versions": '{"status":[5,1,2]}'}
+        await connection.execute(insert(ticket).values(**row, status="open"))
+    tracing = Tracing(Traces(log, projection), off, Queries(log, projection), {"acme": "t1"})
+    client = await aiohttp_client(private_app(asking(FIRST), tracing))
+    async with client.get("/api/v1/acme/trace/7", headers={"Authorization": f"Bearer {FIRST}"}) as answer:
+        shown = (await answer.json())["trace"]
+    assert ([one["position"] for one in shown["events"]], shown["looked_behind"]) == ([2, 1], 0)
     await projection.close()
     await log.close()

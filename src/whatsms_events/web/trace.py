@@ -8,7 +8,7 @@ from aiohttp import web
 
 from whatsms_events.domain.trace import RecordPlace
 from whatsms_events.storage.reads import Queries, RowView
-from whatsms_events.storage.trace import KINDS, REACH, THE_PARKED, AskPart, EventFacts, Match, Traces, whole
+from whatsms_events.storage.trace import KINDS, REACH, THE_PARKED, AskPart, EventFacts, Match, ThingFacts, Traces, whole
 from whatsms_events.web.hiding import may_see, trace_for_eyes
 from whatsms_events.web.questions import entity_id, json_answer, not_found, one_of, parameters
 from whatsms_events.web.trace_view import shown_event, shown_matches, shown_parked, shown_thing
@@ -53,6 +53,12 @@ class Tracing:
         return json_answer({"matches": shown_matches(matches, self._slugs), "trace": shown})
 
 
+def told_last(thing: ThingFacts) -> int | None:
+    """Return the position of the newest event that told a field which the thing holds."""
+    versions = {} if thing.row is None else thing.row.versions
+    return max((one.position for one in versions.values()), default=None)
+
+
 async def passport(
     traces: Traces,
     matches: Sequence[Match],
@@ -81,6 +87,10 @@ async def passport(
                 named = match.kind, match.tenant, match.id
                 thing = await ask(f"The {match.kind}", traces.thing(*named, ask=ask))
                 about = await ask("Its events in the log", traces.events_about(*named, reach=reach))
+                last = None if thing is None else told_last(thing)
+                if about is not None and not about[0] and last is not None and last <= about[1]:
+                    # It was quiet for long: its events are around the newest one that told a field.
+                    about = await ask("Its events in the log", traces.events_about(*named, reach=reach, until=last))
             events, floor = about or ([], 0)
             return None if thing is None else shown_thing(thing, events, floor, slugs)
         case _:
