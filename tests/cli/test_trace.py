@@ -55,7 +55,7 @@ async def test_an_event_is_followed_by_its_id_its_hash_and_what_it_is_about(tmp_
         assert "again      1x, at last" in text
         assert "signed with current" in text
         assert "Kafka is off" in text
-        assert "ticket t-1 status: lost to own of 2026-01-15T10:40:00Z at position 5" in text
+        assert "ticket t-1 status: lost to an event about it of 2026-01-15T10:40:00Z at position 5" in text
         shown = json.loads(ours(name, "--json"))
         asked = await get(session, service, f"/api/v1/{SLUG}/trace/{name}")
         assert shown == asked

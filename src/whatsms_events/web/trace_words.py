@@ -16,7 +16,16 @@ def at(moment: datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
-_RANKS: Final = {"earlier": "an earlier time", "higher": "a higher level"}
+_RANKS: Final = {
+    "earlier": "an earlier time",
+    "higher": "a higher level",
+    "observation": "a look at WhatSMS",
+    "own": "an event about it",
+    "snapshot": "an event about something else",
+    "loaded": "an event about something else that may be older",
+    "fallback": "an event that it only stood beside",
+}
+"""By what a field was told, for people; `docs/read-api.md` has the ranks by their names."""
 
 _KAFKA: Final = {
     "not_published": "not published yet",

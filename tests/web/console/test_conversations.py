@@ -403,14 +403,14 @@ async def test_acks_tell_how_far_messages_got(aiohttp_client: AiohttpClient, dat
     browser = await opened(aiohttp_client, databases)
     page = await read(browser, "/acks")
     text = words(page)
-    assert "sent from here 3 100.0 %" in text
+    assert "all of ours 3 100.0 %" in text
     assert "read 1 33.3 %" in text
     assert "failed 1 33.3 %" in text
     assert "From sent to delivered 2 to 10 s" in text
     assert "From delivered to read 10 s to 1 min" in text
     assert re.search(r"k1 open 1 2 d ago 2 d ago", text)
     assert page.count('class="heat"') == 2
-    assert "sent from here 4 100.0 %" in words(await read(browser, "/acks?hours=168"))
+    assert "all of ours 4 100.0 %" in words(await read(browser, "/acks?hours=168"))
     assert "None was sent in this time" in words(await read(browser, "/acks?hours=1&tenant=bank"))
 
 

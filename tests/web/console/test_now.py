@@ -58,7 +58,10 @@ def look(aiohttp_client: AiohttpClient) -> Look:
         trail.note(NOW, {"received": 3, "applied": 2, "rejected": 0})
         trail.note(NOW, {"received": 10, "applied": 9, "rejected": 4})
         roles = {"receiver": None, "watchdog.shop": None, "consumer": "halted: the key fits no lock"}
-        details = {"watchdog.shop": {"state": "heard", "usual_gap_s": 3.5}, "consumer": {"state": "halted", "why": "x"}}
+        roles |= {"backfill.shop": None, "backfill.bank": None}
+        details = {"watchdog.shop": {"state": "heard", "usual_gap_s": 0.0}, "consumer": {"state": "halted", "why": "x"}}
+        details["backfill.shop"] = {"state": "standby", "why": ""}
+        details["backfill.bank"] = {"state": "standby", "why": "another process has it"}
         parts = NowParts(
             health(roles, details),
             Pulse(*stores),
@@ -116,6 +119,9 @@ async def test_a_busy_service_says_how_far_it_is(stores: tuple[Database, Databas
     assert "The oldest event that waits came 20 min ago." in page
     assert "The consumer halted: the key fits no lock" in page
     assert "not_json</a>, at the door" in page
+    assert re.search("idle</span> backfill.shop", page), "no run is under way, and it waits for nobody"
+    assert re.search("standby</span> backfill.bank", page)
+    assert "usually one in less than 1 s" in page
     assert "4 signatures did not fit" in page
     assert "Taken in: 7 in the last hour, at most 7 a minute" in page
     assert "The last delivery came 20 min ago." in page

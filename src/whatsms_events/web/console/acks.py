@@ -21,7 +21,7 @@ PERIODS: Final = ((1, "1 hour"), (24, "24 hours"), (7 * 24, "7 days"), (31 * 24,
 STEPS: Final = ("From sent to delivered", "From delivered to read")
 """What `delays.STEPS` are called."""
 
-WORDS: Final = ("sent from here", "sent", "delivered", "read", "played", "failed")
+WORDS: Final = ("all of ours", "sent", "delivered", "read", "played", "failed")
 """What OUTCOMES are called, in their order."""
 
 

@@ -10,7 +10,7 @@ ROW: Final = 14
 
 
 def heat(cells: Sequence[Sequence[int]], *, title: str) -> Markup:
-    """Return a picture of counts: `cells` has a sequence for each column, from the bottom up; the fuller, the darker.
+    """Return a picture of counts: `cells` has a sequence for each column, from the bottom up; the fuller, the stronger.
 
     `title` says what a screen reader reads; whoever wants the numbers has a table beside it.
     """
@@ -32,5 +32,5 @@ def heat(cells: Sequence[Sequence[int]], *, title: str) -> Markup:
 
 
 def _shade(count: int, whole: int) -> float:
-    """Return how dark a cell is: its share of its column, and never too pale to be seen."""
+    """Return how strong a cell's colour is: its share of its column, and never too pale to be seen."""
     return 0.15 + 0.85 * count / whole

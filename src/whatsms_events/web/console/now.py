@@ -185,7 +185,10 @@ def _roles(readiness: Readiness, holders: Mapping[str, RoleHolder]) -> list[Role
         detail = _detail(readiness, name)
         word, why = str(detail.get("state", "active")), str(detail.get("why") or "")
         tone: Tone = "bad" if problem else "plain" if word == "standby" else "good"
-        found.append(RoleNow(name, tone, "wrong" if problem else word, problem or why, holders.get(name)))
+        holder = holders.get(name)
+        if name.startswith("backfill.") and word == "standby" and not why and (holder is None or holder.ours):
+            word = "idle"  # no run is under way, and nobody else has one
+        found.append(RoleNow(name, tone, "wrong" if problem else word, problem or why, holder))
     others = {name: one for name, one in holders.items() if name not in readiness.roles}
     return found + [RoleNow(name, "good", "elsewhere", "", one) for name, one in others.items()]
 
