@@ -435,6 +435,8 @@ def test_numbers_are_known_in_every_spelling() -> None:
         assert number_name(text) == "351910000731"
     for text in ("12345", "abc", "", "call 351910000731 now", "0000000000", "+351 000 000 000", "1234567890", "111111"):
         assert number_name(text) is None
+    for text in ("45 21 11 11 11", "21111111", "351911111111"):  # its own digits are not all the same
+        assert number_name(text) == text.replace(" ", "")
     assert named_in_bytes(b'{"a":{"number":"+351 910 000 731"}}', MARKS.of("t1")) == PERSON.forgotten_at
     assert spellings("é") == {"é".encode(), b"\\u00e9"}
 

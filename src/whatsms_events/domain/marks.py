@@ -44,7 +44,13 @@ _IN_ASCII: Final = str.maketrans(
     | dict.fromkeys((0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF), None)
     | {0xFF0B: "+", 0xFF08: "(", 0xFF09: ")", 0xFF0E: ".", 0xFF0F: "/"}
 )
-_STANDS_FOR_NONE: Final = re.compile(r"[0-9]{0,3}([0-9])\1{6,}|([0-9])\2+|0?1234567890?|9876543210")
+_COUNTRY: Final = (
+    "1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]"  # countries of one and of two digits
+    "|2[1-689][0-9]|3[578][0-9]|42[0-9]|5[09][0-9]|6[7-9][0-9]|8[03578-9][0-9]|9[679][0-9]"
+)
+"""How a country's number begins (ITU-T E.164, assigned or spare): no other number of a country begins with it."""
+
+_STANDS_FOR_NONE: Final = re.compile(rf"(?:{_COUNTRY})([0-9])\1{{6,}}|0?([0-9])\2+|0?1234567890?|9876543210")
 """What is written where there is no number: one digit again and again, perhaps behind a country's, or all in order."""
 
 NO_IDS: Final = frozenset(("0", "-1", "null", "nil", "none", "nan", "undefined", "false", f"{UUID(int=0)}"))
