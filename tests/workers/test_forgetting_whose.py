@@ -7,9 +7,26 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from workers.test_forgetting import ANA, RUI, House, Someone, at, body, holding, in_group, needles, opened, wrote
+from whatsms_events.storage.log.event_log import EventLog
+from whatsms_events.storage.person import People
+from whatsms_events.web.export import sections
+from workers.test_forgetting import (
+    ANA,
+    RUI,
+    TENANT,
+    House,
+    Someone,
+    at,
+    body,
+    holding,
+    in_group,
+    needles,
+    opened,
+    wrote,
+)
 
 GROUP = {"id": "contact-of-group", "name": "Condomínio", "number": "120363041234567890@g.us", "isGroup": True}
 JID = f"{ANA.number}@s.whatsapp.net"
@@ -172,3 +189,23 @@ async def test_whom_a_number_alone_names_has_tickets_and_messages(house: House) 
             body("ticket.updated", ticket={"id": f"{one.ticket}-u", "lastMessage": one.mark}, contact=bare),
         )
     await assert_forgotten_alone(house)
+
+
+async def test_an_export_has_what_they_wrote_in_a_group_and_nothing_that_others_wrote(house: House) -> None:
+    """Also where an unknown field alone names the author; the ticket beside it shows what somebody else wrote last."""
+    ticket = {"id": "ticket-of-group", "contact": GROUP, "lastMessage": f"{RUI.mark} antes"}
+    await house.deliver(
+        message(ANA, "g-1", ticket, GROUP, participant=JID),
+        in_group(ANA, "g-2", f"{ANA.mark} dois", f"{RUI.mark} antes"),
+        in_group(RUI, "g-3", f"{RUI.mark} tres", f"{ANA.mark} dois"),
+        body("message.ack", message={"id": "g-1", "ack": 4}, contact=contact(RUI)),
+    )
+    people = People(house.log, house.projection)
+    person = await people.person(TENANT, ANA.contact)
+    events: dict[str, str] = {}
+    async for name, rows in sections(people, person, await EventLog(house.log).end()):
+        assert RUI.mark not in msgspec.json.encode(rows).decode()
+        own = [row for row in rows if name == "events" and row["own"] and row["data"]]
+        events |= {str(row["message_id"]): msgspec.json.encode(row["data"]).decode() for row in own}
+    assert all(ANA.mark in events[one] for one in ("m-1", "g-1", "g-2"))
+    assert "g-3" not in events

@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, Table, literal, select, tuple_
 
 from whatsms_events.clock import now as clock_now
+from whatsms_events.domain.events import EventType
 from whatsms_events.domain.forms import inflated
 from whatsms_events.domain.last_message import plain
 from whatsms_events.domain.marks import Find, shows
@@ -63,10 +64,15 @@ class Person:
         return self.found.known(0).find
 
     def owns(self, row: LogRow) -> bool:
-        """Tell whether an event is theirs: about their contact, in a ticket of theirs, or of a message of theirs."""
+        """Tell whether an event is theirs: about their contact, in a ticket of theirs, or of a message of theirs.
+
+        An ack that names another contact is of that one, who has read a message of theirs in a group.
+        """
         event, found = row.event, self.found
-        theirs = event.contact_id in found.contacts or event.ticket_id in found.tickets
-        return theirs or (event.contact_id is None and event.message_id in found.messages)
+        if event.contact_id in found.contacts or event.ticket_id in found.tickets:
+            return True
+        another = event.type is EventType.MESSAGE_ACK and event.contact_id is not None
+        return event.message_id in found.messages and not another
 
 
 @dataclass(frozen=True, slots=True)

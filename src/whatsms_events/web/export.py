@@ -13,11 +13,14 @@ from typing import Any, Final, Literal, TypeVar, get_args
 import msgspec
 import structlog
 from aiohttp import web
+from msgspec import UNSET
 
 from whatsms_events.clock import now
-from whatsms_events.domain.events import from_micros
+from whatsms_events.domain.events import Event, MessagePayload, Ticket, decode, encode, from_micros
+from whatsms_events.domain.last_message import plain
+from whatsms_events.domain.marks import shows
 from whatsms_events.domain.secrets import without_secrets
-from whatsms_events.errors import ConfigError, StorageUnavailableError
+from whatsms_events.errors import ConfigError, InvalidEventError, StorageUnavailableError
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.person import EventOf, HeldRow, ParkedEventOf, ParkedOf, People, Person, shown_of
 from whatsms_events.storage.reads import Queries, RowView, shown_revisions, shown_row
@@ -69,7 +72,7 @@ async def sections(people: People, person: Person, through: int) -> AsyncIterato
             case "message_revision":
                 yield "messages", _messages(messages, rows)
     async for found in people.events_of(person, through=through):
-        yield "events", [_event(one) for one in found.events]
+        yield "events", [_event(one, person) for one in found.events]
     async for parked in people.parked_of(person):
         yield "parked_deliveries", [_delivery(one) for one in parked]
     async for unapplied in people.parked_events_of(person):
@@ -107,7 +110,25 @@ def _messages(messages: Sequence[HeldRow], revisions: Sequence[HeldRow]) -> list
     ]
 
 
-def _event(found: EventOf) -> RowView:
+def _data(event: Event, person: Person) -> msgspec.Raw:
+    """Return the data of an event of theirs; in a group without the last message, where somebody else wrote it."""
+    if event.ticket_id is None or event.ticket_id in person.found.tickets:
+        return msgspec.Raw(event.data)
+    try:
+        payload = decode(event)
+    except InvalidEventError:  # no code can read it
+        return msgspec.Raw(event.data)
+    ticket = payload.ticket if isinstance(payload, MessagePayload) else UNSET
+    if not isinstance(payload, MessagePayload) or not isinstance(ticket, Ticket):
+        return msgspec.Raw(event.data)
+    last, body = ticket.last_message, payload.message.body
+    if not isinstance(last, str) or (isinstance(body, str) and shows(plain(last), plain(body))):
+        return msgspec.Raw(event.data)
+    ticket = msgspec.structs.replace(ticket, last_message=UNSET)
+    return msgspec.Raw(encode(msgspec.structs.replace(payload, ticket=ticket)))
+
+
+def _event(found: EventOf, person: Person) -> RowView:
     position, event = found.row.position, found.row.event
     return {
         "position": position,
@@ -121,7 +142,7 @@ def _event(found: EventOf) -> RowView:
         "ticket_id": event.ticket_id,
         "contact_id": event.contact_id,
         "message_id": event.message_id,
-        "data": msgspec.Raw(event.data) if found.own and event.data else None,
+        "data": _data(event, person) if found.own and event.data else None,
     }
 
 
