@@ -199,7 +199,9 @@ async def test_a_file_that_cannot_be_written_is_a_configuration_error(tmp_path: 
 
 
 async def test_refused_data_is_told_from_a_database_in_trouble(database_url: str) -> None:
-    """A row that breaks a constraint or cannot be bound is UnstorableError, a missing table StorageUnavailableError."""
+    """A row that breaks a constraint or cannot be bound is UnstorableError. A missing table or column is
+    StorageUnavailableError, which names it and says what that means.
+    """
     log = await opened("log", database_url)
     with pytest.raises(UnstorableError):
         async with log.write() as connection:
@@ -207,9 +209,10 @@ async def test_refused_data_is_told_from_a_database_in_trouble(database_url: str
     with pytest.raises(UnstorableError):
         async with log.write() as connection:
             await connection.execute(tables.redelivery.insert(), {"id": uuid4(), "count": 1, "last_received_at": 2**70})
-    with pytest.raises(StorageUnavailableError):
-        async with log.read() as connection:
-            await connection.execute(text("SELECT * FROM not_there"))
+    for missing in ("SELECT * FROM not_there", "SELECT not_there FROM redelivery"):
+        with pytest.raises(StorageUnavailableError, match=r"not_there.*another release made this database"):
+            async with log.read() as connection:
+                await connection.execute(text(missing))
     await log.close()
 
 
@@ -324,3 +327,12 @@ async def test_a_second_opening_in_one_process_leaves_the_first_its_locks(tmp_pa
     await first.close()
     with closing(sqlite3.connect(path)) as file:
         assert file.execute("SELECT count(*) FROM redelivery").fetchone() == (1,)
+
+
+async def test_a_damaged_file_is_said_in_words(tmp_path: Path) -> None:
+    """Where SQLite has a name alone for what is wrong, the message says it in words."""
+    log = await opened("log", f"sqlite:///{tmp_path / 'log.db'}")
+    with pytest.raises(StorageUnavailableError, match=r"SQLITE_READONLY.*cannot be written by this user"):
+        async with log.read() as connection:
+            await connection.execute(text("DELETE FROM redelivery"))
+    await log.close()

@@ -25,6 +25,10 @@ READ_ONLY_SAYS: Final = "the server is read-only: a standby, or demoted (default
 
 # Connection, authorisation, database name, resources, intervention: these tell of servers and accounts, not of rows.
 _SHOWN: Final = ("08", "28", "3D", "53", "57")
+
+# That a table or column is not there: the text names it and nothing else. SQLite has one state for this and for more.
+_ABSENT: Final = ("42P01", "42703")
+_ABSENT_IN_SQLITE: Final = ("no such table: ", "no such column: ")
 _TEXT_LIMIT: Final = 300
 _MOVED: Final = "this log has moved to "
 """So the triggers begin that shut a log which has moved; any other trigger's refusal is of one row."""
@@ -45,8 +49,16 @@ _ADVICE: Final = {
     "53300": "raise max_connections of the server, or run fewer processes",
     "53": "the server is short of memory, disk or connections",
     "57P03": "the server is starting or stopping",
+    "SQLITE_FULL": "the disk is full",
+    "SQLITE_IOERR": "the disk could not be read or written: see the system's log",
+    "SQLITE_CORRUPT": "the file is damaged",
+    "SQLITE_NOTADB": "the file is no database",
+    "SQLITE_READONLY": "the file or its folder cannot be written by this user",
+    "SQLITE_CANTOPEN": "the file cannot be opened: is it there, and may this user open it?",
 }
-"""What to do, by SQLSTATE or its class."""
+"""What to do, by SQLSTATE or its class, or by SQLite's name for what went wrong."""
+
+_ABSENT_SAYS: Final = "somebody removed it, or another release made this database"
 
 
 @contextmanager
@@ -84,10 +96,17 @@ def _translate(error: BaseException) -> StorageUnavailableError | UnstorableErro
         return StorageUnavailableError(f"{summary}: {_text(said)}")
     if state.startswith(_REFUSED) or names & {"IntegrityError", "DataError"}:
         return UnstorableError(summary)
-    words = [_text(said)] if state.startswith(_SHOWN) else []
-    advice = _ADVICE.get(state) or _ADVICE.get(state[:2])
+    absent = state in _ABSENT or (state == "SQLITE_ERROR" and _text(said).startswith(_ABSENT_IN_SQLITE))
+    words = [_text(said)] if absent or state.startswith(_SHOWN) else []
+    advice = _ABSENT_SAYS if absent else _advice(state)
     words += [advice] if advice is not None else []
     return StorageUnavailableError(": ".join([summary, "; ".join(words)] if words else [summary]))
+
+
+def _advice(state: str) -> str | None:
+    """Return what to do: for the state itself, else for its class. SQLite's are words, as in `SQLITE_IOERR_WRITE`."""
+    kind = "_".join(state.split("_")[:2]) if "_" in state else state[:2]
+    return _ADVICE.get(state) or _ADVICE.get(kind)
 
 
 def _text(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 from pytest_aiohttp import AiohttpClient
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 
 from web.console.pages import TENANTS, application
 from whatsms_events.domain.events import to_micros
@@ -48,17 +48,26 @@ async def stores(database_url: str) -> AsyncIterator[tuple[Database, Database]]:
 
 Look = Callable[..., Any]
 
+ROLES: Mapping[str, str | None] = {
+    **dict.fromkeys(("receiver", "watchdog.shop", "backfill.shop", "backfill.bank")),
+    "consumer": "halted: the key fits no lock",
+}
+
 
 @pytest.fixture
 def look(aiohttp_client: AiohttpClient) -> Look:
     """Give a function that returns the page over some databases."""
 
-    async def looked(stores: tuple[Database, Database], *, prefix: str | None = None, path: str = "/") -> str:
+    async def looked(
+        stores: tuple[Database, Database],
+        *,
+        prefix: str | None = None,
+        path: str = "/",
+        roles: Mapping[str, str | None] = ROLES,
+    ) -> str:
         trail = Trail()
         trail.note(NOW, {"received": 3, "applied": 2, "rejected": 0})
         trail.note(NOW, {"received": 10, "applied": 9, "rejected": 4})
-        roles = {"receiver": None, "watchdog.shop": None, "consumer": "halted: the key fits no lock"}
-        roles |= {"backfill.shop": None, "backfill.bank": None}
         details = {"watchdog.shop": {"state": "heard", "usual_gap_s": 0.0}, "consumer": {"state": "halted", "why": "x"}}
         details["backfill.shop"] = {"state": "standby", "why": ""}
         details["backfill.bank"] = {"state": "standby", "why": "another process has it"}
@@ -128,6 +137,19 @@ async def test_a_busy_service_says_how_far_it_is(stores: tuple[Database, Databas
     assert "<html" not in await look(stores, prefix="whatsms", path="/now")
     counts = await Pulse(*stores, count_limit=2).parked_at_door()
     assert ([one.count for one in counts.rows], counts.whole) == ([2], False)
+
+
+async def test_a_part_that_could_not_be_read_is_what_the_first_sentence_says(
+    stores: tuple[Database, Database], look: Look
+) -> None:
+    """Nothing else is wrong, and still not all is well: the sentence names the table that is gone."""
+    log, projection = stores
+    async with projection.write() as connection:
+        await connection.execute(text("DROP TABLE parked_event"))
+    page = await look((log, projection), roles={"receiver": None})
+    sentence = page.partition('role="status">')[2].partition("</p>")[0]
+    assert re.search("What is parked at the fold could not be read: .*parked_event", sentence)
+    assert "somebody removed it" in sentence
 
 
 async def test_a_database_that_is_away_leaves_a_page_that_says_so(look: Look) -> None:

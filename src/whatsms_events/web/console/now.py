@@ -86,7 +86,7 @@ class NowPage:
             "seen": seen,
             "roles": _roles(seen.readiness, seen.holders.value or {}),
             "stations": judged,
-            "verdict": _verdict(seen.readiness, judged),
+            "verdict": _verdict(seen, judged),
             "tenants": _tenants(visit, seen.readiness, seen.uses.value or []),
             "rates": [(name, words, trail.rates(name, now)) for name, words in RATES],
             "empty": seen.flow.value is not None and seen.flow.value.end == 0,
@@ -151,8 +151,9 @@ def _stations(visit: Visit, seen: NowSeen, rejected: Sequence[float | None]) -> 
     return found
 
 
-def _verdict(readiness: Readiness, judged: Sequence[Station]) -> tuple[Tone, str]:
+def _verdict(seen: NowSeen, judged: Sequence[Station]) -> tuple[Tone, str]:
     """Return the one sentence that stands above everything."""
+    readiness = seen.readiness
     if readiness.draining:
         return "warn", "This process is stopping."
     if starting := readiness.checks.get("start"):
@@ -163,6 +164,9 @@ def _verdict(readiness: Readiness, judged: Sequence[Station]) -> tuple[Tone, str
     checks = [f"{name}: {problem}" for name, problem in {**readiness.checks, **readiness.roles}.items() if problem]
     if checks:
         return "bad", f"{'. '.join(checks)}."
+    asked: tuple[Brought[Any], ...] = (seen.uses, seen.holders, *seen.parked)
+    if unread := [one.trouble for one in asked if one.trouble]:
+        return "bad", f"{'. '.join(unread)}."
     odd = [one.title.lower() for one in judged if one.tone == "warn"]
     return ("warn", f"It works; have a look at {', '.join(odd)}.") if odd else ("good", "All is well.")
 
