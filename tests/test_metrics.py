@@ -277,6 +277,9 @@ def test_no_metric_is_left_untested() -> None:
     elsewhere.add("suppressed_total")
     # In tests/workers/test_observer.py.
     elsewhere |= {"held_people", "held_rows", "forgotten_people", "forgotten_kafka_until_timestamp_seconds"}
+    elsewhere.add("forgotten_unread_parked")
+    # In tests/workers/test_forgetting_unseen.py.
+    elsewhere.add("forgetting_not_followed_total")
     tested = {name for table in tables for name, _labels in table} | AT_LEAST_ONE | TIMES | elsewhere
     names = {name_of(one).removeprefix("whatsms_events_") for one in vars(metrics).values() if isinstance(one, KINDS)}
     assert len(names) >= 28

@@ -341,6 +341,15 @@ PRIVACY: Final = Board(
                   "Events and parked deliveries a second that told something old of somebody who was forgotten. A "
                   "few are retries. Many for long: the vendor still has the person, and tells of them.",
                   "Somebody asks to be forgotten"),
+            graph("Left to you: not followed", "short",
+                  Query(f"sum by (entity) ({counted(m.NOT_FOLLOWED, 'increase')})", "{{entity}}"),
+                  "Contacts and tickets that may be those of somebody who was forgotten, or somebody else's. The log "
+                  "line forgetting.not_followed names each: forget it by its id if it is theirs.",
+                  "Somebody asks to be forgotten"),
+            graph("Left to you: parked, and not read", "short", latest(m.FORGOTTEN_UNREAD, "tenant"),
+                  "Parked deliveries in a form that is not read here, so nobody knows whom they name. privacy report "
+                  "names them: look at each, and discard it.",
+                  "Somebody asks to be forgotten"),
         )),
         Row("What Kafka still has", (
             graph("How long the topics keep", "s", latest(m.TOPIC_KEEPS, "topic"),

@@ -202,6 +202,19 @@ FORGOTTEN_KAFKA_UNTIL = Gauge(
     "topic holds anything. `x - time()` counts down, and below zero Kafka has forgotten everybody.",
     ["tenant"],
 )
+FORGOTTEN_UNREAD = Gauge(
+    "whatsms_events_forgotten_unread_parked",
+    "Parked deliveries in a form that is not read here, so that nobody knows whether they tell of somebody who was "
+    "forgotten, in a tenant where anybody was; the newest 500 that are compressed are looked at. Above zero: `privacy "
+    "report` names them.",
+    ["tenant"],
+)
+NOT_FOLLOWED = Counter(
+    "whatsms_events_forgetting_not_followed_total",
+    "Contacts and tickets that may be those of somebody who was forgotten, or somebody else's: nothing of them was "
+    "blanked. A rise: the log line `forgetting.not_followed` names each; forget it by its id if it is theirs.",
+    ["entity"],
+)
 FREE_BYTES = Gauge(
     "whatsms_events_free_bytes",
     "Free bytes of the disk that the log's SQLite file is on; NaN with PostgreSQL, whose disk this process does not "

@@ -16,6 +16,7 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import insert
 
+from servers.metric import shown
 from storage.test_person_search import hiding
 from whatsms_events.backfill.shown import listed
 from whatsms_events.domain.events import SHAPES, Contact, Entity
@@ -334,14 +335,15 @@ async def test_a_ticket_that_is_moved_to_them_afterwards_keeps_what_another_wrot
         body("ticket.updated", 80, ticket=old),
         body("message.received", message={"id": "a-9", "body": ANA.mark, "createdAt": at(-9)}, ticket={"id": "t-late"}),
     )
-    worker = following(house)
+    worker, before = following(house), shown("forgetting_not_followed_total", entity="ticket") or 0
     for _ in range(2):
         await worker.run_once()
     rows = await house.everything()
     assert sorted(row["id"] for row in rows["message"] if row["body"]) == ["r-0", "r-1"]
+    assert shown("forgetting_not_followed_total", entity="ticket") == before + 1
 
 
-async def test_marks_alone_blank_a_restored_log_and_keep_what_is_new(tmp_path: Path) -> None:
+async def test_marks_alone_blank_a_restored_log_and_keep_what_is_new(database_url: str, tmp_path: Path) -> None:
     """A ticket that only the lost log knew as hers goes from log and tables; what she wrote since then stays."""
     last = f"{ANA.mark} antes"
     sent = {"id": "b-1", "body": last, "fromMe": True, "createdAt": at(-60)}
@@ -349,15 +351,14 @@ async def test_marks_alone_blank_a_restored_log_and_keep_what_is_new(tmp_path: P
         wrote(ANA, "m-1"), wrote(RUI, "r-1"), in_group(ANA, "g-1", f"{ANA.mark} grupo", f"{ANA.mark} grupo"),
         body("message.sent", message=sent, ticket={"id": "t-late", "lastMessage": last}),
     ]  # fmt: skip
-    for name in ("lost", "restored"):
-        (tmp_path / name).mkdir()
+    (tmp_path / "lost").mkdir()
     async with opened(f"sqlite:///{tmp_path / 'lost' / 'log.db'}", tmp_path / "lost") as house:
         late = {"id": "t-late", "status": "open", "contactId": ANA.contact}
         await house.deliver(*old, body("ticket.updated", ticket=late))
         house.clock += timedelta(seconds=1)
         await house.forget(ANA.contact)
         marks = await SuppressionTable(house.log).all()
-    async with opened(f"sqlite:///{tmp_path / 'restored' / 'log.db'}", tmp_path / "restored") as house:
+    async with opened(database_url, tmp_path) as house:
         await house.deliver(*old)
         before = await house.everything()
         house.clock += timedelta(seconds=60)

@@ -1,13 +1,14 @@
 """The observer's gauges of what is held of people."""
 
 from pathlib import Path
+from uuid import UUID
 
 from sqlalchemy import insert
 
 from servers.metric import shown
 from servers.people import NOON, OTHER_TENANT, PARKED, TENANT, story
 from whatsms_events.storage.privacy import PLACES
-from whatsms_events.storage.tables import erasure
+from whatsms_events.storage.tables import erasure, parked_delivery
 from whatsms_events.workers.observer import Observer
 
 
@@ -41,7 +42,14 @@ async def test_what_is_held_is_shown_of_every_tenant(tmp_path: Path) -> None:
         people = [row | {"contact_id": one, "kafka_until": until} for one, until in (("1", 5), ("1", 7), ("2", None))]
         async with told.log.write() as connection:
             await connection.execute(insert(erasure), people)
+            zipped = {
+                "id": UUID(int=1), "tenant": TENANT, "reason": "encoding", "detail": "", "received_at": 1,
+                "raw": b"of no known form", "content_encoding": "zstd", "sha256": bytes(32), "count": 1,
+            }  # fmt: skip
+            await connection.execute(insert(parked_delivery), zipped)
         await observer.look_at_held()
+        assert shown("forgotten_unread_parked", tenant="held_one") == 1
+        assert shown("forgotten_unread_parked", tenant="held_two") == 0
         assert shown("forgotten_people", tenant="held_one") == 2
         assert shown("forgotten_kafka_until_timestamp_seconds", tenant="held_one") == 7e-6
         observer.change({TENANT: "held_one"}, (), {})

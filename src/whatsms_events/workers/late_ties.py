@@ -14,7 +14,8 @@ from typing import Final
 
 import structlog
 
-from whatsms_events.domain.events import to_micros
+from whatsms_events import metrics
+from whatsms_events.domain.events import Entity, to_micros
 from whatsms_events.domain.marks import Marker, number_name
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.erasure import TICKETS_KEPT, Erasure, Erasures
@@ -122,7 +123,7 @@ class LateForgetting:
         new = tickets.keys() - self._anothers[tenant]
         told = await self._erasures.contacts_in(tenant, new, await self._erasures.end()) if new else set()
         for one in {one for one, contact in told if at.get(contact) != at[tickets[one]]}:
-            log.warning("forgetting.not_followed", tenant=tenant, entity="ticket", id=one)
+            _not_followed(tenant, "ticket", one)
             self._anothers[tenant].add(one)
         return self._anothers[tenant] & tickets.keys()
 
@@ -150,8 +151,13 @@ class LateForgetting:
             name = number_name(number or "")
             at = () if name is None else marks.get(self._marker.mark(tenant, "number", name), ())
             if to_micros(found[contact].forgotten_at) not in at:
-                log.warning("forgetting.not_followed", tenant=tenant, entity="contact", id=contact)
+                _not_followed(tenant, "contact", contact)
                 del found[contact]
         # What is found is found again until it is done.
         self._looked_for[tenant] = (len(rows), looks + 1 if count == len(rows) else 1) if not found else (0, 0)
         return found
+
+
+def _not_followed(tenant: str, entity: Entity, id_: str) -> None:
+    metrics.NOT_FOLLOWED.labels(entity).inc()
+    log.warning("forgetting.not_followed", tenant=tenant, entity=entity, id=id_)

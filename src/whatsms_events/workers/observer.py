@@ -175,6 +175,8 @@ class Observer:
                     count, until = await self._counts.forgotten_in_all(tenant)
                     metrics.FORGOTTEN_PEOPLE.labels(slug).set(count)
                     metrics.FORGOTTEN_KAFKA_UNTIL.labels(slug).set(0 if until is None else until / 1_000_000)
+                    unread = await self._counts.unread(tenant) if count else ()
+                    metrics.FORGOTTEN_UNREAD.labels(slug).set(len(unread))
         places = [next(self._places)] if self._counted else [None, *PLACES]
         self._counted = True
         for place in places:
