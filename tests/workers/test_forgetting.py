@@ -578,10 +578,11 @@ async def test_what_is_parked_compressed_is_looked_into(house: House) -> None:
 
 async def test_what_may_be_theirs_and_stays_parked_is_told(house: House) -> None:
     """Whom a form names that is not read, nobody knows; and their name in somebody else's note ties it to nobody. So
-    both stay, and their ids are in the result.
+    both stay, and their ids are in the result. So does what somebody else wrote, in the log and in the tables.
     """
     note = body("x.y", ticket={"id": RUI.ticket}, note=f"ligou {ANA.mark}")
     await house.deliver(wrote(ANA, "m-1"), gzip.compress(wrote(ANA, "m-2"))[:-9], gzip.compress(note))
+    await house.deliver(wrote(RUI, "r-1", f"ligue {ANA.number}"), body("ticket.closed", ticket={"id": RUI.ticket}))
     house.clock += timedelta(seconds=1)
     with contextlib.suppress(TransientError):
         await house.forgetting().run(TENANT, ANA.contact)
@@ -590,6 +591,8 @@ async def test_what_may_be_theirs_and_stays_parked_is_told(house: House) -> None
     kept = {row["id"] for row in (await house.everything())["parked_delivery"] if row["raw"]}
     assert (len(kept), {*done.unread, *done.parked_left}) == (2, kept)
     assert len(done.unread) == len(done.parked_left) == 1
+    assert done.left == (2,)
+    assert done.rows_left == (f"ticket {RUI.ticket}", "message r-1", "message_revision r-1")
 
 
 async def test_an_unknown_field_is_looked_into_however_it_is_written(house: House) -> None:

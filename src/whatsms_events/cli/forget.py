@@ -135,6 +135,7 @@ def _plain(done: Forgetfulness) -> dict[str, Any]:
         "kafka_until": None if one is None else one.kafka_until,
         "named_elsewhere": done.left,
         "parked_elsewhere": done.parked_left,
+        "rows_elsewhere": done.rows_left,
         "unread": done.unread,
     }
 
@@ -161,6 +162,8 @@ def _lines(done: Forgetfulness) -> list[str]:
         lines.append(
             f"parked deliveries that name somebody else, or nobody, show such a value, so look yourself: {places}"
         )
+    if done.rows_left:
+        lines.append(f"other people's rows show such a value: {', '.join(done.rows_left)}")
     if done.unread:
         lines.append(f"parked in a form that is not read here, so look yourself: {', '.join(map(str, done.unread))}")
     lines.append("backups, other copies, and what consumers keep are yours to erase: see docs/privacy.md")

@@ -294,6 +294,20 @@ class PersonSearch:
                 found.append(row.id)
         return tuple(found[:TOLD_LIMIT])
 
+    async def rows_elsewhere(self, one: Erasure) -> tuple[str, ...]:
+        """Return rows of the tables, of backfills and of parked events that show such a value, by table and id."""
+        needles, after = self._needles(), ("", -1)
+        texts = {text for needle in needles for text in (needle.decode(), *self._telling, *self._values)}
+        found = [row async for row in self._rows.showing(one.tenant, texts)] if texts else []
+        async for item in self._items(one.tenant):
+            told = b"".join(told_in(item.payload, item.raw, item.found))
+            found += [f"backfill_item {item.entity} {item.id}"] if any(needle in told for needle in needles) else []
+        while rows := await self._rows.parked(one.tenant, after):
+            shown = ((source, at) for source, at, _, raw in rows if any(needle in (raw or b"") for needle in needles))
+            found += [f"parked_event {source}:{at}" for source, at in shown]
+            after = rows[-1][:2]
+        return tuple(found[:TOLD_LIMIT])
+
     def _needles(self) -> list[bytes]:
         return [needle for value in self._telling | self._values for needle in spellings(value)]
 

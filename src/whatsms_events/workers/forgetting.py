@@ -73,7 +73,7 @@ _json = msgspec.json.Encoder()
 class Forgetfulness:
     """What forgetting a person touches, or touched: rows by table. `left` are positions that still hold a value.
 
-    `parked_left` are parked deliveries that do: they name somebody else, or nobody.
+    `parked_left` are parked deliveries that do: they name somebody else, or nobody. `rows_left` are rows that do.
     `unread` are parked deliveries from before in a form that is not read here, so that nobody knows whom they name.
     """
 
@@ -85,6 +85,7 @@ class Forgetfulness:
     left: tuple[int, ...] = ()
     parked_left: tuple[UUID, ...] = ()
     unread: tuple[UUID, ...] = ()
+    rows_left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +183,11 @@ class Forgetting:
         one = await self._erasures.finish(one, done, self._now())
         named, parked = await self._search.named_elsewhere(one), await self._search.parked_elsewhere(one)
         unread = tuple([key async for key in self._search.unread(one)][:TOLD_LIMIT])
+        rows = await self._search.rows_elsewhere(one)
         contacts = tuple(sorted(person.contacts))
-        return Forgetfulness(contacts, len(person.tickets), len(person.messages), done, one, named, parked, unread)
+        return Forgetfulness(
+            contacts, len(person.tickets), len(person.messages), done, one, named, parked, unread, rows
+        )
 
     async def follow(self, one: Erasure, late: LateTies) -> Counts:
         """Blank what turned out to be somebody's who was forgotten earlier, up to that moment; return what that was.

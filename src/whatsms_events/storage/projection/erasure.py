@@ -7,10 +7,10 @@ memory would bring back what was blanked.
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
-from sqlalchemy import Table, delete, or_, select, update
+from sqlalchemy import Table, delete, literal, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.last_message import plain
@@ -241,6 +241,24 @@ class PersonalRows:
                 rows = await connection.execute(query.where(among(connection, table.message_id, some)))
                 keys += [Key("message_revision", tenant, of, digest) for of, digest in rows]
         return keys
+
+    async def showing(self, tenant: str, texts: Collection[str]) -> AsyncIterator[str]:
+        """Yield which rows of the tenant show one of these texts in a personal column, each by table and id."""
+        for table in (contact, ticket, message, message_revision):
+            key = [one for one in table.primary_key if one.name != "tenant"]
+            columns = [table.c[name] for name in sorted(COLUMNS[cast("Any", table.name)])]
+            query = select(*key, *columns).where(table.c.tenant == tenant).order_by(*key).limit(MESSAGES_PIECE)
+            rows: Sequence[Any] = await self._page(query)
+            while rows:
+                for row in rows:
+                    if any(text in one for one in row[len(key) :] if isinstance(one, str) for text in texts):
+                        yield f"{table.name} {row[0]}"
+                last = tuple_(*(literal(one, of.type) for one, of in zip(rows[-1], key, strict=False)))
+                rows = await self._page(query.where(tuple_(*key) > last))
+
+    async def _page(self, query: Any) -> Sequence[Any]:
+        async with self._database.read() as connection:
+            return (await connection.execute(query)).all()
 
     async def held(self, keys: Sequence[Key], person: FoundPerson, before: Before) -> dict[str, int]:
         """Count the rows that hold something of the person from before, by table."""
