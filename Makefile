@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check bench docs picture images lint format lock clean
+.PHONY: help run test test-long check collected bench docs picture images lint format lock clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -34,9 +34,14 @@ lint: $(VENV)/test.stamp ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# While mypy reads, pytest compiles the tests once; where nothing is compiled yet, each of the processes below would.
+collected: $(VENV)/test.stamp
+	@$(BIN)/python -m pytest --collect-only -q $(ARGS) >/dev/null 2>&1 || true
+
 # Four processes, each with its own servers: the tests that kill servers mostly wait for them. The tests of a file stay
 # together, and files begin in the order of tests/conftest.py: sorted by number, files with few long tests came last.
-test: lint ## lint, types and the whole suite: ARGS="-k relay"
+test: $(VENV)/test.stamp ## lint, types and the whole suite: ARGS="-k relay"
+	@$(MAKE) --no-print-directory -j2 lint collected
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: export WHATSMS_TEST_LONG = 1
@@ -46,7 +51,8 @@ test-long: test ## the suite with the long forms of its tests: more tickets, mor
 # each law.
 check: export HYPOTHESIS_PROFILE = quick
 check: export WHATSMS_TEST_NO_PROCESS = 1
-check: lint ## lint, types, and every test that needs no server
+check: $(VENV)/test.stamp ## lint, types, and every test that needs no server
+	@$(MAKE) --no-print-directory -j2 lint collected
 	$(BIN)/python -m pytest -n 3 --dist loadfile -q -m "not kafka and not postgres and not chaos and not process and not twin and not slow" $(ARGS)
 
 bench: $(VENV)/test.stamp ## measure, in minutes: ARGS="ingest startup --rounds 5"

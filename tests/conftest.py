@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from servers import warm
 from servers.kafka import Broker, RunningKafka, have_jars, is_ready, make_sasl_ssl
+from servers.memory import keep_files_in_memory
 from servers.migrated import once_a_session
 from servers.postgres import Postgres, Standby, create_database, drop_database, given_url, programs
 from servers.process import UnavailableError, run_apart, running
@@ -32,6 +33,11 @@ NEEDS = {
 NOT_TESTED = "NOT TESTED: "
 WAITING = ("chaos", "process", "kafka")
 """Tests with these marks mostly wait for servers and processes."""
+
+
+def pytest_configure() -> None:
+    """Say where temporary files are, before the first of them and before other processes of the suite start."""
+    keep_files_in_memory()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

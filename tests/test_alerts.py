@@ -27,14 +27,16 @@ from whatsms_events.domain.records import STRAY
 from whatsms_events.domain.signature import HEADER, sign
 
 TEXT: Final = (DEPLOY / "rules.yml").read_text(encoding="utf-8")
-RULES: Final[list[dict[str, Any]]] = [rule for group in yaml.safe_load(TEXT)["groups"] for rule in group["rules"]]
+RULES: Final[list[dict[str, Any]]] = [
+    rule for group in yaml.load(TEXT, yaml.CSafeLoader)["groups"] for rule in group["rules"]
+]
 ALERTS: Final = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 RECORDED: Final = {rule["record"] for rule in RULES if "record" in rule}
 TEST_FILES: Final = ("rules_test.yml", "rules_days_test.yml")
 CASES: Final[list[dict[str, Any]]] = [
     case
     for name in TEST_FILES
-    for test in yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))["tests"]
+    for test in yaml.load((DEPLOY / name).read_text(encoding="utf-8"), yaml.CSafeLoader)["tests"]
     for case in test["alert_rule_test"]
 ]
 

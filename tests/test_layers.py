@@ -75,20 +75,29 @@ OWNERS = {
 IMPURE = {"asyncio", "socket", "time", "random", "structlog", "logging", "os", "threading", "subprocess"}
 
 
-def _trees() -> Iterator[tuple[str, ast.Module, str]]:
+@cache
+def trees() -> list[tuple[str, ast.Module, str]]:
+    """Return each module's path, tree and text, read once.
+
+    They are read by the first test that asks, for every process of the suite imports this file. Migrations are not in:
+    each is one long list of tables, read once from top to bottom, and never changed.
+    """
+    found = []
     for path in sorted(ROOT.rglob("*.py")):
         if "migrations" not in path.parts:
             text = path.read_text(encoding="utf-8")
-            yield path.relative_to(ROOT).as_posix(), ast.parse(text), text
+            found.append((path.relative_to(ROOT).as_posix(), ast.parse(text), text))
+    return found
 
 
-TREES = list(_trees())
-"""Migrations are not in: each is one long list of tables, read once from top to bottom, and never changed."""
+@cache
+def modules() -> list[tuple[Path, set[str]]]:
+    """Return each module of the package and every name it imports.
 
-
-def _modules() -> Iterator[tuple[Path, set[str]]]:
-    """List each module of the package and every name it imports."""
-    for path, tree, _text in TREES:
+    The tests below ask all modules at once: thousands of tests of a millisecond each cost the suite seconds.
+    """
+    found = []
+    for path, tree, _text in trees():
         names: set[str] = set()
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
@@ -97,11 +106,8 @@ def _modules() -> Iterator[tuple[Path, set[str]]]:
                 assert node.level == 0, f"{path}: relative import"
                 names.add(node.module or "")
                 names.update(f"{node.module}.{alias.name}" for alias in node.names)
-        yield Path(path), names
-
-
-MODULES = list(_modules())
-"""The tests below ask all modules at once: thousands of tests of a millisecond each cost the suite seconds."""
+        found.append((Path(path), names))
+    return found
 
 
 def room(path: Path) -> str:
@@ -111,7 +117,7 @@ def room(path: Path) -> str:
 
 def test_imports_go_down_only() -> None:
     """No module imports from a layer above or beside its own, and only `service` and `cli` wire."""
-    for path, names in MODULES:
+    for path, names in modules():
         here = room(path)
         for name in names:
             parts = name.split(".")
@@ -125,7 +131,7 @@ def test_imports_go_down_only() -> None:
 
 def test_every_package_has_its_place() -> None:
     """The table above has each package and module at top level, and no other."""
-    assert {room(path) for path, _names in MODULES} == set(BELOW)
+    assert {room(path) for path, _names in modules()} == set(BELOW)
 
 
 @cache
@@ -147,7 +153,7 @@ def _defined(module: str) -> set[str]:
 
 def test_a_thing_has_one_import_path() -> None:
     """A name is imported from the module that defines it: no module passes on another one's names."""
-    for path, tree, _text in TREES:
+    for path, tree, _text in trees():
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("whatsms_events"):
                 names = {alias.name for alias in node.names}
@@ -157,7 +163,7 @@ def test_a_thing_has_one_import_path() -> None:
 
 def test_a_library_has_one_owner() -> None:
     """A library is imported only where its exceptions are translated."""
-    for path, names in MODULES:
+    for path, names in modules():
         for name in names:
             owners = OWNERS.get(name.split(".")[0])
             if owners is not None:
@@ -218,7 +224,7 @@ TWO_WORLDS = {
 def test_a_name_means_one_thing() -> None:
     """No two modules define a class or a type of one name."""
     defined: dict[str, list[str]] = {}
-    for path, tree, _text in TREES:
+    for path, tree, _text in trees():
         for node in tree.body:
             match node:
                 case (
@@ -250,7 +256,7 @@ def test_words_of_a_name_are_found() -> None:
 
 def test_modules_and_functions_are_short() -> None:
     """A module has 450 lines at most, a function 40."""
-    for path, tree, text in TREES:
+    for path, tree, text in trees():
         assert len(text.splitlines()) <= MODULE_LIMIT, path
         for function in functions(tree):
             lines = (function.end_lineno or 0) - function.lineno + 1
@@ -259,7 +265,7 @@ def test_modules_and_functions_are_short() -> None:
 
 def test_names_say_what_a_thing_is() -> None:
     """No module, class, function or type is called a manager, helper, base or the like but where a library says so."""
-    for path, tree, _text in TREES:
+    for path, tree, _text in trees():
         assert not words(path.removesuffix(".py").replace("/", "_")) & FORBIDDEN
         defined = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
         defined += [function.name for function in functions(tree)]
@@ -284,7 +290,7 @@ def calls(tree: ast.Module) -> list[tuple[str, ast.Call]]:
 
 def test_nobody_sleeps_but_where_it_says_why() -> None:
     """Waiting is for the loop and its bell: whoever sleeps elsewhere, and nobody else, is in the list above."""
-    sleeping = {path for path, tree, _ in TREES for name, _ in calls(tree) if name.split(".")[-1] == "sleep"}
+    sleeping = {path for path, tree, _ in trees() for name, _ in calls(tree) if name.split(".")[-1] == "sleep"}
     assert sleeping - {"workers/loop.py"} == set(SLEEPS)
 
 
@@ -292,7 +298,7 @@ def test_tasks_live_in_groups() -> None:
     """A task is made by a TaskGroup opened in the same function, so that none outlives what started it; nothing starts
     a task in another way.
     """
-    for path, tree, _text in TREES:
+    for path, tree, _text in trees():
         forbidden = {"ensure_future", "gather", "run_coroutine_threadsafe"}
         for name, call in calls(tree):
             assert name.split(".")[-1] not in forbidden, f"{path}:{call.lineno} {name}"
