@@ -10,15 +10,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+import msgspec
+
 from whatsms_events.domain import fold
+from whatsms_events.domain.acks import LEVELS
 from whatsms_events.domain.events import Entity, LogEntry, decode, from_micros
 from whatsms_events.domain.personal import UNSHOWN
+from whatsms_events.domain.resources import NAMED
 from whatsms_events.domain.rows import Key, Row, Value, value_of
 from whatsms_events.errors import InvalidEventError, NotFoundError
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.trace import NEAR, ShortEvent, Traces
 
 OBSERVED: Final = ".observed"
+_named: Final = msgspec.json.Decoder(tuple[str | None, str | None])
 
 APPENDED: Final = timedelta(minutes=1)
 """How long after it was found an observation is in the log, unless the run stood still meanwhile."""
@@ -116,15 +121,21 @@ def _differing(kind: Entity, before: Row | None, seen: Row | None) -> list[Field
     if seen is None:
         return []
     found = []
-    for name in seen.versions:
-        old = None if before is None or name not in before.versions else value_of(before.values, name)
+    ack = ["ack"] if kind == "message" else []  # it has no version: the highest one counts
+    for name in [*seen.versions, *ack]:
+        old = None if before is None or name not in [*before.versions, *ack] else value_of(before.values, name)
         new = value_of(seen.values, name)
         if old != new:
             known = name in UNSHOWN[kind]
-            found.append(FieldDifference(name, _shown(name, old), _shown(name, new), personal=known))
+            called = f"{NAMED[name]}.name" if name in NAMED else name
+            found.append(FieldDifference(called, _shown(name, old), _shown(name, new), personal=known))
     return sorted(found, key=lambda one: one.name)
 
 
 def _shown(name: str, value: Value) -> Value | datetime:
-    """Return a time as one, anything else as it is held."""
+    """Return a time as one, an ack in a word, of an agent or a queue the name, and anything else as it is held."""
+    if name in NAMED and isinstance(value, str):
+        return _named.decode(value)[1]
+    if name == "ack" and isinstance(value, int):
+        return LEVELS.get(value, value)
     return from_micros(value) if name.endswith("_at") and isinstance(value, int) else value
