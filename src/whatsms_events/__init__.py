@@ -108,7 +108,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
             conversations, bubbles        who is meant, which tickets wait; what was said, as it is drawn
             passport, acks, heat          the way of one event; what became of our messages; delays by the hour
             places                        where things are, and what a page was asked for
-            parked, repair                what was parked; runs of backfills, with their buttons
+            parked, reasons, repair       what was parked, and why in words; runs of backfills, with their buttons
     workers/        loop repeats a piece, backs off, halts
         relay                             event log -> Kafka
         sources, consumer                 Kafka or event log -> projection

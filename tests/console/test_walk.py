@@ -90,8 +90,8 @@ async def test_every_page_stands_without_a_broker(browser: Browser, without_brok
 
 @pytest.mark.parametrize("look", LOOKS)
 async def test_every_page_can_be_read_by_everybody(browser: Browser, service: Service, look: str) -> None:
-    """Light, dark and 360 px wide: axe-core finds no violation of WCAG 2.2 AA on any page of the menu nor on the page
-    to sign in, nothing stands beyond the edge, and the browser complains about nothing.
+    """Light, dark and 360 px wide: axe-core finds no violation of WCAG 2.2 AA on any page of the menu nor on those to
+    sign in and about the contracts, nothing stands beyond the edge, and the browser complains about nothing.
     """
     async with walking(browser, service, look) as walker:
         await fine(walker, "/sign-in")
@@ -100,6 +100,9 @@ async def test_every_page_can_be_read_by_everybody(browser: Browser, service: Se
         assert {"/", "/live"} <= set(menu)
         for path in menu:
             await fine(walker, path)
+        await walker.page.get_by_role("link", name="Contracts").click()
+        await expect(walker.page.get_by_role("heading", level=1)).to_have_text("Contracts of whatsms-events")
+        await fine(walker, "/contracts")
 
 
 QUESTIONS: Mapping[str, tuple[list[str], str | re.Pattern[str]]] = {

@@ -9,6 +9,7 @@ from whatsms_events.domain.bodies import JsonObject
 STYLE: Final = """\
 body { font: 1rem/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; }
 code { font-family: ui-monospace, monospace; }
+.scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; width: 100%; }
 th, td { border-bottom: 1px solid #8884; padding: 0.25rem 0.75rem 0.25rem 0; text-align: left; vertical-align: top; }
 @media (prefers-color-scheme: dark) { body { background: #111; color: #ddd; } a { color: #8bf; } }
@@ -22,7 +23,7 @@ def reading_page(documents: Mapping[str, JsonObject]) -> str:
         "<!doctype html>",
         '<html lang="en">',
         '<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(title)}</title>",
         '<link rel="stylesheet" href="contracts/style.css">',
         f"<h1>{escape(title)}</h1>",
@@ -116,10 +117,13 @@ def _type(schema: Any) -> str:
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    yield f"<table><tr>{''.join(f'<th>{escape(cell)}</th>' for cell in head)}</tr>"
+    # A table that is wider than the screen scrolls by itself, also by the keyboard.
+    yield f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(", ".join(head), quote=True)}">'
+    heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    yield f"<table><tr>{heads}</tr>"
     for row in rows:
         yield f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"
-    yield "</table>"
+    yield "</table></div>"
 
 
 def _code(text: str) -> str:

@@ -16,6 +16,8 @@ from sqlalchemy import delete, insert, update
 
 from web.console.pages import Browser, application, press, sign_in, token
 from whatsms_events.domain.events import to_micros
+from whatsms_events.domain.normalize import REASONS
+from whatsms_events.domain.records import STRAY
 from whatsms_events.domain.retention import Group, RetentionTerms
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
@@ -29,6 +31,7 @@ from whatsms_events.storage.projection.retry import Retry
 from whatsms_events.storage.pulse import Pulse
 from whatsms_events.web.console.frame import ConsoleTenant, Frame
 from whatsms_events.web.console.parked import RETRY_S, ParkedPage, ParkedParts
+from whatsms_events.web.console.reasons import WHY
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 FOLDER = Path(__file__).parents[2] / "deliveries"
@@ -126,6 +129,13 @@ async def test_it_lists_what_is_parked_by_reason(browser: Browser) -> None:
     assert "whatsms.messages%2F3%4042" in await text(browser, "/parked?stage=fold")
     assert (await browser.get("/parked?stage=window")).status == 400
     assert (await browser.get("/parked?reasons=not_json")).status == 400
+
+
+async def test_each_reason_is_said_in_words_too(browser: Browser) -> None:
+    """Whoever looks at the page need not know what a reason is called."""
+    assert WHY.keys() >= {*REASONS, STRAY, "collision", "data", "encoding", "record", "unstorable"}
+    assert "its body is not JSON; the oldest" in await text(browser, "/parked")
+    assert "not_json: its body is not JSON" in await text(browser, f"/parked/one?name={UUID(int=2)}")
 
 
 async def test_one_is_tried_again(browser: Browser, stores: tuple[Database, Database]) -> None:

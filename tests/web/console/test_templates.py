@@ -46,7 +46,22 @@ EVIL = (
 )
 
 TAGS = {
-    *("html", "head", "meta", "title", "link", "script", "body", "header", "nav", "main", "section", "article", "div"),
+    *(
+        "html",
+        "head",
+        "meta",
+        "title",
+        "link",
+        "script",
+        "body",
+        "header",
+        "nav",
+        "main",
+        "footer",
+        "section",
+        "article",
+        "div",
+    ),
     *("h1", "h2", "h3", "p", "a", "ul", "ol", "li", "dl", "dt", "dd", "span", "bdi", "strong", "small", "br", "code"),
     *("pre", "time", "form", "input", "label", "button", "select", "option", "table", "caption", "thead", "tbody"),
     *("tr", "th", "td", "figure", "figcaption", "svg", "line", "rect", "noscript"),

@@ -18,6 +18,7 @@ from whatsms_events.domain.events import to_micros
 from whatsms_events.domain.personal import HIDDEN
 from whatsms_events.web.console import charts
 from whatsms_events.web.console.assets import Assets
+from whatsms_events.web.console.reasons import why
 
 FOLDER: Final = Path(__file__).with_name("templates")
 TEXT_LIMIT: Final = 2000
@@ -46,6 +47,7 @@ def environment(assets: Assets) -> Environment:
         "lasting": lasting,
         "utc": utc,
         "micros": to_micros,
+        "why": why,
     }
     made.filters["urlencode"] = in_url
     made.globals |= {"asset": assets.__getitem__, "safe_url": safe_url, "charts": charts, "personal": personal}
