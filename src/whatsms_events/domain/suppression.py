@@ -5,7 +5,7 @@ messages, and their number. Of each a *mark* is kept, a keyed hash, with the mom
 `remaining` looks for marks in every part of an event, and blanks each part that is theirs and from before:
 
     message     theirs: its id, its author, or its ticket is; in a group an unknown field may name the author. From
-                before: it was created before; where its time is not told, its id was known then, or the event happened
+                before: its id was known then, or it was created before; where its time is not told, the event happened
                 before.
     ticket      theirs: its id or its contact is. Its last message is from before unless the ticket was created since.
     contact     theirs: its id or its number is. From before: it did not change since, and stands beside nothing new
@@ -13,7 +13,7 @@ messages, and their number. Of each a *mark* is kept, a keyed hash, with the mom
                 id. A new message brings name and number back: what happens afterwards is new.
     unknown     what nobody knows of a part goes with that part. In other people's events it goes where it names them,
                 in new ones only where it tells that it is of before; of a list only what names them, as of the lists
-                of those whom a campaign went to.
+                of those whom a campaign went to. What quotes a message of theirs goes from every event.
 
 What was received before, or stands in the log before the person was forgotten, is from before whatever its times say;
 so is what tells no time. Only where an event came within the last minutes before, its times decide: a clock may have
@@ -226,9 +226,20 @@ class _Look:
         if isinstance(beside, Contact):
             beside = self._contact(beside, carried=new)
         part, around = self._part(message, mine), self._extra(payload.extra, mine)
-        if self._at("message", message.quoted_message_id) is not None:
+        if self._quotes_theirs(message, {**part.extra, **around}):
             part, around = msgspec.structs.replace(part, extra=unquoted(part.extra)), unquoted(around)
         return msgspec.structs.replace(payload, message=part, ticket=shown, contact=beside, extra=around)
+
+    def _quotes_theirs(self, message: Message, extra: Extra) -> bool:
+        """Tell whether a message quotes one of theirs: by its id, or by what they wrote in this ticket of a group."""
+        if self._at("message", message.quoted_message_id) is not None:
+            return True
+        of = message.ticket_id if isinstance(message.ticket_id, str) else self.event.ticket_id
+        if not extra or of is None:
+            return False
+        left = unquoted(extra)
+        quoted = (leaf for name, one in extra.items() if name not in left for _, leaf in leaves(one))
+        return any(self.find("text", text_name(of, one)) is not None for one in quoted)
 
     def ticket_payload(self, payload: TicketPayload, mine: _Mine | None) -> TicketPayload:
         carried = mine is not None and mine.new
@@ -277,9 +288,11 @@ class _Look:
             return None
         if self._was_there(at):
             return _Mine(at, new=False)
+        if known is not None:
+            return _Mine(at, new=False)  # whatever the vendor's clock says: its id was known then
         if isinstance(message.created_at, datetime):
             return _Mine(at, new=to_micros(message.created_at) > at)
-        return _Mine(at, new=known is None and self._happened_after(at))
+        return _Mine(at, new=self._happened_after(at))
 
     def _ticket_at(self, ticket: Ticket, ticket_id: str | None) -> int | None:
         ats = [self._at("ticket", ticket.id, ticket_id), self._at("contact", ticket.contact_id)]
