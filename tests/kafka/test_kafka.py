@@ -171,7 +171,7 @@ async def test_committed_reader_sees_what_was_committed_only(target: KafkaTarget
         await reader.assign({at: 1})
         found = await collect(reader, {at: 6})
         assert [record.value for record in found] == [b"b", b"c"]
-        assert found[0] == Fetched(at[0], 1, 1, b"key", b"b", (("name", b"value"),))
+        assert found[0] == Fetched(at[0], 1, 1, found[0].timestamp_ms, b"key", b"b", (("name", b"value"),))
         assert await reader.positions() == {at: 6}
         await everything.assign({at: 0})
         assert len(await collect(everything, {at: 7})) == 5

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -67,14 +68,15 @@ async def places(stage: Stage) -> dict[int, RecordPlace]:
         place = place_of(headers(message))
         if place is not None:
             at = str(message.topic()), message.partition(), message.offset()
-            found[place[1]] = RecordPlace("published", *at)
+            since = datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
+            found[place[1]] = RecordPlace("published", *at, since)
     return found
 
 
 async def test_each_record_is_found_where_another_client_sees_it(
     stage: Stage, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Topic, partition and offset are those of the witness, among markers and strays, and few records are read for it;
+    """Topic, partition, offset and time are those of the witness, among markers and strays, and few records are read;
     what is not published yet is told from what is.
     """
     stray = Producer({"bootstrap.servers": stage.target.bootstrap_servers})

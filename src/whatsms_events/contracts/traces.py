@@ -63,7 +63,7 @@ def _parked() -> dict[str, JsonObject]:
 
 def _record() -> JsonObject:
     place = {"topic": _TEXT_OR_NULL, "partition": _INTEGER_OR_NULL, "offset": _INTEGER_OR_NULL}
-    return row({"state": enum(get_args(RecordState)), **place})
+    return row({"state": enum(get_args(RecordState)), **place, "published_at": _TIME_OR_NULL})
 
 
 def _tables() -> JsonObject:

@@ -25,12 +25,13 @@ FALLBACK: Final = "fallback"
 
 @dataclass(frozen=True, slots=True)
 class RecordPlace:
-    """Where an event is in Kafka, or why it is not there."""
+    """Where an event is in Kafka and since when, or why it is not there. The time is by the relay's clock."""
 
     state: RecordState
     topic: str | None = None
     partition: int | None = None
     offset: int | None = None
+    published_at: datetime | None = None
 
 
 class FieldPlace(NamedTuple):

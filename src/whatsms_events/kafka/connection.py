@@ -59,11 +59,12 @@ class KafkaTarget:
 
 
 class Fetched(msgspec.Struct, frozen=True):
-    """One record as it was read. A header without a value has an empty one."""
+    """One record as it was read; `timestamp_ms` is its own, since 1970. A header without a value has an empty one."""
 
     topic: str
     partition: int
     offset: int
+    timestamp_ms: int
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...]
@@ -199,7 +200,7 @@ class KafkaReader:
         except errors.KafkaError as exc:
             raise explained(exc, self._target, "reading") from exc
         return [
-            Fetched(r.topic, r.partition, r.offset, r.key, r.value, _headers(r.headers))
+            Fetched(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, _headers(r.headers))
             for records in found.values()
             for r in records
         ]

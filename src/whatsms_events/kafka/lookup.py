@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+from whatsms_events.domain.events import from_micros
 from whatsms_events.domain.records import KafkaRecord, partition_of, place_of
 from whatsms_events.domain.resume import Partition
 from whatsms_events.domain.trace import RecordPlace
@@ -63,35 +64,36 @@ class Lookup:
             ends = await reader.ends(list(beginnings))
             searches = [_Search((topic, n), beginnings[topic, n], ends[topic, n]) for n in numbers]
             for search in searches:
-                offset = await self._search(reader, search, position)
-                if offset is not None:
-                    return RecordPlace("published", topic, search.at[1], offset)
+                found = await self._search(reader, search, position)
+                if found is not None:
+                    at = from_micros(found.timestamp_ms * 1000)
+                    return RecordPlace("published", topic, search.at[1], found.offset, at)
             return _absent(searches, beginnings, position, published_through)
         finally:
             await reader.close()
 
-    async def _search(self, reader: KafkaReader, search: _Search, position: int) -> int | None:
+    async def _search(self, reader: KafkaReader, search: _Search, position: int) -> Fetched | None:
         while search.high - search.low > self._near:
             middle = (search.low + search.high) // 2
             found = next(iter(await self._read(reader, search.at, middle, search.high, only_first=True)), None)
-            if found is None or found[1] > position:
+            if found is None or found[0] > position:
                 search.higher = search.higher or found is not None
                 search.high = middle
-            elif found[1] == position:
-                return found[0]
+            elif found[0] == position:
+                return found[1]
             else:
-                search.lower, search.low = True, found[0] + 1
-        for offset, there in await self._read(reader, search.at, search.low, search.high, only_first=False):
+                search.lower, search.low = True, found[1].offset + 1
+        for there, record in await self._read(reader, search.at, search.low, search.high, only_first=False):
             if there == position:
-                return offset
+                return record
             search.lower, search.higher = search.lower or there < position, search.higher or there > position
         return None
 
     async def _read(
         self, reader: KafkaReader, at: Partition, start: int, end: int, *, only_first: bool
-    ) -> list[tuple[int, int]]:
-        """Return offset and position of the log's records from `start` to before `end`; or of the first of them."""
-        found: list[tuple[int, int]] = []
+    ) -> list[tuple[int, Fetched]]:
+        """Return the log's records from `start` to before `end` with their positions; or the first of them."""
+        found: list[tuple[int, Fetched]] = []
         if start >= end:
             return found
         await reader.assign({at: start})
@@ -111,11 +113,11 @@ class Lookup:
                 raise BrokerUnavailableError(f"no records from {at[0]} within {self._target.timeout_s:g} s")
         return found
 
-    def _places(self, records: list[Fetched], end: int) -> Iterator[tuple[int, int]]:
+    def _places(self, records: list[Fetched], end: int) -> Iterator[tuple[int, Fetched]]:
         for record in records:
             place = place_of(record.headers)
             if place is not None and place[0] == self._log_id and record.offset < end:
-                yield record.offset, place[1]
+                yield place[1], record
 
 
 def _absent(

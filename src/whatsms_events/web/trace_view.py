@@ -50,7 +50,13 @@ def shown_event(found: EventFacts, record: RecordPlace, slugs: Mapping[str, str]
 
 
 def _record(place: RecordPlace) -> RowView:
-    return {"state": place.state, "topic": place.topic, "partition": place.partition, "offset": place.offset}
+    return {
+        "state": place.state,
+        "topic": place.topic,
+        "partition": place.partition,
+        "offset": place.offset,
+        "published_at": place.published_at,
+    }
 
 
 def _tables(position: int, found: Became) -> RowView:

@@ -39,7 +39,8 @@ _KAFKA: Final = {
 def kafka_words(place: TraceView) -> str:
     """Say where the record is, or why it is not there."""
     if place["state"] == "published":
-        return f"{place['topic']}/{place['partition']} at offset {place['offset']}"
+        since = "" if place["published_at"] is None else f", since {at(place['published_at'])}"
+        return f"{place['topic']}/{place['partition']} at offset {place['offset']}{since}"
     return _KAFKA[place["state"]]
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -68,7 +69,7 @@ async def databases(tmp_path: Path) -> AsyncIterator[Databases]:
 
 async def published(_found: EventFacts) -> RecordPlace:
     """Say that every event is in Kafka."""
-    return RecordPlace("published", "whatsms.conversations", 3, 1742)
+    return RecordPlace("published", "whatsms.conversations", 3, 1742, datetime(2026, 11, 29, 9, 30, 7, tzinfo=UTC))
 
 
 class Asked:
@@ -377,7 +378,7 @@ async def test_a_passport_shows_the_way_of_an_event(aiohttp_client: AiohttpClien
     page = await read(browser, f"/passport?find={SENT}")
     stations = re.findall(r'class="stop-title">(\w+)<', page)
     assert stations == ["Happened", "Received", "Verified", "Log", "Kafka", "Tables"]
-    assert "whatsms.conversations/3 at offset 1742" in words(page)
+    assert "2026-11-29 09:30:07 UTC whatsms.conversations/3 at offset 1742" in words(page), "each station has its time"
     assert "signed with current" in words(page)
     by_hash = await read(browser, "/passport?find=" + (bytes(31) + b"\x03").hex())
     assert f"message.sent {SENT} of shop" in words(by_hash)

@@ -171,7 +171,13 @@ def _of_event(shown: Any) -> list[Stop]:
         Stop("Received", "good", shown["origin"], delivery["first_received_at"], f"{size}{again}"),
         Stop("Verified", "good" if signed or not by_hook else "plain", "signed" if signed else "-", None, verified),
         Stop("Log", "good", "appended", None, f"position {shown['log']['position']}"),
-        Stop("Kafka", kafka, record["state"].replace("_", " "), None, kafka_words(record)),
+        Stop(
+            "Kafka",
+            kafka,
+            record["state"].replace("_", " "),
+            record["published_at"],
+            kafka_words({**record, "published_at": None}),
+        ),
         Stop("Tables", table, applied.replace("_", " "), None, became),
     ]
 
