@@ -176,8 +176,22 @@ async def test_what_was_written_to_them_is_theirs_by_the_channels_address(house:
     for number, more in enumerate(places):
         sent = {"id": f"s-{number}", "body": ANA.mark, "fromMe": True, **more}
         await house.deliver(body("message.sent", message=sent))
-    await house.deliver(body("message.sent", message={"id": "s-9", "body": RUI.mark, "fromMe": True, "from": 7310}))
+    await house.deliver(body("message.sent", message={"id": "s-9", "body": RUI.mark, "fromMe": True, "to": 7310}))
     await assert_forgotten_alone(house)
+
+
+async def test_the_business_is_at_the_other_end_of_every_message(house: House) -> None:
+    """A contact with the number of the business itself, as of its own test, takes nobody's messages with it."""
+    own = Someone(ANA.mark, "351210000001", "own", "ticket-own")
+    jid = f"{own.number}@c.us"
+    told = [
+        body("message.sent", message={"id": "b-1", "body": RUI.mark, "fromMe": True, "from": jid}),
+        body("message.received", message={"id": "b-2", "body": RUI.mark, "fromMe": False, "to": jid}),
+    ]
+    await house.deliver(wrote(own, "o-1"), *told)
+    texts = [row["body"] for row in (await house.everything())["message"] if row["id"] in ("b-1", "b-2")]
+    await house.forget(own.contact)
+    assert texts == [row["body"] for row in (await house.everything())["message"] if row["id"] in ("b-1", "b-2")]
 
 
 async def test_whom_a_number_alone_names_has_tickets_and_messages(house: House) -> None:

@@ -11,13 +11,14 @@ from whatsms_events.domain.named import latest, named_in, plain_name
 _AUTHORS: Final = frozenset(("participant", "author", "sender"))
 """What the channels call who wrote a message in a group: "participant", "author_id"."""
 
-_ENDS: Final = frozenset(("from", "to", "remotejid", "chat", "recipient"))
-"""And between whom it went. Ids of channels stand here too, so a short id names nobody."""
+_CHAT: Final = frozenset(("remotejid", "chat"))
+_FROM: Final = frozenset((*_CHAT, "from"))
+_TO: Final = frozenset((*_CHAT, "to", "recipient"))
+"""And with whom it was exchanged; at the other end is the business. Ids of channels stand here too, so a short id names
+nobody."""
 
-SPELLINGS: Final = tuple(
-    f'"{one}' for one in ("participant", "author", "sender", 'from"', 'to"', "remote", "chat", "rec")
-)
-"""How these begin in JSON, in small letters."""
+SPELLINGS: Final = ('"participant', '"author', '"sender', '"from"', '"to"', '"remote', '"chat', '"recipient')
+"""How these begin in JSON, in small letters; they stand under "extra" alone."""
 
 
 def authored_at(kind: EventType, payload: MessagePayload, find: Find) -> int | None:
@@ -36,7 +37,7 @@ def authored_at(kind: EventType, payload: MessagePayload, find: Find) -> int | N
     authors = () if ours else _told(message.extra, _AUTHORS)
     return latest(
         *(named_in(one, find, name="contact") for one in authors),
-        *(named_in(one, find) for one in _told(message.extra, _ENDS)),
+        *(named_in(one, find) for one in _told(message.extra, _TO if ours else _FROM)),
     )
 
 
