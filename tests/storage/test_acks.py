@@ -10,7 +10,7 @@ from sqlalchemy import insert
 from whatsms_events.domain.delays import BOUNDS_S, OUTCOMES, RANGES, STEPS, total
 from whatsms_events.domain.events import to_micros
 from whatsms_events.storage import tables
-from whatsms_events.storage.acks import SentMessages
+from whatsms_events.storage.acks import Failed, SentMessages
 from whatsms_events.storage.columns import OURS
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.projection.holdings import Holdings
@@ -77,6 +77,26 @@ async def test_a_message_counts_for_what_it_reached(ask: SentMessages, projectio
     assert [one.counts[0] for one in parts] == [9, 0, 0, 0]
     assert [one.since for one in parts] == [NOW + timedelta(minutes=15 * number) for number in range(4)]
     assert all(one.complete for one in parts)
+
+
+async def test_the_messages_that_failed_are_named(ask: SentMessages, projection: Database) -> None:
+    """Those that are counted as failed, the newest first, with their tickets; so many of the newest are looked at."""
+    await put(
+        projection,
+        {"id": "a", "created_at": at(1), "ack": 2, "failed_at": at(3), "ticket_id": "k1"},
+        {"id": "b", "created_at": at(2), "ack": None, "failed_at": at(4)},
+        {"id": "c", "created_at": at(2), "ack": 3, "failed_at": at(3)},
+        {"id": "d", "created_at": at(2), "ack": 2},
+        {"id": "e", "created_at": at(2), "failed_at": at(3), "from_me": False},
+        {"id": "f", "created_at": at(2), "failed_at": at(3), "tenant": "t2"},
+        {"id": "g", "created_at": at(-1), "failed_at": at(3)},
+    )
+    second = NOW + timedelta(seconds=1)
+    found = await ask.failed("t1", NOW, NOW + HOUR)
+    assert [one.id for one in found] == ["b", "a"]
+    assert found[1] == Failed("a", "k1", second, second + timedelta(seconds=2))
+    assert [one.id for one in await ask.failed("t1", NOW, NOW + HOUR, among=3)] == ["b"]
+    assert [one.id for one in await ask.failed("t1", NOW, NOW + HOUR, limit=1)] == ["b"]
 
 
 async def test_each_delay_is_in_one_range(ask: SentMessages, projection: Database) -> None:

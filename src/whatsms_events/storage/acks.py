@@ -31,6 +31,10 @@ PART_MESSAGES: Final = 500
 STUCK_LIMIT: Final = 100
 """Tickets with stuck messages that are listed."""
 
+FAILED_LIMIT: Final = 20
+FAILED_AMONG: Final = 4_000
+"""So many of the newest messages of a period are looked at for those that failed: no index knows them."""
+
 _SENT, _READ, _PLAYED = 2, 4, 5
 
 
@@ -58,6 +62,16 @@ class StuckPage:
     complete: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A message of ours that failed and did not arrive: when it was made, and when WhatSMS said that it failed."""
+
+    id: str
+    ticket_id: str | None
+    created_at: datetime
+    failed_at: datetime
+
+
 class SentMessages:
     """The questions. All raise StorageUnavailableError; each takes one of the readers' places of `queries`."""
 
@@ -80,6 +94,25 @@ class SentMessages:
                 row = (await connection.execute(_part(), asked)).one()
                 found.append(_read_part(begin, end, row, limit))
         return found
+
+    async def failed(
+        self, tenant: str, since: datetime, until: datetime, *, limit: int = FAILED_LIMIT, among: int = FAILED_AMONG
+    ) -> list[Failed]:
+        """Return the messages that we made from `since` until `until` and that failed, the newest first.
+
+        So many of the newest of that time are looked at.
+        """
+        table = tables.message.c
+        columns = (table.id, table.ticket_id, table.created_at, table.failed_at, table.ack)
+        newest = select(*columns).where(table.tenant == tenant, OURS)
+        newest = newest.where(table.created_at >= to_micros(since), table.created_at < to_micros(until))
+        one = newest.order_by(table.created_at.desc()).limit(among).subquery().c
+        query = select(one.id, one.ticket_id, one.created_at, one.failed_at)
+        query = query.where(one.failed_at.is_not(None), func.coalesce(one.ack, 0) < DELIVERED)
+        query = query.order_by(one.created_at.desc(), one.id).limit(limit)
+        async with self._queries.asking(tables.message) as connection:
+            rows = (await connection.execute(query)).all()
+        return [Failed(row.id, row.ticket_id, from_micros(row.created_at), from_micros(row.failed_at)) for row in rows]
 
     async def stuck(
         self, tenant: str, now: datetime, *, after: timedelta, until: timedelta, limit: int = STUCK_LIMIT

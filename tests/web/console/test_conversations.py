@@ -407,6 +407,7 @@ async def test_acks_tell_how_far_messages_got(aiohttp_client: AiohttpClient, dat
     assert "all of ours 3 100.0 %" in text
     assert "read 1 33.3 %" in text
     assert "failed 1 33.3 %" in text
+    assert re.search(r"Failed in this time, the newest first .* m[0-9]+ k1 ", text), "which one, and of which ticket"
     assert "From sent to delivered 2 to 10 s" in text
     assert "From delivered to read 10 s to 1 min" in text
     assert re.search(r"k1 open 1 2 d ago 2 d ago", text)

@@ -54,17 +54,18 @@ class AcksPage:
         found, hours = places.tenant_of(visit, asked), _hours(asked.get("hours", ""))
         known: dict[str, Any] = {"place": places.place, "periods": PERIODS, "hours": hours, "ranges": RANGES}
         if found is None:
-            return visit.page("acks.html", slug="", period=None, stuck=None, **known)
+            return visit.page("acks.html", slug="", period=None, failed=None, stuck=None, **known)
         slug, tenant = found
         since = visit.now - timedelta(hours=hours)
         parts = min(PARTS, hours) if hours > 1 else 6
         period = await visit.asked("The messages", self._sent.period(tenant.tenant_id, since, visit.now, parts=parts))
+        failed = await visit.asked("The failed messages", self._sent.failed(tenant.tenant_id, since, visit.now))
         stuck = await visit.asked(
             "The stuck messages",
             self._sent.stuck(tenant.tenant_id, visit.now, after=STUCK_AFTER, until=STUCK_UNTIL),
         )
         known |= drawn(period.value or [])
-        return visit.page("acks.html", slug=slug, period=period, stuck=stuck, **known)
+        return visit.page("acks.html", slug=slug, period=period, failed=failed, stuck=stuck, **known)
 
 
 def _hours(text: str) -> int:
