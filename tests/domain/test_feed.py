@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,14 @@ def test_a_place_is_read_as_it_is_written(position: int, event_id: UUID | None) 
 def test_what_names_no_place_is_none(text: str) -> None:
     """A text that is not such a place to the letter names none: digits of other scripts, and what stands behind."""
     assert place_of(text) is None
+
+
+@given(st.text(st.characters(codec="utf-8") | st.sampled_from("\x85\u2028\u2029\v\f\x1c\r\n"), max_size=30))
+def test_an_event_is_one_line_however_lines_are_told_apart(words: str) -> None:
+    """Python's `splitlines` ends lines at more letters than Server-Sent Events do: no text of anybody cuts an event."""
+    sent = block(Place(1), "message.received", msgspec.json.encode({"body": words})).decode()
+    assert sent.splitlines() == sent.split("\n")[:-1]
+    assert msgspec.json.decode(sent.splitlines()[2].removeprefix("data: ")) == {"body": words}
 
 
 @given(names=st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=4), cut=st.integers(0, 300))

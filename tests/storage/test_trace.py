@@ -181,6 +181,13 @@ async def test_what_was_blanked_or_parked_is_said(told: Told) -> None:
     assert (found.blanked, became.trace, became.parked, found.size) == (True, None, "data", None)
 
 
+async def test_a_position_is_found_by_time(told: Told) -> None:
+    """Where the log was at a moment: before its first event, at one, between two, and after its last."""
+    at = {-60: 0, 0: 1, 59: 1, 60: 2, 239: 4, 240: 5, 86_400: 5}
+    found = {seconds: await told.traces.position_at(NOON + timedelta(seconds=seconds)) for seconds in at}
+    assert found == at
+
+
 async def test_a_thing_has_its_events_and_what_the_api_said_of_it(told: Told) -> None:
     """Its last events within reach, newest first, and the looks and the last reconcile of the backfill."""
     await told.apply()

@@ -17,6 +17,10 @@ ENDED: Final = "feed.ended"
 
 _PLACE: Final = re.compile(r"([0-9]{1,19})(?:-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}))?")
 _BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
+_LINES: Final = tuple((letter.encode(), rf"\u{ord(letter):04x}".encode()) for letter in "\x85\u2028\u2029")
+"""What Unicode calls the end of a line too, and JSON takes as it is. Python's `splitlines`, and with it HTTP clients
+that give an answer line by line, would cut the data there. They stand in strings alone, and are escaped there.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ def place_of(text: str) -> Place | None:
 
 def block(place: Place, name: str, data: bytes) -> bytes:
     """Return an event as the feed sends it. `data` is JSON, in which a line break is white space between its parts."""
+    for letter, escaped in _LINES:
+        data = data.replace(letter, escaped)
     return b"id: %b\nevent: %b\ndata: %b\n\n" % (str(place).encode(), name.encode(), data.translate(_BREAKS))
 
 
