@@ -182,7 +182,7 @@ class House:
 
     async def apply(self) -> None:
         """Let the consumer apply everything."""
-        older = OlderTables(self.log, self.projection, now=lambda: self.clock)
+        older = OlderTables(self.log, self.projection, Marker(KEY), now=lambda: self.clock)
         source, lock = LogSource(EventLog(self.log)), RoleLock(self.log, "consumer")
         consumer = Consumer(Projection(self.projection), source, lock, batch_limit=100, older=older)
         while await consumer.run_once():

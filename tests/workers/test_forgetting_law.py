@@ -263,7 +263,7 @@ class Town:
     async def apply(self) -> None:
         """Let a consumer apply all that there is, in small batches."""
         house = self.open
-        older = OlderTables(house.log, house.projection, now=lambda: house.clock)
+        older = OlderTables(house.log, house.projection, Marker(KEY), now=lambda: house.clock)
         source, lock = LogSource(EventLog(house.log)), RoleLock(house.log, "consumer")
         consumer = Consumer(Projection(house.projection), source, lock, batch_limit=3, older=older)
         try:

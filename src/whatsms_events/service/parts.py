@@ -15,6 +15,7 @@ from whatsms_events.config.render import comparable
 from whatsms_events.config.settings import Settings
 from whatsms_events.contracts.published import published
 from whatsms_events.domain.events import to_micros
+from whatsms_events.domain.marks import Marker
 from whatsms_events.domain.normalize import record_limit_bytes
 from whatsms_events.domain.retention import KINDS, RetentionKind, RetentionTerms
 from whatsms_events.domain.scopes import SCOPES, scopes
@@ -358,7 +359,8 @@ def make_consumer(
     lock = lock or RoleLock(stores.log, "consumer")
     projection = Projection(stores.projection)
     retry = Retry(projection, ParkedEvents(stores.projection), event_log) if settings.consumer.retry_parked else None
-    older = OlderTables(stores.log, stores.projection, now=now)
+    key = privacy_key(settings)
+    older = OlderTables(stores.log, stores.projection, None if key is None else Marker(key), now=now)
     limit = settings.consumer.batch_limit
     return Consumer(projection, source, lock, batch_limit=limit, retry=retry, older=older)
 

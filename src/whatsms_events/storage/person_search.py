@@ -17,7 +17,7 @@ import msgspec
 from whatsms_events.domain.before import parked_before
 from whatsms_events.domain.events import Entity, decode, encode, to_micros
 from whatsms_events.domain.forms import inflated
-from whatsms_events.domain.marks import Find, KnownPerson
+from whatsms_events.domain.marks import Find, KnownPerson, Marker, Suppressions
 from whatsms_events.domain.named import calls_contact, delivered, leaves, named_in_bytes
 from whatsms_events.domain.personal import personal_values, spellings, texts_in
 from whatsms_events.domain.suppression import (
@@ -32,6 +32,7 @@ from whatsms_events.storage.log.authors import authored
 from whatsms_events.storage.log.erasure import TICKETS_KEPT, Counts, Erasure, Erasures, LogRow, ParkedBody, ShownItem
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.merges import merged_with, merges
+from whatsms_events.storage.log.suppression import SuppressionTable
 from whatsms_events.storage.projection.erasure import Before, FoundPerson, PersonalRows, crowded
 from whatsms_events.storage.projection.person_rows import CONTACTS_LIMIT
 
@@ -95,6 +96,15 @@ class PersonSearch:
         return await self._rows.person(
             tenant, who, before, contact_ids=person.contacts, ticket_ids=known, message_ids=wrote
         )
+
+    async def marked(self, one: Erasure, marker: Marker | None) -> FoundPerson:
+        """Return what the tables have that was marked with this erasure: the log may have told alone whose it was."""
+        at, nobody = to_micros(one.forgotten_at), FoundPerson(frozenset())
+        kept = await SuppressionTable(self._log).all()
+        marks = {row.mark: at for row in kept if row.tenant == one.tenant and row.forgotten_at == at}
+        if marker is None or not marks:
+            return nobody
+        return (await self._rows.marked(one.tenant, Suppressions(marker, marks).of(one.tenant))).get(at, nobody)
 
     def tells(self, person: FoundPerson) -> None:
         """Remember, in memory alone, what tells who the person is."""

@@ -13,7 +13,7 @@ Theory of operation. The order of the steps makes it complete, and each may be d
     8 proof     everything is looked through once more, and must hold nothing
 
 A process that is killed leaves an erasure that is not finished; the next one goes on with it. What the person's number
-was is gone from the tables then: but the marks know it again.
+was is gone from the tables then, and whose a message was from the log: but the marks know both again.
 """
 
 import asyncio
@@ -159,7 +159,7 @@ class Forgetting:
             earlier = await self._erasures.of(tenant, person.contacts, await self._moments(marker, tenant, who))
             unfinished = [one for one in earlier if one.finished_at is None]
             if unfinished:
-                return await self._go_on(marker, unfinished[0], who)
+                return await self._go_on(marker, unfinished[0], who, resumed=True)
             person, found = await self._looked_for(tenant, who, person)
             if found:
                 return await self._go_on(marker, await self._begin(marker, tenant, who, person), who)
@@ -174,9 +174,12 @@ class Forgetting:
             marks.add(marker.mark(tenant, "number", number))
         return {one.forgotten_at for one in await SuppressionTable(self._log).all() if one.mark in marks}
 
-    async def _go_on(self, marker: Marker, one: Erasure, who: str) -> Forgetfulness:
-        """Do what is not done yet of an erasure that has begun."""
+    async def _go_on(self, marker: Marker, one: Erasure, who: str, *, resumed: bool = False) -> Forgetfulness:
+        """Do what is not done yet of an erasure. Where it is `resumed`, an earlier process may have blanked the log."""
         one, person = await self._told_to_all(marker, one, who)
+        if resumed:
+            person = person.joined(await self._search.marked(one, marker))
+            person = await self._rows.with_messages(one.tenant, person, await self._before(one))
         find = await self._find(marker, one, person)
         one, counts = await self._blanked(one, find, person)
         done = {name: count for name, count in counts.items() if count}

@@ -14,6 +14,7 @@ from datetime import datetime
 import structlog
 
 from whatsms_events.domain.events import to_micros
+from whatsms_events.domain.marks import Marker
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.erasure import Erasure, Erasures
 from whatsms_events.storage.person_search import PersonSearch
@@ -27,8 +28,11 @@ log = structlog.get_logger()
 class OlderTables:
     """Blanks tables before a consumer feeds them."""
 
-    def __init__(self, log: Database, projection: Database, *, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, log: Database, projection: Database, marker: Marker | None, *, now: Callable[[], datetime]
+    ) -> None:
         self._log, self._projection = log, projection
+        self._marker = marker
         self._erasures = Erasures(log)
         self._rows = PersonalRows(projection)
         self._now = now
@@ -63,11 +67,18 @@ class OlderTables:
         forgotten_at = to_micros(one.forgotten_at)
         blanked = await self._erasures.blanked_behind(one.tenant, one.log_end, one.until)
         before = Before(one.log_end, blanked, forgotten_at)
-        ids = one.contact_ids | {one.contact_id}
-        person = await self._rows.person(one.tenant, one.contact_id, before, contact_ids=ids, ticket_ids=one.ticket_ids)
+        search = PersonSearch(self._log, self._projection, self._now)
+        marked = await search.marked(one, self._marker)
+        person = await self._rows.person(
+            one.tenant,
+            one.contact_id,
+            before,
+            contact_ids=one.contact_ids | {one.contact_id} | marked.contacts,
+            ticket_ids=one.ticket_ids | marked.tickets,
+            message_ids=marked.messages.keys(),
+        )
         changed = 0
         keys = await self._rows.keys(one.tenant, person)
-        search = PersonSearch(self._log, self._projection, self._now)
         search.tells(person)
         left = await search.parked_events(one, person.known(forgotten_at).find)
         if left:

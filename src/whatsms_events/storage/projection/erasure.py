@@ -64,6 +64,17 @@ class FoundPerson:
         messages = frozenset(one for one in self.messages if not is_no_id(one))
         return KnownPerson(forgotten_at, self.contacts, self.numbers, self.tickets, messages, self.groups)
 
+    def joined(self, other: "FoundPerson") -> "FoundPerson":
+        """Return the person with what else was found of them."""
+        texts = {of: self.groups.get(of, frozenset()) | some for of, some in other.groups.items()}
+        return replace(
+            self,
+            contacts=self.contacts | other.contacts,
+            tickets=self.tickets | other.tickets,
+            messages={**other.messages, **self.messages},
+            groups={**self.groups, **texts},
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Before:
