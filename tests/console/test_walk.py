@@ -372,6 +372,26 @@ async def test_a_broken_service_says_on_every_page_what_is_wrong(browser: Browse
     await service.stop()
 
 
+async def test_a_page_that_gets_no_answer_any_more_says_that_it_is_old(browser: Browser, tmp_path: Path) -> None:
+    """Whoever looks at Now on a wall must not read that all is well when the service has been away for a while; when it
+    is back, the page goes on by itself.
+    """
+    service = Service(tmp_path / "service", roles="receiver,consumer", settings={"private": {"token": TOKEN}})
+    await service.start()
+    async with walking(browser, service) as now, walking(browser, service) as repair:
+        for walker, path in ((now, "/"), (repair, "/repair")):
+            await walker.sign_in(TOKEN)
+            await walker.go(path)
+        await service.stop()
+        for walker in (now, repair):
+            await expect(walker.page.get_by_role("alert").filter(has_text="is old")).to_be_visible()
+            assert await walker.violations() == []
+        await service.start()
+        for walker in (now, repair):
+            await expect(walker.page.get_by_role("alert").filter(has_text="is old")).to_have_count(0)
+    await service.stop()
+
+
 async def test_a_stopped_broker_is_said(browser: Browser, without_broker: tuple[Service, Broker]) -> None:
     """The first page says that publishing and applying fail, at which broker and for how long."""
     service, broker = without_broker
