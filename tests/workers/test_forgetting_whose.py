@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from whatsms_events.errors import TransientError
+from whatsms_events.errors import ConfigError, TransientError
 from whatsms_events.storage.database import DatabaseTarget, open_projection
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.person import People
@@ -282,3 +282,19 @@ async def test_killed_behind_the_log_it_goes_on_with_what_only_the_log_told(tmp_
             await house.forgetting().run(TENANT, ANA.contact)
             assert holding(await house.everything(), needles(ANA)) == []
             assert (await of_rui(house))["message"] == 2
+
+
+@pytest.mark.parametrize("number", ["120363041234567890", "351930000001-1612345678", "-1001234567890", "1203@g.us"])
+async def test_a_group_is_known_by_its_number_alone(house: House, number: str) -> None:
+    """Webhooks need not say that it is one: a field tells who wrote there, and nobody forgets all of it at once."""
+    group = {"id": "unsaid", "name": "Obra", "number": number}
+    ticket = {"id": "ticket-unsaid", "contact": group}
+    await house.deliver(
+        message(ANA, "g-1", ticket, group, participant=JID),
+        message(RUI, "g-2", ticket, group),
+        message(RUI, "g-3", ticket, group, fromMe=True),
+        body("message.ack", message={"id": "g-3", "ack": 4, "contactId": ANA.contact}),
+    )
+    with pytest.raises(ConfigError, match="is a group"):
+        await house.forgetting().preview(TENANT, "unsaid")
+    await assert_forgotten_alone(house)

@@ -56,12 +56,23 @@ _STANDS_FOR_NONE: Final = re.compile(rf"(?:{_COUNTRY})([0-9])\1{{6,}}|0?([0-9])\
 NO_IDS: Final = frozenset(("0", "-1", "null", "nil", "none", "nan", "undefined", "false", f"{UUID(int=0)}"))
 """What stands in the place of an id where there is none: many things would be one."""
 
+_GROUPS: Final = re.compile(r".*@g\.us|(?!00)[0-9]{16,40}|[0-9]{6,15}-[0-9]{9,11}|-[0-9]{6,20}", re.DOTALL)
+
 _EDGE: Final = " .…\ufffd"
 
 
 def in_ascii(text: str) -> str:
     """Return a text with wide and Arabic digits, and the spaces and dashes that are pasted with numbers, in ASCII."""
     return text if text.isascii() else text.translate(_IN_ASCII)
+
+
+def is_groups(number: object) -> bool:
+    """Tell whether what stands in the place of a number is the channel's id of a group.
+
+    On WhatsApp it has more digits than a number may have (15), or those of who made it and a time, on Telegram a minus.
+    Webhooks need not say that a contact is a group.
+    """
+    return isinstance(number, str) and _GROUPS.fullmatch(number) is not None
 
 
 def is_no_id(text: str) -> bool:

@@ -14,7 +14,7 @@ from sqlalchemy import Table, delete, literal, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.last_message import plain
-from whatsms_events.domain.marks import Find, KnownPerson, MarkKind, is_no_id, number_name, shows, text_name
+from whatsms_events.domain.marks import Find, KnownPerson, MarkKind, is_groups, is_no_id, number_name, shows, text_name
 from whatsms_events.domain.personal import COLUMNS, blanked_row
 from whatsms_events.domain.rows import Key, Row, Version
 from whatsms_events.errors import ConfigError
@@ -132,7 +132,7 @@ class PersonalRows:
             emails=frozenset(row.email for row in told.rows if row.email),
             pictures=frozenset(row.profile_pic_url for row in told.rows if row.profile_pic_url),
             of_none=told.of_none,
-            group=any(row.is_group for row in told.rows),
+            group=any(row.is_group or is_groups(row.number) for row in told.rows),
         )
 
     async def _messages(
@@ -234,11 +234,13 @@ class PersonalRows:
     async def people(self, tenant: str, ids: Collection[str]) -> set[str]:
         """Return which of these ids are those of contacts that the tables have, and that are no groups."""
         found: set[str] = set()
-        query = select(contact.c.id).where(contact.c.tenant == tenant, contact.c.is_group.is_not(True))
+        query = select(contact.c.id, contact.c.number)
+        query = query.where(contact.c.tenant == tenant, contact.c.is_group.is_not(True))
         async with self._database.read() as connection:
             for some in chunks(sorted(ids)):
-                found.update((await connection.execute(query.where(among(connection, contact.c.id, some)))).scalars())
-        return {one for one in found if not is_no_id(one)}
+                rows = await connection.execute(query.where(among(connection, contact.c.id, some)))
+                found |= {row.id for row in rows if not is_no_id(row.id) and not is_groups(row.number)}
+        return found
 
     async def keys(self, tenant: str, person: FoundPerson) -> list[Key]:
         """Return the rows that may hold something of the person, and exist."""

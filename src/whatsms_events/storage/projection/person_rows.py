@@ -23,6 +23,9 @@ CONTACTS_LIMIT: Final = 10
 LOOKED_AT: Final = 101
 """Contacts with a number that begins so that are looked at; of most of them it is this very number."""
 
+NUMBER_LIMIT: Final = 17
+"""Digits of a number at most, with 00 in front: what has more is the id of a group."""
+
 MESSAGES_PIECE: Final = 5000
 """Messages of the tenant that one question looks at: no index leads to those that somebody wrote in groups."""
 
@@ -109,10 +112,12 @@ def written_by(contacts: Sequence[str]) -> ColumnElement[bool]:
 
     What the business wrote in a group is no member's: one that is named with it has read it.
     """
-    table = message.c
+    table, number = message.c, contact.c.number
+    # As `is_groups`, but for the time behind the number of who made it: that has more digits than a number too.
+    unsaid = or_(number.like("%@g.us"), number.like("-%"), func.length(contact.c.digits) > NUMBER_LIMIT)
     group = exists().where(
         ticket.c.tenant == table.tenant, ticket.c.id == table.ticket_id, contact.c.tenant == table.tenant,
-        contact.c.id == ticket.c.contact_id, contact.c.is_group.is_(True),
+        contact.c.id == ticket.c.contact_id, or_(contact.c.is_group.is_(True), unsaid),
     )  # fmt: skip
     return table.contact_id.in_(contacts) & or_(table.from_me.is_not(True), ~group)
 
