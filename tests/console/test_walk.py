@@ -193,8 +193,10 @@ async def test_live_shows_events_as_they_come(browser: Browser, service: Service
     """
     async with walking(browser, service) as walker:
         await walker.sign_in(TOKEN)
-        await walker.go("/live?type=message.received")
         page = walker.page
+        await walker.go("/live?type=ticket.observed")
+        await expect(page.locator("#rows td.says").first).to_have_text("gone at WhatSMS")
+        await walker.go("/live?type=message.received")
         await expect(page.locator("#state")).to_have_text("live")
         hostile = "<img src=x onerror=document.title='hit'> \u202egnp"
         await say(service, "message.received", "2026-01-15T12:00:00Z", message={"id": "m-live-1", "body": hostile})

@@ -37,6 +37,7 @@ if (live) {
     if (event.type === "message.ack") return ACKS[message.ack] ?? `ack ${message.ack ?? "?"}`;
     const text = message.body ?? (data.ticket || {}).status ?? (data.contact || {}).name ?? (data.campaign || {}).name;
     if (text && typeof text === "object") return "hidden";
+    if (!text && Object.values(data).some((one) => one && one.gone === true)) return "gone at WhatSMS";
     const whole = text === null || text === undefined ? "" : String(text);
     return whole.length > LIMIT ? `${whole.slice(0, LIMIT)}…` : whole;
   }
