@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from whatsms_events.domain.events import Contact
 from whatsms_events.errors import ConfigError, TransientError
 from whatsms_events.storage.database import DatabaseTarget, open_projection
 from whatsms_events.storage.log.event_log import EventLog
@@ -20,10 +21,12 @@ from whatsms_events.storage.scrubbing import scrub
 from whatsms_events.web.export import sections
 from workers.test_forgetting import (
     ANA,
+    NOON,
     RUI,
     TENANT,
     House,
     Someone,
+    append_observation,
     at,
     body,
     holding,
@@ -298,3 +301,27 @@ async def test_a_group_is_known_by_its_number_alone(house: House, number: str) -
     with pytest.raises(ConfigError, match="is a group"):
         await house.forgetting().preview(TENANT, "unsaid")
     await assert_forgotten_alone(house)
+
+
+async def test_who_has_the_number_since_loses_nothing(house: House) -> None:
+    """Somebody else was given the number of who was forgotten: all that tells of them stays, with a time or without."""
+    await house.forget(ANA.contact)
+    house.clock += timedelta(seconds=600)
+    new = {"id": "carla", "name": "Carla Nova", "number": ANA.number}
+    since = {**new, "createdAt": at(300)}
+    await house.deliver(
+        body("contact.created", 300, contact=since),
+        body("contact.updated", 301, contact=new),
+        body("ticket.created", 302, ticket={"id": "t-c", "createdAt": at(302), "lastMessage": "oi", "contact": new}),
+        body("message.received", 303, message={"id": "c-1", "body": "oi"}, ticket={"id": "t-c"}, contact=new),
+        body("message.sent", 304, message={"id": "c-2", "body": "oi"}, ticket={"id": "t-c", "contact": since}),
+        body("ticket.updated", 305, ticket={"id": "t-c", "lastMessage": "oi", "contact": new}),
+    )
+    await append_observation(
+        house,
+        Contact(id="carla", name="Carla Nova", number=ANA.number, created_at=NOON + timedelta(seconds=300)),
+        house.clock,
+    )
+    rows = await house.everything()
+    assert [row["type"] for row in rows["event_log"][-7:] if b"Carla" not in row["data"].encode()] == []
+    assert all(row["raw"] for row in rows["event_log"][-7:])

@@ -8,9 +8,10 @@ messages, and their number. Of each a *mark* is kept, a keyed hash, with the mom
                 before: its id was known then, or it was created before; where its time is not told, the event happened
                 before.
     ticket      theirs: its id or its contact is. Its last message is from before unless the ticket was created since.
-    contact     theirs: its id or its number is. From before: it did not change since, and stands beside nothing new
-                that the person did; where no time of change is told, as a message: by when it was created, or by its
-                id. A new message brings name and number back: what happens afterwards is new.
+    contact     theirs: its id or its number is. From before: it did not change since, is none that was created since,
+                and stands beside nothing new that the person did; where no time of change is told, as a message: by
+                when it was created, or by its id. A new message brings name and number back: what happens afterwards
+                is new.
     unknown     what nobody knows of a part goes with that part. In other people's events it goes where it names them,
                 in new ones only where it tells that it is of before; of a list only what names them, as of the lists
                 of those whom a campaign went to. What quotes a message of theirs goes from every event.
@@ -361,8 +362,11 @@ class _Look:
         return latest(self._at("contact", contact.id, contact_id), self._at("number", number))
 
     def _changed_after(self, contact: Contact, at: int) -> bool:
-        changed = contact.updated_at
-        return not self._was_there(at) and isinstance(changed, datetime) and to_micros(changed) > at
+        """Tell whether it changed since, or is a new one that nobody knew then."""
+        times = [contact.updated_at]
+        if self._at("contact", contact.id) is None:
+            times.append(contact.created_at)
+        return not self._was_there(at) and any(isinstance(one, datetime) and to_micros(one) > at for one in times)
 
     def _part(self, part: _Part, mine: _Mine | None) -> _Part:
         """Return what stays of a part without what is nested in it."""
