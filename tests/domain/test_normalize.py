@@ -153,6 +153,18 @@ def test_unreadable_body_is_refused_with_its_reason(body: bytes, reason: str) ->
     assert identify(body, tenant="t").version == 8
 
 
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(None, "null"), ("x", "string"), ([], "array"), (True, "boolean"), (7, "number"), (1.5, "number"), ({}, "object")],
+)
+def test_a_refusal_says_what_stood_there_as_json_calls_it(value: object, kind: str) -> None:
+    """Whoever reads why something is parked knows JSON, and not this program's language."""
+    if kind != "object":
+        assert refusal_of(json.dumps(value).encode()).detail == kind
+        assert refusal_of(body_of("message.received", value)).detail == f"data: {kind}"
+    assert bodies.kind(value) == kind
+
+
 @pytest.mark.parametrize("event_type", sorted(OURS))
 def test_webhook_cannot_claim_to_be_an_observation(event_type: EventType) -> None:
     """Our own event names are unknown when they come through the door."""

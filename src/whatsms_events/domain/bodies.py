@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
@@ -21,6 +22,21 @@ _decoder: Final = msgspec.json.Decoder()
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
+_KINDS: Final[Mapping[type, str]] = {
+    dict: "object",
+    list: "array",
+    str: "string",
+    bool: "boolean",
+    type(None): "null",
+    **dict.fromkeys((int, float), "number"),
+}
+
+
+def kind(value: object) -> str:
+    """Return what JSON calls such a value."""
+    return _KINDS.get(type(value), "number")
+
+
 def decode(body: bytes) -> JsonObject:
     """Return the object in a body, storable and at most DEPTH_LIMIT deep; raise InvalidEventError and nothing else."""
     clean = b"\\" not in body or b"\\u0000" not in body  # most have no escape at all, and one byte is found faster
@@ -31,7 +47,7 @@ def decode(body: bytes) -> JsonObject:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         value, clean = _decode_again(body), False
     if type(value) is not dict:
-        raise InvalidEventError("not_object", type(value).__name__)
+        raise InvalidEventError("not_object", kind(value))
     # The number of brackets is never less than the depth, and cheap: only a body with many of them is walked.
     if body.count(b"{") + body.count(b"[") > DEPTH_LIMIT and _too_deep(value):
         raise InvalidEventError("too_deep")

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from whatsms_events.domain import bodies, documented
-from whatsms_events.domain.bodies import JsonObject
+from whatsms_events.domain.bodies import JsonObject, kind
 from whatsms_events.domain.documented import Facts
 from whatsms_events.domain.events import (
     CampaignPayload,
@@ -125,7 +125,7 @@ def _one(data: object) -> JsonObject:
     if type(data) is list and data:
         raise InvalidEventError("many", f"data: {len(data)}")
     if type(data) is not dict:
-        raise InvalidEventError("no_data", f"data: {type(data).__name__}")
+        raise InvalidEventError("no_data", f"data: {kind(data)}")
     return data
 
 
