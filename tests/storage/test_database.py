@@ -22,6 +22,7 @@ from sqlalchemy import Connection, MetaData, Pool, create_engine, event, text
 from sqlalchemy.schema import SchemaItem
 
 from servers import postgres
+from servers.file_lock import locked
 from servers.postgres import Postgres
 from whatsms_events.errors import ConfigError, NotFoundError, StorageUnavailableError, UnstorableError
 from whatsms_events.storage import schema, tables
@@ -219,15 +220,12 @@ async def test_refused_data_is_told_from_a_database_in_trouble(database_url: str
 async def test_a_locked_file_is_unavailable_within_its_deadline(tmp_path: Path) -> None:
     """While another process holds SQLite's lock, a writer is told so after LOCK_TIMEOUT_MS, and works again after."""
     log = await opened("log", f"sqlite:///{tmp_path / 'log.db'}")
-    other = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    began = time.monotonic()
-    with pytest.raises(StorageUnavailableError):
-        async with log.write():
-            pass
-    assert time.monotonic() - began < LOCK_TIMEOUT_MS / 1000 + 30
-    other.execute("ROLLBACK")
-    other.close()
+    async with locked(tmp_path / "log.db"):
+        began = time.monotonic()
+        with pytest.raises(StorageUnavailableError):
+            async with log.write():
+                pass
+        assert time.monotonic() - began < LOCK_TIMEOUT_MS / 1000 + 30
     async with log.write() as connection:
         await connection.execute(text("DELETE FROM redelivery"))
     await log.close()

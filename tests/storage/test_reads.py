@@ -4,7 +4,6 @@ import asyncio
 import random
 import resource
 import signal
-import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ import msgspec
 import pytest
 from sqlalchemy import Table, insert, select, text
 
+from servers.file_lock import locked
 from whatsms_events.domain.events import from_micros
 from whatsms_events.domain.rows import Version
 from whatsms_events.errors import StorageUnavailableError
@@ -472,13 +472,9 @@ async def test_write_probe_finds_a_locked_file(tmp_path: Path) -> None:
     """The probe fails while somebody else holds the write lock of the SQLite file."""
     file = tmp_path / "log.db"
     async with closing(await open_log(DatabaseTarget(f"sqlite:///{file}"), migrate=True)) as log:
-        other = sqlite3.connect(file, isolation_level=None)
-        try:
-            other.execute("BEGIN IMMEDIATE")
+        async with locked(file):
             with pytest.raises(StorageUnavailableError):
                 await write_problem(log)
-        finally:
-            other.close()
         assert await write_problem(log) is None
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import sqlite3
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import structlog
 from prometheus_client import REGISTRY
 
+from servers.file_lock import locked
 from web.test_receiver import OUTCOMES, POST, SECRET, Door, delivery, opened
 from whatsms_events.domain.signature import HEADER, sign
 
@@ -258,18 +258,15 @@ async def test_half_closed_client_gets_every_answer(door: Door, number: int, *, 
 async def test_half_closed_client_waits_for_its_commit(tmp_path: Path) -> None:
     """A FIN that comes while the delivery waits for its commit takes nothing away: the answer comes after it."""
     async with opened(f"sqlite:///{tmp_path / 'log.db'}", deadline_s=60.0) as door:
-        other = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        wire = await Wire.to(door)
-        await wire.send(request(BODY))
-        await held(len(BODY))
-        wire.writer.write_eof()
-        silent = await Wire.to(door)  # a FIN behind it: when that one was seen, so was the first
-        silent.writer.write_eof()
-        assert await silent.rest() == b""
-        assert not wire.reader.at_eof()
-        other.execute("ROLLBACK")
-        other.close()
+        async with locked(tmp_path / "log.db"):
+            wire = await Wire.to(door)
+            await wire.send(request(BODY))
+            await held(len(BODY))
+            wire.writer.write_eof()
+            silent = await Wire.to(door)  # a FIN behind it: when that one was seen, so was the first
+            silent.writer.write_eof()
+            assert await silent.rest() == b""
+            assert not wire.reader.at_eof()
         assert statuses(await wire.rest()) == [200]
 
 

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -27,6 +26,7 @@ import structlog
 from prometheus_client import REGISTRY
 from sqlalchemy import select
 
+from servers.file_lock import locked
 from servers.postgres import Postgres, create_database
 from whatsms_events.domain.signature import HEADER, sign
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log
@@ -423,14 +423,11 @@ async def test_a_tenant_that_floods_does_not_shut_the_door_of_another(tmp_path: 
     """While one tenant's deliveries fill their half of the queue, another one's is taken and committed."""
     other = Tenant("other", "tenant-2", {"only": SECRET})
     async with opened(f"sqlite:///{tmp_path / 'log.db'}", tenants=(TENANT, other), queue_limit=8) as door:
-        lock = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
-        lock.execute("BEGIN IMMEDIATE")
-        flood = [asyncio.create_task(door.post(delivery(number))) for number in range(20)]
-        await until(lambda: sum(post.done() for post in flood) == 16)
-        calm = asyncio.create_task(door.post(delivery(99, tenantId="tenant-2"), slug="other"))
-        await until(lambda: REGISTRY.get_sample_value("whatsms_events_queued_deliveries") == 5)
-        lock.execute("ROLLBACK")
-        lock.close()
+        async with locked(tmp_path / "log.db"):
+            flood = [asyncio.create_task(door.post(delivery(number))) for number in range(20)]
+            await until(lambda: sum(post.done() for post in flood) == 16)
+            calm = asyncio.create_task(door.post(delivery(99, tenantId="tenant-2"), slug="other"))
+            await until(lambda: REGISTRY.get_sample_value("whatsms_events_queued_deliveries") == 5)
         assert (await calm).status == 200
         assert sorted(answer.status for answer in await asyncio.gather(*flood)) == [200] * 4 + [503] * 16
 
@@ -551,14 +548,11 @@ async def test_client_that_goes_away_before_its_answer_is_in_the_log(
 async def test_locked_database_is_503_and_nothing_is_lost(tmp_path: Path, counts: Callable[[str], float]) -> None:
     """While the log's file is locked the answer is 503 with Retry-After, in time; sent again it is one event."""
     async with opened(f"sqlite:///{tmp_path / 'log.db'}", deadline_s=0.3) as door:
-        other = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        refused = await asyncio.gather(*(door.post(delivery(number)) for number in range(5)))
-        assert all(answer.is_problem(503) for answer in refused)
-        assert counts("overloaded") + counts("unavailable") == 5
-        assert counts("accepted") == 0
-        other.execute("ROLLBACK")
-        other.close()
+        async with locked(tmp_path / "log.db"):
+            refused = await asyncio.gather(*(door.post(delivery(number)) for number in range(5)))
+            assert all(answer.is_problem(503) for answer in refused)
+            assert counts("overloaded") + counts("unavailable") == 5
+            assert counts("accepted") == 0
         async with asyncio.timeout(60):
             for number in range(5):
                 while (await door.post(delivery(number))).status != 200:  # noqa: ASYNC110 - a real server
@@ -601,16 +595,13 @@ async def test_frozen_postgresql_is_503_in_time_and_nothing_is_lost_or_doubled(
 async def test_full_queue_is_503_at_once(tmp_path: Path, counts: Callable[[str], float]) -> None:
     """A queue at its limit sends deliveries away instead of letting them wait for their deadline."""
     async with opened(f"sqlite:///{tmp_path / 'log.db'}", queue_limit=2, deadline_s=60) as door:
-        other = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        waiting = [asyncio.create_task(door.post(delivery(number))) for number in range(8)]
-        async with asyncio.timeout(60):
-            sent_away = [await answer for answer in islice(asyncio.as_completed(waiting), 6)]
-        assert all(answer.is_problem(503) for answer in sent_away)
-        rest = [one for one in waiting if not one.done()]
-        assert len(rest) == 2
-        other.execute("ROLLBACK")
-        other.close()
+        async with locked(tmp_path / "log.db"):
+            waiting = [asyncio.create_task(door.post(delivery(number))) for number in range(8)]
+            async with asyncio.timeout(60):
+                sent_away = [await answer for answer in islice(asyncio.as_completed(waiting), 6)]
+            assert all(answer.is_problem(503) for answer in sent_away)
+            rest = [one for one in waiting if not one.done()]
+            assert len(rest) == 2
         assert {answer.status for answer in await asyncio.gather(*rest)} == {200}
         assert counts("overloaded") == 6
 
@@ -620,16 +611,13 @@ async def test_stopping_answers_what_is_in_flight_and_takes_no_more(
 ) -> None:
     """When told to stop, every delivery on its way is committed and gets its 200; new connections are refused."""
     async with opened(f"sqlite:///{tmp_path / 'log.db'}") as door:
-        other = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        load = [asyncio.create_task(door.post(delivery(number))) for number in range(20)]
-        await until(lambda: REGISTRY.get_sample_value("whatsms_events_queued_deliveries") == 20)
-        stopping = asyncio.create_task(door.listener.stop(10))
-        await until(lambda: not listens(door))
-        assert not stopping.done()
-        assert not [post for post in load if post.done()]
-        other.execute("ROLLBACK")
-        other.close()
+        async with locked(tmp_path / "log.db"):
+            load = [asyncio.create_task(door.post(delivery(number))) for number in range(20)]
+            await until(lambda: REGISTRY.get_sample_value("whatsms_events_queued_deliveries") == 20)
+            stopping = asyncio.create_task(door.listener.stop(10))
+            await until(lambda: not listens(door))
+            assert not stopping.done()
+            assert not [post for post in load if post.done()]
         answers = await asyncio.gather(*load)
         await stopping
         assert [answer.status for answer in answers] == [200] * 20

@@ -1,7 +1,6 @@
 """Deliveries that come whole go past aiohttp: they are read as aiohttp reads them, and answered like any other."""
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
+from servers.file_lock import locked
 from web.test_connection import PATIENCE_S, Wire, held, request, statuses
 from web.test_receiver import SECRET, Door, delivery, opened
 from whatsms_events.domain.signature import HEADER, sign
@@ -199,15 +199,12 @@ async def test_an_idle_connection_is_closed_and_one_that_waits_is_not(bypass: Do
     wire = await Wire.to(bypass)
     await wire.send(request(delivery(1)))
     assert await wire.status() == 200
-    other = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    waiting = await Wire.to(bypass)
-    await waiting.send(request(delivery(2)))
-    assert await wire.rest() == b""  # closed: the time of the one that waits is over as well
-    later = await Wire.to(bypass)
-    assert await later.rest() == b""
-    other.execute("ROLLBACK")
-    other.close()
+    async with locked(tmp_path / "log.db"):
+        waiting = await Wire.to(bypass)
+        await waiting.send(request(delivery(2)))
+        assert await wire.rest() == b""  # closed: the time of the one that waits is over as well
+        later = await Wire.to(bypass)
+        assert await later.rest() == b""
     assert await waiting.status() == 200
     waiting.writer.close()
 
@@ -215,18 +212,15 @@ async def test_an_idle_connection_is_closed_and_one_that_waits_is_not(bypass: Do
 async def test_what_comes_behind_a_delivery_waits_for_its_answer(tmp_path: Path) -> None:
     """Requests that come while a delivery waits for its commit are answered behind it, in their order."""
     async with opened(f"sqlite:///{tmp_path / 'log.db'}", deadline_s=60.0) as door:
-        other = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        wire, bodies = await Wire.to(door), [delivery(number) for number in range(4)]
-        await wire.send(request(bodies[0]))
-        await held(len(bodies[0]))
-        asked = b"GET /webhooks/acme HTTP/1.1\r\nHost: x\r\n\r\n"
-        await wire.send(asked + request(bodies[1]) + request(bodies[2])[:-9])
-        await wire.send(request(bodies[2])[-9:] + b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
-        await wire.send(request(bodies[3]))
-        wire.writer.write_eof()
-        other.execute("ROLLBACK")
-        other.close()
+        async with locked(tmp_path / "log.db"):
+            wire, bodies = await Wire.to(door), [delivery(number) for number in range(4)]
+            await wire.send(request(bodies[0]))
+            await held(len(bodies[0]))
+            asked = b"GET /webhooks/acme HTTP/1.1\r\nHost: x\r\n\r\n"
+            await wire.send(asked + request(bodies[1]) + request(bodies[2])[:-9])
+            await wire.send(request(bodies[2])[-9:] + b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+            await wire.send(request(bodies[3]))
+            wire.writer.write_eof()
         assert statuses(await wire.rest()) == [200, 200, 200, 200, 404, 200]
         assert [raw for _, raw in await door.log_rows()] == bodies
 
@@ -242,18 +236,15 @@ async def seen(door: Door) -> None:
 async def test_an_answer_that_closes_arrives_whatever_was_sent_behind_the_delivery(tmp_path: Path, why: str) -> None:
     """A connection that is closed over bytes which nobody read would be reset, and the answer lost with it."""
     async with opened(f"sqlite:///{tmp_path / 'log.db'}", deadline_s=60.0) as door:
-        other = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        wire, closes = await Wire.to(door), why == "its sender wants that"
-        await wire.send(request(delivery(1), more="Connection: close\r\n" if closes else ""))
-        await held(len(delivery(1)))
-        for number in (2, 3):
-            await wire.send(request(delivery(number)))
-            await seen(door)
-        stopping = None if closes else asyncio.create_task(door.listener.stop(PATIENCE_S))
-        await asyncio.sleep(0)  # the first step of the stop: from then on each answer closes its connection
-        other.execute("ROLLBACK")
-        other.close()
+        async with locked(tmp_path / "log.db"):
+            wire, closes = await Wire.to(door), why == "its sender wants that"
+            await wire.send(request(delivery(1), more="Connection: close\r\n" if closes else ""))
+            await held(len(delivery(1)))
+            for number in (2, 3):
+                await wire.send(request(delivery(number)))
+                await seen(door)
+            stopping = None if closes else asyncio.create_task(door.listener.stop(PATIENCE_S))
+            await asyncio.sleep(0)  # the first step of the stop: from then on each answer closes its connection
         assert statuses(await wire.rest()) == [200]
         if stopping is not None:
             await stopping
@@ -262,19 +253,16 @@ async def test_an_answer_that_closes_arrives_whatever_was_sent_behind_the_delive
 async def test_what_is_unfinished_behind_a_delivery_at_the_fin_is_refused(tmp_path: Path) -> None:
     """A half-close within what came too early: the delivery is answered, then what is unfinished is 400."""
     async with opened(f"sqlite:///{tmp_path / 'log.db'}", deadline_s=60.0) as door:
-        other = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        cuts = (-3, -len(delivery(2)) - 9)  # within the body, and within the head
-        wires = [await Wire.to(door) for _ in cuts]
-        for number, wire in enumerate(wires):
-            await wire.send(request(delivery(number)))
-            await held(sum(len(delivery(one)) for one in range(number + 1)))
-        for cut, wire in zip(cuts, wires, strict=True):
-            await wire.send(request(delivery(2))[:cut])
-            wire.writer.write_eof()
-        await seen(door)
-        other.execute("ROLLBACK")
-        other.close()
+        async with locked(tmp_path / "log.db"):
+            cuts = (-3, -len(delivery(2)) - 9)  # within the body, and within the head
+            wires = [await Wire.to(door) for _ in cuts]
+            for number, wire in enumerate(wires):
+                await wire.send(request(delivery(number)))
+                await held(sum(len(delivery(one)) for one in range(number + 1)))
+            for cut, wire in zip(cuts, wires, strict=True):
+                await wire.send(request(delivery(2))[:cut])
+                wire.writer.write_eof()
+            await seen(door)
         assert [statuses(await wire.rest()) for wire in wires] == [[200, 400], [200, 400]]
 
 

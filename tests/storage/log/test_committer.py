@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import json
 import resource
-import sqlite3
 import sys
 import textwrap
 from collections import Counter
@@ -23,6 +22,7 @@ from sqlalchemy.engine import make_url
 from structlog.testing import capture_logs
 
 from servers.compare import until
+from servers.file_lock import locked
 from servers.postgres import Standby, ask
 from servers.proxy import TcpProxy
 from whatsms_events.domain.events import Event, EventType, event_id, to_micros
@@ -407,16 +407,13 @@ async def test_locked_file_refuses_in_time_and_loses_nothing(tmp_path: Path) -> 
     path = tmp_path / "log.db"
     async with opened(f"sqlite:///{path}") as database, committing(database) as committer:
         assert (await committer.submit(append(0), deadline_s=DEADLINE_S)).kind == "accepted"
-        other = sqlite3.connect(path, isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        waits = (committer.submit(append(1 + number), deadline_s=0.3) for number in range(20))
-        async with asyncio.timeout(60):  # the lock is held all the while
-            outcomes = await asyncio.gather(*waits, return_exceptions=True)
-        assert set(kinds(outcomes)) <= {"OverloadedError", "StorageUnavailableError"}
-        long_wait = asyncio.create_task(committer.submit(append(99), deadline_s=DEADLINE_S))
-        await asyncio.sleep(0)
-        other.execute("ROLLBACK")
-        other.close()
+        async with locked(path):
+            waits = (committer.submit(append(1 + number), deadline_s=0.3) for number in range(20))
+            async with asyncio.timeout(60):  # the lock is held all the while
+                outcomes = await asyncio.gather(*waits, return_exceptions=True)
+            assert set(kinds(outcomes)) <= {"OverloadedError", "StorageUnavailableError"}
+            long_wait = asyncio.create_task(committer.submit(append(99), deadline_s=DEADLINE_S))
+            await asyncio.sleep(0)
         assert (await long_wait).kind == "accepted"
         assert {one.kind for one in [await committer.submit(append(n), deadline_s=60) for n in range(21)]} <= {
             "accepted",
