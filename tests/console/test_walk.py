@@ -27,7 +27,7 @@ from console.stage import (
 )
 from servers.kafka import Broker
 from servers.ports import HOST
-from servers.service import Service
+from servers.service import SLUG, Service
 from servers.upstream import Account, account
 from whatsms_events.twin.rest.limits import RestLimits
 
@@ -268,6 +268,21 @@ async def test_did_joao_get_the_message_of_half_past_ten(browser: Browser, servi
         await expect(page.get_by_role("heading", level=2).first).to_contain_text("message.sent")
         assert await walker.violations() == []
         assert walker.complaints == []
+
+
+async def test_a_time_is_told_by_the_clock_of_who_looks_too(browser: Browser, service: Service) -> None:
+    """Who asks for the message of half past seven, in São Paulo, finds the one that a page calls 10:30 in UTC."""
+    context = await browser.new_context(timezone_id="America/Sao_Paulo", locale="en-GB")
+    page = await context.new_page()
+    walker = Walker(context, page, service)
+    await walker.sign_in(TOKEN)
+    await walker.go(f"/conversations/ticket?tenant={SLUG}&id=t-1")
+    await expect(page.get_by_role("heading", name="2026-01-15, in UTC")).to_be_visible()
+    time = page.locator("time", has_text="10:31:00").first
+    await time.hover()
+    await expect(time).to_have_attribute("title", re.compile("07:31:00 .*by your clock"))
+    assert walker.complaints == []
+    await context.close()
 
 
 async def test_what_is_parked_is_tried_again_and_discarded(browser: Browser, service: Service) -> None:
