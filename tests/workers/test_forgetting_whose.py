@@ -212,8 +212,25 @@ async def test_whom_a_number_alone_names_has_tickets_and_messages(house: House) 
             body("ticket.updated", ticket={"id": f"{one.ticket}-t", "lastMessage": one.mark, "contact": bare}),
             message(one, f"{one.contact}-n2", {"id": f"{one.ticket}-t"}, fromMe=True),
             body("ticket.updated", ticket={"id": f"{one.ticket}-u", "lastMessage": one.mark}, contact=bare),
+            acked(f"{one.ticket}-v", one, bare),
+            body("message.ack", message={"id": "x", "ack": 2}, ticket={"id": f"{one.ticket}-w", "contact": bare}),
+            body("ticket.closed", ticket={"id": f"{one.ticket}-w", "lastMessage": one.mark}),
         )
+    shared = {"id": "ticket-shared", "lastMessage": f"{RUI.mark} texto"}
+    await house.deliver(
+        message(RUI, "s-1", shared, {"number": RUI.number}),
+        message(RUI, "s-2", shared, contact(RUI)),
+        message(ANA, "s-3", {"id": "ticket-shared"}, {"number": ANA.number}),
+    )
     await assert_forgotten_alone(house)
+    await house.deliver(acked("ticket-late", ANA, {"number": ANA.number}))
+    assert holding(await house.everything(), needles(ANA)) == []
+
+
+def acked(ticket_id: str, one: Someone, shown: dict[str, Any]) -> bytes:
+    """Return an ack that shows the preview of a ticket."""
+    ticket = {"id": ticket_id, "lastMessage": one.mark}
+    return body("message.ack", message={"id": f"{ticket_id}-m", "ack": 2}, ticket=ticket, contact=shown)
 
 
 async def test_an_export_has_what_they_wrote_in_a_group_and_nothing_that_others_wrote(house: House) -> None:

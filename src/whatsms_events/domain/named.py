@@ -15,9 +15,11 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
+from whatsms_events.domain.bodies import decode as decode_body
 from whatsms_events.domain.forms import whole_json
 from whatsms_events.domain.marks import NUMBER_DIGITS, Find, MarkKind, in_ascii, number_name
 from whatsms_events.domain.values import SHORT_LIMIT_BYTES
+from whatsms_events.errors import InvalidEventError
 
 LONG_ID_CHARS: Final = 12
 """An id of so many characters is no other value by chance."""
@@ -321,3 +323,12 @@ def _inside(text: str | bytes) -> Any:
         return msgspec.json.decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
+
+
+def tenants_named(raw: bytes) -> list[str]:
+    """Return the id of the tenant that a delivery names, nothing where it cannot be read."""
+    try:
+        tenant = decode_body(raw).get("tenantId")
+    except InvalidEventError:
+        return []
+    return [str(tenant)] if isinstance(tenant, str | int) else []

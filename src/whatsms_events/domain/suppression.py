@@ -31,7 +31,6 @@ from msgspec import UNSET, UnsetType
 
 from whatsms_events.domain.authors import authored_at, contacts_shown
 from whatsms_events.domain.before import parked_before, received_before, shown_before
-from whatsms_events.domain.bodies import decode as decode_body
 from whatsms_events.domain.events import (
     Campaign,
     CampaignPayload,
@@ -52,7 +51,7 @@ from whatsms_events.domain.events import (
 )
 from whatsms_events.domain.forms import inflated
 from whatsms_events.domain.last_message import plain
-from whatsms_events.domain.marks import Find, MarkKind, Suppressions, is_no_id, number_name, shows, text_name
+from whatsms_events.domain.marks import Find, MarkKind, Suppressions, is_groups, is_no_id, number_name, shows, text_name
 from whatsms_events.domain.named import (
     Names,
     is_id,
@@ -60,13 +59,13 @@ from whatsms_events.domain.named import (
     leaves,
     named_in_bytes,
     owner,
+    tenants_named,
     unquoted,
     without,
 )
 from whatsms_events.domain.normalize import ids
 from whatsms_events.domain.personal import EXTRA, PERSONAL
 from whatsms_events.domain.verdicts import Append, Park
-from whatsms_events.errors import InvalidEventError
 
 _NOBODY: Final = UUID(int=0)
 
@@ -191,12 +190,29 @@ def ticket_ids(event: Event, payload: Payload, find: Find) -> set[str]:
     return set() if mine is None else {one}
 
 
-def is_theirs(event: Event, payload: MessagePayload | TicketPayload, find: Find) -> bool:
-    """Tell whether the message or the ticket that an event is about is of somebody whom `find` knows."""
-    look = _Look(event, find, settled=False, gap=None)
-    if isinstance(payload, MessagePayload):
-        return look.message_mine(payload) is not None
-    return look.ticket_mine(payload.ticket, event.ticket_id, payload.contact) is not None
+class Ties(NamedTuple):
+    """What an event shows to be theirs, by id. A ticket is only `guessed` by the contact beside a message."""
+
+    ticket: str | None = None
+    guessed: str | None = None
+    message: str | None = None
+
+
+def ties_of(event: Event, payload: Payload, find: Find) -> Ties:
+    """Return which ticket and which message are of somebody whom `find` knows. An ack shows no message."""
+    look, ticket_id = _Look(event, find, settled=False, gap=None), event.ticket_id
+    if isinstance(payload, TicketPayload):
+        mine = look.ticket_mine(payload.ticket, ticket_id, payload.contact)
+        return Ties(ticket=None if mine is None else ticket_id)
+    if not isinstance(payload, MessagePayload):
+        return Ties()
+    theirs = event.type is not EventType.MESSAGE_ACK and look.message_mine(payload) is not None
+    mine = look.ticket_mine(payload.ticket, None) if isinstance(payload.ticket, Ticket) else None
+    return Ties(
+        ticket=None if mine is None else ticket_id,
+        guessed=ticket_id if mine is None and look.beside(payload) else None,
+        message=event.message_id if theirs else None,
+    )
 
 
 class _Mine(NamedTuple):
@@ -222,7 +238,8 @@ class _Look:
         shown = ticket
         if isinstance(ticket, Ticket):
             quoted = message.body if mine is not None and not new else UNSET
-            shown = self._ticket(ticket, event.ticket_id, carried=new, written=written, quoted=quoted)
+            of = mine if self.beside(payload) else None
+            shown = self._ticket(ticket, event.ticket_id, carried=new, written=written, quoted=quoted, mine=of)
         beside = payload.contact
         if isinstance(beside, Contact):
             beside = self._contact(beside, carried=new)
@@ -231,6 +248,14 @@ class _Look:
             part, around = msgspec.structs.replace(part, extra=unquoted(part.extra)), unquoted(around)
         return msgspec.structs.replace(payload, message=part, ticket=shown, contact=beside, extra=around)
 
+    def beside(self, payload: MessagePayload) -> bool:
+        """Tell whether the contact beside a message is theirs, and nothing else says whose the ticket is."""
+        one, ticket = payload.contact, payload.ticket
+        told = isinstance(ticket, Ticket) and (ticket.contact_id or isinstance(ticket.contact, Contact))
+        if told or not isinstance(one, Contact) or one.is_group is True or is_groups(one.number):
+            return False
+        return self._contact_at(one, None) is not None
+
     def _quotes_theirs(self, message: Message, extra: Extra) -> bool:
         """Tell whether a message quotes one of theirs: by its id, or by what they wrote in this ticket of a group."""
         if self._at("message", message.quoted_message_id) is not None:
@@ -238,8 +263,7 @@ class _Look:
         of = message.ticket_id if isinstance(message.ticket_id, str) else self.event.ticket_id
         if not extra or of is None:
             return False
-        left = unquoted(extra)
-        quoted = (leaf for name, one in extra.items() if name not in left for _, leaf in leaves(one))
+        quoted = (leaf for name in extra.keys() - unquoted(extra) for _, leaf in leaves(extra[name]))
         return any(self.find("text", text_name(of, one)) is not None for one in quoted)
 
     def ticket_payload(self, payload: TicketPayload, mine: _Mine | None) -> TicketPayload:
@@ -407,8 +431,8 @@ class _Look:
 
     def _quotes(self, name: str, value: Any) -> bool:
         """Tell whether an unknown field shows a message of theirs from before."""
-        told = leaves(value, name)
-        return any(is_id("message", key, leaf) and self._at("message", leaf) is not None for key, leaf in told)
+        ids = (leaf for key, leaf in leaves(value, name) if is_id("message", key, leaf))
+        return self._at("message", *ids) is not None
 
     def _at(self, kind: MarkKind, *values: str | None | UnsetType) -> int | None:
         found: int | None = None  # a loop: this is asked a hundred times for each event that is looked at
@@ -424,12 +448,3 @@ class _Look:
     def _happened_after(self, at: int) -> bool:
         occurred_at = self.event.occurred_at
         return occurred_at is not None and to_micros(occurred_at) > at
-
-
-def tenants_named(raw: bytes) -> list[str]:
-    """Return the id of the tenant that a delivery names, nothing where it cannot be read."""
-    try:
-        tenant = decode_body(raw).get("tenantId")
-    except InvalidEventError:
-        return []
-    return [str(tenant)] if isinstance(tenant, str | int) else []

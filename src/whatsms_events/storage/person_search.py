@@ -17,13 +17,12 @@ import msgspec
 from whatsms_events.domain.before import parked_before
 from whatsms_events.domain.events import Entity, decode, encode, to_micros
 from whatsms_events.domain.forms import inflated
-from whatsms_events.domain.marks import Find, KnownPerson, Marker, Suppressions
-from whatsms_events.domain.named import calls_contact, delivered, leaves, named_in_bytes
+from whatsms_events.domain.marks import Find, KnownPerson, Marker, Suppressions, is_no_id
+from whatsms_events.domain.named import calls_contact, delivered, leaves, named_in_bytes, tenants_named
 from whatsms_events.domain.personal import personal_values, spellings, texts_in
 from whatsms_events.domain.suppression import (
     contact_ids,
     judged,
-    tenants_named,
     ticket_ids,
 )
 from whatsms_events.errors import InvalidEventError
@@ -89,13 +88,20 @@ class PersonSearch:
         while pairs and (merged := merged_with(person.contacts, pairs)) != person.contacts:
             known = person.tickets | frozenset(ticket_ids)
             person = await self._rows.person(tenant, who, before, contact_ids=merged, ticket_ids=known)
-        tickets, wrote = await authored(self._log, tenant, end, person.known(0).find)
-        if tickets <= person.tickets and wrote <= person.messages.keys():
+        told_of = await authored(self._log, tenant, end, person.known(0).find)
+        tickets = told_of.tickets | await self._not_shared(tenant, told_of.guessed - person.tickets, person, end)
+        if tickets <= person.tickets and told_of.messages <= person.messages.keys():
             return person
         known = person.tickets | tickets | frozenset(ticket_ids)
         return await self._rows.person(
-            tenant, who, before, contact_ids=person.contacts, ticket_ids=known, message_ids=wrote
+            tenant, who, before, contact_ids=person.contacts, ticket_ids=known, message_ids=told_of.messages
         )
+
+    async def _not_shared(self, tenant: str, tickets: Collection[str], person: FoundPerson, end: int) -> set[str]:
+        """Return which of these tickets the log shows with nobody else's contact."""
+        shown = await self._erasures.contacts_in(tenant, tickets, end) if tickets else set()
+        others = {one for one, contact in shown if contact not in person.contacts and not is_no_id(contact)}
+        return {*tickets} - others
 
     async def marked(self, one: Erasure, marker: Marker | None) -> FoundPerson:
         """Return what the tables have that was marked with this erasure: the log may have told alone whose it was."""
