@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check collected bench docs picture images lint format lock clean
+.PHONY: help run test test-long check checked collected bench docs picture images lint format lock clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -52,7 +52,10 @@ test-long: test ## the suite with the long forms of its tests: more tickets, mor
 check: export HYPOTHESIS_PROFILE = quick
 check: export WHATSMS_TEST_NO_PROCESS = 1
 check: $(VENV)/test.stamp ## lint, types, and every test that needs no server
-	@$(MAKE) --no-print-directory -j2 lint collected
+	@$(MAKE) --no-print-directory -j2 lint checked
+
+# Beside lint: mypy alone would leave a processor idle.
+checked: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n 3 --dist loadfile -q -m "not kafka and not postgres and not chaos and not process and not twin and not slow" $(ARGS)
 
 bench: $(VENV)/test.stamp ## measure, in minutes: ARGS="ingest startup --rounds 5"
