@@ -1,5 +1,6 @@
 """The row about retention: what is left of ingest while a long log is blanked."""
 
+import asyncio
 from statistics import median
 from typing import Final
 
@@ -51,12 +52,21 @@ async def _round(log: Log, *, blanks: bool) -> tuple[float, float]:
     async with service_door(stage, service) as door:
         door.requests = log.deliveries
         await door.round(CONNECTIONS, seconds=WARM_S, prepared=True)
+        if blanks:
+            await _begun(service)
         before = await _blanked(service)
         done = await door.round(CONNECTIONS, prepared=True)
         rows = await _blanked(service) - before
         if blanks and not rows:
             raise FailedError("blanking: nothing was left to blank in a round: ask for more --events")
     return done.rate, rows / done.seconds
+
+
+async def _begun(service: Service) -> None:
+    """Wait until it blanks: a round without retention forgot its place, and it passes over what is blank already."""
+    async with asyncio.timeout(progress.STALL_S):
+        while not await _blanked(service):
+            await progress.pause()
 
 
 async def _blanked(service: Service) -> float:
