@@ -30,6 +30,7 @@ EMPTY: Final = {
     "privacy: Blanked when it came late-A": "nobody was forgotten",
     "privacy: Refused at the private listener-A": "no token is set, and nobody comes under a strange name",
     "privacy: How long Kafka still has them-A": "nobody was forgotten",
+    "privacy: Left to you: not followed-A": "nobody was forgotten",
     "overview: How late Kafka is-A": "nothing waits for Kafka, but for moments",
     "pipeline: How late Kafka is-A": "nothing waits for Kafka, but for moments",
     "pipeline: Rows skipped-A": "no relay was killed while it published",
