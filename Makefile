@@ -38,11 +38,11 @@ lint: $(VENV)/test.stamp ## ruff and mypy
 collected: $(VENV)/test.stamp
 	@$(BIN)/python -m pytest --collect-only -q $(ARGS) >/dev/null 2>&1 || true
 
-# Four processes, each with its own servers: the tests that kill servers mostly wait for them. The tests of a file stay
+# Five processes, each with its own servers: the tests that kill servers mostly wait for them. The tests of a file stay
 # together, and files begin in the order of tests/conftest.py: sorted by number, files with few long tests came last.
 test: $(VENV)/test.stamp ## lint, types and the whole suite: ARGS="-k relay"
 	@$(MAKE) --no-print-directory -j2 lint collected
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: export WHATSMS_TEST_LONG = 1
 test-long: test ## the suite with the long forms of its tests: more tickets, more seeds; half an hour

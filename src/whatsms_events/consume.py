@@ -28,7 +28,7 @@ from uuid import UUID
 import msgspec
 
 from whatsms_events.domain.events import Event, EventType, LogEntry, Origin, Payload, decode
-from whatsms_events.domain.feed import ENDED, Place, block
+from whatsms_events.domain.feed import ENDED, Place, block, unescaped
 from whatsms_events.domain.records import KafkaRecord, from_record, to_record
 from whatsms_events.errors import InvalidEventError
 
@@ -133,7 +133,7 @@ class FeedReader:
         self.last_id = self._id  # only now: the block might have been cut off
         name, data = self._name, self._data
         self._name, self._data = "", []
-        return Sent(name=name or "message", data="\n".join(data)) if data else None
+        return Sent(name=name or "message", data=unescaped("\n".join(data))) if data else None
 
     def _field(self, name: str, value: str) -> None:
         match name:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whatsms_events.domain.feed import Place, block, last_words, place_of, progress, rest_of_block
+from whatsms_events.domain.feed import Place, block, last_words, place_of, progress, rest_of_block, unescaped
 
 
 @given(position=st.integers(0, 10**19 - 1), event_id=st.none() | st.uuids())
@@ -22,12 +22,22 @@ def test_what_names_no_place_is_none(text: str) -> None:
     assert place_of(text) is None
 
 
-@given(st.text(st.characters(codec="utf-8") | st.sampled_from("\x85\u2028\u2029\v\f\x1c\r\n"), max_size=30))
+@given(
+    st.lists(
+        st.characters(codec="utf-8")
+        | st.sampled_from(["\x85", "\u2028", "\u2029", "\v", "\f", "\x1c", "\r", "\n", "\\", "u2028"])
+    ).map("".join)
+)
 def test_an_event_is_one_line_however_lines_are_told_apart(words: str) -> None:
-    """Python's `splitlines` ends lines at more letters than Server-Sent Events do: no text of anybody cuts an event."""
-    sent = block(Place(1), "message.received", msgspec.json.encode({"body": words})).decode()
+    """Python's `splitlines` ends lines at more letters than Server-Sent Events do. No text cuts an event, whoever wrote
+    it, and its reader has it to the byte.
+    """
+    data = msgspec.json.encode({"body": words})
+    sent = block(Place(1), "message.received", data).decode()
     assert sent.splitlines() == sent.split("\n")[:-1]
-    assert msgspec.json.decode(sent.splitlines()[2].removeprefix("data: ")) == {"body": words}
+    shown = sent.splitlines()[2].removeprefix("data: ")
+    assert msgspec.json.decode(shown) == {"body": words}
+    assert unescaped(shown).encode() == data
 
 
 @given(names=st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=4), cut=st.integers(0, 300))

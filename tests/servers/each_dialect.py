@@ -1,4 +1,4 @@
-"""Each dialect of the twin, for long stories: `make check` tells them in the documented one."""
+"""Each dialect of the twin, for long stories and many: `make check` tells them in the documented one."""
 
 from typing import Final
 

@@ -10,6 +10,7 @@ from itertools import islice
 
 import pytest
 
+from servers.each_dialect import EACH_DIALECT
 from whatsms_events.domain.events import OURS, EventType, MessagePayload, decode
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.twin.account import Webhook
@@ -19,7 +20,6 @@ from whatsms_events.twin.world import NATURAL_PACE, World
 START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 TENANT = "6f1d3a52-1111-4222-8333-944445555666"
 NINE = set(EventType) - OURS
-EACH_DIALECT = pytest.mark.parametrize("dialect", DIALECTS)
 
 
 def world(seed: int = 1, dialect: str = "documented", pace: float = NATURAL_PACE, keep: int = 20_000) -> World:

@@ -53,6 +53,8 @@ from workers.test_forgetting import (
 )
 from workers.test_forgetting_law import dying
 
+pytestmark = pytest.mark.slow  # a third of a second each, for which `make check` has no time
+
 SECTION_OF: dict[str, str] = {
     "event_log": "events", "contact": "contacts", "ticket": "tickets", "message": "messages",
     "message_revision": "revisions", "parked_delivery": "parked_deliveries", "parked_event": "parked_events",

@@ -37,6 +37,8 @@ from workers.test_forgetting import (
 )
 from workers.test_forgetting_law import dying
 
+pytestmark = pytest.mark.slow  # a third of a second each, for which `make check` has no time
+
 GROUP = {"id": "contact-of-group", "name": "Condomínio", "number": "120363041234567890@g.us", "isGroup": True}
 JID = f"{ANA.number}@s.whatsapp.net"
 

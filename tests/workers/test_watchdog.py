@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from servers.each_dialect import EACH_DIALECT
+from servers.compare import LONG
 from servers.reconciling import KEY, SLUG, House, house
 from whatsms_events.errors import (
     StorageUnavailableError,
@@ -462,7 +462,7 @@ async def test_an_api_that_fails_is_the_callers(here: House, probe: TicketProbe)
         await probe(START, 1)
 
 
-@EACH_DIALECT
+@pytest.mark.parametrize("dialect", sorted(DIALECTS) if LONG else ["documented", "seconds"])
 async def test_a_living_account_is_heard_and_its_silence_is_found(tmp_path: Path, dialect: str) -> None:
     """In each dialect: an account whose webhooks come is never silent, nor is one that sleeps; where they stop while
     people live on, it is found within patience and two looks, and ends with the next webhook.

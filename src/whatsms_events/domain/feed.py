@@ -22,6 +22,9 @@ _LINES: Final = tuple((letter.encode(), rf"\u{ord(letter):04x}".encode()) for le
 that give an answer line by line, would cut the data there. They stand in strings alone, and are escaped there.
 """
 
+_ESCAPES: Final = re.compile(r"\\(?:u(0085|2028|2029)|.)")
+"""Every escape of JSON, of two letters or more, so that the second half of `\\\\` is not taken for the start of one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -49,6 +52,13 @@ def block(place: Place, name: str, data: bytes) -> bytes:
     for letter, escaped in _LINES:
         data = data.replace(letter, escaped)
     return b"id: %b\nevent: %b\ndata: %b\n\n" % (str(place).encode(), name.encode(), data.translate(_BREAKS))
+
+
+def unescaped(data: str) -> str:
+    """Return the data of a block as it was given to `block`, where that had no line break."""
+    if "\\u" not in data:
+        return data
+    return _ESCAPES.sub(lambda found: chr(int(found[1], 16)) if found[1] else found[0], data)
 
 
 def progress(place: Place) -> bytes:
