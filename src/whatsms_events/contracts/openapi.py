@@ -114,6 +114,9 @@ ANSWERS: Final[Mapping[str, GoodAnswer]] = {
 }
 """What each path answers. Every new route has its row here."""
 
+_PLAIN: Final[JsonObject] = {**TEXT, "pattern": r"^[^\u0000]*$"}
+"""A text that is looked for: no database holds a NUL, so a question with one is refused."""
+
 _QUERY: Final[Mapping[str, JsonObject]] = {
     "after": {**TEXT, "description": "The `next` of the page before; opaque."},
     "limit": {
@@ -123,16 +126,16 @@ _QUERY: Final[Mapping[str, JsonObject]] = {
         "default": DEFAULT_LIMIT,
         "description": "How many rows a page may have.",
     },
-    "status": {**TEXT, "description": "Only those with this status."},
-    "contact": {**TEXT, "description": "Only those of the contact with this id."},
-    "tenant": {**TEXT, "description": "Only those of the tenant with this slug."},
+    "status": {**_PLAIN, "description": "Only those with this status."},
+    "contact": {**_PLAIN, "description": "Only those of the contact with this id."},
+    "tenant": {**_PLAIN, "description": "Only those of the tenant with this slug."},
     "type": {**enum(EventType), "description": "Only events of this type."},
-    "ticket": {**TEXT, "description": "Only events of the ticket with this id."},
+    "ticket": {**_PLAIN, "description": "Only events of the ticket with this id."},
     "entity": {**enum(get_args(Entity)), "description": "Only differences of this entity."},
     "kind": {**enum(get_args(DriftKind)), "description": "Only differences of this kind."},
     "find": {
         **TEXT,
-        "pattern": r"\S",
+        "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$",
         "description": "An id, or the beginning of a name or number; blanks around it are dropped.",
     },
     "hours": {
