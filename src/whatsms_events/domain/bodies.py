@@ -21,19 +21,17 @@ bytes must be judged alike at the door, in a replay and in any consumer."""
 _decoder: Final = msgspec.json.Decoder()
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
-
 _KINDS: Final[Mapping[type, str]] = {
     dict: "object",
     list: "array",
     str: "string",
     bool: "boolean",
     type(None): "null",
-    **dict.fromkeys((int, float), "number"),
 }
 
 
 def kind(value: object) -> str:
-    """Return what JSON calls such a value."""
+    """Return what JSON calls a value that was decoded: all that is none of these kinds is a number."""
     return _KINDS.get(type(value), "number")
 
 

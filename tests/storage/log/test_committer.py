@@ -413,7 +413,7 @@ async def test_locked_file_refuses_in_time_and_loses_nothing(tmp_path: Path) -> 
                 outcomes = await asyncio.gather(*waits, return_exceptions=True)
             assert set(kinds(outcomes)) <= {"OverloadedError", "StorageUnavailableError"}
             long_wait = asyncio.create_task(committer.submit(append(99), deadline_s=DEADLINE_S))
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one turn of the loop, in which the delivery enters the queue
         assert (await long_wait).kind == "accepted"
         assert {one.kind for one in [await committer.submit(append(n), deadline_s=60) for n in range(21)]} <= {
             "accepted",
