@@ -46,7 +46,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         move_mark                         has the log moved, or is it a copy that is not whole
         trouble                           what databases raise -> our errors, with what to do
         role_lock, lock_session           one active process per role
-        role_holders                      which process that is
+        role_holders                      which process has the lock
         log/                              committer (the queue), room (tenants share it), commit (one group),
                                           appends (its statements);
                                           event_log (reading), arrivals (by tenant), parked, relay_row;
@@ -60,7 +60,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
                                           erasure (of a person), suppression (who was forgotten, for who appends);
                                           merges (which contacts the vendor merged);
                                           authors (whose a message is, where the log alone tells);
-                                          key_holders (which process has which key)
+                                          key_holders (which process has which key),
+                                          peers (what each process tells of its roles)
         projection/                       apply and rows: a batch in one transaction; hot (what stays in memory);
                                           holdings: what is held; parked: events that could not be applied;
                                           retry: parked events once more, with today's code;
@@ -104,7 +105,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
             live                          events as they come
             console, frame, sessions      all of it; what every page has; who is signed in
             rendering, charts, assets     templates -> pages; SVG; style and script
-            now, stations                 the first page; whether each station works
+            now, stations, roles          the first page; whether each station works; the roles of all processes
             conversations, bubbles        who is meant, which tickets wait; what was said, as it is drawn
             passport, acks, heat          the way of one event; what became of our messages; delays by the hour
             places                        where things are, and what a page was asked for
@@ -149,6 +150,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         record_finder                     the record of an event, whatever Kafka does
         console                           the pages of this process
         start, supervisor, standings      waiting for databases; repeating and stopping; which role stands still
+        presence                          what this process tells the others of its roles
     cli/            app: every command by its name; options, running
         serve, config, difference, db, backup, topics, events, trace, log, parked, verify, twin, completion, secrets
         forget, suppressions, privacy     erase a person; keep them erased after a restore; what is held

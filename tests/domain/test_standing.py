@@ -1,5 +1,7 @@
 """What a role says of itself and where it is, against what makes it a fault."""
 
+from datetime import UTC, datetime, timedelta
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -89,3 +91,35 @@ def test_a_longer_patience_is_kept() -> None:
     assert standing.problem is None
     standing.look(900, "active", "", RolePlace(7, 8))
     assert standing.problem is not None
+
+
+NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
+
+
+def test_a_role_says_how_it_is_in_words_that_stay_the_same_while_it_is_so() -> None:
+    """It waits at first, and stands still after RETRY_S; since when is the first failure. The text has no duration."""
+    standing = looked("standby", "broker away", None)
+    found = [standing.report(NOW)]
+    for second in range(1, int(RETRY_S) + 9):
+        standing.look(second, "standby", "broker away")
+        found.append(standing.report(NOW + timedelta(seconds=second)))
+    assert [one.word for one in found] == ["waits"] * 30 + ["stands still"] * 9
+    assert {(one.why, one.since, one.fine) for one in found} == {("broker away", NOW, False)}
+    standing.look(100, "active", "")
+    later = NOW + timedelta(seconds=100)
+    well = standing.report(later)
+    assert (well.word, well.why, well.todo, well.since) == ("works", "", "", later)
+    standing.look(101, "standby", "")
+    assert (standing.report(NOW + timedelta(seconds=101)).word, well.fine) == ("stands by", True)
+
+
+def test_a_role_that_gets_no_further_says_what_to_do() -> None:
+    """Who has it is looked at, and who stands by for one that is frozen has that one ended."""
+    frozen = [RolePlace(7, 8)] * (int(STILL_S) + 1)
+    ours, theirs = (looked(state, "", *frozen).report(NOW) for state in ("active", "standby"))
+    assert (ours.word, theirs.word) == ("stands still", "stands still")
+    assert ours.since == NOW - timedelta(seconds=STILL_S)
+    assert "start it again" in ours.todo
+    assert theirs.todo == "End that process, and another one takes over."
+    halted = looked("halted", "another log", None).report(NOW)
+    assert (halted.word, halted.why) == ("stands still", "another log")

@@ -14,6 +14,7 @@ from whatsms_events.storage.engines import CONSOLE_TURNS
 from whatsms_events.storage.log.blanking import BLANKING
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.parked import Parked
+from whatsms_events.storage.log.peers import Peers
 from whatsms_events.storage.log.retry import DeliveryRetry
 from whatsms_events.storage.log.secret_uses import SecretUses
 from whatsms_events.storage.projection.apply import Projection
@@ -32,7 +33,7 @@ from whatsms_events.web.console.console import Console, ConsolePage
 from whatsms_events.web.console.conversations import AskRest, ConversationsPage
 from whatsms_events.web.console.frame import ConsoleTenant, Frame
 from whatsms_events.web.console.live import LivePage
-from whatsms_events.web.console.now import NowPage, NowParts
+from whatsms_events.web.console.now import NowPage, NowParts, OwnNow
 from whatsms_events.web.console.parked import ParkedPage, ParkedParts
 from whatsms_events.web.console.passport import PassportPage
 from whatsms_events.web.console.repair import RepairPage, RepairVerbs
@@ -61,7 +62,7 @@ def make_console(
     access: Access,
     *,
     health: Health,
-    trail: Trail,
+    own: OwnNow,
     verbs: RepairVerbs,
     ask: AskRest,
 ) -> Console:
@@ -74,14 +75,12 @@ def make_console(
     queries, traces = Queries(stores.log, stores.projection), Traces(stores.log, stores.projection)
     published = prefix if kafka is not None else None
     seen = NowParts(
-        health,
-        pulse,
-        reports,
-        SecretUses(stores.log),
-        trail,
+        health, pulse, reports, SecretUses(stores.log),
         prefix=lambda: published,
+        own=own,
+        peers=Peers(stores.log).all,
         holders=lambda: role_holders(stores.log, _locked(frame, relays=kafka is not None)),
-    )
+    )  # fmt: skip
     pages: list[ConsolePage] = [
         NowPage(frame, seen),
         ConversationsPage(frame, queries, traces, ask),

@@ -7,7 +7,7 @@ stop    not ready any more, no new deliveries after `leave_s`, those under way a
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,8 +17,10 @@ import structlog
 
 from whatsms_events import __version__, metrics
 from whatsms_events.backfill.worker import Backfill
+from whatsms_events.clock import now
 from whatsms_events.config.checks import NO_TENANTS
 from whatsms_events.config.settings import Settings
+from whatsms_events.domain.standing import RoleReport
 from whatsms_events.domain.trail import Trail
 from whatsms_events.errors import ConfigError
 from whatsms_events.service.console import make_console, noted, repair_verbs
@@ -52,6 +54,7 @@ from whatsms_events.service.parts import (
     tokens,
     unopened_stores,
 )
+from whatsms_events.service.presence import Presence
 from whatsms_events.service.reload import Reload, SettingsFiles
 from whatsms_events.service.roles import ROLES, Role, possible
 from whatsms_events.service.standings import Watch
@@ -71,8 +74,11 @@ from whatsms_events.service.upstream import (
 from whatsms_events.storage.database import make_ready
 from whatsms_events.storage.engines import REPAIR_TURNS, REPORT_TURNS
 from whatsms_events.storage.log.committer import Committer
+from whatsms_events.storage.log.key_holders import own_name
+from whatsms_events.storage.log.peers import PeerId, Peers
 from whatsms_events.web.access import Access
 from whatsms_events.web.app import Listener, private_app
+from whatsms_events.web.console.now import OwnNow
 from whatsms_events.web.health import Health
 from whatsms_events.web.receiver import Receiver
 from whatsms_events.web.sockets import Sockets
@@ -117,7 +123,7 @@ class Service:
         self._keyed = keyed(settings)
         self._unkeyed = sorted(settings.tenants.keys() - self._keyed.keys()) if "backfill" in roles else []
         self._supervisor = Supervisor(advice=AGAIN)
-        self._trail = Trail()
+        self._own = OwnNow(PeerId(own_name(), now()), self._reports, Trail())
         self._watch: Watch | None = None
         self._watchdogs: dict[str, Watchdog] = {}
         self._backfills: dict[str, Backfill] = {}
@@ -161,9 +167,7 @@ class Service:
         privacy = make_privacy_report(settings, reports)
         access = Access(tokens(settings), open_metrics=open_metrics(settings))
         verbs = repair_verbs(settings, stores, self._backfills, self._halted)
-        console = make_console(
-            settings, stores, access, health=health, trail=self._trail, verbs=verbs, ask=self._ask_about
-        )
+        console = make_console(settings, stores, access, health=health, own=self._own, verbs=verbs, ask=self._ask_about)
         shown = private_app(
             access, health, rejects, running, tracing, exports, privacy, contracts, console, feed, api,
             dress=console.dress,
@@ -172,6 +176,7 @@ class Service:
         parts = LiveParts(
             committer, receiver, rejects, api, running, feed, tracing, exports, privacy, access, observer, console
         )
+        presence = Presence(Peers(stores.log), self._own.which, self._reports, partial(self._details, receiver))
         door = public if "receiver" in self.roles else None
         doors = Doors(settings, door, private, roles=self._asked, given=self._given, away=away, on_taken=stop.set)
         stack.push_async_callback(doors.close_private)
@@ -180,7 +185,8 @@ class Service:
             async with beside([doors.accept_in_time()], doors.stop_waiting):
                 jobs = await start.prepared(partial(self._prepare, stores, committer, receiver, stack), stop)
                 if jobs is not None:  # else `stop` came first
-                    await self._work(jobs, parts, doors=doors, stop=stop, on_ready=partial(on_ready, addresses))
+                    on_ready = partial(on_ready, addresses)
+                    await self._work(jobs, parts, presence, doors=doors, stop=stop, on_ready=on_ready)
         finally:
             await self._close_door(doors)
 
@@ -188,6 +194,7 @@ class Service:
         self,
         jobs: Jobs,
         parts: LiveParts,
+        presence: Presence,
         *,
         doors: Doors,
         stop: asyncio.Event,
@@ -197,13 +204,14 @@ class Service:
         committer = parts.committer
         receiving = committer if "receiver" in self.roles else None
         standings = make_standings(self._settings, [*jobs.readers, *jobs.writers], receiving)
-        note = partial(noted, self._trail, parts.receiver.refused_in_all)
+        note = partial(noted, self._own.trail, parts.receiver.refused_in_all)
         self._watch = Watch(parts.observer, standings, self._supervisor.states, note=note)
         await self._watch.look()
         committing = committer if self.roles & {"receiver", "backfill"} else None
         close_door = partial(self._close_door, doors)
         async with (
             beside([self._watch.run()], self._watch.stop),
+            beside([presence.run()], presence.stop),
             self._supervisor.running(committing, writers=jobs.writers, readers=jobs.readers, close_door=close_door),
             beside([parts.feed.run()], parts.feed.stop),
         ):
@@ -324,6 +332,10 @@ class Service:
             starting=lambda: start.problem,
             draining=lambda: self._draining,
         )
+
+    def _reports(self) -> Mapping[str, RoleReport]:
+        """Say how each role of this process is, once it has any."""
+        return {} if self._watch is None else self._watch.reports(now())
 
     def _details(self, receiver: Receiver) -> dict[str, object]:
         """Say how each worker is; a watchdog says what it sees, and the door what it thinks of its senders."""

@@ -3,13 +3,14 @@
 import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Final
 
 import structlog
 
 from whatsms_events import metrics
 from whatsms_events.clock import within
-from whatsms_events.domain.standing import STILL_S, RolePlace, RoleState, Standing
+from whatsms_events.domain.standing import STILL_S, RolePlace, RoleReport, RoleState, Standing
 from whatsms_events.workers.observer import DatabaseView, Observer
 
 log = structlog.get_logger()
@@ -80,6 +81,10 @@ class Watch:
         """Return each role with the reason why it does not do its work, None where it does."""
         return self._standings.problems(self._states)
 
+    def reports(self, now: datetime) -> Mapping[str, RoleReport]:
+        """Say of each role how it was at the last look, and since when."""
+        return self._standings.reports(now)
+
 
 class Standings:
     """What is known of every role of this process, by the name that the role has in log lines and metrics.
@@ -129,6 +134,10 @@ class Standings:
         if self._receiver is not None:
             found["receiver"] = self._receiver()
         return found
+
+    def reports(self, now: datetime) -> dict[str, RoleReport]:
+        """Say of each role how it was at the last look, and since when."""
+        return {name: standing.report(now) for name, standing in self._standings.items()}
 
     def _say(self, name: str, state: RoleState, problem: str | None) -> None:
         if problem is None:

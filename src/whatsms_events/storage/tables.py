@@ -265,6 +265,15 @@ key_holder = Table(
     Column("seen_at", BigInteger, nullable=False),
 )
 
+peer = Table(
+    "peer",
+    log_metadata,
+    Column("name", Text, primary_key=True),  # of a process that serves: its machine and its number there
+    Column("started_at", BigInteger, primary_key=True, autoincrement=False),
+    Column("seen_at", BigInteger, nullable=False),  # by the database's clock
+    Column("told", Text, nullable=False),  # JSON: how each of its roles is
+)
+
 projection_metadata = MetaData()
 
 projection = Table(
@@ -369,6 +378,9 @@ message_revision = Table(
     Column("versions", Text, nullable=False),
 )
 
+FOUND_BY: Final = ("folded_name", "digits", "digits_backwards", "last_name_first")
+"""Columns of `contact` that repeat a name or a number so that it is found. No answer shows them."""
+
 contact = _row(
     "contact",
     Column("name", Text),
@@ -379,27 +391,14 @@ contact = _row(
     Column("extra_info", Text),  # JSON
     Column("created_at", BigInteger),
     Column("updated_at", BigInteger),
-    found_by=(
-        Column("folded_name", Folded),
-        Column("digits", Folded),
-        Column("digits_backwards", Folded),
-        Column("last_name_first", Folded),
-    ),
+    found_by=[Column(name, Folded) for name in FOUND_BY],
 )
-for _name, _column in (
-    ("contact_by_name", contact.c.folded_name),
-    ("contact_by_digits", contact.c.digits),
-    ("contact_by_ending", contact.c.digits_backwards),
-    ("contact_by_last_name", contact.c.last_name_first),
-):
-    Index(_name, contact.c.tenant, _column, contact.c.id)
+for _name, _column in zip(("name", "digits", "ending", "last_name"), FOUND_BY, strict=True):
+    Index(f"contact_by_{_name}", contact.c.tenant, contact.c[_column], contact.c.id)
 for _table in (ticket, contact):
     # For prefixes of ids. SQLite takes the primary key; PostgreSQL's follows the language of the database.
     _by_id = Index(f"{_table.name}_by_id", _table.c.tenant, _table.c.id, postgresql_ops={"id": "text_pattern_ops"})
     _by_id.ddl_if(dialect="postgresql").info["only"] = "postgresql"
-
-FOUND_BY: Final = ("folded_name", "digits", "digits_backwards", "last_name_first")
-"""Columns of `contact` that repeat a name or a number so that it is found. No answer shows them."""
 
 campaign = _row(
     "campaign",

@@ -5,23 +5,26 @@ The text stands wherever a value of the vendor, of a person or of another proces
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, get_args
 from uuid import UUID
 
 from whatsms_events.domain.drift import Count
 from whatsms_events.domain.rotation import SecretStanding
+from whatsms_events.domain.standing import PeerReport, RoleReport, RoleWord
 from whatsms_events.storage.difference import Difference, FieldDifference
 from whatsms_events.storage.log.parked import ParkedDelivery
+from whatsms_events.storage.log.peers import Peer, PeerId
 from whatsms_events.storage.projection.parked import ParkedEvent, ReadPlace
 from whatsms_events.storage.pulse import Flow, ParkedCount, ParkedCounts
 from whatsms_events.storage.reads import RowPage, RowView
 from whatsms_events.storage.repair.reports import ItemCounts, Options, Overview, Run, RunInfo
 from whatsms_events.storage.role_holders import RoleHolder
 from whatsms_events.web.console.frame import Brought, ConsoleTenant
-from whatsms_events.web.console.now import NowSeen, RoleNow, TenantNow
+from whatsms_events.web.console.now import NowSeen, TenantNow
 from whatsms_events.web.console.parked import ParkedChoice, ParkedPlace, ParkedRow
 from whatsms_events.web.console.places import place
 from whatsms_events.web.console.repair import RunRow, ShownReport, TenantRepair
+from whatsms_events.web.console.roles import Roles
 from whatsms_events.web.console.stations import Station
 from whatsms_events.web.health import Readiness
 from whatsms_events.web.views import ShownProgress
@@ -39,6 +42,7 @@ def _now(text: str) -> Mapping[str, Any]:
         flow=Brought(Flow(7, AGO, 5, AGO, AGO)),
         applied=Brought((6, AGO)),
         uses=Brought([]),
+        peers=Brought(None, text),
         holders=Brought({}),
         overviews=Brought([Overview(text, "repair", 4, AGO, {("ticket", text): 2}, None, AGO)]),
         parked=(Brought(counts), Brought(None, text)),
@@ -49,13 +53,27 @@ def _now(text: str) -> Mapping[str, Any]:
     return {
         "refresh_s": 5,
         "seen": seen,
-        "roles": [RoleNow(text, "bad", text, text, RoleHolder(ours=False, who=text, since=AGO))],
+        "roles": _roles(text),
         "stations": [Station(text, "bad", text, text)],
         "verdict": ("bad", text),
         "tenants": [TenantNow(text, AGO, [secret], watchdog, door)],
         "rates": [("received", text, [None, 1.0, 2.5])],
         "empty": True,
     }
+
+
+def _roles(text: str) -> Roles:
+    """Return this process and two others, of which one is not heard of."""
+    reports = {
+        f"{number} {text}": RoleReport(word=word, why=text, todo=text, since=AGO)
+        for number, word in enumerate(get_args(RoleWord))
+    }
+    report = PeerReport(
+        roles={**reports, text: reports[f"0 {text}"]}, details={f"door.{text}": {"clock": text}}, more=3
+    )
+    told = [Peer(PeerId(f"{number} {text}", AGO), silent_s, report) for number, silent_s in enumerate((1, 99))]
+    holder = RoleHolder(ours=False, who=text, since=AGO)
+    return Roles(PeerId(text, AGO), reports, told, {f"2 {text}": holder, f"held {text}": holder})
 
 
 def _row(text: str) -> ParkedRow:

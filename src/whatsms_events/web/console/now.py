@@ -2,20 +2,23 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
 from aiohttp import web
 
 from whatsms_events.domain.rotation import SecretStanding, SecretUse, standings
+from whatsms_events.domain.standing import RoleReport
 from whatsms_events.domain.trail import Trail
+from whatsms_events.storage.log.peers import Peer, PeerId
 from whatsms_events.storage.log.secret_uses import SecretUses
 from whatsms_events.storage.pulse import Flow, ParkedCounts, Pulse
 from whatsms_events.storage.repair.reports import Overview, Reports
 from whatsms_events.storage.role_holders import RoleHolder
 from whatsms_events.web.console import stations
 from whatsms_events.web.console.frame import Brought, Frame, Visit
+from whatsms_events.web.console.roles import Roles
 from whatsms_events.web.console.stations import Station, Tone
 from whatsms_events.web.health import Health, Readiness
 
@@ -43,18 +46,29 @@ class TenantNow:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnNow:
+    """This process, how its roles are, and how fast everything went in the last hour as it saw it."""
+
+    which: PeerId
+    reports: Callable[[], Mapping[str, RoleReport]]
+    trail: Trail
+
+
+@dataclass(frozen=True, slots=True)
 class NowParts:
     """What the page asks.
 
-    `prefix` tells the topic prefix, None where nothing is published; `holders` tells which process has each role.
+    `prefix` tells the topic prefix, None where nothing is published. `peers` tells what all
+    processes told of themselves, and `holders` which one has each lock.
     """
 
     health: Health
     pulse: Pulse
     reports: Reports
     uses: SecretUses
-    trail: Trail
     prefix: Callable[[], str | None]
+    own: OwnNow
+    peers: Callable[[], Awaitable[Sequence[Peer]]]
     holders: Callable[[], Awaitable[Mapping[str, RoleHolder]]]
 
 
@@ -79,15 +93,17 @@ class NowPage:
         return visit.page("now_piece.html", **await self._values(visit))
 
     async def _values(self, visit: Visit) -> dict[str, Any]:
-        seen, trail, now = await self._look(visit), self._parts.trail, visit.now
-        judged = _stations(visit, seen, trail.rates("rejected", now))
+        own, seen, now = self._parts.own, await self._look(visit), visit.now
+        trail, roles = own.trail, Roles(own.which, own.reports(), seen.peers.value or [], seen.holders.value or {})
+        everywhere = replace(seen.readiness, details={**roles.details(), **seen.readiness.details})
+        judged = _stations(visit, seen, everywhere, roles.undone(), trail.rates("rejected", now))
         return {
             "refresh_s": REFRESH_S,
             "seen": seen,
-            "roles": _roles(seen.readiness, seen.holders.value or {}),
+            "roles": roles,
             "stations": judged,
-            "verdict": _verdict(seen, judged),
-            "tenants": _tenants(visit, seen.readiness, seen.uses.value or []),
+            "verdict": _verdict(seen, judged, roles),
+            "tenants": _tenants(visit, everywhere, seen.uses.value or []),
             "rates": [(name, words, trail.rates(name, now)) for name, words in RATES],
             "empty": seen.flow.value is not None and seen.flow.value.end == 0,
         }
@@ -101,6 +117,7 @@ class NowPage:
             applied = tasks.create_task(visit.asked("The tables", parts.pulse.applied()))
             uses = tasks.create_task(visit.asked("The use of secrets", parts.uses.all()))
             overviews = tasks.create_task(visit.asked("The backfills", parts.reports.overview()))
+            peers = tasks.create_task(visit.asked("The processes", parts.peers()))
             holders = tasks.create_task(visit.asked("Where roles run", parts.holders()))
             door = tasks.create_task(visit.asked("What is parked at the door", parts.pulse.parked_at_door()))
             fold = tasks.create_task(visit.asked("What is parked at the fold", parts.pulse.parked_at_fold()))
@@ -110,6 +127,7 @@ class NowPage:
             applied=applied.result(),
             uses=uses.result(),
             overviews=overviews.result(),
+            peers=peers.result(),
             holders=holders.result(),
             parked=(door.result(), fold.result()),
         )
@@ -124,34 +142,41 @@ class NowSeen:
     applied: Brought[tuple[int, datetime | None]]
     uses: Brought[list[SecretUse]]
     overviews: Brought[list[Overview]]
+    peers: Brought[Sequence[Peer]]
     holders: Brought[Mapping[str, RoleHolder]]
     parked: tuple[Brought[ParkedCounts], Brought[ParkedCounts]]
 
 
-def _stations(visit: Visit, seen: NowSeen, rejected: Sequence[float | None]) -> list[Station]:
-    """Judge each station; of one that could not be looked at, say why."""
-    now, readiness, found = visit.now, seen.readiness, []
+def _stations(
+    visit: Visit,
+    seen: NowSeen,
+    readiness: Readiness,
+    undone: Mapping[str, str],
+    rejected: Sequence[float | None],
+) -> list[Station]:
+    """Judge each station; of one that could not be looked at, say why. `undone` are the roles that nobody does."""
+    now, found = visit.now, []
     if seen.flow.value is None:
         found.append(Station("Receiving", "bad", "unknown", seen.flow.trouble))
     else:
         heard = max((use.last_at for use in seen.uses.value or ()), default=None)
-        found.append(stations.receiving(readiness, seen.flow.value, heard, now))
+        found.append(stations.receiving(readiness, undone, seen.flow.value, heard, now))
     found.append(stations.verifying(readiness, rejected))
     if seen.flow.value is not None:
-        found.append(stations.publishing(readiness, seen.flow.value, now))
+        found.append(stations.publishing(readiness, undone, seen.flow.value, now))
     if seen.applied.value is None:
         found.append(Station("Applying", "bad", "unknown", seen.applied.trouble))
     else:
-        found.append(stations.applying(readiness, *seen.applied.value, now))
+        found.append(stations.applying(readiness, undone, *seen.applied.value, now))
     if seen.overviews.value is None:
         found.append(Station("Repairing", "bad", "unknown", seen.overviews.trouble))
     else:
         keyed = any(one.keyed for one in visit.frame.tenants.values())
-        found.append(stations.repairing(readiness, seen.overviews.value, keyed=keyed, now=now))
+        found.append(stations.repairing(readiness, undone, seen.overviews.value, keyed=keyed, now=now))
     return found
 
 
-def _verdict(seen: NowSeen, judged: Sequence[Station]) -> tuple[Tone, str]:
+def _verdict(seen: NowSeen, judged: Sequence[Station], roles: Roles) -> tuple[Tone, str]:
     """Return the one sentence that stands above everything."""
     readiness = seen.readiness
     if readiness.draining:
@@ -162,39 +187,14 @@ def _verdict(seen: NowSeen, judged: Sequence[Station]) -> tuple[Tone, str]:
     if bad:
         return "bad", f"Something is wrong with {', '.join(bad)}."
     checks = [f"{name}: {problem}" for name, problem in {**readiness.checks, **readiness.roles}.items() if problem]
-    if checks:
+    if checks := [*checks, *roles.wrong()]:
         return "bad", f"{'. '.join(checks)}."
-    asked: tuple[Brought[Any], ...] = (seen.uses, seen.holders, *seen.parked)
+    asked: tuple[Brought[Any], ...] = (seen.uses, seen.peers, seen.holders, *seen.parked)
     if unread := [one.trouble for one in asked if one.trouble]:
         return "bad", f"{'. '.join(unread)}."
     odd = [one.title.lower() for one in judged if one.tone == "warn"]
+    odd += [f"{name}, which is not heard of any more" for name in roles.odd()]
     return ("warn", f"It works; have a look at {', '.join(odd)}.") if odd else ("good", "All is well.")
-
-
-@dataclass(frozen=True, slots=True)
-class RoleNow:
-    """A role: how it is in this process in a word, and why; and which process holds it, where only one can."""
-
-    name: str
-    tone: Tone
-    word: str
-    why: str
-    holder: RoleHolder | None = None
-
-
-def _roles(readiness: Readiness, holders: Mapping[str, RoleHolder]) -> list[RoleNow]:
-    """Return the roles of this process, and those that others hold."""
-    found = []
-    for name, problem in readiness.roles.items():
-        detail = _detail(readiness, name)
-        word, why = str(detail.get("state", "active")), str(detail.get("why") or "")
-        tone: Tone = "bad" if problem else "plain" if word == "standby" else "good"
-        holder = holders.get(name)
-        if name.startswith("backfill.") and word == "standby" and not why and (holder is None or holder.ours):
-            word = "idle"  # no run is under way, and nobody else has one
-        found.append(RoleNow(name, tone, "wrong" if problem else word, problem or why, holder))
-    others = {name: one for name, one in holders.items() if name not in readiness.roles}
-    return found + [RoleNow(name, "good", "elsewhere", "", one) for name, one in others.items()]
 
 
 def _tenants(visit: Visit, readiness: Readiness, uses: Sequence[SecretUse]) -> list[TenantNow]:

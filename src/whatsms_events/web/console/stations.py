@@ -1,4 +1,8 @@
-"""Whether each station of an event's way does its work, in a word and a sentence, by what was read of it."""
+"""Whether each station of an event's way does its work, in a word and a sentence, by what was read of it.
+
+`readiness` is how this process is, with what other processes know of those who send. `undone` are the roles that other
+processes had and nobody does now, each with the reason.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,11 +34,15 @@ class Station:
     sentence: str
 
 
-def receiving(readiness: Readiness, flow: Flow, heard_at: datetime | None, now: datetime) -> Station:
+def receiving(
+    readiness: Readiness, undone: Mapping[str, str], flow: Flow, heard_at: datetime | None, now: datetime
+) -> Station:
     """Judge the door; `heard_at` is when any tenant's last signed delivery came, at whichever process."""
     title, roles = "Receiving", readiness.roles
     if problem := roles.get("receiver"):
         return Station(title, "bad", "no", f"This process takes no delivery in: {problem}.")
+    if "receiver" in undone and "receiver" not in roles:
+        return Station(title, "bad", "no", f"Nobody takes deliveries in: the receiver {undone['receiver']}.")
     silent = [words for words in map(_silence, _details(readiness, "watchdog.")) if words]
     if silent:
         return Station(title, "bad", "silent", " ".join(silent))
@@ -50,25 +58,25 @@ def receiving(readiness: Readiness, flow: Flow, heard_at: datetime | None, now: 
 def verifying(readiness: Readiness, rejected: Sequence[float | None]) -> Station:
     """Judge the signatures by what this process refused in the last hour."""
     title, refused = "Verifying", sum(one or 0 for one in rejected)
+    if any(detail.get("cause") == "rejects" for detail in _details(readiness, "watchdog.")):
+        sentence = "Deliveries come, but their signatures do not fit: was the secret changed at WhatSMS?"
+        return Station(title, "bad", "refusing", sentence)
     if "receiver" not in readiness.roles:
         return Station(
             title, "plain", "elsewhere", "Another process checks signatures, and its metrics count refusals."
         )
-    if any(detail.get("cause") == "rejects" for detail in _details(readiness, "watchdog.")):
-        sentence = "Deliveries come, but their signatures do not fit: was the secret changed at WhatSMS?"
-        return Station(title, "bad", "refusing", sentence)
     if refused >= 1:
         sentence = f"{refused:.0f} signatures did not fit in the last hour; the command verify explains one."
         return Station(title, "warn", "some not", sentence)
     return Station(title, "good", "yes", "No signature was refused in the last hour.")
 
 
-def publishing(readiness: Readiness, flow: Flow, now: datetime) -> Station:
+def publishing(readiness: Readiness, undone: Mapping[str, str], flow: Flow, now: datetime) -> Station:
     """Judge the relay by what waits for it."""
     title = "Publishing"
     if flow.published is None:
         return Station(title, "plain", "off", "No Kafka is configured: the tables are fed by the log itself.")
-    late = _late(title, readiness.roles.get("relay"), flow.unpublished_at, now)
+    late = _late(title, readiness.roles.get("relay") or undone.get("relay"), flow.unpublished_at, now)
     if late is not None:
         return late
     if flow.relay_at is None:
@@ -77,14 +85,18 @@ def publishing(readiness: Readiness, flow: Flow, now: datetime) -> Station:
     return Station(title, "good", "yes", _waiting(flow.unpublished_at, now) or said)
 
 
-def applying(readiness: Readiness, through: int, unapplied_at: datetime | None, now: datetime) -> Station:
+def applying(
+    readiness: Readiness, undone: Mapping[str, str], through: int, unapplied_at: datetime | None, now: datetime
+) -> Station:
     """Judge the consumer by what waits for it."""
-    late = _late("Applying", readiness.roles.get("consumer"), unapplied_at, now)
+    late = _late("Applying", readiness.roles.get("consumer") or undone.get("consumer"), unapplied_at, now)
     said = f"The tables show every event, up to position {through}."
     return late or Station("Applying", "good", "yes", _waiting(unapplied_at, now) or said)
 
 
-def repairing(readiness: Readiness, overviews: Sequence[Overview], *, keyed: bool, now: datetime) -> Station:
+def repairing(
+    readiness: Readiness, undone: Mapping[str, str], overviews: Sequence[Overview], *, keyed: bool, now: datetime
+) -> Station:
     """Judge the backfills; `keyed` tells whether any tenant has an API key."""
     title = "Repairing"
     if not keyed:
@@ -92,7 +104,7 @@ def repairing(readiness: Readiness, overviews: Sequence[Overview], *, keyed: boo
         return Station(title, "warn", "off", sentence)
     halted = [
         f"{name}: {problem}" for name, problem in readiness.roles.items() if name.startswith("backfill.") and problem
-    ]
+    ] or [f"{name} {why}" for name, why in undone.items() if name.startswith("backfill.")]
     if halted:
         return Station(title, "bad", "no", ". ".join(halted))
     running = sum(one.running is not None for one in overviews)

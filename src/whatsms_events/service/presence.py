@@ -1,0 +1,81 @@
+"""Tell the other processes, by the log's database, how the roles of this one are: any console then shows them all.
+
+That is for people alone. Whether a role may work is decided by its lock, and whether it does by `/readyz`.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final
+
+from msgspec.structs import replace
+
+from whatsms_events.clock import within
+from whatsms_events.domain.bodies import storable
+from whatsms_events.domain.standing import PeerReport, RoleReport
+from whatsms_events.errors import WhatsmsEventsError
+from whatsms_events.storage.log.peers import BEAT_S, PeerId, Peers
+
+LOOK_S: Final = 1.0
+WRITE_S: Final = 5.0
+"""A database that takes longer is told again after BEAT_S: nobody waits for it."""
+
+LEAVE_S: Final = 2.0
+"""A process that stops waits for so long at most to remove its row."""
+
+ROLES_LIMIT: Final = 60
+"""So many roles are told, those in trouble first: a tenant has up to two, and there may be hundreds of tenants."""
+
+WHY_LIMIT: Final = 500
+
+DETAILS: Final[Mapping[str, tuple[str, ...]]] = {"watchdog": ("tenant", "state", "cause"), "door": ("clock",)}
+"""What is told of `/readyz`, by the first word of its name: words of ours, none of which changes by itself."""
+
+
+class Presence:
+    """Tells what `roles` and `details` return, until it is stopped."""
+
+    def __init__(
+        self,
+        peers: Peers,
+        which: PeerId,
+        roles: Callable[[], Mapping[str, RoleReport]],
+        details: Callable[[], Mapping[str, object]],
+    ) -> None:
+        self._peers = peers
+        self._roles = roles
+        self._details = details
+        self._which = which
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Tell it when a role is another way than before, and every BEAT_S; say goodbye at the end."""
+        clock, told_at, words = asyncio.get_running_loop().time, 0.0, None
+        while not self._stopped.is_set():
+            report = short(self._roles(), self._details())
+            before, words = words, {name: one.word for name, one in report.roles.items()}
+            if before != words or clock() - told_at >= BEAT_S:
+                told_at = clock()
+                with suppress(WhatsmsEventsError, TimeoutError):  # who needs this database tells that it is away
+                    async with asyncio.timeout(WRITE_S):
+                        await self._peers.tell(self._which, report)
+            await within(self._stopped, LOOK_S)
+        with suppress(WhatsmsEventsError, TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await self._peers.leave(self._which)
+
+    def stop(self) -> None:
+        """Let `run` end."""
+        self._stopped.set()
+
+
+def short(roles: Mapping[str, RoleReport], details: Mapping[str, object]) -> PeerReport:
+    """Return what is told of a process: those roles first that do not do their work, and no more than the limits."""
+    first = sorted(roles.items(), key=lambda one: (one[1].fine, one[0]))[:ROLES_LIMIT]
+    known: dict[str, dict[str, str | None]] = {}
+    for name, detail in details.items():
+        wanted = DETAILS.get(name.split(".")[0], ())
+        if wanted and isinstance(detail, Mapping) and len(known) < ROLES_LIMIT:
+            known[name] = {key: detail.get(key) for key in wanted}
+    told = {name: replace(one, why=storable(one.why)[:WHY_LIMIT]) for name, one in first}
+    return PeerReport(roles=told, details=known, more=len(roles) - len(first))

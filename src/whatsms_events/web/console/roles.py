@@ -1,0 +1,170 @@
+"""The roles of all processes, as the page Now shows them: who does what, who waits for what, and what nobody does."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from whatsms_events.domain.standing import PeerReport, RoleReport, RoleWord
+from whatsms_events.storage.log.peers import Peer, PeerId
+from whatsms_events.storage.role_holders import RoleHolder
+from whatsms_events.web.console.rendering import lasting
+from whatsms_events.web.console.stations import Tone
+
+LOST_S: Final = 3600.0
+"""So long the first sentence of the page names a process that is not heard of, also where others have its roles."""
+
+_TONES: Final[Mapping[RoleWord, Tone]] = {"works": "good", "stands by": "plain", "waits": "warn", "stands still": "bad"}
+
+
+@dataclass(frozen=True, slots=True)
+class RoleNow:
+    """A role, or several that are the same way: in a word, why, since when, for whom, and what a person can do."""
+
+    names: str
+    tone: Tone
+    word: str
+    why: str = ""
+    since: datetime | None = None
+    whom: str = ""
+    todo: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerNow:
+    """A process with its roles. `more` of them are left out, all of which do their work."""
+
+    told: Peer
+    ours: bool
+    roles: Sequence[RoleNow]
+
+    @property
+    def name(self) -> str:
+        """Return its name."""
+        return self.told.which.name
+
+    @property
+    def more(self) -> int:
+        """Return how many roles are left out."""
+        return 0 if self.told.report is None else self.told.report.more
+
+
+class Roles:
+    """The roles of this process, of those that told of themselves, and who holds the locks as far as that is known."""
+
+    def __init__(
+        self,
+        ours: PeerId,
+        reports: Mapping[str, RoleReport],
+        told: Sequence[Peer],
+        holders: Mapping[str, RoleHolder],
+    ) -> None:
+        own = Peer(ours, 0.0, PeerReport(roles=reports))
+        others = [one for one in told if one.which != ours]
+        self._own = own
+        self._heard = [own, *(one for one in others if one.heard)]
+        self._silent = sorted((one for one in others if not one.heard), key=lambda one: one.silent_s)
+        self._holders = {role: one for role, one in holders.items() if not one.ours}
+        self._works = {
+            role: one.which.name for one in self._heard for role, report in _roles(one) if report.word == "works"
+        }
+
+    def shown(self) -> list[PeerNow]:
+        """Return all processes: this one, those that are heard of, and those that are not, the last heard of first."""
+        heard = [PeerNow(one, one is self._own, self._of_heard(one)) for one in self._heard]
+        return heard + [PeerNow(one, ours=False, roles=self._of_silent(one)) for one in self._silent]
+
+    def untold(self) -> list[RoleNow]:
+        """Return the locks of processes that tell nothing of themselves: a command, or an earlier release."""
+        named = self._works.keys() | {role for one in self._silent for role, _report in _roles(one)}
+        others = {role: one for role, one in self._holders.items() if role not in named}
+        return [RoleNow(role, "plain", "elsewhere", one.who, one.since) for role, one in sorted(others.items())]
+
+    def undone(self) -> dict[str, str]:
+        """Return the roles that another process told of and nobody does now, with the reason, as it follows the name.
+
+        A role that waits for a moment, or stands by, is about to be done.
+        """
+        found: dict[str, str] = {}
+        for one in self._heard[1:]:
+            for role, report in _roles(one):
+                if report.word == "stands still":
+                    found.setdefault(role, f"of {one.which.name} stands still: {report.why}")
+        done = {role for one in self._heard for role, report in _roles(one) if report.word != "stands still"}
+        for one in self._silent:
+            for role in self._lost(one):
+                found.setdefault(role, f"of {one.which.name} has not been heard of for {lasting(one.silent_s)}")
+        return {role: why for role, why in found.items() if role not in done}
+
+    def details(self) -> dict[str, Mapping[str, Any]]:
+        """Return what other processes that are heard of know of those who send, by the names of `/readyz`."""
+        found: dict[str, Mapping[str, Any]] = {}
+        for one in self._heard[1:]:
+            for name, detail in ({} if one.report is None else one.report.details).items():
+                if name not in found or detail.get("state") == "silent":
+                    found[name] = detail
+        return found
+
+    def wrong(self) -> list[str]:
+        """Say of other processes what a person must act on."""
+        stand = [
+            f"{role} of {one.which.name} stands still: {report.why}"
+            for one in self._heard[1:]
+            for role, report in _roles(one)
+            if report.word == "stands still"
+        ]
+        lost = [(one, self._lost(one)) for one in self._silent]
+        return stand + [
+            f"{one.which.name} is not heard of any more, and no other process has {', '.join(roles)}"
+            for one, roles in lost
+            if roles
+        ]
+
+    def odd(self) -> list[str]:
+        """Say which processes were lost lately, whoever has their roles."""
+        return [one.which.name for one in self._silent if one.silent_s < LOST_S]
+
+    def _lost(self, silent: Peer) -> list[str]:
+        """Return the roles that no process has any more that is heard of."""
+        had = {role for one in self._heard for role, _report in _roles(one)}
+        return [role for role, _report in _roles(silent) if role not in had]
+
+    def _of_heard(self, one: Peer) -> list[RoleNow]:
+        if one.report is None:
+            return [RoleNow("its roles", "plain", "not known", "another release tells them in another way")]
+        works = [role for role, report in _roles(one) if report.word == "works"]
+        others = [self._one(role, report) for role, report in _roles(one) if report.word != "works"]
+        others.sort(key=lambda row: row.tone == "plain")
+        return others + ([RoleNow(", ".join(works), "good", "works")] if works else [])
+
+    def _one(self, role: str, report: RoleReport) -> RoleNow:
+        tone, since = _TONES[report.word], None if report.fine else report.since
+        if report.word != "stands by":
+            return RoleNow(role, tone, report.word, report.why, since, todo=report.todo)
+        whom = self._whom(role)
+        idle = not whom and role.startswith("backfill.")  # no run is under way, and nobody else has one
+        return RoleNow(role, tone, "idle" if idle else report.word, whom=whom)
+
+    def _whom(self, role: str) -> str:
+        if role in self._works:
+            return self._works[role]
+        if role in self._holders:
+            return self._holders[role].who
+        return ""
+
+    def _of_silent(self, one: Peer) -> list[RoleNow]:
+        lost, found = self._lost(one), list[RoleNow]()
+        held = [role for role, _ in _roles(one) if role in self._holders and role not in self._works]
+        for role in held:
+            todo = "It is frozen, or cut off: end it, and another process takes over."
+            found.append(RoleNow(role, "bad", "held", f"its lock is held by {self._holders[role].who}", todo=todo))
+        if gone := [role for role in lost if role not in held]:
+            todo = "Start it again, or another process with these roles."
+            found.append(RoleNow(", ".join(gone), "bad", "gone", "no other process has it", todo=todo))
+        if rest := [role for role, _ in _roles(one) if role not in lost and role not in held]:
+            found.append(RoleNow(", ".join(rest), "plain", "elsewhere", "another process has it"))
+        return found
+
+
+def _roles(one: Peer) -> Iterator[tuple[str, RoleReport]]:
+    yield from sorted(one.report.roles.items()) if one.report is not None else ()
