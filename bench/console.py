@@ -1,8 +1,10 @@
 """The row about the console: how long its pages take where there are very many tickets (`--events` of them)."""
 
+import re
 import statistics
 import time
 from collections.abc import Mapping
+from html import unescape
 from typing import Final
 from urllib.parse import urlencode
 from uuid import UUID
@@ -53,10 +55,12 @@ PAGES: Final[Mapping[str, tuple[str, Mapping[str, object]]]] = {
     "Repair": ("/repair", {}),
     "what a run found": ("/repair/run", RUN),
     "what a run found of a rare kind": ("/repair/run", {**RUN, "kind": RARE_KIND}),
-    "a difference": ("/repair/difference", {"tenant": SLUG, "entity": "ticket", "id": LOOKED_AT, "run": LAST_RUN}),
     "Live": ("/live", {}),
 }
 """Each page that is measured, by what a person calls it."""
+
+DIFFERENCE: Final = "a difference"
+"""This one is reached from the page of its run, whose link knows when the difference was found."""
 
 
 async def console(stage: Stage) -> list[Finding]:
@@ -89,16 +93,28 @@ async def _prepared(made: Service, stage: Stage) -> None:
 
 
 async def _measured(made: Service, stage: Stage, database: str) -> list[Finding]:
-    times: dict[str, list[float]] = {name: [] for name in PAGES}
+    times: dict[str, list[float]] = {name: [] for name in (*PAGES, DIFFERENCE)}
     async with targets.running(made, stage.cores.server), aiohttp.ClientSession(made.private_url) as session:
+        pages = {name: f"{path}?{urlencode(query)}" for name, (path, query) in PAGES.items()}
+        pages[DIFFERENCE] = await _linked(session, f"/repair/run?{urlencode(RUN)}")
         for _ in range(stage.rounds):
-            for name, (path, query) in PAGES.items():
-                times[name].append(await _round(session, f"{path}?{urlencode(query)}"))
+            for name, page in pages.items():
+                times[name].append(await _round(session, page))
     about = f"{stage.events} tickets, {database}"
     return [
         Finding("console", f"{name}, {about}", "", values, unit="ms at the 95th percentile", bar=QUICK)
         for name, values in times.items()
     ]
+
+
+async def _linked(session: aiohttp.ClientSession, page: str) -> str:
+    """Return the address to which the page of a run leads for the ticket that is looked at."""
+    async with session.get(page) as answer:
+        text = await answer.text()
+    found = re.search(rf'href="(/repair/difference\?[^"]*&amp;id={LOOKED_AT}&amp;[^"]*)"', text)
+    if found is None:
+        raise FailedError(f"console: {page} leads to no difference of {LOOKED_AT}")
+    return unescape(found[1])
 
 
 async def _round(session: aiohttp.ClientSession, path: str) -> float:

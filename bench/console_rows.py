@@ -46,11 +46,19 @@ NAMES: Final = ("João Silva", "Maria Souza", "José Santos", "Ana Oliveira", "A
 STATUSES: Final = ("open", "pending", "closed", "closed", "closed")
 DAY: Final = 86_400_000_000
 SECOND: Final = 1_000_000
+LASTED: Final = DAY // 3
+"""How long a run took."""
 
 LAST_RUN: Final = FINISHED_RUNS
 DOOR_REASON, FOLD_REASON, RARE_REASON, RARE_KIND = "not_utf8", "data", "no_id", "doubtful"
 LOOKED_AT: Final = "t1"
-"""The ticket whose passport and difference are asked for: all that the log holds about it is its first and last row."""
+"""The ticket whose passport and difference are asked for: the log has its first row, and what the last run repaired."""
+
+SPAN: Final = 60 * DAY
+"""So old the oldest of everything is."""
+
+REPAIRED: Final = SECOND
+"""How long after a difference was found its observation is in the log."""
 
 Record = Sequence[object]
 
@@ -181,7 +189,7 @@ def _contacts(count: int) -> Iterator[Record]:
 
 def _tickets(count: int, contacts: int, at: int) -> Iterator[Record]:
     for one in range(count):
-        made = at - one * 60 * DAY // count
+        made = at - one * SPAN // count
         yield TENANT, f"t{one}", STATUSES[one % 5], "whatsapp", f"c{one % contacts}", "Obrigado!", made, made + 1
 
 
@@ -189,7 +197,7 @@ def _messages(tickets: int, at: int) -> Iterator[Record]:
     total = tickets * PER_TICKET
     for one in range(total + LONG_TALK):
         ticket, ours = (one % tickets if one < total else 0), one % 2 == 0
-        made = at - one * 60 * DAY // (total + LONG_TALK)
+        made = at - one * SPAN // (total + LONG_TALK)
         stuck = one % 1000 == 0
         times = (made + 900_000, *((None, None) if stuck else (made + 5_000_000, made + 70_000_000)))
         ack = (2 if stuck else 4, *times) if ours else (None,) * 4
@@ -197,9 +205,15 @@ def _messages(tickets: int, at: int) -> Iterator[Record]:
 
 
 def _events(count: int, at: int) -> Iterator[Record]:
+    """Yield webhooks in the order in which they came, and among them what the last run repaired of one ticket."""
+    repaired_at = _found_at(LAST_RUN, int(LOOKED_AT[1:]), min(count, DRIFT_LIMIT), at) + REPAIRED
+    repaired = 0
     for one in range(1, count + 1):
-        yield _event(one, "ticket.updated", "webhook", f"t{one}", at)
-    yield _event(count + 1, "ticket.observed", "backfill", LOOKED_AT, at)
+        came = at - (count - one) * (SPAN // count)
+        if came > repaired_at and not repaired:
+            yield _event(one, "ticket.observed", "backfill", LOOKED_AT, repaired_at)
+            repaired = 1
+        yield _event(one + repaired, "ticket.updated", "webhook", f"t{one}", came)
 
 
 def _event(number: int, kind: str, origin: str, ticket: str, at: int) -> Record:
@@ -248,8 +262,8 @@ def _runs(tickets: int, at: int) -> Iterator[Record]:
     counts = [{"entity": "ticket", "kind": kind, "age": "under_1d", "count": found} for kind in ("stale", RARE_KIND)]
     report = _json({"requests": tickets // 100, "looked_at": {"ticket": tickets}, "drift": counts})
     for run in range(1, FINISHED_RUNS + 1):
-        began = at - (FINISHED_RUNS + 1 - run) * DAY
-        ended = began + DAY // 3
+        began = _began(run, at)
+        ended = began + LASTED
         yield run, TENANT, "reconcile", "interval", "{}", 1, began, ended, ended, "{}", report
     counted = {"remaining": tickets, "unread": tickets * 3 // 4}
     progress = _json({"phase": "details", "requests": tickets // 2, "expected": tickets * 3 // 2, "items": counted})
@@ -274,4 +288,15 @@ def _drift(count: int, at: int) -> Iterator[Record]:
     for run in range(1, FINISHED_RUNS + 1):
         for one in range(count if run == LAST_RUN else count // 10):
             kind = RARE_KIND if one % RARE_EACH == RARE_EACH - 1 else "stale"
-            yield run, "ticket", f"t{one}", kind, '["status","queue_id"]', float(one), at - DAY + one
+            found_at = _found_at(run, one, count, at)
+            yield run, "ticket", f"t{one}", kind, '["status","queue_id"]', float(one), found_at
+
+
+def _began(run: int, at: int) -> int:
+    """Return when a run began: each night one."""
+    return at - (FINISHED_RUNS + 1 - run) * DAY
+
+
+def _found_at(run: int, one: int, count: int, at: int) -> int:
+    """Return when a run found the difference with this number of so many."""
+    return _began(run, at) + one * LASTED // count

@@ -5,11 +5,13 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bench import command, console, corpus, door
+from bench.console_rows import LAST_RUN, LOOKED_AT, of_log
 from bench.corpus import Corpus, Requests
 from bench.fresh import Seen, Witness
 from bench.load import Cores, FailedError, Load, compiled
@@ -21,6 +23,7 @@ from bench.targets import PATH, service
 from servers.service import SECRET, TENANT
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.signature import HEADER, verify
+from whatsms_events.storage.difference import APPENDED
 
 START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 KINDS = {"message.ack": "ack", "message.sent": "message", "message.received": "message", "contact.updated": "contact"}
@@ -151,8 +154,23 @@ async def test_every_page_of_the_console_is_timed(stage: Stage) -> None:
     """With a few tickets in a real service on each database: each page is answered, and its time is a finding."""
     stage.events, stage.rounds = 20, 1
     found = await console.console(stage)
-    assert len(found) == 2 * len(console.PAGES)
+    assert len(found) == 2 * (len(console.PAGES) + 1), "and the difference that a run leads to"
     assert all(one.value > 0 for one in found)
+
+
+@pytest.mark.parametrize("tickets", [3, 20, 5000])
+def test_the_consoles_rows_are_as_the_service_writes_them(tickets: int) -> None:
+    """Positions are in the order of times, and what the last run found is in the log as soon as the service has it."""
+    rows: dict[str, list[dict[str, Any]]] = {
+        made.table: [dict(zip(made.columns, row, strict=True)) for row in made.rows] for made in of_log(tickets)
+    }
+    events, drift = rows["event_log"], rows["backfill_drift"]
+    assert [int(one["id"]) for one in events] == list(range(1, tickets + 2))
+    times = [one["received_at"] for one in events]
+    assert times == sorted(times)
+    (found,) = (one["found_at"] for one in drift if (one["run"], one["id"]) == (LAST_RUN, LOOKED_AT))
+    (repaired,) = (one["received_at"] for one in events if one["origin"] == "backfill")
+    assert 0 < repaired - found < APPENDED / timedelta(microseconds=1)
 
 
 def test_requests_go_on_where_the_last_round_ended(tmp_path: Path) -> None:
