@@ -107,7 +107,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
             rendering, charts, assets     templates -> pages; SVG; style and script
             now, stations, roles          the first page; whether each station works; the roles of all processes
             conversations, bubbles        who is meant, which tickets wait; what was said, as it is drawn
-            passport, acks, heat          the way of one event; what became of our messages; delays by the hour
+            passport, way                 one event or one thing; an event's stations, with their times
+            acks, heat                    what became of our messages; delays by the hour
             places                        where things are, and what a page was asked for
             parked, reasons, repair       what was parked, and why in words; runs of backfills, with their buttons
     workers/        loop repeats a piece, backs off, halts

@@ -28,6 +28,19 @@ def test_each_minute_has_what_it_brought() -> None:
     assert trail.rates("received", at(600)) == [None] * 5
 
 
+def test_when_a_position_was_passed_is_known_to_who_looked() -> None:
+    """To the minute, or between the looks before and after; nothing is known of what was there at the first look."""
+    trail = Trail(5)
+    trail.note(at(0.1), {"applied": 100})
+    trail.note(at(0.9), {"applied": 110})
+    trail.note(at(1.5), {})
+    trail.note(at(3.2), {"applied": 121})
+    assert trail.passed("applied", 100) is None
+    assert trail.passed("applied", 101) == trail.passed("applied", 110) == (at(0), at(1))
+    assert trail.passed("applied", 111) == trail.passed("applied", 121) == (at(1), at(4))
+    assert trail.passed("applied", 122) is trail.passed("published", 1) is None
+
+
 def test_a_counter_that_fell_or_a_clock_set_back_is_no_negative_rate() -> None:
     """After a restored backup the minute has nothing, and after a clock was set back the trail begins anew."""
     trail = Trail(3)

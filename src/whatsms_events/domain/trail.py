@@ -3,7 +3,7 @@
 import itertools
 from collections import deque
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 MINUTES: Final = 60
@@ -41,6 +41,18 @@ class Trail:
                 found[one - oldest] = max(0, high - low) / (minute - before)
         return found
 
+    def passed(self, name: str, value: int) -> tuple[datetime, datetime] | None:
+        """Return between which times a counter came to a value; None where it was there before, or is not yet."""
+        known = [(minute, counters[name]) for minute, counters in self._marks if name in counters]
+        for (before, low), (minute, high) in itertools.pairwise(known):
+            if low < value <= high:
+                return _begins(before + 1), _begins(minute + 1)
+        return None
+
 
 def _minute(at: datetime) -> int:
     return int(at.timestamp() // 60)
+
+
+def _begins(minute: int) -> datetime:
+    return datetime.fromtimestamp(60 * minute, UTC)

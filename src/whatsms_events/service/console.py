@@ -1,6 +1,7 @@
 """Make the console of a process from its settings and its parts."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from whatsms_events.backfill.worker import Backfill
 from whatsms_events.clock import now
@@ -71,6 +72,7 @@ def make_console(
     assets, sessions = Assets(), Sessions(access, now=now)
     frame = Frame(sessions, assets, console_tenants(settings), now=now)
     kafka, prefix = kafka_target(settings), settings.kafka.topic_prefix
+    find = RecordFinder(stores.log, kafka, prefix).find
     pulse, reports, event_log = Pulse(stores.log, stores.projection), Reports(stores.log), EventLog(stores.log)
     queries, traces = Queries(stores.log, stores.projection), Traces(stores.log, stores.projection)
     published = prefix if kafka is not None else None
@@ -84,7 +86,7 @@ def make_console(
     pages: list[ConsolePage] = [
         NowPage(frame, seen),
         ConversationsPage(frame, queries, traces, ask),
-        PassportPage(frame, queries, traces, RecordFinder(stores.log, kafka, prefix).find),
+        PassportPage(frame, queries, traces, find, partial(own.trail.passed, "applied")),
         AcksPage(frame, queries),
         ParkedPage(frame, _parked_parts(settings, stores, frame, pulse)),
         RepairPage(frame, reports, Differences(traces, event_log), verbs),

@@ -2,8 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final, TypeVar, get_args
 
 from aiohttp import hdrs, web
@@ -14,38 +12,28 @@ from whatsms_events.storage.reads import Queries
 from whatsms_events.storage.trace import NEAR, REACH, EventFacts, Match, TracedKind, Traces
 from whatsms_events.web.console import places
 from whatsms_events.web.console.frame import HEADERS, Frame, Visit
-from whatsms_events.web.console.stations import Tone
+from whatsms_events.web.console.way import Seen, way
 from whatsms_events.web.hiding import trace_for_eyes
 from whatsms_events.web.questions import TOP
 from whatsms_events.web.trace import passport
 from whatsms_events.web.trace_view import shown_matches
-from whatsms_events.web.trace_words import kafka_words, outcome_words, place_words, rest_words, table_words
+from whatsms_events.web.trace_words import outcome_words, place_words, rest_words
 
 KAFKA_S: Final = 4.0
 """How long Kafka is searched: a page cannot wait as long as the command does."""
 
 EVENT_AT: Final = "/passport/at"
 
-_APPLIED: Final[dict[str, Tone]] = {"applied": "good"}
-
 T = TypeVar("T")
 
 _KINDS: Final[dict[str, TracedKind]] = {str(name): name for name in get_args(TracedKind)}
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """One station of the way: whether the thing was there, when, and what is known of it."""
-
-    title: str
-    tone: Tone
-    word: str
-    at: datetime | None
-    says: str
-
-
 class PassportPage:
-    """The page; what is looked for stands in its query. `find` looks for the record of an event."""
+    """The page; what is looked for stands in its query.
+
+    `find` looks for the record of an event, and `applied` tells when this process saw that a position was applied.
+    """
 
     title = "Passport"
     path = places.PASSPORT
@@ -56,6 +44,7 @@ class PassportPage:
         queries: Queries,
         traces: Traces,
         find: Callable[[EventFacts], Awaitable[RecordPlace]],
+        applied: Seen,
         *,
         kafka_s: float = KAFKA_S,
     ) -> None:
@@ -63,6 +52,7 @@ class PassportPage:
         self._queries = queries
         self._traces = traces
         self._find = find
+        self._applied = applied
         self._kafka_s = kafka_s
 
     def routes(self) -> list[web.AbstractRouteDef]:
@@ -96,7 +86,7 @@ class PassportPage:
         by_position = {} if shown is None else {one["position"]: one for one in shown.get("events", ())}
         known["by_position"], known["far"] = by_position, "far" in asked
         number = text if _is_position(text) else None
-        return visit.page("passport.html", stops=_stops(shown), number=number, **known, **words)
+        return visit.page("passport.html", stops=way(shown, self._applied), number=number, **known, **words)
 
     async def _at(self, visit: Visit) -> web.Response:
         """Lead to the event at a position of the log."""
@@ -130,56 +120,6 @@ class _Parts:
         if brought.trouble and brought.trouble not in self.unread:
             self.unread.append(brought.trouble)
         return brought.value
-
-
-def _stops(shown: Any) -> list[Stop]:
-    """Return the stations of an event or of a parked delivery; a thing has none."""
-    if shown is None or shown["kind"] not in ("event", "parked"):
-        return []
-    return _of_event(shown) if shown["kind"] == "event" else _of_parked(shown)
-
-
-def _of_parked(shown: Any) -> list[Stop]:
-    delivery = shown["delivery"]
-    times = "" if delivery["count"] == 1 else f", {delivery['count']} times so far"
-    signed = f"signed with {delivery['signed_by']}" if delivery["signed_by"] else "nobody noted by which secret"
-    gone = delivery["discarded_at"]
-    return [
-        Stop("Received", "good", "came", delivery["first_received_at"], f"by webhook{times}"),
-        Stop("Verified", "good", "signed", None, signed),
-        Stop("Log", "warn", "discarded" if gone else "parked", gone, f"not appended: {shown['reason']}"),
-    ]
-
-
-def _of_event(shown: Any) -> list[Stop]:
-    delivery, tables, record = shown["delivery"], shown["tables"], shown["record"]
-    happened: Tone = "good" if shown["occurred_at"] else "plain"
-    size = "its size is hidden" if delivery["size"] is None else f"{delivery['size']} bytes"
-    if delivery["blanked"]:
-        size = "its bytes were blanked by retention or erasure"
-    again = "; how often is not known" if delivery["redelivered"] is None else ""
-    if delivery["redelivered"]:
-        again = f"; the same bytes came again {delivery['redelivered']} times"
-    by_hook = shown["origin"] == "webhook"
-    signed = delivery["signed_by"]
-    verified = f"signed with {signed}" if signed else "no signature: it was not delivered" if not by_hook else "unknown"
-    kafka: Tone = {"published": "good", "off": "plain", "not_published": "warn"}.get(record["state"], "warn")  # type: ignore[assignment]
-    table: Tone = "warn" if not tables else "bad" if tables["parked"] else _APPLIED.get(tables["state"], "warn")
-    applied, became = ("not read", "not known now") if not tables else (tables["state"], table_words(tables))
-    return [
-        Stop("Happened", happened, "at WhatSMS", shown["occurred_at"], "by the clock of WhatSMS"),
-        Stop("Received", "good", shown["origin"], delivery["first_received_at"], f"{size}{again}"),
-        Stop("Verified", "good" if signed or not by_hook else "plain", "signed" if signed else "-", None, verified),
-        Stop("Log", "good", "appended", None, f"position {shown['log']['position']}"),
-        Stop(
-            "Kafka",
-            kafka,
-            record["state"].replace("_", " "),
-            record["published_at"],
-            kafka_words({**record, "published_at": None}),
-        ),
-        Stop("Tables", table, applied.replace("_", " "), None, became),
-    ]
 
 
 def _is_position(text: str) -> bool:
