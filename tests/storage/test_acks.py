@@ -11,7 +11,7 @@ from whatsms_events.domain.delays import BOUNDS_S, OUTCOMES, RANGES, STEPS, tota
 from whatsms_events.domain.events import to_micros
 from whatsms_events.storage import tables
 from whatsms_events.storage.acks import Failed, SentMessages
-from whatsms_events.storage.columns import OURS
+from whatsms_events.storage.columns import FAILED, OURS
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.projection.holdings import Holdings
 from whatsms_events.storage.reads import Queries
@@ -80,7 +80,7 @@ async def test_a_message_counts_for_what_it_reached(ask: SentMessages, projectio
 
 
 async def test_the_messages_that_failed_are_named(ask: SentMessages, projection: Database) -> None:
-    """Those that are counted as failed, the newest first, with their tickets; so many of the newest are looked at."""
+    """Those that are counted as failed, the newest first, with their tickets; where there are more, that is said."""
     await put(
         projection,
         {"id": "a", "created_at": at(1), "ack": 2, "failed_at": at(3), "ticket_id": "k1"},
@@ -93,10 +93,10 @@ async def test_the_messages_that_failed_are_named(ask: SentMessages, projection:
     )
     second = NOW + timedelta(seconds=1)
     found = await ask.failed("t1", NOW, NOW + HOUR)
-    assert [one.id for one in found] == ["b", "a"]
-    assert found[1] == Failed("a", "k1", second, second + timedelta(seconds=2))
-    assert [one.id for one in await ask.failed("t1", NOW, NOW + HOUR, among=3)] == ["b"]
-    assert [one.id for one in await ask.failed("t1", NOW, NOW + HOUR, limit=1)] == ["b"]
+    assert ([one.id for one in found.messages], found.complete) == (["b", "a"], True)
+    assert found.messages[1] == Failed("a", "k1", second, second + timedelta(seconds=2))
+    cut = await ask.failed("t1", NOW, NOW + HOUR, limit=1)
+    assert ([one.id for one in cut.messages], cut.complete) == (["b"], False)
 
 
 async def test_each_delay_is_in_one_range(ask: SentMessages, projection: Database) -> None:
@@ -163,17 +163,29 @@ async def test_stuck_messages_are_listed_by_ticket_the_oldest_first(ask: SentMes
     assert ([one.ticket_id for one in cut.tickets], cut.messages, cut.complete) == (["k2", "k1"], 4, False)
 
 
-async def test_messages_of_a_period_are_found_by_index(projection: Database) -> None:
-    """In a large table too: a part of a period costs what it holds, not what is there."""
-    rows = [{"id": f"m{number:06}", "created_at": at(number), "from_me": number % 3 == 0} for number in range(6000)]
+ASKED = {
+    "message_of_ours": f"SELECT ack, sent_at FROM message WHERE tenant = 't1' AND {OURS} "
+    f"AND created_at >= {at(0)} AND created_at < {at(90)} ORDER BY created_at DESC LIMIT 20",
+    "message_failed": f"SELECT id, ticket_id, failed_at FROM message WHERE tenant = 't1' AND {FAILED} "
+    f"AND created_at >= {at(0)} AND created_at < {at(9000)} ORDER BY created_at DESC, id DESC LIMIT 50",
+}
+"""What is asked of a period, by the index that is to answer."""
+
+
+@pytest.mark.parametrize("index", ASKED)
+async def test_messages_of_a_period_are_found_by_index(projection: Database, index: str) -> None:
+    """In a large table too: a part of a period costs what it holds, and failed messages cost what failed."""
+    rows = [
+        {"id": f"m{number:06}", "created_at": at(number), "from_me": number % 3 == 0}
+        | {"failed_at": at(number) if number % 300 == 0 else None}
+        for number in range(6000)
+    ]
     await put(projection, *rows)
     if projection.dialect == "postgresql":
         async with projection.write() as connection:
             await connection.exec_driver_sql("ANALYZE message")
     explain = "EXPLAIN" if projection.dialect == "postgresql" else "EXPLAIN QUERY PLAN"
-    asked = f"SELECT ack, sent_at FROM message WHERE tenant = 't1' AND {OURS}"
-    asked += f" AND created_at >= {at(0)} AND created_at < {at(90)} ORDER BY created_at DESC LIMIT 20"
     async with projection.read() as connection:
-        plan = " ".join(str(tuple(row)) for row in await connection.exec_driver_sql(f"{explain} {asked}"))
-    assert "message_of_ours" in plan, plan
+        plan = " ".join(str(tuple(row)) for row in await connection.exec_driver_sql(f"{explain} {ASKED[index]}"))
+    assert index in plan, plan
     assert "Sort" not in plan, plan

@@ -17,7 +17,7 @@ from whatsms_events.domain.acks import DELIVERED
 from whatsms_events.domain.delays import BOUNDS_S, RANGES, PeriodPart
 from whatsms_events.domain.events import from_micros, to_micros
 from whatsms_events.storage import tables
-from whatsms_events.storage.columns import OURS, UNDELIVERED
+from whatsms_events.storage.columns import FAILED, OURS, UNDELIVERED
 from whatsms_events.storage.database import among
 from whatsms_events.storage.projection.holdings import UNDELIVERED_LIMIT
 from whatsms_events.storage.reads import Queries
@@ -31,9 +31,8 @@ PART_MESSAGES: Final = 500
 STUCK_LIMIT: Final = 100
 """Tickets with stuck messages that are listed."""
 
-FAILED_LIMIT: Final = 20
-FAILED_AMONG: Final = 4_000
-"""So many of the newest messages of a period are looked at for those that failed: no index knows them."""
+FAILED_LIMIT: Final = 50
+"""Failed messages that are listed."""
 
 _SENT, _READ, _PLAYED = 2, 4, 5
 
@@ -72,6 +71,14 @@ class Failed:
     failed_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class FailedPage:
+    """The messages that failed, the newest first; not `complete` where there are more."""
+
+    messages: list[Failed]
+    complete: bool
+
+
 class SentMessages:
     """The questions. All raise StorageUnavailableError; each takes one of the readers' places of `queries`."""
 
@@ -95,24 +102,18 @@ class SentMessages:
                 found.append(_read_part(begin, end, row, limit))
         return found
 
-    async def failed(
-        self, tenant: str, since: datetime, until: datetime, *, limit: int = FAILED_LIMIT, among: int = FAILED_AMONG
-    ) -> list[Failed]:
-        """Return the messages that we made from `since` until `until` and that failed, the newest first.
-
-        So many of the newest of that time are looked at.
-        """
+    async def failed(self, tenant: str, since: datetime, until: datetime, *, limit: int = FAILED_LIMIT) -> FailedPage:
+        """Return the messages that we made from `since` until `until` and that failed, the newest first."""
         table = tables.message.c
-        columns = (table.id, table.ticket_id, table.created_at, table.failed_at, table.ack)
-        newest = select(*columns).where(table.tenant == tenant, OURS)
-        newest = newest.where(table.created_at >= to_micros(since), table.created_at < to_micros(until))
-        one = newest.order_by(table.created_at.desc()).limit(among).subquery().c
-        query = select(one.id, one.ticket_id, one.created_at, one.failed_at)
-        query = query.where(one.failed_at.is_not(None), func.coalesce(one.ack, 0) < DELIVERED)
-        query = query.order_by(one.created_at.desc(), one.id).limit(limit)
+        query = select(table.id, table.ticket_id, table.created_at, table.failed_at).where(
+            table.tenant == tenant, FAILED
+        )
+        query = query.where(table.created_at >= to_micros(since), table.created_at < to_micros(until))
+        query = query.order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
         async with self._queries.asking(tables.message) as connection:
             rows = (await connection.execute(query)).all()
-        return [Failed(row.id, row.ticket_id, from_micros(row.created_at), from_micros(row.failed_at)) for row in rows]
+        found = [Failed(row.id, row.ticket_id, from_micros(row.created_at), from_micros(row.failed_at)) for row in rows]
+        return FailedPage(found[:limit], complete=len(found) <= limit)
 
     async def stuck(
         self, tenant: str, now: datetime, *, after: timedelta, until: timedelta, limit: int = STUCK_LIMIT

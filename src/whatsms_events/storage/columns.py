@@ -15,3 +15,4 @@ WANTED = text("messages = 'wanted'")
 UNSURE = text("(doubtful OR NOT known)")
 OURS = text("(from_me IS TRUE)")  # in other words than in `UNDELIVERED`, or SQLite would take the larger index there
 UNDELIVERED = text("(from_me AND ack < 3 AND failed_at IS NULL)")  # sent by us, not at the contact: see `domain.acks`
+FAILED = text("(from_me AND failed_at IS NOT NULL AND (ack IS NULL OR ack < 3))")  # what arrived all the same did not

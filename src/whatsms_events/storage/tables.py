@@ -3,7 +3,7 @@
 Times are integers: microseconds since 1970, so that both databases store and compare them exactly.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -23,7 +23,17 @@ from sqlalchemy import (
 )
 
 from whatsms_events.domain.events import Entity
-from whatsms_events.storage.columns import DISCARDED, OURS, UNDELIVERED, UNFINISHED, UNSURE, WANTED, Folded, Position
+from whatsms_events.storage.columns import (
+    DISCARDED,
+    FAILED,
+    OURS,
+    UNDELIVERED,
+    UNFINISHED,
+    UNSURE,
+    WANTED,
+    Folded,
+    Position,
+)
 
 log_metadata = MetaData()
 
@@ -364,6 +374,7 @@ message = _row(
 )
 Index("message_by_ticket", message.c.tenant, message.c.ticket_id, message.c.created_at, message.c.id)
 _partial("message_undelivered", UNDELIVERED, message.c.tenant, message.c.created_at)
+_partial("message_failed", FAILED, message.c.tenant, message.c.created_at, message.c.id)
 _partial("message_of_ours", OURS, message.c.tenant, message.c.created_at)
 
 message_revision = Table(
@@ -412,20 +423,11 @@ campaign = _row(
     Column("updated_at", BigInteger),
 )
 
-ENTITIES: Final[Mapping[Entity, Table]] = {
-    "ticket": ticket,
-    "message": message,
-    "contact": contact,
-    "campaign": campaign,
-}
+ENTITIES: Final[dict[Entity, Table]] = {"ticket": ticket, "message": message, "contact": contact, "campaign": campaign}
 
-for _table, *_columns in (
-    (ticket, ticket.c.id),
-    (contact, contact.c.id),
-    (campaign, campaign.c.id),
-    (message, message.c.ticket_id, message.c.id),
-):
-    _partial(f"{_table.name}_unsure", UNSURE, _table.c.tenant, *_columns)
+for _table in (ticket, contact, campaign):
+    _partial(f"{_table.name}_unsure", UNSURE, _table.c.tenant, _table.c.id)
+_partial("message_unsure", UNSURE, message.c.tenant, message.c.ticket_id, message.c.id)
 
 parked_event = Table(
     "parked_event",

@@ -15,7 +15,7 @@ from web.console.test_conversations import assert_harmless
 from whatsms_events.domain.acks import LEVELS
 from whatsms_events.domain.delays import OUTCOMES, RANGES, PeriodPart
 from whatsms_events.domain.scopes import SCOPES
-from whatsms_events.storage.acks import Failed, Stuck, StuckPage
+from whatsms_events.storage.acks import Failed, FailedPage, Stuck, StuckPage
 from whatsms_events.storage.conversations import AGES, Found, FoundPage, StatusAges, Talk
 from whatsms_events.storage.trace import Confirmed
 from whatsms_events.web.access import Access, Holder
@@ -111,7 +111,7 @@ def test_lists_of_conversations_are_harmless(typed: str, tickets: list[Any], con
 def test_acks_are_harmless(stuck: list[tuple[str | None, str | None]], counts: list[int]) -> None:
     """Ids and statuses of tickets, and any counts."""
     part = PeriodPart(AT, AT, tuple(counts[: len(OUTCOMES)]), (tuple(counts), (0,) * len(RANGES)), complete=False)
-    failed = [Failed(status or "", ticket, AT, AT) for ticket, status in stuck]
+    failed = FailedPage([Failed(status or "", ticket, AT, AT) for ticket, status in stuck], complete=False)
     page = StuckPage([Stuck(ticket, None, status, 1, AT, AT) for ticket, status in stuck], 1, complete=False)
     known = acks.drawn([part, part])
     assert_harmless(
