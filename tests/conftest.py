@@ -18,6 +18,7 @@ from servers.migrated import once_a_session
 from servers.postgres import Postgres, Standby, create_database, drop_database, given_url, programs
 from servers.process import UnavailableError, run_apart, running
 from servers.proxy import TcpProxy
+from servers.shared import shared_broker
 
 # The machine that runs the tests decides how long an example takes, so no deadline; CI must not fail by chance.
 settings.register_profile("whatsms", deadline=None)
@@ -172,8 +173,8 @@ def _kafka_jars() -> UnavailableError | None:
 
 
 @pytest.fixture(scope="session")
-def kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker | RunningKafka]:
-    """Give the session's real Kafka: `.bootstrap`. Others use it too: have a topic prefix of your own."""
+def kafka(request: pytest.FixtureRequest) -> Iterator[RunningKafka]:
+    """Give the real Kafka of this test run: `.bootstrap`. Others use it too: have a topic prefix of your own."""
     if bootstrap := os.environ.get("WHATSMS_TEST_KAFKA"):
         if not is_ready(bootstrap):
             pytest.fail(f"no Kafka answers at WHATSMS_TEST_KAFKA={bootstrap}", pytrace=False)
@@ -181,12 +182,8 @@ def kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         return
     if no_jars := request.getfixturevalue("_kafka_jars"):
         missing(str(no_jars))
-    broker = Broker(tmp_path_factory.mktemp("kafka"))
-    try:
-        run_apart(broker.start())
+    with shared_broker(os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))) as broker:
         yield broker
-    finally:
-        run_apart(broker.remove())
 
 
 @pytest.fixture

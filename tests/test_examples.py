@@ -13,7 +13,7 @@ import pytest
 
 from conftest import missing
 from servers.compare import until
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from servers.service import TENANT, Service, command
 from servers.witness import read_committed
 from test_journey import delivery, post, see, told
@@ -73,7 +73,7 @@ async def test_the_reader_of_the_feed_meets_each_message_once(tmp_path: Path) ->
     await service.stop()
 
 
-async def published(kafka: Broker | RunningKafka, topic_prefix: str, folder: Path) -> Service:
+async def published(kafka: RunningKafka, topic_prefix: str, folder: Path) -> Service:
     """Return a service that runs, after its relay has published the whole story."""
     settings: dict[str, dict[str, object]] = {
         "kafka": {"bootstrap_servers": kafka.bootstrap, "topic_prefix": topic_prefix, "partitions": 3}
@@ -89,9 +89,7 @@ async def published(kafka: Broker | RunningKafka, topic_prefix: str, folder: Pat
     return service
 
 
-async def test_the_consumer_counts_each_message_once(
-    kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
-) -> None:
+async def test_the_consumer_counts_each_message_once(kafka: RunningKafka, topic_prefix: str, tmp_path: Path) -> None:
     """`consumer.py` counts what the relay published, and counts nothing twice: neither when it is started again, nor
     when its places are lost and it reads every record once more. `typed.py` reads the same records as typed events.
     """
@@ -118,7 +116,7 @@ def npm(folder: Path, *words: str) -> str:
 
 @pytest.mark.skipif("WHATSMS_TEST_LONG" not in os.environ, reason="npm and the type checker take a quarter of a minute")
 async def test_the_consumer_in_javascript_has_types_of_the_schemas(
-    kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
+    kafka: RunningKafka, topic_prefix: str, tmp_path: Path
 ) -> None:
     """Types are made from our JSON Schemas, `consumer.mjs` passes TypeScript's strict check with them and not where a
     text is taken for a number, and it reads what the relay published.

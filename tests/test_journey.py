@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from servers.compare import assert_published, decoded_by_the_sdk, opened, until, whole_log
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from servers.service import SECRET, SLUG, TENANT, Service, command
 from servers.witness import read_committed
 from whatsms_events.domain.records import TOPICS
@@ -142,7 +142,7 @@ def test_samples_are_json(path: Path) -> None:
 
 
 async def test_from_a_signed_post_to_kafka_and_postgresql(
-    postgres_url: str, kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
+    postgres_url: str, kafka: RunningKafka, topic_prefix: str, tmp_path: Path
 ) -> None:
     """On PostgreSQL and Kafka with every role in a process of its own: the story is queried, and every sample of all
     nine types is read once by a consumer that is not ours, decoded by the CloudEvents SDK, and rebuilt whole.

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from servers.compare import until
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from servers.service import SECRET, SLUG, Service, command
 from servers.witness import read_committed
 from test_journey import delivery, get
@@ -44,7 +44,7 @@ async def chunks(body: bytes) -> AsyncIterator[bytes]:
 
 @pytest.mark.parametrize("case", [(16 * MIB, 12_000_000, 2), (64 * MIB, 64 * MIB - 1024, 1)], ids=["12 MB", "largest"])
 async def test_large_deliveries_reach_kafka_and_the_projection(
-    kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path, case: tuple[int, int, int]
+    kafka: RunningKafka, topic_prefix: str, tmp_path: Path, case: tuple[int, int, int]
 ) -> None:
     """Announced and chunked, a body up to the raised limit is committed, published and applied; more is 413."""
     limit, size, number = case
@@ -89,7 +89,7 @@ async def test_large_deliveries_reach_kafka_and_the_projection(
 
 
 async def test_topics_that_are_too_small_for_the_limit_halt_the_relay_only(
-    kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
+    kafka: RunningKafka, topic_prefix: str, tmp_path: Path
 ) -> None:
     """A limit that was raised over what the topics take: the relay says how large they must be, the door goes on."""
     target = {"bootstrap_servers": kafka.bootstrap, "topic_prefix": topic_prefix, "partitions": 1}

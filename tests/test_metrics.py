@@ -366,7 +366,7 @@ async def test_the_metrics_of_a_first_reconcile(tmp_path: Path) -> None:
 
 
 async def test_the_metrics_of_three_processes_on_postgresql_and_kafka(
-    postgres_url: str, kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
+    postgres_url: str, kafka: RunningKafka, topic_prefix: str, tmp_path: Path
 ) -> None:
     """Each role shows its own counts and all show the same lags; a relay that takes over skips what is visible, and a
     new projection skips in Kafka what the log gave.
@@ -458,7 +458,7 @@ async def test_lags_are_true_while_the_broker_is_down_and_after_a_restart(own_br
 
 
 async def test_lags_grow_after_relay_and_consumer_have_halted(
-    postgres_url: str, kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
+    postgres_url: str, kafka: RunningKafka, topic_prefix: str, tmp_path: Path
 ) -> None:
     """A record of another log in a topic halts relay and consumer; the receiver goes on, and lag and oldest grow."""
     service = Service(tmp_path / "service", settings=on_kafka(postgres_url, kafka.bootstrap, topic_prefix))

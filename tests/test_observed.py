@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import Message
 
 from servers.compare import opened, until
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from servers.reconciling import KEY
 from servers.service import SECRET, SLUG, TENANT, Service, command
 from servers.witness import read_committed
@@ -49,7 +49,7 @@ class Bot:
 
 
 async def test_a_bot_never_answers_what_a_backfill_found(
-    kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
+    kafka: RunningKafka, topic_prefix: str, tmp_path: Path
 ) -> None:
     """A read_committed consumer that acts on `message.received` sees what webhooks told and nothing that a backfill
     found; that is there as `message.observed`, with `backfill` as its origin, once each.

@@ -202,7 +202,7 @@ async def left_open(stage: Stage, transactional_id: str, partition: int) -> Prod
 
 
 async def test_what_hangs_of_our_own_is_cleared_by_the_live_relay(
-    kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
+    kafka: RunningKafka, topic_prefix: str, tmp_path: Path
 ) -> None:
     """With all its connections undisturbed the relay sees at its next check what hangs, opens again and clears it."""
     async with staged(kafka.bootstrap, topic_prefix, tmp_path, timeout_s=10) as stage:
@@ -229,7 +229,7 @@ async def opened_again(stage: Stage, noticed: float) -> bool:
 
 
 async def test_what_hangs_of_somebody_else_halts_the_live_relay_and_is_named(
-    kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
+    kafka: RunningKafka, topic_prefix: str, tmp_path: Path
 ) -> None:
     """A foreign transaction that stays open is found at the next check, too; only a person can end it."""
     async with staged(kafka.bootstrap, topic_prefix, tmp_path, timeout_s=2) as stage:

@@ -18,7 +18,7 @@ from servers.compare import (
     until_applied,
     whole_log,
 )
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from servers.service import SECRET, TENANT, Service, command
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.twin.faults import Faults
@@ -76,7 +76,7 @@ async def test_kills_on_sqlite_lose_nothing_that_got_a_2xx(tmp_path: Path) -> No
 
 
 async def test_kills_on_postgresql_and_kafka_lose_nothing_that_got_a_2xx(
-    postgres_url: str, kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
+    postgres_url: str, kafka: RunningKafka, topic_prefix: str, tmp_path: Path
 ) -> None:
     """The same on PostgreSQL and Kafka, and read_committed consumers see the log exactly once."""
     service = Service(

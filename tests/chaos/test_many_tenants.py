@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from servers.compare import assert_kept, assert_published, opened, until, until_applied, whole_log
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from servers.postgres import ask
 from servers.service import SECRET, TENANT, Service, command
 from servers.upstream import KEY, account, sections
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
 
 async def test_first_backfills_of_many_tenants_leave_connections_to_everybody(
-    postgres_url: str, kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
+    postgres_url: str, kafka: RunningKafka, topic_prefix: str, tmp_path: Path
 ) -> None:
     """While twelve tenants are read for the first time, no role waits in vain for a connection, the service is ready
     whenever it is asked, each delivery is accepted, and all role locks are in one session.

@@ -22,7 +22,7 @@ from servers.compare import (
     until_applied,
     whole_log,
 )
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from servers.ports import HOST
 from servers.postgres import Postgres, Standby, ask, set_for_all
 from servers.proxy import TcpProxy
@@ -49,7 +49,7 @@ class Place:
     """Where a test's service works."""
 
     standby: Standby
-    kafka: Broker | RunningKafka
+    kafka: RunningKafka
     prefix: str
     folder: Path
 
@@ -61,7 +61,7 @@ class Place:
 
 
 @pytest.fixture
-def place(standby: Standby, kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path) -> Place:
+def place(standby: Standby, kafka: RunningKafka, topic_prefix: str, tmp_path: Path) -> Place:
     """Give a primary with its standby, a broker, and a folder."""
     return Place(standby, kafka, topic_prefix, tmp_path)
 

@@ -18,7 +18,7 @@ import stamina
 from sqlalchemy import func, select
 
 from servers.compare import LONG, assert_published, assert_replay_differs_in_nothing, opened, until_applied, whole_log
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from servers.reconciling import ALL, KEY, House, house
 from servers.service import SECRET, SLUG, TENANT, Service, command
 from servers.week import (
@@ -284,7 +284,7 @@ async def test_people_live_on_while_it_reads(tmp_path: Path, dialect: str, seed:
 
 @pytest.mark.usefixtures("_impatient")
 async def test_the_same_with_processes_on_postgresql_and_kafka(
-    postgres_url: str, kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
+    postgres_url: str, kafka: RunningKafka, topic_prefix: str, tmp_path: Path
 ) -> None:
     """A service of its own, PostgreSQL and Kafka, and `backfill run`: the same truth, the same names, and
     read_committed consumers see each observation once. A replay of the week differs in nothing and is swapped in.
@@ -330,7 +330,7 @@ async def test_the_same_with_processes_on_postgresql_and_kafka(
     await projection.close()
 
 
-def of_a_fleet(database_url: str, kafka: Broker | RunningKafka, prefix: str, api_url: str) -> dict[str, dict[str, Any]]:
+def of_a_fleet(database_url: str, kafka: RunningKafka, prefix: str, api_url: str) -> dict[str, dict[str, Any]]:
     """Return the settings of a service on these servers that reads this API without waiting for anything."""
     return {
         "database": {"url": database_url},

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 
 from cli.commands import CONFIG, Done, make_log, run
 from servers import postgres
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from servers.ports import HOST, free_port
 from servers.postgres import Postgres, ask
 from servers.service import SECRET
@@ -386,7 +386,7 @@ def test_standard_output_is_for_data(tmp_path: Path) -> None:
 
 
 def test_topics_are_created_once_and_compared_afterwards(
-    kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
+    kafka: RunningKafka, topic_prefix: str, tmp_path: Path
 ) -> None:
     """`topics create` makes three topics, then finds them; against other settings it names each difference with
     status 1 and changes nothing.

@@ -12,7 +12,7 @@ import pytest
 from cli.test_parked import get, post
 from servers import warm
 from servers.compare import until
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from servers.service import SLUG, TENANT, Service, command
 from servers.witness import read_committed
 from whatsms_events.domain.records import TOPICS
@@ -153,7 +153,7 @@ async def until_published(bootstrap: str, prefix: str, since: int, count: int) -
 @pytest.mark.kafka
 @pytest.mark.postgres
 async def test_with_kafka_and_postgresql_the_event_is_published_and_names_a_date(
-    tmp_path: Path, postgres_url: str, kafka: Broker | RunningKafka, topic_prefix: str
+    tmp_path: Path, postgres_url: str, kafka: RunningKafka, topic_prefix: str
 ) -> None:
     """Roles in processes of their own: the relay has published everything before anything is blanked. From then on the
     topics get `contact.forgotten` with ids alone, and of what comes late nothing of the person.

@@ -14,7 +14,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from conftest import missing
 from servers.compare import until
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from servers.process import UnavailableError
 from servers.prometheus import Prometheus
 from servers.service import Service, command
@@ -83,9 +83,7 @@ def test_grafana_is_given_the_data_source_and_the_boards() -> None:
 
 
 @pytest.mark.process
-async def test_a_real_prometheus_answers_every_query(
-    kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
-) -> None:
+async def test_a_real_prometheus_answers_every_query(kafka: RunningKafka, topic_prefix: str, tmp_path: Path) -> None:
     """Each query of each panel finds something at a service that does all it can do, or has its reason in EMPTY."""
     brokers: dict[str, object] = {"bootstrap_servers": kafka.bootstrap, "topic_prefix": topic_prefix, "partitions": 1}
     async with account() as there:

@@ -38,7 +38,7 @@ async def create(target: KafkaTarget, prefix: str, *, partitions: int = 3) -> li
 
 
 @pytest.fixture
-def target(kafka: Broker | RunningKafka) -> KafkaTarget:
+def target(kafka: RunningKafka) -> KafkaTarget:
     """Name the session's broker."""
     return KafkaTarget(kafka.bootstrap, timeout_s=10)
 
@@ -364,7 +364,7 @@ class Silent:
 
 
 async def test_an_assertion_of_aiokafka_is_a_broker_that_is_away(
-    kafka: Broker | RunningKafka, monkeypatch: pytest.MonkeyPatch
+    kafka: RunningKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A broker that just came back knows no broker, and aiokafka asserts that it does: tried again, not a crash."""
 

@@ -11,7 +11,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]  # it has no __all__
 
 from servers.compare import whole_log
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from servers.ports import HOST, free_port
 from whatsms_events.domain.events import LogEntry
 from whatsms_events.domain.records import place_of, to_record
@@ -29,7 +29,7 @@ EACH = 23
 
 
 @pytest.fixture
-async def stage(kafka: Broker | RunningKafka, topic_prefix: str) -> AsyncIterator[Stage]:
+async def stage(kafka: RunningKafka, topic_prefix: str) -> AsyncIterator[Stage]:
     """Give a prefix with topics of two partitions."""
     made = Stage(kafka.bootstrap, topic_prefix)
     await made.create(partitions=2)

@@ -70,7 +70,7 @@ def produce(bootstrap: str, topic: str, value: bytes) -> None:
     assert producer.flush(30) == 0
 
 
-async def test_witness_reads_committed_records_only(kafka: Broker | RunningKafka, topic_prefix: str) -> None:
+async def test_witness_reads_committed_records_only(kafka: RunningKafka, topic_prefix: str) -> None:
     """The witness sees every committed record and no aborted one, also where an aborted one is the last."""
     topic = f"{topic_prefix}.events"
     create_topic(kafka.bootstrap, topic)

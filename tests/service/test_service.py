@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 from yarl import URL
 
 from servers.compare import assert_kept, opened, until, whole_log
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from servers.ports import HOST, free_port
 from servers.service import SECRET, SLUG, TENANT, Service, command
 from servers.upstream import KEY, account, sections
@@ -334,7 +334,7 @@ async def test_two_processes_on_the_same_files(tmp_path: Path) -> None:
 
 
 async def test_a_process_whose_roles_have_all_halted_waits_and_looks_on_sighup(
-    postgres_url: str, kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
+    postgres_url: str, kafka: RunningKafka, topic_prefix: str, tmp_path: Path
 ) -> None:
     """A record of another log halts relay and consumer; the process stays, since a restart would fence who is right.
 

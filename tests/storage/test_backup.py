@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from servers.compare import assert_like_a_clean_rebuild, assert_published, rows_of, whole_log
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from whatsms_events.errors import ConfigError, IntegrityError, NotFoundError
 from whatsms_events.kafka.topics import create_topics
 from whatsms_events.storage import backup
@@ -120,7 +120,7 @@ async def test_an_older_log_alone_halts_the_consumer(bench: Bench) -> None:
 
 
 async def test_with_kafka_a_restored_log_halts_the_relay_until_it_has_a_new_prefix(
-    kafka: Broker | RunningKafka, topic_prefix: str, bench: Bench
+    kafka: RunningKafka, topic_prefix: str, bench: Bench
 ) -> None:
     """The topics hold events that the restored log does not: the relay refuses to open, also when the log has grown
     past them. Under a new prefix it publishes the restored log from its beginning.
@@ -152,7 +152,7 @@ async def test_with_kafka_a_restored_log_halts_the_relay_until_it_has_a_new_pref
 
 
 async def test_with_kafka_the_consumer_of_a_restored_log_applies_nothing_that_the_log_lacks(
-    kafka: Broker | RunningKafka, topic_prefix: str, bench: Bench
+    kafka: RunningKafka, topic_prefix: str, bench: Bench
 ) -> None:
     """The topics go on where the restored log ends: the consumer halts before the first event that the log does not
     hold, also when the log has grown past it. Where only the log is restored, it halts at once. With a new prefix, its

@@ -9,7 +9,7 @@ import aiohttp
 from confluent_kafka.admin import AdminClient
 
 from servers.compare import until
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from servers.ports import free_port
 from servers.witness import read_committed
 from walk.terminal import Terminal
@@ -35,7 +35,7 @@ def remove_topics(bootstrap: str, prefix: str) -> None:
 
 
 async def test_when_kafka_lost_its_topics_the_runbook_publishes_the_whole_log_again(
-    kafka: Broker | RunningKafka, topic_prefix: str, tmp_path: Path
+    kafka: RunningKafka, topic_prefix: str, tmp_path: Path
 ) -> None:
     """The relay halts on topics that were made anew. In topics of another name every event is visible, once and with
     its id, and the tables go on.

@@ -189,7 +189,7 @@ async def connect(bench: Bench, kafka: Broker | RunningKafka, prefix: str) -> Be
 
 
 @pytest.fixture
-async def with_kafka(bench: Bench, kafka: Broker | RunningKafka, topic_prefix: str) -> Bench:
+async def with_kafka(bench: Bench, kafka: RunningKafka, topic_prefix: str) -> Bench:
     """Give the same with topics of its own on the real broker."""
     return await connect(bench, kafka, topic_prefix)
 
@@ -431,7 +431,7 @@ async def test_a_second_consumer_stands_by_until_the_first_is_closed(bench: Benc
 
 
 async def test_on_postgresql_a_second_consumer_takes_over_from_a_frozen_one(
-    kafka: Broker | RunningKafka, topic_prefix: str, postgres_url: str, tmp_path: Path
+    kafka: RunningKafka, topic_prefix: str, postgres_url: str, tmp_path: Path
 ) -> None:
     """Log and projection on PostgreSQL, through Kafka: each event is applied once, the frozen one is fenced."""
     async with opened(postgres_url, postgres_url, tmp_path) as bench:
@@ -604,7 +604,7 @@ async def own_projection(bench: Bench, log_id: UUID) -> None:
 
 
 async def test_a_halted_consumer_goes_on_when_its_topics_are_there(
-    bench: Bench, kafka: Broker | RunningKafka, topic_prefix: str
+    bench: Bench, kafka: RunningKafka, topic_prefix: str
 ) -> None:
     """It names the command that makes them, and needs no restart after that."""
     bench.kafka, bench.prefix = KafkaTarget(bootstrap_servers=kafka.bootstrap), topic_prefix

@@ -297,7 +297,7 @@ class Stage:
 
 
 @pytest.fixture
-async def stage(kafka: Broker | RunningKafka, topic_prefix: str, database: Database) -> AsyncIterator[Stage]:
+async def stage(kafka: RunningKafka, topic_prefix: str, database: Database) -> AsyncIterator[Stage]:
     """Give fresh topics on the session's broker."""
     assert database
     async with aclosing(Stage(kafka.bootstrap, topic_prefix)) as made:
@@ -468,7 +468,7 @@ async def test_standby_waits_for_the_lock(stage: Stage, database: Database, tmp_
 
 
 async def test_on_postgresql_a_second_relay_takes_over_from_a_frozen_one(
-    kafka: Broker | RunningKafka, topic_prefix: str, postgres_url: str
+    kafka: RunningKafka, topic_prefix: str, postgres_url: str
 ) -> None:
     """With the log on PostgreSQL: stand by, take over once the session is gone; the frozen one wakes up and is fenced.
 
@@ -645,9 +645,7 @@ async def test_records_that_name_no_log_are_passed_over(stage: Stage, database: 
     await stage.assert_equal(database)
 
 
-async def test_a_topic_that_keeps_for_ever_is_told(
-    kafka: Broker | RunningKafka, topic_prefix: str, database: Database
-) -> None:
+async def test_a_topic_that_keeps_for_ever_is_told(kafka: RunningKafka, topic_prefix: str, database: Database) -> None:
     """Each opening names the topics without a limit, and looks again after an hour: the metric says infinity, and once
     the topics have a limit it says when a record is surely gone.
     """
@@ -1205,7 +1203,7 @@ def all_headers(stage: Stage) -> list[list[str]]:
     return found
 
 
-async def test_missing_topics_name_the_command(kafka: Broker | RunningKafka, database: Database) -> None:
+async def test_missing_topics_name_the_command(kafka: RunningKafka, database: Database) -> None:
     """Without its topics the relay stops, says which command makes them, and makes none by looking."""
     stage = Stage(kafka.bootstrap, f"none{uuid4().hex}")
     with pytest.raises(IntegrityError, match="whatsms-events topics create"):
@@ -1214,9 +1212,7 @@ async def test_missing_topics_name_the_command(kafka: Broker | RunningKafka, dat
     assert not set(stage.topics) & set(admin.list_topics(timeout=5).topics)
 
 
-async def test_opening_48_partitions_is_quick(
-    kafka: Broker | RunningKafka, topic_prefix: str, database: Database
-) -> None:
+async def test_opening_48_partitions_is_quick(kafka: RunningKafka, topic_prefix: str, database: Database) -> None:
     """Looking through 48 partitions takes seconds at most, also where they end in aborted records only."""
     async with aclosing(Stage(kafka.bootstrap, topic_prefix, timeout_s=20)) as stage:
         await stage.create(partitions=16)

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, select, text, update
 
 from servers.compare import rows_of
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from servers.metric import counted
 from whatsms_events.domain.events import EventType, from_micros
 from whatsms_events.domain.replay import WHOLE, Selection
@@ -401,7 +401,7 @@ async def test_a_part_of_the_log_is_compared_by_what_it_would_change(on_files: S
 
 
 async def test_a_consumer_of_kafka_goes_on_after_the_swap_from_the_offsets_that_it_had(
-    on_files: Stage, kafka: Broker | RunningKafka, topic_prefix: str
+    on_files: Stage, kafka: RunningKafka, topic_prefix: str
 ) -> None:
     """What the swap has applied already is skipped where Kafka brings it, and what comes later is applied once. Offsets
     that are gone halt the consumer, and the swap that its message names mends that too: they are forgotten.

@@ -14,7 +14,7 @@ from confluent_kafka import Message, Producer
 from cli.commands import Done, run
 from servers import warm
 from servers.compare import assert_published, headers_of, until
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from servers.witness import read_committed
 from whatsms_events.cli.replay import topics
 from whatsms_events.cli.replay.topics import WantedTopics
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.process]
 
 
 @pytest.fixture
-async def with_kafka(tmp_path: Path, kafka: Broker | RunningKafka, topic_prefix: str) -> AsyncIterator[Bench]:
+async def with_kafka(tmp_path: Path, kafka: RunningKafka, topic_prefix: str) -> AsyncIterator[Bench]:
     """Give an empty log and projection on SQLite, with live topics of their own."""
     async with opened(f"sqlite:///{tmp_path / 'log.db'}", f"sqlite:///{tmp_path / 'projection.db'}", tmp_path) as made:
         yield await connect(made, kafka, topic_prefix)

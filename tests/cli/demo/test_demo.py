@@ -20,7 +20,7 @@ from rich.console import Console
 
 from servers import warm
 from servers.compare import until
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from whatsms_events.backfill.worker import Progress
 from whatsms_events.cli.demo import play as demo
 from whatsms_events.cli.demo import view
@@ -116,7 +116,7 @@ def test_the_demo_proves_that_nothing_accepted_was_lost(tmp_path: Path) -> None:
     assert all(name.endswith(".observed") for name in found)
 
 
-def test_the_demo_runs_through_kafka_where_it_is_set(kafka: Broker | RunningKafka, tmp_path: Path) -> None:
+def test_the_demo_runs_through_kafka_where_it_is_set(kafka: RunningKafka, tmp_path: Path) -> None:
     """With kafka.bootstrap_servers the same run goes through the broker; its topics are made by itself."""
     status, summary, _said = run(tmp_path, "--set", f"kafka.bootstrap_servers={kafka.bootstrap}")
     check(status, summary)

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import delete, func, insert, select, text, update
 
 from servers.compare import assert_published, until, whole_log
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from storage.log.test_event_log import append, fill
 from storage.log.test_seals import Clock, seal_all, sealer
 from whatsms_events.domain.retention import Group, Place, Sweep
@@ -421,7 +421,7 @@ async def test_damage_is_not_copied_in_silence(move: Move) -> None:
 
 
 async def test_relay_and_consumer_go_on_against_the_moved_log(
-    kafka: Broker | RunningKafka, topic_prefix: str, postgres_url: str, tmp_path: Path
+    kafka: RunningKafka, topic_prefix: str, postgres_url: str, tmp_path: Path
 ) -> None:
     """What was published from the old place is not published again from the new one, nothing is left out, and a new
     projection reads all of it.

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import delete, func, select, text, update
 
 from servers.compare import assert_like_a_clean_rebuild
-from servers.kafka import Broker, RunningKafka
+from servers.kafka import RunningKafka
 from whatsms_events.errors import FencedError, IntegrityError
 from whatsms_events.service.parts import Stores, make_consumer
 from whatsms_events.storage import tables
@@ -266,7 +266,7 @@ async def test_what_retention_blanked_in_the_log_is_retried_from_its_own_bytes(b
 
 
 async def test_records_of_kafka_are_retried_and_strays_are_left(
-    bench: Bench, kafka: Broker | RunningKafka, topic_prefix: str
+    bench: Bench, kafka: RunningKafka, topic_prefix: str
 ) -> None:
     """A parked record is read from its own headers; one that names no log is nobody's event, and stays."""
     await connect(bench, kafka, topic_prefix)
