@@ -13,7 +13,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         resources                         which fields there are: one table per resource; values: how one is read
         normalize                         raw body -> event; beneath it bodies, many, fields, times, secrets
         personal                          which stored values are about a person; blanked and hidden
-        suppression, marks                what stays of an event of somebody who was forgotten; how they are recognised
+        suppression, ownership            what stays of an event of somebody who was forgotten; whose a part of it is
+        marks                             how somebody who was forgotten is recognised
         authors                           whose a message is by unknown fields, where no known one tells
         before                            whether something is from before that, by the vendor's times and our clocks
         documented                        the same for the documented shape alone, and faster

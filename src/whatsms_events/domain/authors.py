@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from whatsms_events.domain.events import Contact, EventType, MessagePayload
 from whatsms_events.domain.forms import whole_json
-from whatsms_events.domain.marks import Find, is_groups
+from whatsms_events.domain.marks import Find, is_number_of_group
 from whatsms_events.domain.named import latest, named_in, plain_name
 
 _AUTHORS: Final = frozenset(("participant", "author", "sender"))
@@ -30,7 +30,7 @@ def authored_at(kind: EventType, payload: MessagePayload, find: Find) -> int | N
     message = payload.message
     if kind is EventType.MESSAGE_ACK or isinstance(message.contact_id, str):
         return None
-    if any(one.is_group is not True and not is_groups(one.number) for one in contacts_shown(payload)):
+    if any(one.is_group is not True and not is_number_of_group(one.number) for one in contacts_shown(payload)):
         return None
     ours = message.from_me if isinstance(message.from_me, bool) else kind is EventType.MESSAGE_SENT
     # Of what the business wrote the participant is the business.

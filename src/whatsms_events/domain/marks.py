@@ -66,7 +66,7 @@ def in_ascii(text: str) -> str:
     return text if text.isascii() else text.translate(_IN_ASCII)
 
 
-def is_groups(number: object) -> bool:
+def is_number_of_group(number: object) -> bool:
     """Tell whether what stands in the place of a number is the channel's id of a group.
 
     On WhatsApp it has more digits than a number may have (15), or those of who made it and a time, on Telegram a minus.

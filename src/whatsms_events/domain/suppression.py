@@ -23,14 +23,14 @@ been set back. The same function blanks the log when a person is forgotten, and 
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NamedTuple, TypeVar, assert_never
+from typing import Any, Final, TypeVar, assert_never
 from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from whatsms_events.domain.authors import authored_at, contacts_shown
-from whatsms_events.domain.before import parked_before, received_before, shown_before
+from whatsms_events.domain.authors import contacts_shown
+from whatsms_events.domain.before import parked_before, shown_before
 from whatsms_events.domain.events import (
     Campaign,
     CampaignPayload,
@@ -47,11 +47,10 @@ from whatsms_events.domain.events import (
     TicketPayload,
     decode,
     encode,
-    to_micros,
 )
 from whatsms_events.domain.forms import inflated
 from whatsms_events.domain.last_message import plain
-from whatsms_events.domain.marks import Find, MarkKind, Suppressions, is_groups, is_no_id, number_name, shows, text_name
+from whatsms_events.domain.marks import Find, Suppressions, number_name, shows, text_name
 from whatsms_events.domain.named import (
     Names,
     is_id,
@@ -64,6 +63,7 @@ from whatsms_events.domain.named import (
     without,
 )
 from whatsms_events.domain.normalize import ids
+from whatsms_events.domain.ownership import Mine, Ownership
 from whatsms_events.domain.personal import EXTRA, PERSONAL
 from whatsms_events.domain.verdicts import Append, Park
 
@@ -147,18 +147,19 @@ def judged(
 
     If it is, its bytes go, whatever was read of them.
     """
-    look = _Look(event, find, settled, UNSET if late else None)
+    whose = Ownership(event, find, settled)
+    look = _Look(whose, UNSET if late else None)
     left: Payload
-    mine: _Mine | None = None
+    mine: Mine | None = None
     match payload:
         case MessagePayload():
-            mine = look.message_mine(payload)
+            mine = whose.of_message(payload)
             left = look.message_payload(payload, mine)
         case TicketPayload():
-            mine = look.ticket_mine(payload.ticket, event.ticket_id, payload.contact)
+            mine = whose.of_ticket(payload.ticket, event.ticket_id, payload.contact)
             left = look.ticket_payload(payload, mine)
         case ContactPayload():
-            mine = look.contact_mine(payload)
+            mine = whose.of_contact(payload)
             left = look.contact_payload(payload, mine)
         case CampaignPayload():
             extra = look.unnamed(payload.campaign.extra, of_many=True)
@@ -169,76 +170,21 @@ def judged(
     return payload if left == payload else left, mine is not None and not mine.new
 
 
-def contact_ids(event: Event, payload: Payload, find: Find) -> set[str]:
-    """Return the ids of the contacts whom an event shows and `find` knows, by the id or by a number beside it."""
-    look = _Look(event, find, settled=False, gap=None)
-    people = (one for one in contacts_shown(payload) if one.is_group is not True)
-    shown = [one.id for one in people if look.contact_at(one) is not None]
-    parts = (event, getattr(payload, "ticket", None), getattr(payload, "message", None))
-    told = (getattr(part, "contact_id", None) for part in parts)
-    named = [one for one in told if isinstance(one, str) and find("contact", one) is not None]
-    return {one for one in (*shown, *named) if isinstance(one, str) and not is_no_id(one)}
-
-
-def ticket_ids(event: Event, payload: Payload, find: Find) -> set[str]:
-    """Return the id of the ticket that an event shows, where its contact is one whom `find` knows."""
-    ticket, beside = getattr(payload, "ticket", None), getattr(payload, "contact", None)
-    one = ticket.id if isinstance(ticket, Ticket) and isinstance(ticket.id, str) else event.ticket_id
-    if not isinstance(ticket, Ticket) or one is None or is_no_id(one):
-        return set()
-    mine = _Look(event, find, settled=False, gap=None).ticket_mine(ticket, event.ticket_id, beside)
-    return set() if mine is None else {one}
-
-
-class Ties(NamedTuple):
-    """What an event shows to be theirs, by id. A ticket is only `guessed` by the contact beside a message."""
-
-    ticket: str | None = None
-    guessed: str | None = None
-    message: str | None = None
-
-
-def ties_of(event: Event, payload: Payload, find: Find) -> Ties:
-    """Return which ticket and which message are of somebody whom `find` knows. An ack shows no message."""
-    look, ticket_id = _Look(event, find, settled=False, gap=None), event.ticket_id
-    if isinstance(payload, TicketPayload):
-        mine = look.ticket_mine(payload.ticket, ticket_id, payload.contact)
-        return Ties(ticket=None if mine is None else ticket_id)
-    if not isinstance(payload, MessagePayload):
-        return Ties()
-    theirs = event.type is not EventType.MESSAGE_ACK and look.message_mine(payload) is not None
-    mine = look.ticket_mine(payload.ticket, None) if isinstance(payload.ticket, Ticket) else None
-    return Ties(
-        ticket=None if mine is None else ticket_id,
-        guessed=ticket_id if mine is None and look.beside(payload) else None,
-        message=event.message_id if theirs else None,
-    )
-
-
-class _Mine(NamedTuple):
-    """Of a part of an event: when its person was forgotten, and whether it is new since."""
-
-    at: int
-    new: bool
-
-
 @dataclass(frozen=True, slots=True)
 class _Look:
     """One event that is looked at."""
 
-    event: Event
-    find: Find
-    settled: bool
+    whose: Ownership
     gap: UnsetType | None
 
-    def message_payload(self, payload: MessagePayload, mine: _Mine | None) -> MessagePayload:
-        message, ticket, event = payload.message, payload.ticket, self.event
+    def message_payload(self, payload: MessagePayload, mine: Mine | None) -> MessagePayload:
+        message, ticket, event = payload.message, payload.ticket, self.whose.event
         new = mine is not None and mine.new
         written = message.body if new or mine is None else UNSET
         shown = ticket
         if isinstance(ticket, Ticket):
             quoted = message.body if mine is not None and not new else UNSET
-            of = mine if self.beside(payload) else None
+            of = mine if self.whose.beside(payload) else None
             shown = self._ticket(ticket, event.ticket_id, carried=new, written=written, quoted=quoted, mine=of)
         beside = payload.contact
         if isinstance(beside, Contact):
@@ -248,102 +194,27 @@ class _Look:
             part, around = msgspec.structs.replace(part, extra=unquoted(part.extra)), unquoted(around)
         return msgspec.structs.replace(payload, message=part, ticket=shown, contact=beside, extra=around)
 
-    def beside(self, payload: MessagePayload) -> bool:
-        """Tell whether the contact beside a message is theirs, and nothing else says whose the ticket is."""
-        one, ticket = payload.contact, payload.ticket
-        told = isinstance(ticket, Ticket) and (ticket.contact_id or isinstance(ticket.contact, Contact))
-        if told or not isinstance(one, Contact) or one.is_group is True or is_groups(one.number):
-            return False
-        return self._contact_at(one, None) is not None
-
     def _quotes_theirs(self, message: Message, extra: Extra) -> bool:
         """Tell whether a message quotes one of theirs: by its id, or by what they wrote in this ticket of a group."""
-        if self._at("message", message.quoted_message_id) is not None:
+        if self.whose.at("message", message.quoted_message_id) is not None:
             return True
-        of = message.ticket_id if isinstance(message.ticket_id, str) else self.event.ticket_id
+        of = message.ticket_id if isinstance(message.ticket_id, str) else self.whose.event.ticket_id
         if not extra or of is None:
             return False
         quoted = (leaf for name in extra.keys() - unquoted(extra) for _, leaf in leaves(extra[name]))
-        return any(self.find("text", text_name(of, one)) is not None for one in quoted)
+        return any(self.whose.find("text", text_name(of, one)) is not None for one in quoted)
 
-    def ticket_payload(self, payload: TicketPayload, mine: _Mine | None) -> TicketPayload:
+    def ticket_payload(self, payload: TicketPayload, mine: Mine | None) -> TicketPayload:
         carried = mine is not None and mine.new
         beside = payload.contact
         if isinstance(beside, Contact):
             beside = self._contact(beside, carried=carried)
-        ticket = self._ticket(payload.ticket, self.event.ticket_id, carried=False, mine=mine)
+        ticket = self._ticket(payload.ticket, self.whose.event.ticket_id, carried=False, mine=mine)
         return msgspec.structs.replace(payload, ticket=ticket, contact=beside, extra=self._extra(payload.extra, mine))
 
-    def contact_payload(self, payload: ContactPayload, mine: _Mine | None) -> ContactPayload:
+    def contact_payload(self, payload: ContactPayload, mine: Mine | None) -> ContactPayload:
         contact = self._part(payload.contact, mine)
         return msgspec.structs.replace(payload, contact=contact, extra=self._extra(payload.extra, mine))
-
-    def contact_mine(self, payload: ContactPayload) -> _Mine | None:
-        """Tell whether the contact is theirs, and told anew."""
-        contact, event = payload.contact, self.event
-        at = self._contact_at(contact, event.contact_id)
-        if at is None or event.type is EventType.CONTACT_FORGOTTEN:
-            return None
-        # A look at the REST API says how things stand, not that anything happened.
-        if event.type is EventType.CONTACT_OBSERVED or isinstance(contact.updated_at, datetime):
-            return _Mine(at, self._changed_after(contact, at))
-        if self._was_there(at):
-            return _Mine(at, new=False)
-        if isinstance(contact.created_at, datetime):
-            return _Mine(at, to_micros(contact.created_at) > at)
-        # A retry may be stamped when it is sent: so it is no news of a contact that was known then.
-        known = self._at("contact", contact.id, event.contact_id)
-        return _Mine(at, known is None and self._happened_after(at))
-
-    def message_mine(self, payload: MessagePayload) -> _Mine | None:
-        """Tell whether the message is theirs, and new."""
-        message, event = payload.message, self.event
-        known = self._at("message", message.id)
-        ats = [known, self._at("ticket", message.ticket_id, event.ticket_id), self._at("contact", message.contact_id)]
-        if isinstance(payload.ticket, Ticket):
-            ats.append(self._ticket_at(payload.ticket, None))
-        ats.append(authored_at(event.type, payload, self.find))
-        if not isinstance(message.contact_id, str):
-            # Nobody is named as its author: then it belongs to whom the contact beside it is.
-            ats.append(self._at("contact", event.contact_id))
-            if isinstance(payload.contact, Contact):
-                ats.append(self._contact_at(payload.contact, None))
-        at = latest(*ats)
-        if at is None:
-            return None
-        if self._was_there(at):
-            return _Mine(at, new=False)
-        if known is not None:
-            return _Mine(at, new=False)  # whatever the vendor's clock says: its id was known then
-        if isinstance(message.created_at, datetime):
-            return _Mine(at, new=to_micros(message.created_at) > at)
-        return _Mine(at, new=self._happened_after(at))
-
-    def _ticket_at(self, ticket: Ticket, ticket_id: str | None) -> int | None:
-        ats = [self._at("ticket", ticket.id, ticket_id), self._at("contact", ticket.contact_id)]
-        if isinstance(ticket.contact, Contact):
-            ats.append(self._contact_at(ticket.contact, None))
-        return latest(*ats)
-
-    def ticket_mine(
-        self, ticket: Ticket, ticket_id: str | None, beside: Contact | None | UnsetType = UNSET
-    ) -> _Mine | None:
-        """Tell whether the ticket is theirs, and new."""
-        known = self._at("ticket", ticket.id, ticket_id)
-        at = self._ticket_at(ticket, ticket_id)
-        if (
-            at is None
-            and isinstance(beside, Contact)
-            and not (ticket.contact_id or isinstance(ticket.contact, Contact))
-        ):
-            at = self._contact_at(beside, None)
-        if at is None:
-            return None
-        if self._was_there(at):
-            return _Mine(at, new=False)
-        if isinstance(ticket.created_at, datetime):
-            return _Mine(at, new=to_micros(ticket.created_at) > at)
-        return _Mine(at, new=known is None and self._happened_after(at))
 
     def _ticket(
         self,
@@ -353,15 +224,15 @@ class _Look:
         carried: bool,
         written: Any = UNSET,
         quoted: Any = UNSET,
-        mine: _Mine | None = None,
+        mine: Mine | None = None,
     ) -> Ticket:
         """Return what stays of a ticket; `written` is a text of the same event that stays, `quoted` one that goes."""
-        mine = mine or self.ticket_mine(ticket, ticket_id)
+        mine = mine or self.whose.of_ticket(ticket, ticket_id)
         last, of = ticket.last_message, ticket.id if isinstance(ticket.id, str) else ticket_id
         if isinstance(last, str) and not (isinstance(written, str) and shows(plain(last), plain(written))):
             theirs = mine is not None and not mine.new
             if mine is None:
-                wrote = of is not None and self.find("text", text_name(of, last)) is not None
+                wrote = of is not None and self.whose.find("text", text_name(of, last)) is not None
                 theirs = wrote or (isinstance(quoted, str) and shows(plain(last), plain(quoted)))
             last = self.gap if theirs else last
         nested = ticket.contact
@@ -371,28 +242,13 @@ class _Look:
         return msgspec.structs.replace(ticket, last_message=last, contact=nested, extra=extra)
 
     def _contact(self, contact: Contact, *, carried: bool) -> Contact:
-        at = self._contact_at(contact, None)
+        at = self.whose.contact_at(contact)
         if at is None:
             return self._part(contact, None)
-        new = not self._was_there(at) and (carried or self._changed_after(contact, at))
-        return self._part(contact, _Mine(at, new))
+        new = not self.whose.was_there(at) and (carried or self.whose.changed_after(contact, at))
+        return self._part(contact, Mine(at, new))
 
-    def contact_at(self, contact: Contact) -> int | None:
-        """Return when the person was forgotten whose contact this is."""
-        return self._contact_at(contact, None)
-
-    def _contact_at(self, contact: Contact, contact_id: str | None) -> int | None:
-        number = number_name(contact.number) if isinstance(contact.number, str) else None
-        return latest(self._at("contact", contact.id, contact_id), self._at("number", number))
-
-    def _changed_after(self, contact: Contact, at: int) -> bool:
-        """Tell whether it changed since, or is a new one that nobody knew then."""
-        times = [contact.updated_at]
-        if self._at("contact", contact.id) is None:
-            times.append(contact.created_at)
-        return not self._was_there(at) and any(isinstance(one, datetime) and to_micros(one) > at for one in times)
-
-    def _part(self, part: _Part, mine: _Mine | None) -> _Part:
+    def _part(self, part: _Part, mine: Mine | None) -> _Part:
         """Return what stays of a part without what is nested in it."""
         extra = self._extra(part.extra, mine)
         if mine is None or mine.new:
@@ -404,7 +260,7 @@ class _Look:
                 fields[name] = None if name == "body" else self.gap
         return msgspec.structs.replace(part, **fields)
 
-    def _extra(self, extra: Extra, mine: _Mine | None) -> Extra:
+    def _extra(self, extra: Extra, mine: Mine | None) -> Extra:
         if mine is None:
             return self.unnamed(extra)
         # What is new may still quote a message of before.
@@ -424,27 +280,12 @@ class _Look:
         if self._quotes(name, value):
             return True
         for key, leaf in leaves(value, name):
-            at = owner(self.find, key, leaf)
-            if at is not None and (self._was_there(at) or not self._happened_after(at) or shown_before(value, at)):
+            at, whose = owner(self.whose.find, key, leaf), self.whose
+            if at is not None and (whose.was_there(at) or not whose.happened_after(at) or shown_before(value, at)):
                 return True
         return False
 
     def _quotes(self, name: str, value: Any) -> bool:
         """Tell whether an unknown field shows a message of theirs from before."""
         ids = (leaf for key, leaf in leaves(value, name) if is_id("message", key, leaf))
-        return self._at("message", *ids) is not None
-
-    def _at(self, kind: MarkKind, *values: str | None | UnsetType) -> int | None:
-        found: int | None = None  # a loop: this is asked a hundred times for each event that is looked at
-        for one in values:
-            at = self.find(kind, one) if isinstance(one, str) else None
-            if at is not None and (found is None or at > found):
-                found = at
-        return found
-
-    def _was_there(self, at: int) -> bool:
-        return self.settled or received_before(self.event.received_at, self.event.occurred_at, at)
-
-    def _happened_after(self, at: int) -> bool:
-        occurred_at = self.event.occurred_at
-        return occurred_at is not None and to_micros(occurred_at) > at
+        return self.whose.at("message", *ids) is not None

@@ -19,12 +19,9 @@ from whatsms_events.domain.events import Entity, decode, encode, to_micros
 from whatsms_events.domain.forms import inflated
 from whatsms_events.domain.marks import Find, KnownPerson, Marker, Suppressions, is_no_id
 from whatsms_events.domain.named import calls_contact, delivered, leaves, named_in_bytes, tenants_named
+from whatsms_events.domain.ownership import contact_ids, ticket_ids
 from whatsms_events.domain.personal import personal_values, spellings, texts_in
-from whatsms_events.domain.suppression import (
-    contact_ids,
-    judged,
-    ticket_ids,
-)
+from whatsms_events.domain.suppression import judged
 from whatsms_events.errors import InvalidEventError
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.authors import authored

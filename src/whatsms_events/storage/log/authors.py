@@ -7,7 +7,7 @@ from sqlalchemy import and_, func, null, or_, select
 from whatsms_events.domain.authors import SPELLINGS
 from whatsms_events.domain.events import EventType, decode
 from whatsms_events.domain.marks import NO_IDS, Find, is_no_id
-from whatsms_events.domain.suppression import Ties, ties_of
+from whatsms_events.domain.ownership import Ties, ties_of
 from whatsms_events.errors import InvalidEventError
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.erasure import LogRow, log_row

@@ -14,7 +14,16 @@ from sqlalchemy import Table, delete, literal, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.last_message import plain
-from whatsms_events.domain.marks import Find, KnownPerson, MarkKind, is_groups, is_no_id, number_name, shows, text_name
+from whatsms_events.domain.marks import (
+    Find,
+    KnownPerson,
+    MarkKind,
+    is_no_id,
+    is_number_of_group,
+    number_name,
+    shows,
+    text_name,
+)
 from whatsms_events.domain.personal import COLUMNS, blanked_row
 from whatsms_events.domain.rows import Key, Row, Version
 from whatsms_events.errors import ConfigError
@@ -132,7 +141,7 @@ class PersonalRows:
             emails=frozenset(row.email for row in told.rows if row.email),
             pictures=frozenset(row.profile_pic_url for row in told.rows if row.profile_pic_url),
             of_none=told.of_none,
-            group=any(row.is_group or is_groups(row.number) for row in told.rows),
+            group=any(row.is_group or is_number_of_group(row.number) for row in told.rows),
         )
 
     async def _messages(
@@ -239,7 +248,7 @@ class PersonalRows:
         async with self._database.read() as connection:
             for some in chunks(sorted(ids)):
                 rows = await connection.execute(query.where(among(connection, contact.c.id, some)))
-                found |= {row.id for row in rows if not is_no_id(row.id) and not is_groups(row.number)}
+                found |= {row.id for row in rows if not is_no_id(row.id) and not is_number_of_group(row.number)}
         return found
 
     async def keys(self, tenant: str, person: FoundPerson) -> list[Key]:

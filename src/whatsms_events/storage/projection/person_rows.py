@@ -113,7 +113,7 @@ def written_by(contacts: Sequence[str]) -> ColumnElement[bool]:
     What the business wrote in a group is no member's: one that is named with it has read it.
     """
     table, number = message.c, contact.c.number
-    # As `is_groups`, but for the time behind the number of who made it: that has more digits than a number too.
+    # As `is_number_of_group`, but for the time behind its maker's number: that has more digits than a number too.
     unsaid = or_(number.like("%@g.us"), number.like("-%"), func.length(contact.c.digits) > NUMBER_LIMIT)
     group = exists().where(
         ticket.c.tenant == table.tenant, ticket.c.id == table.ticket_id, contact.c.tenant == table.tenant,
