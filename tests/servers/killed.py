@@ -20,7 +20,7 @@ from servers.compare import rows_of
 from whatsms_events.cli.replay.projection import Wanted, replay_projection
 from whatsms_events.config.settings import DatabaseSettings, Settings
 from whatsms_events.domain.replay import WHOLE
-from whatsms_events.service.parts import projection_target
+from whatsms_events.service.stores import projection_target
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import open_projection
 

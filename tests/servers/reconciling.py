@@ -23,7 +23,8 @@ from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.rows import COLUMNS, Table
 from whatsms_events.domain.verdicts import Append
 from whatsms_events.errors import FencedError, TransientError
-from whatsms_events.service.parts import Stores, make_committer, make_consumer
+from whatsms_events.service.parts import make_committer, make_consumer
+from whatsms_events.service.stores import Stores
 from whatsms_events.service.supervisor import Supervisor
 from whatsms_events.service.upstream import Upstream, lock_of
 from whatsms_events.storage import tables

@@ -17,8 +17,9 @@ from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings, TenantSettings
 from whatsms_events.domain.events import to_micros
 from whatsms_events.domain.standing import STILL_S, RoleState
-from whatsms_events.service.parts import Stores, log_target, make_observer, projection_target
+from whatsms_events.service.parts import make_observer
 from whatsms_events.service.standings import Standings, States, Watch
+from whatsms_events.service.stores import Stores, log_target, projection_target
 from whatsms_events.storage.database import DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.tables import message
 from whatsms_events.workers.observer import DatabaseView

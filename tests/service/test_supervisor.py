@@ -12,7 +12,8 @@ from whatsms_events.config.settings import Settings
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.verdicts import Append
 from whatsms_events.errors import IntegrityError
-from whatsms_events.service.parts import make_committer, opened_stores
+from whatsms_events.service.parts import make_committer
+from whatsms_events.service.stores import opened_stores
 from whatsms_events.service.supervisor import Job, Supervisor
 from whatsms_events.service.upstream import submit_to
 from whatsms_events.storage.log.commit import Outcome

@@ -36,7 +36,8 @@ from whatsms_events.domain.verdicts import Append
 from whatsms_events.errors import FencedError, IntegrityError
 from whatsms_events.kafka.connection import KafkaTarget
 from whatsms_events.kafka.topics import create_topics
-from whatsms_events.service.parts import Stores, make_committer, make_consumer, make_relay
+from whatsms_events.service.parts import make_committer, make_consumer, make_relay
+from whatsms_events.service.stores import Stores
 from whatsms_events.service.supervisor import Supervisor
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection

@@ -7,7 +7,7 @@ from whatsms_events.cli.progress import Steps
 from whatsms_events.cli.running import run
 from whatsms_events.clock import now
 from whatsms_events.errors import ConfigError
-from whatsms_events.service.parts import log_target, on_sqlite, projection_target
+from whatsms_events.service.stores import log_target, on_sqlite, projection_target
 from whatsms_events.storage.backup import back_up
 from whatsms_events.storage.database import place_of
 

@@ -27,7 +27,7 @@ def _server_advice(settings: Settings) -> list[str]:
         return []
     # Here, so that `config show` and `config check` do not wait for what only a server needs.
     from whatsms_events.cli.running import run  # noqa: PLC0415
-    from whatsms_events.service.parts import log_target  # noqa: PLC0415
+    from whatsms_events.service.stores import log_target  # noqa: PLC0415
     from whatsms_events.storage.database import check_server  # noqa: PLC0415
 
     try:

@@ -2,7 +2,7 @@
 
 from whatsms_events.cli.options import DEFAULTS, SettingsOptions
 from whatsms_events.cli.running import run
-from whatsms_events.service.parts import log_target, projection_target
+from whatsms_events.service.stores import log_target, projection_target
 from whatsms_events.storage import database
 
 

@@ -13,7 +13,7 @@ from whatsms_events.cli.terminal import say, say_json, write
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.events import EventType
 from whatsms_events.errors import ConfigError, NotFoundError
-from whatsms_events.service.parts import opened_log
+from whatsms_events.service.stores import opened_log
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.reads import PAGE_LIMIT, Queries, RowView
 from whatsms_events.web.views import of_tenant

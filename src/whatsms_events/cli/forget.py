@@ -16,7 +16,8 @@ from whatsms_events.config.settings import Settings
 from whatsms_events.domain.marks import Marker
 from whatsms_events.errors import ConfigError, TransientError
 from whatsms_events.kafka.topics import SEGMENT_MS, check_topics
-from whatsms_events.service.parts import kafka_target, opened_stores, privacy_key
+from whatsms_events.service.parts import kafka_target, privacy_key
+from whatsms_events.service.stores import opened_stores
 from whatsms_events.service.suppressions import keep_file
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.scrubbing import is_small, scrub

@@ -19,7 +19,7 @@ from whatsms_events.config.checks import url_problem
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.seals import SAYS, Flaw
 from whatsms_events.errors import ConfigError, IntegrityError, TransientError
-from whatsms_events.service.parts import log_target, opened_log
+from whatsms_events.service.stores import log_target, opened_log
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, place_of, upgrade
 from whatsms_events.storage.log.blanking import BLANKING
 from whatsms_events.storage.log.copying import Copied, LogCopy

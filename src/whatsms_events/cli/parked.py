@@ -20,7 +20,8 @@ from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.events import parse_time
 from whatsms_events.errors import ConfigError, NotFoundError
-from whatsms_events.service.parts import opened_log, opened_stores, privacy_key
+from whatsms_events.service.parts import privacy_key
+from whatsms_events.service.stores import opened_log, opened_stores
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.parked import PAGE_LIMIT, Parked, ParkedDelivery, Taken
 from whatsms_events.storage.log.retry import DeliveryRetry, RetriedDeliveries

@@ -13,7 +13,8 @@ from whatsms_events.cli.terminal import printable, say_json
 from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.marks import Marker
-from whatsms_events.service.parts import opened_log, opened_stores, privacy_cutoffs, privacy_key, tenant_ids
+from whatsms_events.service.parts import privacy_cutoffs, privacy_key, tenant_ids
+from whatsms_events.service.stores import opened_log, opened_stores
 from whatsms_events.storage.log.key_holders import KeyHolder, KeyHolders
 from whatsms_events.storage.privacy import PrivacyCounts
 from whatsms_events.storage.reads import Queries

@@ -12,7 +12,7 @@ from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.rotation import SecretStanding, SecretUse, standings
 from whatsms_events.errors import ConfigError
-from whatsms_events.service.parts import opened_log
+from whatsms_events.service.stores import opened_log
 from whatsms_events.storage.log.secret_uses import SecretUses
 
 

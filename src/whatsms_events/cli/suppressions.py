@@ -10,7 +10,8 @@ from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.marks import Marker
 from whatsms_events.errors import ConfigError
-from whatsms_events.service.parts import opened_log, opened_stores, privacy_key
+from whatsms_events.service.parts import privacy_key
+from whatsms_events.service.stores import opened_log, opened_stores
 from whatsms_events.service.suppressions import missing, read_file, write_file
 from whatsms_events.storage.log.erasure import Counts
 from whatsms_events.storage.log.suppression import SuppressionTable, key_problem

@@ -12,8 +12,9 @@ from whatsms_events.cli.terminal import say, say_json
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.bodies import is_storable
 from whatsms_events.errors import ConfigError, NotFoundError
-from whatsms_events.service.parts import kafka_target, opened_stores
+from whatsms_events.service.parts import kafka_target
 from whatsms_events.service.record_finder import RecordFinder
+from whatsms_events.service.stores import opened_stores
 from whatsms_events.storage.reads import Queries
 from whatsms_events.storage.trace import REACH, TracedKind, Traces
 from whatsms_events.web.trace import passport

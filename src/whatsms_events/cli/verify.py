@@ -18,7 +18,7 @@ from whatsms_events.config.settings import Settings
 from whatsms_events.domain.mismatch import Explanation, Secret, explain
 from whatsms_events.domain.rotation import SecretUse
 from whatsms_events.errors import ConfigError
-from whatsms_events.service.parts import opened_log
+from whatsms_events.service.stores import opened_log
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.log.secret_uses import SecretUses
 

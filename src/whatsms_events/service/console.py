@@ -7,8 +7,9 @@ from whatsms_events.backfill.worker import Backfill
 from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.trail import Trail
-from whatsms_events.service.parts import Stores, kafka_target, privacy_key, terms_of
+from whatsms_events.service.parts import kafka_target, privacy_key, terms_of
 from whatsms_events.service.record_finder import RecordFinder
+from whatsms_events.service.stores import Stores
 from whatsms_events.service.upstream import plan_of, role_of
 from whatsms_events.storage.difference import Differences
 from whatsms_events.storage.engines import CONSOLE_TURNS

@@ -27,9 +27,7 @@ from whatsms_events.service.console import make_console, noted, repair_verbs
 from whatsms_events.service.doors import Addresses, Doors
 from whatsms_events.service.live import LiveParts
 from whatsms_events.service.parts import (
-    Stores,
     kafka_target,
-    log_target,
     make_api,
     make_committer,
     make_consumer,
@@ -47,18 +45,16 @@ from whatsms_events.service.parts import (
     make_sealer,
     make_standings,
     make_tracing,
-    on_sqlite,
     open_metrics,
     privacy_key,
-    projection_target,
     tokens,
-    unopened_stores,
 )
 from whatsms_events.service.presence import Presence
 from whatsms_events.service.reload import Reload, SettingsFiles
 from whatsms_events.service.roles import ROLES, Role, possible
 from whatsms_events.service.standings import Watch
 from whatsms_events.service.start import Start
+from whatsms_events.service.stores import Stores, log_target, on_sqlite, projection_target, unopened_stores
 from whatsms_events.service.supervisor import Job, Supervisor, beside
 from whatsms_events.service.suppressions import check_suppressions, make_late_forgetting
 from whatsms_events.service.upstream import (

@@ -15,7 +15,7 @@ from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.marks import Marker
 from whatsms_events.errors import ConfigError
-from whatsms_events.service.parts import Stores
+from whatsms_events.service.stores import Stores
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.suppression import HeldSuppressions, KeptMark, SuppressionTable
 from whatsms_events.workers.forgetting import Forgetting

@@ -28,7 +28,7 @@ from whatsms_events.cli.demo.repair import Repair
 from whatsms_events.cli.demo.settings import prepared
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.events import EventType
-from whatsms_events.service.parts import opened_stores
+from whatsms_events.service.stores import opened_stores
 from whatsms_events.storage.reads import RowView
 from whatsms_events.storage.repair.reports import Reports
 from whatsms_events.twin.account import Account

@@ -12,7 +12,8 @@ from sqlalchemy import delete, func, select, text, update
 from servers.compare import assert_like_a_clean_rebuild
 from servers.kafka import RunningKafka
 from whatsms_events.errors import FencedError, IntegrityError
-from whatsms_events.service.parts import Stores, make_consumer
+from whatsms_events.service.parts import make_consumer
+from whatsms_events.service.stores import Stores
 from whatsms_events.storage import tables
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.apply import Projection, Retried

@@ -17,7 +17,8 @@ from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.retention import RetentionTerms
 from whatsms_events.domain.verdicts import Append
 from whatsms_events.errors import FencedError
-from whatsms_events.service.parts import Stores, make_consumer
+from whatsms_events.service.parts import make_consumer
+from whatsms_events.service.stores import Stores
 from whatsms_events.storage.database import DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.projection.apply import Projection
 from whatsms_events.storage.role_lock import RoleLock

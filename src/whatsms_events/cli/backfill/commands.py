@@ -13,7 +13,7 @@ from whatsms_events.cli.terminal import say_json
 from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.errors import ConfigError, NotFoundError
-from whatsms_events.service.parts import opened_log
+from whatsms_events.service.stores import opened_log
 from whatsms_events.service.upstream import keyed
 from whatsms_events.storage.repair import reports
 from whatsms_events.storage.repair.reports import Reports, RunInfo

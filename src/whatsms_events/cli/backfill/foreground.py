@@ -15,7 +15,8 @@ from whatsms_events.cli.running import stop_on_signals
 from whatsms_events.clock import within
 from whatsms_events.config.settings import Settings
 from whatsms_events.errors import TransientError
-from whatsms_events.service.parts import log_target, make_committer, make_consumer, on_sqlite, opened_stores
+from whatsms_events.service.parts import make_committer, make_consumer
+from whatsms_events.service.stores import log_target, on_sqlite, opened_stores
 from whatsms_events.service.supervisor import Job, Supervisor
 from whatsms_events.service.upstream import GRACE_S, Upstream, lock_of, role_of
 from whatsms_events.storage.database import expect_log

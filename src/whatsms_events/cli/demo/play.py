@@ -28,9 +28,10 @@ from whatsms_events.clock import now, within
 from whatsms_events.config.settings import Settings, Whatsms
 from whatsms_events.kafka.topics import create_topics
 from whatsms_events.service.doors import Addresses
-from whatsms_events.service.parts import Stores, kafka_target, opened_stores
+from whatsms_events.service.parts import kafka_target
 from whatsms_events.service.roles import ROLES
 from whatsms_events.service.service import Service
+from whatsms_events.service.stores import Stores, opened_stores
 from whatsms_events.storage import audit
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.projection.apply import Projection

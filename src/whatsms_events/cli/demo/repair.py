@@ -7,7 +7,8 @@ from whatsms_events.backfill.worker import Backfill, Progress
 from whatsms_events.cli.backfill.foreground import Patience
 from whatsms_events.clock import within
 from whatsms_events.config.settings import Settings
-from whatsms_events.service.parts import Stores, make_committer
+from whatsms_events.service.parts import make_committer
+from whatsms_events.service.stores import Stores
 from whatsms_events.service.supervisor import Job, Supervisor
 from whatsms_events.service.upstream import GRACE_S, Upstream, lock_of, plan_of, role_of
 

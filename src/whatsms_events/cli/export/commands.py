@@ -13,7 +13,7 @@ from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.bodies import is_storable
 from whatsms_events.errors import NotFoundError
-from whatsms_events.service.parts import opened_stores
+from whatsms_events.service.stores import opened_stores
 from whatsms_events.storage.log.event_log import EventLog
 from whatsms_events.storage.person import People
 from whatsms_events.web.export import heading, sections

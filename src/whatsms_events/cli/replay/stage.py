@@ -14,7 +14,7 @@ from whatsms_events.clock import now, within
 from whatsms_events.config.settings import Settings
 from whatsms_events.domain.replay import Selection
 from whatsms_events.errors import ConfigError, FencedError, TransientError
-from whatsms_events.service.parts import log_target, projection_target
+from whatsms_events.service.stores import log_target, projection_target
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
 from whatsms_events.storage.log.replays import ReplayRun, Replays, ReplayTarget
 from whatsms_events.storage.projection.shadow import patient, shadow_of
