@@ -145,7 +145,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         published                         what was made, to be served
     config/         settings, sources, checks, load, render; change: what may change while a process runs
     service/        service: one process, its parts and their order
-        roles, parts, upstream            what each role needs; settings -> parts; parts that speak to the vendor
+        roles, parts, stores              what each role needs; settings -> parts; the databases of a process
+        upstream                          parts that speak to the vendor
         reload, aside, live               changed settings -> the parts that take them; a thread that may hang
         doors, handover                   the listeners and their sockets; taking over those of the process before
         suppressions                      the marks of who was forgotten, as a file
