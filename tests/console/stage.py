@@ -184,6 +184,17 @@ class Walker:
         """Tell whether the page is wider than the screen."""
         return bool(await self.page.evaluate("document.documentElement.scrollWidth > window.innerWidth"))
 
+    async def sideways(self) -> list[str]:
+        """Return the parts of the page that must be moved sideways to be read whole, by their names."""
+        found: list[str] = await self.page.evaluate(SIDEWAYS)
+        return found
+
+
+SIDEWAYS: Final = """[...document.querySelectorAll("main, main *")]
+    .filter((one) => one.scrollWidth > one.clientWidth + 1)
+    .filter((one) => ["auto", "scroll"].includes(getComputedStyle(one).overflowX))
+    .map((one) => one.getAttribute("aria-label") || one.tagName)"""
+
 
 @asynccontextmanager
 async def walking(browser: Browser, service: Service, look: str = "light") -> AsyncIterator[Walker]:

@@ -105,6 +105,33 @@ async def test_every_page_can_be_read_by_everybody(browser: Browser, service: Se
         await fine(walker, "/contracts")
 
 
+BEHIND = (
+    f"/conversations/ticket?tenant={SLUG}&id=t-2",
+    "/conversations?find=ana",
+    "/conversations?status=closed",
+    "/passport/at?position=3",
+    "/passport?find=t-2&kind=ticket",
+    f"/repair/run?tenant={SLUG}&run=1",
+    "/parked?stage=door&reason=not_json",
+)
+"""Pages with tables that lie behind those of the menu."""
+
+
+async def test_nothing_has_to_be_moved_sideways_on_a_narrow_screen(browser: Browser, service: Service) -> None:
+    """At 360 px each row of a wide table is a list whose parts are named; and it is a table to a screen reader."""
+    async with walking(browser, service, "narrow") as walker:
+        await walker.sign_in(TOKEN)
+        for path in (*await walker.menu(), *BEHIND):
+            await fine(walker, path)
+            for unfold in await walker.page.locator("main summary").all():
+                await unfold.click()
+            assert await walker.sideways() == [], path
+        await walker.go("/repair")
+        table = walker.page.get_by_role("table", name="The last runs")
+        await expect(table.get_by_role("columnheader", name="State")).to_have_count(1)
+        await expect(table.get_by_role("cell", name="finished").first).to_have_attribute("data-head", "State")
+
+
 QUESTIONS: Mapping[str, tuple[list[str], str | re.Pattern[str]]] = {
     "Did João get the message of 10:30?": (
         ["Conversations", "?joao", "=Ticket t-1"],

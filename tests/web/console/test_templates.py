@@ -9,6 +9,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from markupsafe import Markup
 
 from servers.examples import examples
 from web.console.hostile import CONTEXTS, ELSEWHERE, LARGE, NOW, PARTS
@@ -18,7 +19,7 @@ from whatsms_events.domain.scopes import SCOPES
 from whatsms_events.web.access import Holder
 from whatsms_events.web.console.assets import Assets
 from whatsms_events.web.console.frame import Frame, Visit
-from whatsms_events.web.console.rendering import FOLDER, TEXT_LIMIT, environment, rendered, safe_url
+from whatsms_events.web.console.rendering import FOLDER, TEXT_LIMIT, environment, rendered, safe_url, stacked
 from whatsms_events.web.console.sessions import Sessions
 
 MADE = environment(Assets())
@@ -162,3 +163,16 @@ def test_a_url_of_the_vendor_is_a_link() -> None:
     """A URL as the vendor sends it is one."""
     url = "https://media.whatsms.example/a.jpg?sig=x%20y&e=1"
     assert safe_url(url) == url
+
+
+def test_each_cell_of_a_row_knows_its_column() -> None:
+    """By the place at which it stands; one that goes across several has no name, and what a person wrote is no cell."""
+    heads = ["Who", "#Count", '<"of all">']
+    text = Markup("<tr><th scope='row'>{}</th><td class='n'>1</td><td>2</td></tr>\n").format("<td>a</td>")
+    rows = text + Markup('<tr><td colspan="3">None.</td></tr>')
+    assert stacked(rows, heads) == (
+        '<tr role="row"><th role="rowheader" data-head="Who" scope=\'row\'>&lt;td&gt;a&lt;/td&gt;</th>'
+        '<td role="cell" data-head="Count" class=\'n\'>1</td>'
+        '<td role="cell" data-head="&lt;&#34;of all&#34;&gt;">2</td></tr>\n'
+        '<tr role="row"><td role="cell" colspan="3">None.</td></tr>'
+    )

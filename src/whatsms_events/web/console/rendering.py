@@ -4,7 +4,8 @@ jinja2 is used alone: what aiohttp-jinja2 (last release 2023) adds are decorator
 in one place, `frame`.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +30,9 @@ CLOCKS_S: Final = 5.0
 """Another machine's clock may be ahead of ours by so much: a time within that is shown as now, not as in the future."""
 
 
+_CELL: Final = re.compile(r"<(tr|th|td)(?=[\s>])( colspan)?")
+
+
 def environment(assets: Assets) -> Environment:
     """Return what renders the templates of this package."""
     made = Environment(
@@ -48,6 +52,7 @@ def environment(assets: Assets) -> Environment:
         "utc": utc,
         "micros": to_micros,
         "why": why,
+        "stacked": stacked,
     }
     made.filters["urlencode"] = in_url
     made.globals |= {"asset": assets.__getitem__, "safe_url": safe_url, "charts": charts, "personal": personal}
@@ -71,6 +76,27 @@ def personal(context: Context, value: object, limit: int = TEXT_LIMIT) -> Markup
     if not context["visit"].may("personal"):
         return Markup('<span class="hidden-value">{}</span>').format(HIDDEN)
     return text(value, limit)
+
+
+def stacked(rows: Markup, heads: Sequence[str]) -> Markup:
+    """Return the rows of a table with the name of its column at each cell, by which a narrow screen shows it as a list.
+
+    The roles say that it is a table all the same: some browsers forget it where the cells do not stand side by side.
+    """
+    column = 0
+
+    def named(found: re.Match[str]) -> str:
+        nonlocal column
+        tag, across = found.groups(default="")
+        if tag == "tr":
+            column = 0
+            return '<tr role="row"'
+        head = heads[column].removeprefix("#") if column < len(heads) else ""
+        column += 1
+        name = Markup(' data-head="{}"').format(head) if head and not across else ""
+        return f'<{tag} role="{"rowheader" if tag == "th" else "cell"}"{name}{across}'
+
+    return Markup(_CELL.sub(named, rows))  # noqa: S704 - what stands in the rows is markup already
 
 
 def in_url(value: object) -> str:

@@ -12,6 +12,7 @@ if (live) {
   const state = document.getElementById("state");
   const pause = document.getElementById("pause");
   const most = Number(live.dataset.rows);
+  const heads = [...live.querySelectorAll("thead th")].map((one) => one.textContent);
   let source = null;
   let timer = 0;
   let place = ""; // the last event that was shown, as the feed names it
@@ -28,6 +29,15 @@ if (live) {
     made.append(inner);
     if (kind) made.className = kind;
     return made;
+  }
+
+  // On a narrow screen a row is a list, in which each cell has the name of its column.
+  function stack(row) {
+    row.setAttribute("role", "row");
+    [...row.cells].forEach((one, at) => {
+      one.setAttribute("role", "cell");
+      one.dataset.head = heads[at];
+    });
   }
 
   // The one sentence of an event: a text, a status, or how far a message got.
@@ -73,6 +83,7 @@ if (live) {
     cell(row, event.subject, "id").title = event.subject ?? "";
     conversation(cell(row, event.ticket_id, "id"), event);
     cell(row, event.tenant ?? event.tenant_id);
+    stack(row);
     while (rows.rows.length > most) rows.deleteRow(-1);
     document.getElementById("none").hidden = true;
   }
