@@ -53,9 +53,11 @@ from whatsms_events.domain.rows import (
     OBSERVATION,
     OWN,
     UNCOMPARED,
+    Claim,
     Key,
     Value,
     Version,
+    merge_in_order,
     tell_doubt,
     written,
 )
@@ -74,6 +76,22 @@ def test_the_same_log_gives_the_same_tables_whatever_is_read_twice(history: Hist
         again = data.draw(st.integers(0, start))
         folded(entries[again:end], rows)
     assert rows == folded(entries)
+
+
+@given(history=HISTORY)
+def test_claims_of_one_row_taken_together_give_the_same_row(history: History) -> None:
+    """A row is folded from all claims of it at once, whatever else their events claim; and where nothing of them
+    changes it, it is the very same object.
+    """
+    entries = numbered(history)
+    rows = folded(entries)
+    told: dict[Key, list[tuple[Claim, int]]] = defaultdict(list)
+    for one in entries:
+        for claim in fold.claims(one.event, decode(one.event)):
+            told[claim.key].append((claim, one.position))
+    assert {key: merge_in_order(None, claims) for key, claims in told.items()} == rows
+    for key, claims in told.items():
+        assert merge_in_order(rows[key], claims) is rows[key]
 
 
 @given(history=HISTORY, data=st.data())

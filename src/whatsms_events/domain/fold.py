@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
-from types import MappingProxyType
 from typing import Any, Final, assert_never
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from whatsms_events.domain import acks, values
+from whatsms_events.domain import acks, plain_acks, values
 from whatsms_events.domain.doubt import LOADING
 from whatsms_events.domain.events import (
     Campaign,
@@ -35,7 +34,21 @@ from whatsms_events.domain.events import (
     to_micros,
 )
 from whatsms_events.domain.resources import GROUPS, RESOURCES, Field
-from whatsms_events.domain.rows import BELOW, LOADED, OBSERVATION, OWN, SNAPSHOT, Claim, Key, Row, Table, Value, merge
+from whatsms_events.domain.rows import (
+    BELOW,
+    LOADED,
+    NO_REGISTERS,
+    OBSERVATION,
+    OWN,
+    SNAPSHOT,
+    Claim,
+    Key,
+    Registers,
+    Row,
+    Table,
+    Value,
+    merge,
+)
 from whatsms_events.errors import InvalidEventError
 
 OBSERVED: Final = (
@@ -76,10 +89,6 @@ _CONTENT: Final = ("body", "media_type", "deleted")
 """What makes a revision of a message."""
 
 _NO_TICKET: Final = Ticket()
-
-Registers = dict[str, Value]
-
-_NO_REGISTERS: Final[Mapping[str, Value]] = MappingProxyType({})
 
 
 def merge_all(claimed: Iterable[Claim], position: int, rows: Mapping[Key, Row]) -> dict[Key, Row]:
@@ -138,7 +147,7 @@ class _Claimant(msgspec.Struct, frozen=True, gc=False):
 
     def stub(self, table: Table, id_: str) -> Claim:
         """Return a claim that only names a thing."""
-        return Claim(Key(table, self.event.tenant, id_), self.at, SNAPSHOT, _NO_REGISTERS)
+        return Claim(Key(table, self.event.tenant, id_), self.at, SNAPSHOT, NO_REGISTERS)
 
     def fallback(self, key: Key, registers: Registers) -> Claim:
         """Return a claim that counts only where nobody says better: below every real time."""
@@ -147,6 +156,16 @@ class _Claimant(msgspec.Struct, frozen=True, gc=False):
 
 def claims(event: Event, payload: Payload) -> list[Claim]:
     """Take the event apart into what it says about each row; raise InvalidEventError("no_id") where it names none."""
+    if isinstance(payload, MessagePayload) and event.subject and plain_acks.is_plain(event, payload):
+        received = to_micros(event.received_at)
+        at = received if event.occurred_at is None else to_micros(event.occurred_at)
+        arrived = event.occurred_at is None or at > received + SKEW
+        return plain_acks.claims(event, payload, event.subject, min(at, received + SKEW), arrived=arrived)
+    return claims_by_rule(event, payload)
+
+
+def claims_by_rule(event: Event, payload: Payload) -> list[Claim]:
+    """Return the same as `claims`, by the rules for every event."""
     subject = event.subject
     if not subject:
         raise InvalidEventError("no_id", event.type.value)

@@ -4,7 +4,7 @@ The row follows from the claims and their positions, in whatever order they are 
 give another value, the register is marked as doubtful.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
@@ -103,7 +103,10 @@ class Row(msgspec.Struct, frozen=True, gc=False):
         return True in [version.doubtful for version in self.versions.values()]
 
 
-_NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
+Registers = dict[str, Value]
+
+NO_REGISTERS: Final[Mapping[str, Value]] = MappingProxyType({})
+NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
 _FREE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -120,8 +123,8 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     rank: int
     registers: Mapping[str, Value]
     known: bool = False
-    least: Mapping[str, int] = _NOTHING
-    most: Mapping[str, int] = _NOTHING
+    least: Mapping[str, int] = NOTHING
+    most: Mapping[str, int] = NOTHING
     fixed: Mapping[str, str] = _FREE
     arrived: bool = False
 
@@ -132,57 +135,74 @@ _BLANK: Final[Mapping[Table, Row]] = {
 _COLUMN: Final = {group: id_column for group, (id_column, _) in GROUPS.items()}
 """The columns of those registers whose name differs from their column's."""
 
-_NAMING: Final = frozenset((*_COLUMN.values(), *NAMED))
-"""The columns from which the names of references follow."""
-
 _json = msgspec.json.Encoder(order="deterministic")
 _named = msgspec.json.Decoder(tuple[str | None, str | None])
 
 
 def merge(row: Row | None, claim: Claim, position: int) -> Row:
     """Return the row after the claim that stands at `position`; the very same object where nothing changes."""
-    if row is not None and not (claim.registers or claim.known or claim.least or claim.most):
-        return row  # the claim only names the thing, and its row is there
-    held = _BLANK[claim.key.table] if row is None else row
-    before = held.values
-    values: dict[str, Value] = dict(claim.fixed) if row is None else {}
-    versions = _decide(held, claim, position, values) if claim.registers else {}
-    for name, low in claim.least.items():
-        present = before[name]
-        if not isinstance(present, int) or low < present:
-            values[name] = low
-    for name, high in claim.most.items():
-        present = before[name]
-        if not isinstance(present, int) or high > present:
-            values[name] = high
-    # To be told that a thing is gone is not to see it: a stub stays one.
-    known = held.known or (claim.known and claim.registers.get("gone") is not True)
-    if not values and known == held.known and row is not None:
+    return merge_in_order(row, ((claim, position),))
+
+
+def merge_in_order(row: Row | None, told: Sequence[tuple[Claim, int]]) -> Row:
+    """Return the row after all these claims of it, each with its position; the very same object where nothing changes.
+
+    A row of a message has some thirty values and ten versions. They are copied once for all claims, so many claims of
+    one row cost a third of what they cost one by one.
+    """
+    if row is None:
+        blank = _BLANK[told[0][0].key.table]
+        known, values, versions, changed = False, {**blank.values, **told[0][0].fixed}, dict[str, Version](), True
+    else:
+        if not any(claim.registers or claim.known or claim.least or claim.most for claim, _ in told):
+            return row  # they only name the thing, and its row is there
+        known, values, versions, changed = row.known, {**row.values}, {**row.versions}, False
+    for claim, position in told:
+        if claim.registers and _decide(versions, values, claim, position):
+            changed = True
+        if (claim.least or claim.most) and _bound(values, claim):
+            changed = True
+        # To be told that a thing is gone is not to see it: a stub stays one.
+        if claim.known and not known and claim.registers.get("gone") is not True:
+            known = changed = True
+    if row is not None and not changed:
         return row
-    after = {**before, **values}
-    if not _NAMING.isdisjoint(values):
-        _show_names(after)
-    return Row(known, after, {**held.versions, **versions} if versions else held.versions)
+    _show_names(values)
+    return Row(known, values, versions)
 
 
-def _decide(held: Row, claim: Claim, position: int, values: dict[str, Value]) -> dict[str, Version]:
-    """Return the new version of each register that the claim changes, and put its value into `values`."""
-    versions: dict[str, Version] = {}
+def _bound(values: dict[str, Value], claim: Claim) -> bool:
+    """Put the claim's least and greatest values into `values` where they are smaller or larger; tell whether any is."""
+    changed = False
+    for name, low in claim.least.items():
+        present = values[name]
+        if not isinstance(present, int) or low < present:
+            values[name], changed = low, True
+    for name, high in claim.most.items():
+        present = values[name]
+        if not isinstance(present, int) or high > present:
+            values[name], changed = high, True
+    return changed
+
+
+def _decide(versions: dict[str, Version], values: dict[str, Value], claim: Claim, position: int) -> bool:
+    """Put each register that the claim changes into `versions` and `values`; tell whether it changes any."""
+    changed = False
     fresh = Version(claim.time, claim.rank, position)  # one object for all registers that need no other
-    before, shown, arrived = held.versions, held.values, claim.arrived
+    arrived = claim.arrived
     for name, value in claim.registers.items():
-        last, column = before.get(name), _COLUMN.get(name, name)
+        last, column = versions.get(name), _COLUMN.get(name, name)
         if last is None and not arrived:
-            versions[name], values[column] = fresh, value
+            versions[name], values[column], changed = fresh, value, True
             continue
-        present = shown[column]
+        present = values[column]
         if name in UNCOMPARED:
             version, winner = _weigh_url(last, present, fresh, value)
         else:
             version, winner = _weigh(last, present, claim, value, fresh)
         if version is not last and (version != last or winner != present):
-            versions[name], values[column] = version, winner
-    return versions
+            versions[name], values[column], changed = version, winner, True
+    return changed
 
 
 def _weigh(held: Version | None, present: Value, claim: Claim, value: Value, fresh: Version) -> tuple[Version, Value]:

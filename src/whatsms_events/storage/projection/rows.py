@@ -14,9 +14,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.events import LogEntry
-from whatsms_events.domain.fold import merge_all
 from whatsms_events.domain.gone import in_doubt
-from whatsms_events.domain.rows import COLUMNS, Claim, Key, Row, Table, Version, tell_doubt, written
+from whatsms_events.domain.rows import COLUMNS, Claim, Key, Row, Table, Version, merge_in_order, tell_doubt, written
 from whatsms_events.domain.search import searched
 from whatsms_events.errors import UnstorableError
 from whatsms_events.storage import tables
@@ -101,25 +100,39 @@ class Folding:
         return {}
 
     async def _fold(self, connection: AsyncConnection, readings: Sequence[ClaimedEvent]) -> None:
-        unseen = {claim.key for one in readings for claim in one.claims} - self._current.keys()
+        told = _by_row(readings)
+        unseen = told.keys() - self._current.keys()
         before = {key: row for key in unseen if (row := self._hot.get(key)) is not None}
         missing = unseen - before.keys()
         found = await load(connection, missing)
         # The question may bring rows that nobody asked for: what is held must not be replaced by them.
         before.update((key, row) for key, row in found.items() if key in missing)
         held = {**self._current, **before}
-        current = held.copy()
         changed: dict[Key, Row] = {}
-        for number, one in enumerate(readings, 1):
-            after = merge_all(one.claims, one.entry.position, current)
-            current.update(after)
-            changed.update(after)
+        for number, (key, claims) in enumerate(told.items(), 1):
+            row = held.get(key)
+            after = merge_in_order(row, claims)
+            if after is not row:
+                changed[key] = after
             if number % TURN == 0:
                 await asyncio.sleep(0)
         await save(connection, changed, held)
         self._before.update(before)
-        self._current = current
+        self._current = {**held, **changed}
         self._changed |= changed.keys()
+
+
+def _by_row(readings: Sequence[ClaimedEvent]) -> dict[Key, list[tuple[Claim, int]]]:
+    """Return what the events claim of each row, in their order, each claim with its position.
+
+    What becomes of a row follows from the claims of it alone, so each row is folded at once.
+    """
+    told: dict[Key, list[tuple[Claim, int]]] = defaultdict(list)
+    for one in readings:
+        position = one.entry.position
+        for claim in one.claims:
+            told[claim.key].append((claim, position))
+    return told
 
 
 async def load(connection: AsyncConnection, keys: Collection[Key]) -> dict[Key, Row]:
