@@ -19,7 +19,8 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         before                            whether something is from before that, by the vendor's times and our clocks
         documented                        the same for the documented shape alone, and faster
         verdicts                          a batch of deliveries -> whose they are, and what becomes of each
-        fold                              event -> claims -> changed rows; beneath it rows (registers) and doubt
+        fold                              event -> claims -> changed rows; beneath it rows (registers) and doubt;
+                                          plain_acks: the short way for what shows nothing else
         message_acks                      how far a message got, by its row
         records, resume                   event <-> Kafka record; what a partition still needs after a restart
         drift                             what REST shows against what we hold; beneath it differences, last_message

@@ -207,7 +207,7 @@ class RelaySettings(_Section):
 class ConsumerSettings(_Section):
     """How the consumer applies events to the projection."""
 
-    batch_limit: int = Field(default=4000, ge=1, le=10_000)
+    batch_limit: int = Field(default=10_000, ge=1, le=10_000)
     poll_interval_s: Interval = 0.1
     retry_parked: bool = False
 

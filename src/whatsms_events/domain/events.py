@@ -321,13 +321,13 @@ def _parse_iso(text: str) -> datetime | None:
 
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 def to_micros(moment: datetime) -> int:
-    """Return microseconds since 1970, exactly (a float would not be)."""
-    return (moment - EPOCH) // _MICROSECOND
+    """Return microseconds since 1970, exactly (a float would not be, and a division takes twice as long)."""
+    since = moment - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def from_micros(value: int) -> datetime:

@@ -26,6 +26,7 @@ _LEVELS: Final = tuple((level, f"{level}_at", f"{level}_by") for level in acks.L
 
 _acked = itemgetter(*ACK_COLUMNS, "from_me")
 _NOT_ACKED: Final = (None,) * len(ACK_COLUMNS)
+_NOTHING_YET: Final[Mapping[str, Value]] = dict.fromkeys((*ACK_COLUMNS, "from_me"))
 _NO_ACK: Final = Ack(None, dict.fromkeys(acks.LEVELS.values()), (), None)
 
 
@@ -63,13 +64,23 @@ def reached(before: Row | None, after: Row) -> list[tuple[str, float | None]]:
     shown = _acked(after.values)
     if shown == ((*_NOT_ACKED, shown[-1]) if before is None else _acked(before.values)):
         return []  # nearly always so, but for events of acks: a closer look takes ten times as long
-    old, new = _NO_ACK if before is None else ack(before.values), ack(after.values)
-    found = [(name, at) for name, at in new.times.items() if at is not None and old.times[name] is None]
-    delays = [(name, None if name in new.by_then else _seconds(after.values["created_at"], at)) for name, at in found]
-    if new.failed_at is not None and old.failed_at is None:
-        delays.append(("failed", _seconds(after.values["created_at"], new.failed_at)))
+    values, old = after.values, _NOTHING_YET if before is None or before.values["from_me"] is False else before.values
+    if values["from_me"] is False:
+        return []
+    delays: list[tuple[str, float | None]] = []
+    for name, told, seen in _LEVELS:
+        at, by = values[told], values[seen]
+        if (at is not None or by is not None) and old[told] is None and old[seen] is None:
+            delays.append((name, _seconds(values["created_at"], at) if _is_told(at, by) else None))
+    if (failed := failed_at(values)) is not None and failed_at(old) is None:
+        delays.append(("failed", _seconds(values["created_at"], failed)))
     return delays
 
 
-def _seconds(start: Value, end: int) -> float | None:
-    return max(0, end - start) / 1_000_000 if isinstance(start, int) else None
+def _is_told(at: Value, by: Value) -> bool:
+    """Tell whether the time of a level was told, and none before it was seen."""
+    return isinstance(at, int) and not (isinstance(by, int) and by < at)
+
+
+def _seconds(start: Value, end: Value) -> float | None:
+    return max(0, end - start) / 1_000_000 if isinstance(start, int) and isinstance(end, int) else None

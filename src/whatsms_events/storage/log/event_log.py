@@ -10,7 +10,21 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ColumnElement, Integer, Row, Select, bindparam, case, func, null, select
+import msgspec
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Row,
+    Select,
+    String,
+    bindparam,
+    case,
+    func,
+    null,
+    select,
+    type_coerce,
+)
 
 from whatsms_events.domain.events import Checkpoint, Event, EventType, LogEntry, from_micros
 from whatsms_events.domain.replay import WHOLE, Selection
@@ -19,7 +33,7 @@ from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.selected import matches
 from whatsms_events.storage.tables import event_log, log
 
-READ_LIMIT: Final = 5000
+READ_LIMIT: Final = 10_000
 READ_LIMIT_BYTES: Final = 8 * 1024 * 1024
 """Raw bytes in one read. The row that exceeds it is still returned, so that one huge event cannot stop a reader."""
 
@@ -27,9 +41,12 @@ _IDS_LIMIT: Final = 500
 
 _TYPES: Final = {event_type.value: event_type for event_type in EventType}  # looked up once per event
 
+# As the driver gives it: text of SQLite, which `_id` reads in a third of the time that SQLAlchemy takes.
+_ID: Final = type_coerce(event_log.c.id, String).label("id")
+
 _EVENT = (
     event_log.c.position,
-    event_log.c.id,
+    _ID,
     event_log.c.type,
     event_log.c.tenant,
     event_log.c.occurred_at,
@@ -116,7 +133,7 @@ class EventLog:
         own = checkpoint.position
         last = None if selection.last is None else max(selection.last, own)
         rows = await self._rows(query, limit + 1, start=own, own=own, last=last)
-        if not rows or (rows[0].position, rows[0].id) != (own, checkpoint.event_id):
+        if not rows or (rows[0].position, _id(rows[0].id)) != (own, checkpoint.event_id):
             raise IntegrityError(
                 f"the log does not hold event {checkpoint.event_id} at position {checkpoint.position}: "
                 "it was restored from an older copy, or it is another log"
@@ -204,6 +221,10 @@ def _stored(row: Row[Any]) -> StoredEvent:
     return StoredEvent(_entry(row[:-2]), row.raw, bool(row.wanted))
 
 
+def _id(found: str | UUID) -> UUID:
+    return msgspec.convert(found, UUID) if isinstance(found, str) else found
+
+
 def _entry(row: Sequence[Any]) -> LogEntry:
     """Return the event of a row: the columns of `_EVENT` and the data, by their places, since names cost far more."""
     position, id_, type_, tenant, occurred_at, received_at, origin, subject, ticket_id, contact_id, message_id, data = (
@@ -213,7 +234,7 @@ def _entry(row: Sequence[Any]) -> LogEntry:
     if event_type is None:
         raise IntegrityError(f"position {position} has a type that this release does not know: {type_}")
     event = Event(
-        id=id_,
+        id=_id(id_),
         type=event_type,
         tenant=tenant,
         occurred_at=None if occurred_at is None else from_micros(occurred_at),

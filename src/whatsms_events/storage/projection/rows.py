@@ -2,13 +2,13 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Dialect, Select, Text, any_, bindparam, select, update
+from sqlalchemy import ColumnElement, Dialect, Select, Text, any_, bindparam, func, select, tuple_, update
 from sqlalchemy import Table as SqlTable
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -48,6 +48,9 @@ a millisecond; on PostgreSQL, which plans each statement, more."""
 
 TURN: Final = 200
 """After so many events (some milliseconds) the other tasks of the loop have their turn: a receiver must answer."""
+
+LONG_TURN: Final = 1000
+"""The same for what takes some microseconds for each."""
 
 _versions = msgspec.json.Decoder(dict[str, Version])
 
@@ -100,14 +103,18 @@ class Folding:
         return {}
 
     async def _fold(self, connection: AsyncConnection, readings: Sequence[ClaimedEvent]) -> None:
-        told = _by_row(readings)
+        told = await _by_row(readings)
         unseen = told.keys() - self._current.keys()
         before = {key: row for key in unseen if (row := self._hot.get(key)) is not None}
         missing = unseen - before.keys()
-        found = await load(connection, missing)
-        # The question may bring rows that nobody asked for: what is held must not be replaced by them.
-        before.update((key, row) for key, row in found.items() if key in missing)
+        revisions = {key for key in missing if key.table == "message_revision"}
+        before.update(await load(connection, missing - revisions))
         held = {**self._current, **before}
+        # What tells of a revision tells of its message too: a message that is not there has none.
+        known = [key for key in revisions if Key("message", key.tenant, key.id) in held]
+        found = await load(connection, known)
+        before.update(found)
+        held.update(found)
         changed: dict[Key, Row] = {}
         for number, (key, claims) in enumerate(told.items(), 1):
             row = held.get(key)
@@ -122,16 +129,18 @@ class Folding:
         self._changed |= changed.keys()
 
 
-def _by_row(readings: Sequence[ClaimedEvent]) -> dict[Key, list[tuple[Claim, int]]]:
+async def _by_row(readings: Sequence[ClaimedEvent]) -> dict[Key, list[tuple[Claim, int]]]:
     """Return what the events claim of each row, in their order, each claim with its position.
 
     What becomes of a row follows from the claims of it alone, so each row is folded at once.
     """
     told: dict[Key, list[tuple[Claim, int]]] = defaultdict(list)
-    for one in readings:
+    for number, one in enumerate(readings, 1):
         position = one.entry.position
         for claim in one.claims:
             told[claim.key].append((claim, position))
+        if number % LONG_TURN == 0:
+            await asyncio.sleep(0)
     return told
 
 
@@ -145,11 +154,7 @@ async def load(connection: AsyncConnection, keys: Collection[Key]) -> dict[Key, 
         group.sort(key=attrgetter("id"))
         for start in range(0, len(group), CHUNK):
             some = group[start : start + CHUNK]
-            given = {
-                "of": tenant,
-                "ids": sorted({key.id for key in some}),
-                "digests": sorted({key.digest for key in some}),
-            }
+            given = {"of": tenant, **_given(connection.dialect, table, some)}
             rows = await connection.execute(_select(connection.dialect, table), given)
             found.update(_row(table, tenant, record) for record in rows)
     return found
@@ -175,11 +180,17 @@ async def save(connection: AsyncConnection, rows: Mapping[Key, Row], held: Mappi
         if len(group) < ALIKE:
             whole[table] += group
         else:
-            changes = [(*_record(table, names, row), *_place(key)) for key, row in group]
-            await connection.exec_driver_sql(_update(connection.dialect, table, names), changes)
+            change, record = _change(connection.dialect, table, names), _recorder(table, names)
+            for some in _pieces(group):
+                await connection.exec_driver_sql(change, [record(row) + _place(key) for key, row in some])
     for table, group in whole.items():
-        records = [(*_place(key), *_record(table, _COLUMNS[table], row)) for key, row in group]
-        await connection.exec_driver_sql(_upsert(connection.dialect, table), records)
+        insert, record = _upsert(connection.dialect, table), _recorder(table, _COLUMNS[table])
+        for some in _pieces(group):
+            await connection.exec_driver_sql(insert, [_place(key) + record(row) for key, row in some])
+
+
+def _pieces(rows: Sequence[tuple[Key, Row]]) -> Iterator[Sequence[tuple[Key, Row]]]:
+    return (rows[start : start + LONG_TURN] for start in range(0, len(rows), LONG_TURN))
 
 
 @cache
@@ -189,16 +200,42 @@ def _select(dialect: Dialect, table: Table) -> Select[Any]:
     revision = table == "message_revision"
     id_, mark = (column.message_id, column.digest) if revision else (column.id, column.known)
     query = select(id_, mark, column.versions, *(column[name] for name in _COLUMNS[table]))
-    query = query.where(column.tenant == bindparam("of"), _among(dialect, id_, "ids"))
-    # Where two messages share a wording, this may bring rows that nobody asked for.
-    return query.where(_among(dialect, mark, "digests")) if revision else query
+    among = _among_pairs(dialect, id_, mark) if revision else _among(dialect, id_)
+    return query.where(column.tenant == bindparam("of"), among)
 
 
-def _among(dialect: Dialect, column: ColumnElement[str], name: str) -> ColumnElement[bool]:
-    """Return the condition of `among` for a statement that is made once: the values are given by name."""
+def _among(dialect: Dialect, column: ColumnElement[str]) -> ColumnElement[bool]:
+    """Return the condition that an id is one of those that `_given` gives, for a statement that is made once."""
     if dialect.name == "postgresql":
-        return column == any_(bindparam(name, type_=postgresql.ARRAY(Text)))
-    return column.in_(bindparam(name, expanding=True))
+        return column == any_(bindparam("ids", type_=postgresql.ARRAY(Text)))
+    return column.in_(select(_each()))
+
+
+def _among_pairs(dialect: Dialect, id_: ColumnElement[str], digest: ColumnElement[str]) -> ColumnElement[bool]:
+    """Return the same for id and digest, pair by pair: both databases would look for each id with each digest."""
+    wanted: Select[Any]
+    if dialect.name == "postgresql":
+        wanted = select(*(func.unnest(bindparam(name, type_=postgresql.ARRAY(Text))) for name in ("ids", "digests")))
+    else:
+        wanted = select(*(func.json_extract(_each(), f"$[{number}]") for number in range(2)))
+    return tuple_(id_, digest).in_(wanted)
+
+
+@cache
+def _each() -> ColumnElement[Any]:
+    """Return what SQLite reads of the list in the parameter `ids`."""
+    return func.json_each(bindparam("ids", type_=Text)).table_valued("value").c.value
+
+
+def _given(dialect: Dialect, table: Table, keys: Sequence[Key]) -> dict[str, Any]:
+    """Return the keys as parameters: a statement with one for each id takes longer to write than to run."""
+    revision = table == "message_revision"
+    if dialect.name == "postgresql":
+        given = {"ids": [key.id for key in keys]}
+        return {**given, "digests": [key.digest for key in keys]} if revision else given
+    if any("\0" in key.id for key in keys):
+        raise UnstorableError("an id has a NUL, which ends a text of JSON")  # as PostgreSQL refuses it
+    return {"ids": msgspec.json.encode([(key.id, key.digest) if revision else key.id for key in keys]).decode()}
 
 
 @cache
@@ -213,8 +250,8 @@ def _upsert(dialect: Dialect, table: Table) -> str:
 
 
 @lru_cache(maxsize=256)  # which columns differ is up to the events: there may be thousands of combinations
-def _update(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:
-    """Return the statement; its parameters are what `_record` makes of these columns, and the key."""
+def _change(dialect: Dialect, table: Table, names: tuple[str, ...]) -> str:
+    """Return the statement; its parameters are what `_recorder` makes of these columns, and the key."""
     source = _TABLES[table]
     mine = (column == bindparam(f"of_{column.name}") for column in source.primary_key)
     columns = (*_MARKS[table], *names, "versions", *(tables.FOUND_BY if _is_found_by(table, names) else ()))
@@ -235,18 +272,30 @@ def _place(key: Key) -> tuple[str, ...]:
     return (key.tenant, key.id, key.digest) if key.table == "message_revision" else (key.tenant, key.id)
 
 
-def _marks(table: Table, row: Row, versions: str) -> tuple[bool, ...]:
-    """Return the columns of `_MARKS`; `versions` are those of the row as they are written."""
-    if table == "message_revision":
-        return ()
-    return row.known, tell_doubt(versions) or in_doubt(row.values["gone"], row.versions)
+@lru_cache(maxsize=256)
+def _recorder(table: Table, names: tuple[str, ...]) -> Callable[[Row], tuple[Any, ...]]:
+    """Return what makes of a row its marks, these columns, its versions, and what a contact is found by: in this order.
+
+    Several of these are made for each batch, and each row of it goes through one.
+    """
+    take, found_by, revision = _taker(names), _is_found_by(table, names), table == "message_revision"
+
+    def record(row: Row) -> tuple[Any, ...]:
+        versions, values = written(row.versions), row.values
+        if revision:
+            return (*take(values), versions)
+        doubtful = tell_doubt(versions) or in_doubt(values["gone"], row.versions)
+        told = row.known, doubtful, *take(values), versions
+        return told + searched(values) if found_by else told
+
+    return record
 
 
-def _record(table: Table, names: Sequence[str], row: Row) -> tuple[Any, ...]:
-    """Return the marks, these columns, the versions, and what a contact is found by: in the order of the table."""
-    versions, values = written(row.versions), row.values
-    found_by = searched(values) if _is_found_by(table, names) else ()
-    return (*_marks(table, row, versions), *[values[name] for name in names], versions, *found_by)
+def _taker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """Return what takes these columns of a row, which may be none, all at once."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda values: tuple([values[name] for name in names])
 
 
 def _is_found_by(table: Table, names: Sequence[str]) -> bool:
