@@ -206,6 +206,7 @@ SLEEPS = {
     "kafka/visible.py": "no broker tells when a marker is written: the one place that polls for it",
     "kafka/connection.py": "one turn of the loop, for aiokafka's tasks to end",
     "kafka/topics.py": "no broker tells when a topic that was made is there",
+    "workers/relay.py": "others have a turn while many rows are sorted into batches",
 }
 """Where anything but workers/loop.py sleeps, with the reason. The loop itself waits for a bell."""
 

@@ -5,7 +5,7 @@ import math
 import re
 import sqlite3
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any, Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -40,6 +40,7 @@ from servers.metric import counted, shown
 from servers.postgres import end_lock_holder
 from servers.witness import read_committed
 from servers.working import working
+from whatsms_events.domain.events import LogEntry
 from whatsms_events.domain.normalize import record_limit_bytes
 from whatsms_events.domain.records import (
     MARKER_HEADER,
@@ -180,6 +181,7 @@ class Stage:
         body_limit_bytes: int = BODY_LIMIT,
         stray_limit: int = visible.STRAY_LIMIT,
         read_limit: int = READ_LIMIT,
+        record: Callable[[LogEntry, UUID], KafkaRecord] = to_record,
     ) -> Relay:
         """Make a relay; another role than the usual one makes a relay that no lock holds back."""
         clock = Clock()
@@ -196,6 +198,7 @@ class Stage:
             now=now,
             monotonic=clock,
             stray_limit=stray_limit,
+            record=record,
         )
         self.clocks[made] = clock
         return made
@@ -337,15 +340,10 @@ async def test_every_event_is_published_once_in_order(stage: Stage, database: Da
     await stage.assert_equal(database)
 
 
-@pytest.mark.parametrize("batch_limit", [50, 10_000])
 async def test_the_next_rows_are_prepared_while_a_transaction_is_written(
-    stage: Stage, database: Database, batch_limit: int, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No full transaction ends before the next rows were read, and these are not read again to be published.
-
-    A batch is also full where it took all that one read of the log gives.
-    """
-    read_limit = 51 if batch_limit > 50 else READ_LIMIT
+    """No full transaction ends before the next rows were read, and these are not read again to be published."""
     await append(database, 120)
     reads, read_from, transact = 0, EventLog.read_from, kafka_producer.Producer.transact
 
@@ -366,9 +364,44 @@ async def test_the_next_rows_are_prepared_while_a_transaction_is_written(
 
     monkeypatch.setattr(EventLog, "read_from", counted_read)
     monkeypatch.setattr(kafka_producer.Producer, "transact", held_transact)
-    relay = stage.relay(database, batch_limit=batch_limit, read_limit=read_limit)
+    relay = stage.relay(database)
     assert [await relay.run_once() for _ in range(3)] == [50, 50, 20]
     assert reads == 3, "the rows behind the 20 are not there yet, and nobody looks for them in the meantime"
+    await relay.close()
+    await stage.assert_equal(database)
+
+
+async def test_a_transaction_takes_several_reads_of_the_log(stage: Stage, database: Database) -> None:
+    """Far behind, a transaction is as large as its limit allows, also where one read of the log gives less."""
+    await append(database, 120)
+    relay = stage.relay(database, batch_limit=100, read_limit=31)
+    assert [await relay.run_once() for _ in range(3)] == [100, 20, 0]
+    await relay.close()
+    await stage.assert_equal(database)
+
+
+async def test_others_have_a_turn_while_a_transaction_is_filled(stage: Stage, database: Database) -> None:
+    """A large transaction never keeps the rest of the process waiting until all of its rows are sorted."""
+    turns, seen = 0, list[int]()
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def noted(entry: LogEntry, log_id: UUID) -> KafkaRecord:
+        seen.append(turns)
+        return to_record(entry, log_id)
+
+    await append(database, 1000)
+    relay = stage.relay(database, batch_limit=1000, record=noted)
+    others = asyncio.create_task(take_turns())
+    try:
+        assert await relay.run_once() == 1000
+    finally:
+        others.cancel()
+    assert max(Counter(seen).values()) <= 100, "at most so many rows between two turns"
     await relay.close()
     await stage.assert_equal(database)
 

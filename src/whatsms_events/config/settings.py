@@ -197,7 +197,7 @@ class Kafka(_Section):
 class RelaySettings(_Section):
     """How the relay publishes the log to Kafka."""
 
-    batch_limit: int = Field(default=1000, ge=1, le=10_000)
+    batch_limit: int = Field(default=4000, ge=1, le=10_000)
     poll_interval_s: Interval = 0.1
     # The broker's own `transaction.max.timeout.ms` is 15 minutes unless somebody changed it.
     transaction_timeout_s: float = Field(default=10.0, ge=1, le=900)

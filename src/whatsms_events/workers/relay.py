@@ -36,6 +36,10 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 TRANSACTION_BYTES: Final = 8 * 1024 * 1024
+READ_ROWS: Final = 1000
+TURN_ROWS: Final = 100
+"""So many rows are sorted into batches at a stretch; then others in the process have a turn."""
+
 SETTLE_S: Final = 2.0
 """Markers follow the answer to a commit by milliseconds. A transaction that is open for longer than this hangs."""
 
@@ -123,6 +127,7 @@ class Relay:
         self._rows = rows
         self._target = target
         self._prefix = prefix
+        self._topics = {suffix: f"{prefix}.{suffix}" for suffix in TOPICS}
         self._lock = lock
         self._batch_limit = batch_limit
         self._check_interval_s = check_interval_s
@@ -347,24 +352,41 @@ class Relay:
         return await self._prepare(session, transaction.through) if transaction.full else None
 
     async def _prepare(self, session: _Session, after: Checkpoint | None) -> _Transaction | None:
-        """Read the rows after a checkpoint and sort them into batches; return None where the log has no more."""
-        limit = min(self._batch_limit, self._log.read_limit - 1)  # a read counts the checkpoint's own row too
-        entries = await self._log.read_from(after, limit)
-        if not entries:
-            return None
-        transaction = self._fill(session, entries)
-        if transaction.through is None:
-            raise IntegrityError(f"position {entries[0].position}: not even an empty batch takes its record")
-        transaction.full = len(entries) == limit or transaction.through.position < entries[-1].position
-        return transaction
+        """Read the rows after a checkpoint and sort them into batches; return None where the log has no more.
 
-    def _fill(self, session: _Session, entries: Sequence[LogEntry]) -> _Transaction:
-        """Sort rows into batches until no row is left, or until a batch or the transaction is full."""
-        transaction, millis, last = _Transaction(), self._millis(), None
-        log_id = session.published.log_id
+        One transaction takes several reads while the log has more, so that no single read keeps others waiting.
+        """
+        transaction = _Transaction(through=after)
+        # A read counts the checkpoint's own row too.
+        piece = min(READ_ROWS, self._log.read_limit - 1)
+        while not transaction.full:
+            limit = min(piece, self._batch_limit - transaction.counts.total())
+            entries = await self._log.read_from(transaction.through, limit)
+            taken = await self._fill(session, transaction, entries)
+            transaction.full = taken < len(entries) or transaction.counts.total() >= self._batch_limit
+            if len(entries) < limit:
+                break
+        if transaction.counts:
+            return transaction
+        if transaction.full:
+            raise IntegrityError(f"position {entries[0].position}: not even an empty batch takes its record")
+        return None
+
+    async def _fill(self, session: _Session, transaction: _Transaction, entries: Sequence[LogEntry]) -> int:
+        """Sort rows into batches until none is left, or a batch or the transaction is full; return how many it took."""
+        for start in range(0, len(entries), TURN_ROWS):
+            some = entries[start : start + TURN_ROWS]
+            taken = self._sort(session, transaction, some)
+            if taken < len(some):
+                return start + taken
+            await asyncio.sleep(0)  # the transaction that is written meanwhile needs answers read and requests sent
+        return len(entries)
+
+    def _sort(self, session: _Session, transaction: _Transaction, entries: Sequence[LogEntry]) -> int:
+        millis, log_id, taken = self._millis(), session.published.log_id, 0
         for entry in entries:
             record = self._record(entry, log_id)
-            partition = session.published.target(entry.position, f"{self._prefix}.{record.topic}", record.key)
+            partition = session.published.target(entry.position, self._topics[record.topic], record.key)
             if partition is None:
                 outcome = "visible"
             elif not record.value:
@@ -375,10 +397,11 @@ class Relay:
             else:
                 break
             transaction.counts[outcome] += 1
-            last = entry
-        if last is not None:
+            taken += 1
+        if taken:
+            last = entries[taken - 1]
             transaction.through = Checkpoint(log_id=log_id, position=last.position, event_id=last.event.id)
-        return transaction
+        return taken
 
     @staticmethod
     def _append(session: _Session, transaction: _Transaction, to: Partition, record: KafkaRecord, millis: int) -> bool:
