@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from prometheus_client import REGISTRY
 from sqlalchemy import func, insert, select
 from structlog.testing import capture_logs
 
+from servers.metric import sample
 from servers.reconciling import ALL, PLAN, SLUG, House, differences, half_an_hour, truth, with_plan
 from whatsms_events.backfill.run import HeldBack, Report
 from whatsms_events.clock import now
@@ -65,7 +65,7 @@ async def held_back_shown(here: House, entity: str = "contact") -> float | None:
     """Return what the gauge shows once somebody looked."""
     observer = Observer(here.log, here.projection, prefix=None, slugs={here.tenant: SLUG}, keyed=[here.tenant], now=now)
     await observer.look_at_backfills(())
-    return REGISTRY.get_sample_value("whatsms_events_backfill_gone_held_back", {"tenant": SLUG, "entity": entity})
+    return sample("whatsms_events_backfill_gone_held_back", {"tenant": SLUG, "entity": entity})
 
 
 async def observed(here: House, one: str) -> list[dict[str, object]]:

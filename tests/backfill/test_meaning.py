@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 
+from servers.metric import sample
 from servers.reconciling import ALL, House, half_an_hour
 from whatsms_events.domain.acks import LEVELS
 from whatsms_events.storage.reads import Queries
@@ -111,7 +111,7 @@ async def test_a_look_that_began_before_a_late_webhook_does_not_settle_it(here: 
 def delays() -> dict[str, float]:
     """Return how many delays of each level were observed so far."""
     name = "whatsms_events_message_ack_delay_seconds_count"
-    return {level: REGISTRY.get_sample_value(name, {"level": level}) or 0 for level in LEVELS.values()}
+    return {level: sample(name, {"level": level}) or 0 for level in LEVELS.values()}
 
 
 async def shown(here: House, message: Message) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
+from servers.metric import sample
 from servers.reconciling import ALL, HASTY, PLAN, SLUG, House, differences, half_an_hour, true_messages, with_plan
 from whatsms_events.backfill.worker import Backfill
 from whatsms_events.clock import now
@@ -66,7 +66,7 @@ async def unsettled_shown(here: House) -> float | None:
     """Return what the gauge shows once somebody looked."""
     observer = Observer(here.log, here.projection, prefix=None, slugs={here.tenant: SLUG}, keyed=[here.tenant], now=now)
     await observer.look_at_backfills(())
-    return REGISTRY.get_sample_value("whatsms_events_backfill_unsettled", {"tenant": SLUG})
+    return sample("whatsms_events_backfill_unsettled", {"tenant": SLUG})
 
 
 async def test_a_clock_set_back_between_finding_and_appending_hides_nothing(here: House, backfill: Backfill) -> None:

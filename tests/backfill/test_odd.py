@@ -7,9 +7,9 @@ from typing import NoReturn
 
 import pytest
 from aiohttp import web
-from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
+from servers.metric import sample
 from servers.reconciling import (
     ALL,
     HASTY,
@@ -80,7 +80,7 @@ async def shown(here: House, name: str) -> float | None:
     """Return what a gauge of the tenant shows once somebody looked."""
     observer = Observer(here.log, here.projection, prefix=None, slugs={here.tenant: SLUG}, keyed=[here.tenant], now=now)
     await observer.look_at_backfills(())
-    return REGISTRY.get_sample_value(f"whatsms_events_backfill_{name}", {"tenant": SLUG})
+    return sample(f"whatsms_events_backfill_{name}", {"tenant": SLUG})
 
 
 # A list that goes on badly behind a good first page.

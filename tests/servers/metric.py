@@ -1,18 +1,31 @@
 """What the metrics of this process show, read as a scrape reads them."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info
 
 AnyMetric = Counter | Gauge | Histogram | Info
 
 
+def sample(name: str, labels: Mapping[str, str] = MappingProxyType({})) -> float | None:
+    """Return a sample by its whole name, None where there is none yet.
+
+    Only the metric that has it is collected: the registry's own `get_sample_value` collects all of them each time.
+    """
+    metrics = REGISTRY.restricted_registry([name]).collect()
+    samples = (one for metric in metrics for one in metric.samples)
+    return next((one.value for one in samples if one.name == name and one.labels == labels), None)
+
+
 def counted(name: str, **labels: str) -> float:
     """Return what a counter of ours shows, 0 where it has counted nothing with these labels yet."""
-    return REGISTRY.get_sample_value(f"whatsms_events_{name}_total", labels) or 0.0
+    return sample(f"whatsms_events_{name}_total", labels) or 0.0
 
 
 def shown(name: str, **labels: str) -> float | None:
     """Return what a gauge of ours shows, None where nothing set it with these labels yet."""
-    return REGISTRY.get_sample_value(f"whatsms_events_{name}", labels)
+    return sample(f"whatsms_events_{name}", labels)
 
 
 def name_of(metric: AnyMetric) -> str:

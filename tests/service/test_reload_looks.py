@@ -7,10 +7,10 @@ from functools import partial
 from threading import Event
 
 import pytest
-from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from servers.compare import until
+from servers.metric import sample
 from whatsms_events.config.settings import Settings
 from whatsms_events.errors import ConfigError
 from whatsms_events.service.reload import Reload, SettingsFiles
@@ -58,7 +58,7 @@ async def reloading(files: Files, applied: list[Settings]) -> AsyncIterator[Relo
 
 def refused() -> bool:
     """Return what the gauge says."""
-    return REGISTRY.get_sample_value("whatsms_events_settings_refused") == 1
+    return sample("whatsms_events_settings_refused") == 1
 
 
 async def test_a_file_server_that_hangs_holds_one_look_and_not_the_stop() -> None:

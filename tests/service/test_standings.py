@@ -8,10 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
 from sqlalchemy import insert
 from structlog.testing import capture_logs
 
+from servers.metric import sample
 from whatsms_events import metrics
 from whatsms_events.clock import now
 from whatsms_events.config.settings import Settings, TenantSettings
@@ -122,10 +122,10 @@ async def test_a_role_is_not_taken_for_the_backfill_of_a_tenant_with_its_name(tm
         observer = make_observer(settings, Stores(log, projection))
         watch = Watch(observer, Standings([], None, kafka=False, limits={}), states)
         await watch.look()
-        assert REGISTRY.get_sample_value("whatsms_events_backfill_state", {"tenant": "relay"}) == 0
+        assert sample("whatsms_events_backfill_state", {"tenant": "relay"}) == 0
         states["backfill.relay"] = ("halted", "the key is refused")
         await Watch(observer, Standings([], None, kafka=False, limits={}), states).look()
-        assert REGISTRY.get_sample_value("whatsms_events_backfill_state", {"tenant": "relay"}) == 2
+        assert sample("whatsms_events_backfill_state", {"tenant": "relay"}) == 2
 
 
 async def test_the_observer_counts_stuck_messages_and_free_bytes(tmp_path: Path) -> None:
@@ -142,10 +142,10 @@ async def test_the_observer_counts_stuck_messages_and_free_bytes(tmp_path: Path)
         async with projection.write() as connection:
             await connection.execute(insert(message), [row | {"id": str(ack), "ack": ack} for ack in (1, 2, 3)])
         observer = make_observer(settings, Stores(log, projection))
-        assert math.isnan(REGISTRY.get_sample_value("whatsms_events_free_bytes") or 0)
+        assert math.isnan(sample("whatsms_events_free_bytes") or 0)
         await Watch(observer, Standings([], None, kafka=False, limits={}), {}).look()
-        assert REGISTRY.get_sample_value("whatsms_events_undelivered_messages", {"tenant": "shop"}) == 2
-        free = REGISTRY.get_sample_value("whatsms_events_free_bytes") or 0
+        assert sample("whatsms_events_undelivered_messages", {"tenant": "shop"}) == 2
+        free = sample("whatsms_events_free_bytes") or 0
         assert 0 < free <= shutil.disk_usage(tmp_path).total
 
 

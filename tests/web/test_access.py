@@ -6,9 +6,9 @@ import pytest
 import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestClient
-from prometheus_client import REGISTRY
 from pytest_aiohttp import AiohttpClient
 
+from servers.metric import sample
 from web.listener import TOKEN, asking, bearer, probes
 from whatsms_events.domain.scopes import SCOPES, Scope, scopes
 from whatsms_events.errors import ConfigError
@@ -40,7 +40,7 @@ def named(name: str, *may: Scope) -> NamedToken:
 
 def refused(reason: str) -> float:
     """Return how many were refused."""
-    return REGISTRY.get_sample_value("whatsms_events_tokens_refused_total", {"reason": reason}) or 0.0
+    return sample("whatsms_events_tokens_refused_total", {"reason": reason}) or 0.0
 
 
 @pytest.mark.parametrize(

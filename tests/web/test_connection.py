@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import pytest
 import structlog
-from prometheus_client import REGISTRY
 
 from servers.file_lock import locked
+from servers.metric import sample
 from web.test_receiver import OUTCOMES, POST, SECRET, Door, delivery, opened
 from whatsms_events.domain.signature import HEADER, sign
 
@@ -83,7 +83,7 @@ def counts() -> Counts:
 
     def now(outcome: str, slug: str = "acme") -> float:
         labels = {"tenant": slug, "outcome": outcome}
-        return REGISTRY.get_sample_value("whatsms_events_deliveries_total", labels) or 0.0
+        return sample("whatsms_events_deliveries_total", labels) or 0.0
 
     names = [(outcome, slug) for outcome in (*OUTCOMES, "unparsable", "leftover") for slug in ("acme", "")]
     before = {name: now(*name) for name in names}
@@ -218,7 +218,7 @@ async def test_chunks_that_are_no_chunks_are_400_at_once(door: Door, counts: Cou
 async def held(size: int) -> None:
     """Wait until the receiver holds so many bytes."""
     async with asyncio.timeout(PATIENCE_S):
-        while (REGISTRY.get_sample_value("whatsms_events_in_flight_bytes") or 0.0) != size:  # noqa: ASYNC110 - polled
+        while (sample("whatsms_events_in_flight_bytes") or 0.0) != size:  # noqa: ASYNC110 - polled
             await asyncio.sleep(0.01)
 
 

@@ -14,11 +14,11 @@ import structlog
 from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import REGISTRY
 from sqlalchemy import delete, insert, update
 
 from servers.compare import until
 from servers.examples import examples
+from servers.metric import sample
 from web.listener import bearer, probes
 from web.test_api import TENANTS, Client, event
 from web.test_api import databases as _databases
@@ -557,4 +557,4 @@ def stalled() -> float:
 
 def value(name: str, **labels: str) -> float:
     """Return what a metric shows; 0 where it shows nothing yet."""
-    return REGISTRY.get_sample_value(f"whatsms_events_{name}", labels) or 0.0
+    return sample(f"whatsms_events_{name}", labels) or 0.0

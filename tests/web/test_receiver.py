@@ -27,6 +27,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy import select
 
 from servers.file_lock import locked
+from servers.metric import sample
 from servers.postgres import Postgres, create_database
 from whatsms_events.domain.signature import HEADER, sign
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log
@@ -164,7 +165,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
 
 def counted(outcome: str, slug: str = "acme") -> float:
     """Return how many deliveries had this outcome so far."""
-    return REGISTRY.get_sample_value("whatsms_events_deliveries_total", {"tenant": slug, "outcome": outcome}) or 0.0
+    return sample("whatsms_events_deliveries_total", {"tenant": slug, "outcome": outcome}) or 0.0
 
 
 @pytest.fixture
@@ -328,12 +329,12 @@ async def test_largest_refused_size_is_shown_of_what_may_be_the_vendors(tmp_path
                 yield b"x" * 10_000
 
         assert (await door.send("POST", "/webhooks/acme", b"x" * (LIMIT + 900))).is_problem(413)
-        assert not REGISTRY.get_sample_value("whatsms_events_largest_refused_bytes")
+        assert not sample("whatsms_events_largest_refused_bytes")
         for size in (LIMIT + 200, LIMIT + 100):
             assert (await door.post(b"x" * size)).is_problem(413)
-            assert REGISTRY.get_sample_value("whatsms_events_largest_refused_bytes") == LIMIT + 200
+            assert sample("whatsms_events_largest_refused_bytes") == LIMIT + 200
         assert (await door.send("POST", "/webhooks/acme", pieces(), {HEADER: sign(b"", SECRET)})).is_problem(413)
-        assert (REGISTRY.get_sample_value("whatsms_events_largest_refused_bytes") or 0) >= LIMIT + 200
+        assert (sample("whatsms_events_largest_refused_bytes") or 0) >= LIMIT + 200
 
 
 async def test_chunked_body_within_the_limit_is_accepted(door: Door) -> None:
@@ -427,7 +428,7 @@ async def test_a_tenant_that_floods_does_not_shut_the_door_of_another(tmp_path: 
             flood = [asyncio.create_task(door.post(delivery(number))) for number in range(20)]
             await until(lambda: sum(post.done() for post in flood) == 16)
             calm = asyncio.create_task(door.post(delivery(99, tenantId="tenant-2"), slug="other"))
-            await until(lambda: REGISTRY.get_sample_value("whatsms_events_queued_deliveries") == 5)
+            await until(lambda: sample("whatsms_events_queued_deliveries") == 5)
         assert (await calm).status == 200
         assert sorted(answer.status for answer in await asyncio.gather(*flood)) == [200] * 4 + [503] * 16
 
@@ -484,7 +485,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def in_flight() -> float:
     """Return the bytes that the receiver says it holds."""
-    return REGISTRY.get_sample_value("whatsms_events_in_flight_bytes") or 0.0
+    return sample("whatsms_events_in_flight_bytes") or 0.0
 
 
 async def test_stalled_body_has_a_deadline_and_gives_its_room_back(
@@ -613,7 +614,7 @@ async def test_stopping_answers_what_is_in_flight_and_takes_no_more(
     async with opened(f"sqlite:///{tmp_path / 'log.db'}") as door:
         async with locked(tmp_path / "log.db"):
             load = [asyncio.create_task(door.post(delivery(number))) for number in range(20)]
-            await until(lambda: REGISTRY.get_sample_value("whatsms_events_queued_deliveries") == 20)
+            await until(lambda: sample("whatsms_events_queued_deliveries") == 20)
             stopping = asyncio.create_task(door.listener.stop(10))
             await until(lambda: not listens(door))
             assert not stopping.done()

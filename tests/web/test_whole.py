@@ -14,9 +14,9 @@ from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError
 from hypothesis import example, given
 from hypothesis import strategies as st
-from prometheus_client import REGISTRY
 
 from servers.file_lock import locked
+from servers.metric import sample
 from web.test_connection import PATIENCE_S, Wire, held, request, statuses
 from web.test_receiver import SECRET, Door, delivery, opened
 from whatsms_events.domain.signature import HEADER, sign
@@ -142,7 +142,7 @@ SHOWN: tuple[tuple[str, dict[str, str]], ...] = (
 
 def shown() -> list[float]:
     """Return what the metrics of the door show."""
-    return [REGISTRY.get_sample_value(name, labels) or 0.0 for name, labels in SHOWN]
+    return [sample(name, labels) or 0.0 for name, labels in SHOWN]
 
 
 @pytest.mark.parametrize("odd", ["", ODD], ids=["whole", "by aiohttp"])

@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 
+from servers.metric import sample
 from servers.virtual_time import virtual
 from whatsms.vendor import MESSAGE, Say, Seen, client_of, html, in_turn, most_in_a_minute, say, talking
 from whatsms_events.errors import ConfigError, UpstreamError, UpstreamLimitedError, UpstreamUnavailableError
@@ -239,7 +239,7 @@ async def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
 
 def value_of(name: str, **labels: str) -> float:
     """Return a metric's value."""
-    return REGISTRY.get_sample_value(name, labels) or 0.0
+    return sample(name, labels) or 0.0
 
 
 @virtual

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from servers.compare import LONG
+from servers.metric import sample
 from servers.reconciling import KEY, SLUG, House, house
 from whatsms_events.errors import (
     StorageUnavailableError,
@@ -51,7 +51,7 @@ async def here(tmp_path: Path) -> AsyncIterator[House]:
 
 def gauge(name: str) -> float | None:
     """Return what a gauge of the tenant shows."""
-    return REGISTRY.get_sample_value(f"whatsms_events_{name}", {"tenant": SLUG})
+    return sample(f"whatsms_events_{name}", {"tenant": SLUG})
 
 
 @dataclass

@@ -16,13 +16,13 @@ from uuid import UUID
 import asyncpg
 import msgspec
 import pytest
-from prometheus_client import REGISTRY
 from sqlalchemy import func, select, text
 from sqlalchemy.engine import make_url
 from structlog.testing import capture_logs
 
 from servers.compare import until
 from servers.file_lock import locked
+from servers.metric import sample
 from servers.postgres import Standby, ask
 from servers.proxy import TcpProxy
 from whatsms_events.domain.events import Event, EventType, event_id, to_micros
@@ -399,7 +399,7 @@ async def test_stop_with_the_database_away_ends(postgres_url: str) -> None:
             proxy.cut(refuse=True)
             with pytest.raises(StorageUnavailableError):
                 await committer.submit(append(1), deadline_s=0.5)
-        assert REGISTRY.get_sample_value("whatsms_events_queued_deliveries") == 0
+        assert sample("whatsms_events_queued_deliveries") == 0
 
 
 async def test_locked_file_refuses_in_time_and_loses_nothing(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
 
+from servers.metric import sample
 from storage.log.test_committer import DEADLINE_S, append, opened, rows
 from whatsms_events.domain.signature import given, sign
 from whatsms_events.domain.verdicts import Delivery
@@ -166,14 +166,14 @@ async def test_a_tenant_that_floods_leaves_places_to_the_others(database: Databa
 async def test_a_commit_takes_all_that_a_batch_may_have(database: Database) -> None:
     """More deliveries than are judged in one piece, and within the limits of a batch, are one commit."""
     committer = committer_of(database)
-    before = REGISTRY.get_sample_value("whatsms_events_commit_deliveries_count") or 0.0
+    before = sample("whatsms_events_commit_deliveries_count") or 0.0
     count = JUDGE_LIMIT + 100
     waits = [asyncio.create_task(committer.deliver(delivery(body(n)), deadline_s=DEADLINE_S)) for n in range(count)]
     await asyncio.sleep(0)
     async with running(committer):
         found = await asyncio.gather(*waits)
     assert {one.kind for one in found} == {"accepted"}
-    assert REGISTRY.get_sample_value("whatsms_events_commit_deliveries_count") == before + 1
+    assert sample("whatsms_events_commit_deliveries_count") == before + 1
     assert [raw for _, _, raw in await rows(database)] == [body(n) for n in range(count)]
 
 

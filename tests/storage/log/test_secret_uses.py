@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
-from prometheus_client import REGISTRY
 from sqlalchemy import delete, insert, select
 from structlog.testing import capture_logs
 
+from servers.metric import sample
 from whatsms_events.domain.normalize import normalize
 from whatsms_events.domain.rotation import SecretUse
 from whatsms_events.domain.signature import given, sign
@@ -140,9 +140,7 @@ async def test_gauges_show_when_each_configured_secret_first_and_last_fitted(dat
     await observer.look_at_secrets()
     found = {
         which: [
-            REGISTRY.get_sample_value(
-                f"whatsms_events_secret_{which}_match_timestamp_seconds", {"tenant": "shop", "secret": name}
-            )
+            sample(f"whatsms_events_secret_{which}_match_timestamp_seconds", {"tenant": "shop", "secret": name})
             for name in names["acme"]
         ]
         for which in ("first", "last")

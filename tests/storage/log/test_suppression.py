@@ -8,9 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
 
 from servers.compare import until
+from servers.metric import sample
 from whatsms_events.clock import now
 from whatsms_events.domain.marks import Marker
 from whatsms_events.errors import StorageUnavailableError
@@ -93,4 +93,4 @@ async def test_who_has_another_key_or_none_is_seen_by_all(database_url: str) -> 
 
 
 async def _shows(shown: KeyHolders, differs: int) -> bool:
-    return bool(await shown.live(now())) and REGISTRY.get_sample_value("whatsms_events_privacy_key_differs") == differs
+    return bool(await shown.live(now())) and sample("whatsms_events_privacy_key_differs") == differs

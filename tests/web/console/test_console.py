@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import structlog
 from aiohttp import web
-from prometheus_client import REGISTRY
 from pytest_aiohttp import AiohttpClient
 from yarl import URL
 
+from servers.metric import sample
 from web.console.pages import SECRET, Browser, application, cookie, own, press, sign_in, token
 from whatsms_events.errors import NotFoundError, StorageUnavailableError
 from whatsms_events.web.access import NamedToken
@@ -24,7 +24,7 @@ NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
 
 def _refused(reason: str) -> float:
     """Return how many tokens were refused for a reason."""
-    return REGISTRY.get_sample_value("whatsms_events_tokens_refused_total", {"reason": reason}) or 0.0
+    return sample("whatsms_events_tokens_refused_total", {"reason": reason}) or 0.0
 
 
 class Trial:
