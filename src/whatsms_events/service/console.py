@@ -30,7 +30,7 @@ from whatsms_events.storage.role_holders import role_holders
 from whatsms_events.storage.trace import Traces
 from whatsms_events.web.access import Access
 from whatsms_events.web.console.acks import AcksPage
-from whatsms_events.web.console.assets import Assets
+from whatsms_events.web.console.assets import shipped_assets
 from whatsms_events.web.console.console import Console, ConsolePage
 from whatsms_events.web.console.conversations import AskRest, ConversationsPage
 from whatsms_events.web.console.frame import ConsoleTenant, Frame
@@ -70,7 +70,7 @@ def make_console(
 ) -> Console:
     """Return the console; its pages stand in the menu in this order. `ask` has WhatSMS asked about a ticket."""
     stores = Stores(stores.log.in_turns(CONSOLE_TURNS), stores.projection.in_turns(CONSOLE_TURNS))
-    assets, sessions = Assets(), Sessions(access, now=now)
+    assets, sessions = shipped_assets(), Sessions(access, now=now)
     frame = Frame(sessions, assets, console_tenants(settings), now=now)
     kafka, prefix = kafka_target(settings), settings.kafka.topic_prefix
     find = RecordFinder(stores.log, kafka, prefix).find

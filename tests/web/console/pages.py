@@ -12,7 +12,7 @@ from whatsms_events.clock import now
 from whatsms_events.domain.scopes import SCOPES, Scope
 from whatsms_events.web.access import Access, NamedToken
 from whatsms_events.web.app import private_app
-from whatsms_events.web.console.assets import Assets
+from whatsms_events.web.console.assets import shipped_assets
 from whatsms_events.web.console.console import Console, ConsolePage
 from whatsms_events.web.console.frame import ConsoleTenant, Frame
 from whatsms_events.web.console.sessions import COOKIE, Sessions
@@ -36,7 +36,7 @@ def application(
 ) -> tuple[web.Application, Access]:
     """Return the private listener with the pages that `make` makes on a frame, and what guards it."""
     access = Access(tokens, wrong_s=0)
-    assets, sessions = Assets(), Sessions(access, now=at)
+    assets, sessions = shipped_assets(), Sessions(access, now=at)
     frame = Frame(sessions, assets, tenants, now=at)
     console = Console(access, sessions, frame, assets, make(frame))
     return private_app(access, probes(), console, dress=console.dress), access

@@ -15,7 +15,7 @@ from servers.metric import sample
 from web.console.pages import SECRET, Browser, application, cookie, own, press, sign_in, token
 from whatsms_events.errors import NotFoundError, StorageUnavailableError
 from whatsms_events.web.access import NamedToken
-from whatsms_events.web.console.assets import VENDORED, Assets
+from whatsms_events.web.console.assets import VENDORED, shipped_assets
 from whatsms_events.web.console.frame import Frame, Visit
 from whatsms_events.web.console.sessions import COOKIE
 
@@ -350,6 +350,6 @@ async def test_pages_bring_everything_themselves(aiohttp_client: AiohttpClient) 
 
 def test_what_others_wrote_is_what_they_wrote() -> None:
     """Each vendored file has the hash that stands in the code, and its licence is beside it."""
-    assets = Assets()
+    assets = shipped_assets()
     assert {name: assets[name].integrity for name in VENDORED} == VENDORED
     assert b"Zero-Clause BSD" in assets["htmx.LICENSE.txt"].body

@@ -20,7 +20,7 @@ from whatsms_events.storage.conversations import AGES, Found, FoundPage, StatusA
 from whatsms_events.storage.trace import Confirmed
 from whatsms_events.web.access import Access, Holder
 from whatsms_events.web.console import acks, conversations
-from whatsms_events.web.console.assets import Assets
+from whatsms_events.web.console.assets import shipped_assets
 from whatsms_events.web.console.bubbles import days
 from whatsms_events.web.console.frame import Brought, Frame, Visit
 from whatsms_events.web.console.places import place
@@ -65,7 +65,7 @@ TICKETS = row(
 )  # fmt: skip
 
 
-FRAME = Frame(Sessions(Access([]), now=lambda: AT), Assets(), TENANTS, now=lambda: AT)
+FRAME = Frame(Sessions(Access([]), now=lambda: AT), shipped_assets(), TENANTS, now=lambda: AT)
 
 
 def rendered(template: str, **values: Any) -> str:

@@ -17,13 +17,13 @@ from web.console.pages import TENANTS
 from web.listener import asking
 from whatsms_events.domain.scopes import SCOPES
 from whatsms_events.web.access import Holder
-from whatsms_events.web.console.assets import Assets
+from whatsms_events.web.console.assets import shipped_assets
 from whatsms_events.web.console.frame import Frame, Visit
 from whatsms_events.web.console.rendering import FOLDER, TEXT_LIMIT, environment, rendered, safe_url, stacked
 from whatsms_events.web.console.sessions import Sessions
 
-MADE = environment(Assets())
-FRAME = Frame(Sessions(asking(), now=lambda: NOW), Assets(), TENANTS, now=lambda: NOW)
+MADE = environment(shipped_assets())
+FRAME = Frame(Sessions(asking(), now=lambda: NOW), shipped_assets(), TENANTS, now=lambda: NOW)
 LINKS = (("Now", "/"),)
 VISIT = Visit(FRAME, make_mocked_request("GET", "/"), Holder("tests", SCOPES), "mark", NOW)
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -51,7 +52,7 @@ def _asset(path: Path) -> Asset:
 class Assets:
     """Serves the files. Another content has another URL, so a browser never shows a page with an old style."""
 
-    def __init__(self, folder: Path = FOLDER) -> None:
+    def __init__(self, folder: Path) -> None:
         self._assets = {path.name: _asset(path) for path in sorted(folder.iterdir()) if path.suffix in MEDIA_TYPES}
         self._by_url = {one.url: one for one in self._assets.values()}
 
@@ -69,3 +70,9 @@ class Assets:
             raise not_found()
         media_type = MEDIA_TYPES[Path(asset.name).suffix]
         return web.Response(body=asset.body, headers={**HEADERS, hdrs.CONTENT_TYPE: media_type})
+
+
+@cache
+def shipped_assets() -> Assets:
+    """Return the files of this package, read once."""
+    return Assets(FOLDER)

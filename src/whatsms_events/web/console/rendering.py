@@ -7,6 +7,7 @@ in one place, `frame`.
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -33,8 +34,9 @@ CLOCKS_S: Final = 5.0
 _CELL: Final = re.compile(r"<(tr|th|td)(?=[\s>])( colspan)?")
 
 
+@cache
 def environment(assets: Assets) -> Environment:
-    """Return what renders the templates of this package."""
+    """Return what renders the templates of this package, the same for the same assets: they are compiled once."""
     made = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
