@@ -98,8 +98,8 @@ async def published_service(folder: Path) -> AsyncIterator[tuple[Service, Broker
 
 
 def lately(now: datetime) -> Iterator[bytes]:
-    """Yield deliveries of the last days: messages of ours and how far they got, a text that was edited, and one message
-    that has been stuck since the day before yesterday, in a ticket that waits.
+    """Yield deliveries of the last days: messages of ours and how far they got, one that failed, a text that was
+    edited, and one message that has been stuck since the day before yesterday, in a ticket that waits.
     """
     ana = {"id": "c-2", "name": "Ana Conceição", "number": "351920000002"}
     ticket = {"id": "t-2", "status": "pending", "createdAt": when(now - 26 * HOUR)}
@@ -107,6 +107,10 @@ def lately(now: datetime) -> Iterator[bytes]:
     stuck = {"id": "m-20", "body": "Já recebeu o orçamento?", "fromMe": True, "ack": 2}
     at = when(now - 25 * HOUR)
     yield delivery("message.sent", at, message={**stuck, "createdAt": at}, ticket={"id": "t-2"}, contact=ana)
+    at = when(now - 90 * MINUTE)
+    lost = {"id": "m-22", "body": "O seu pedido está pronto", "fromMe": True, "createdAt": at}
+    yield delivery("message.sent", at, message={**lost, "ack": 1}, ticket={"id": "t-1"})
+    yield delivery("message.ack", when(now - 89 * MINUTE), message={"id": "m-22", "ack": 0}, ticket={"id": "t-1"})
     asked = {"id": "m-21", "fromMe": False, "createdAt": when(now - 2 * HOUR)}
     for minutes, body in ((0, "Quero duas caixas"), (1, "Quero três caixas, por favor")):
         at = when(now - 2 * HOUR + minutes * MINUTE)

@@ -148,12 +148,21 @@ QUESTIONS: Mapping[str, tuple[list[str], str | re.Pattern[str]]] = {
     ),
     "What was lost last night?": (["Now", "=Runs and differences", "=^[0-9]+$"], "missed"),
     "Which messages are stuck, and whose number is it?": (["Acks", "=t-2"], "351920000002"),
+    "Which of our messages failed, and what did it say?": (["Acks", "=t-1"], "O seu pedido está pronto"),
     "Are messages slower than usual today?": (
         ["Acks", "+As a table"],
         re.compile(r"From sent to delivered\s*1 to 10 min"),  # where nothing was measured it says that
     ),
     "Who waits longest for us?": (["Conversations", "=pending"], "Ana Conceição"),
     "Did this webhook arrive, and where is it now?": (["Live", "#"], "appended"),
+    "How long did it take from WhatSMS to our tables?": (
+        ["Conversations", "?ana", "=Ticket t-2", "=see it"],
+        re.compile(r"Received.* after it happened.*Tables.*as this process saw it", re.DOTALL),
+    ),
+    "Which process does what, and what is wrong with it?": (
+        ["Now"],
+        re.compile(r"This process .*works consumer, receiver", re.DOTALL),
+    ),
     "Is what we show still what WhatSMS has?": (
         ["Conversations", "?joao", "=Ticket t-1"],
         re.compile(r"Asked\s*WhatSMS (was asked|told something new) [0-9]"),  # where nobody asked it says that

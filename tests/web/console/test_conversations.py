@@ -221,6 +221,32 @@ async def test_a_long_conversation_is_read_page_by_page(aiohttp_client: AiohttpC
     assert tickets == [f"k{n:03}" for n in range(60)]
 
 
+async def test_a_message_is_found_in_the_middle_of_a_long_conversation(
+    aiohttp_client: AiohttpClient, databases: Databases
+) -> None:
+    """What failed an hour ago, or was missed, leads to where it stands: the last one of its page, which is marked. So
+    does one of several with the same time, and one without a time; one of no ticket leads to what is found of it.
+    """
+    await put(databases[1], tables.ticket, {"id": "k000", "status": "open", "created_at": 1})
+    talk = [heard(f"m{n:03}", "k000", n // 3 * 1_000_000, f"text {n:03}") for n in range(120)]
+    await put(databases[1], tables.message, *talk, heard("m-none", "k000", None, "text x"), heard("alone", "", 5, "y"))
+    async with databases[1].write() as connection:
+        await connection.execute(update(tables.message).where(tables.message.c.id == "alone").values(ticket_id=None))
+    browser = await opened(aiohttp_client, databases)
+    for wanted, said in (("m040", "text 040"), ("m119", "text 119"), ("m-none", "text x")):
+        async with browser.get(f"/conversations/message?tenant=shop&id={wanted}", allow_redirects=False) as answer:
+            to = answer.headers["Location"]
+        assert to.endswith("#last")
+        page = await read(browser, to)
+        assert re.findall(r"text (?:\d{3}|x)", page)[-1] == said
+        assert re.search(rf'id="last">.*?{said}', page, re.DOTALL)
+    async with browser.get("/conversations/message?tenant=shop&id=alone", allow_redirects=False) as answer:
+        assert answer.headers["Location"] == "/conversations?tenant=shop&find=alone"
+    assert "nobody ever named this message here" in await read(
+        browser, "/conversations/message?tenant=shop&id=nowhere", 404
+    )
+
+
 async def test_who_may_not_see_people_sees_no_word_of_them(aiohttp_client: AiohttpClient, databases: Databases) -> None:
     """Without the scope personal no page has a text, a name, a number or a file of anybody, and nothing is found by
     them; each page that does show them leaves one line that names the token and the things, and no value.

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from whatsms_events.domain.trace import FieldPlace, field_place
 from whatsms_events.errors import NotFoundError
@@ -13,7 +13,7 @@ from whatsms_events.storage.reads import PageKey, Queries
 from whatsms_events.storage.trace import ThingFacts, Traces
 from whatsms_events.web.console import places
 from whatsms_events.web.console.bubbles import days, unexplained
-from whatsms_events.web.console.frame import Brought, ConsoleTenant, Frame, Visit
+from whatsms_events.web.console.frame import HEADERS, Brought, ConsoleTenant, Frame, Visit
 from whatsms_events.web.questions import Int64, key_after
 from whatsms_events.web.views import opaque
 
@@ -45,6 +45,7 @@ class ConversationsPage:
         return [
             self._frame.get(self.path, self._overview),
             self._frame.get(places.TICKET, self._ticket),
+            self._frame.get(places.MESSAGE, self._message),
             self._frame.post("/conversations/ask", self._ask_rest),
         ]
 
@@ -126,6 +127,22 @@ class ConversationsPage:
             and unexplained(ticket["last_message"], messages),
             place=places.place,
         )
+
+    async def _message(self, visit: Visit) -> web.Response:
+        """Lead to where a message stands in its conversation; where nobody told in which, to what is found of it."""
+        asked = places.asked_of(visit)
+        slug, tenant = places.named_tenant(visit, asked)
+        message_id = asked.get("id", "")
+        async with self._queries.turn():
+            row = (await self._traces.thing("message", tenant.tenant_id, message_id)).row
+        if row is None:
+            raise NotFoundError("nobody ever named this message here")
+        ticket_id, at = row.values["ticket_id"], row.values["created_at"]
+        to = places.place(self.path, tenant=slug, find=message_id)
+        if isinstance(ticket_id, str):
+            behind = at if isinstance(at, int) else None, f"{message_id}!"  # so that it is the last one of its page
+            to = f"{_page_of(slug, ticket_id, behind)}#last"
+        return web.Response(status=303, headers={**HEADERS, hdrs.LOCATION: to})
 
     async def _contact(self, tenant: ConsoleTenant, contact_id: object) -> Mapping[str, object] | None:
         if not isinstance(contact_id, str):

@@ -12,6 +12,7 @@ from whatsms_events.web.questions import bad, not_found
 
 CONVERSATIONS = "/conversations"
 TICKET = "/conversations/ticket"
+MESSAGE = "/conversations/message"
 PASSPORT = "/passport"
 ACKS = "/acks"
 
