@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Self
 
+import msgspec
 import structlog
 from aiohttp import StreamReader, hdrs, web
 
@@ -37,6 +38,8 @@ BODY_BYTES_PER_S: Final = 512 * 1024
 """The lowest rate for a body of the largest size: 5 MiB may take ten seconds, a larger limit gives more time."""
 
 LOG_INTERVAL_S: Final = 10.0
+
+_encode: Final = msgspec.json.Encoder().encode
 
 _PATH: Final = re.compile(r"/webhooks/([^/]+)/?")
 
@@ -355,9 +358,12 @@ def _content_encoding(request: web.BaseRequest) -> str | None:
 def _answer(outcome: Outcome) -> tuple[int, str]:
     """Return the status and the JSON by which a delivery is answered."""
     if outcome.kind == "parked":
-        return 202, f'{{"id":"{outcome.id}","parked":"{outcome.reason}"}}'
-    duplicate = "true" if outcome.kind == "duplicate" else "false"
-    return 200, f'{{"id":"{outcome.id}","position":{outcome.position},"duplicate":{duplicate}}}'
+        return 202, _text({"id": outcome.id, "parked": outcome.reason})
+    return 200, _text({"id": outcome.id, "position": outcome.position, "duplicate": outcome.kind == "duplicate"})
+
+
+def _text(answer: Mapping[str, object]) -> str:
+    return _encode(answer).decode("utf-8")  # in half the time that a UUID takes to write itself
 
 
 REFUSALS: Final[tuple[tuple[type[Exception], str], ...]] = (
