@@ -162,7 +162,7 @@ async def test_the_roles_of_all_processes_are_told_with_why(stores: tuple[Databa
     log, _ = stores
     there, peers, lock = PeerId("there 2", NOW - timedelta(hours=1)), Peers(log), RoleLock(log, "sealer")
     halted = RoleReport(word="stands still", why="another log's records", since=NOW - timedelta(minutes=9))
-    roles = {"relay": halted, "consumer": RoleReport(word="works", since=NOW)}
+    roles = {"relay": halted, **dict.fromkeys(("consumer", "receiver"), RoleReport(word="works", since=NOW))}
     silent = {"tenant": "bank", "state": "silent", "cause": "activity"}
     await peers.tell(there, PeerReport(roles=roles, details={"watchdog.bank": silent}))
     await peers.tell(US, PeerReport(roles={"sealer": halted}))
@@ -188,7 +188,7 @@ async def test_a_process_that_is_not_heard_of_is_told_with_what_nobody_does(
     await Peers(log).tell(PeerId("gone 3", NOW), PeerReport(roles={"receiver": fine, "sealer": fine}))
     async with log.write() as connection:
         await connection.execute(update(tables.peer).values(seen_at=tables.peer.c.seen_at - 120_000_000))
-    page = await look(stores, prefix="whatsms", roles={"receiver": None})
+    page = await look(stores, roles={"receiver": None})
     assert "gone 3 is not heard of any more, and no other process has sealer" in page
     assert "It told nothing for 2 min" in page
     assert line(page, "elsewhere", "receiver") == ": another process has it"
@@ -197,6 +197,31 @@ async def test_a_process_that_is_not_heard_of_is_told_with_what_nobody_does(
         await connection.execute(update(tables.peer).values(told="{}"))
     page = await look(stores, roles={"receiver": None})
     assert "gone 3, which is not heard of any more" in page
+
+
+async def test_a_role_that_runs_in_no_process_is_what_is_wrong(stores: tuple[Database, Database], look: Look) -> None:
+    """The only receiver and the only relay were stopped, and took leave: nothing waits, and no event will come."""
+    log, _ = stores
+    at = to_micros(NOW - timedelta(hours=3))
+    async with log.write() as connection:
+        used = {"tenant": "tenant-1", "name": "current", "first_at": at, "last_at": at, "count": 5}
+        await connection.execute(insert(tables.secret_use), used)
+    alone: dict[str, Any] = {
+        "prefix": "whatsms",
+        "roles": {"consumer": None},
+        "reports": {"consumer": RoleReport(word="works", since=NOW)},
+    }
+    page = await look(stores, **alone)
+    assert "Something is wrong with receiving, publishing" in page
+    assert "Nobody takes deliveries in: the receiver runs in no process" in page
+    assert "The relay runs in no process" in page
+    assert "No process checks signatures now" in page
+    assert "Another process" not in page
+    there, fine = PeerId("there 2", NOW), RoleReport(word="works", since=NOW)
+    await Peers(log).tell(there, PeerReport(roles={"receiver": fine, "relay": fine}))
+    page = await look(stores, **alone)
+    assert "The last delivery came 3 h ago. Another process receives." in page
+    assert "runs in no process" not in page
 
 
 async def test_a_part_that_could_not_be_read_is_what_the_first_sentence_says(
@@ -238,9 +263,9 @@ def test_silence_is_told_with_its_cause() -> None:
     assert (found.tone, found.word) == ("bad", "silent")
     assert "is the URL still registered" in found.sentence
     refusing = {"tenant": "shop", "state": "silent", "cause": "rejects"}
-    found = stations.verifying(readiness({"receiver": None}, **{"watchdog.shop": refusing}), [])
+    found = stations.verifying(readiness({"receiver": None}, **{"watchdog.shop": refusing}), {}, [])
     assert found.tone == "bad"
-    assert stations.verifying(readiness({}), []).word == "elsewhere"
+    assert stations.verifying(readiness({}), {}, []).word == "elsewhere"
 
 
 def test_a_station_that_keeps_up_never_says_that_nothing_waits_where_something_does() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from whatsms_events.domain.standing import PeerReport, RoleReport, RoleWord
+from whatsms_events.domain.standing import OTHER_STAYS, PeerReport, RoleReport, RoleWord
 from whatsms_events.storage.log.peers import HEARD_S, Peer, PeerId
 from whatsms_events.storage.role_holders import RoleHolder
 from whatsms_events.web.console.roles import LOST_S, RoleNow, Roles
@@ -69,6 +69,20 @@ def test_what_another_process_fails_at_is_said_with_its_reason() -> None:
         assert all_of({"relay": report(word)}, [told("b", relay=still)], {}).undone() == {}
 
 
+def test_a_role_that_is_needed_and_that_no_process_tells_of_is_undone() -> None:
+    """Not one whose lock somebody holds; and nothing is known where a process of another release told what is not read,
+    or where this one has not started.
+    """
+    needed, works = ("receiver", "relay", "consumer"), report("works")
+    ours = {"consumer": works}
+    assert all_of(ours, [told("b", receiver=works)], {}).undone(needed) == {"relay": "runs in no process"}
+    assert all_of(ours, [told("b", receiver=works)], held(relay="session 7")).undone(needed) == {}
+    assert all_of(ours, [Peer(PeerId("newer", NOW), 1, None)], {}).undone(needed) == {}
+    assert all_of({}, [], {}).undone(needed) == {}
+    gone = all_of(ours, [told("b", 99, receiver=works, relay=works)], {}).undone(needed)
+    assert gone["relay"] == "of b has not been heard of for 1 min"
+
+
 def test_a_process_that_is_not_heard_of_is_wrong_where_nobody_has_its_roles() -> None:
     """Where others have all of them it is named for an hour, and nothing else."""
     lost = told("gone", HEARD_S, relay=report("works"), consumer=report("stands by"))
@@ -90,6 +104,25 @@ def test_a_process_that_is_frozen_is_told_from_one_that_was_killed() -> None:
     assert (row.word, row.why) == ("held", "its lock is held by process 7 on this machine")
     assert row.todo.startswith("It is frozen, or cut off: end it")
     assert roles.untold() == []
+    long_frozen = told("frozen", 10 * LOST_S, relay=report("works"))
+    roles = all_of({"relay": report("stands by")}, [long_frozen], held(relay="process 7 on this machine"))
+    assert roles.odd() == ["frozen"], "as long as it keeps the role from others, all is not well"
+
+
+def test_a_lock_of_a_process_that_tells_of_its_role_is_not_told_again() -> None:
+    """It has the role also where it tries again and again, or has halted. Retention blanks under a lock of another
+    name. Whoever stands by for a process that gets no further does not have the lock.
+    """
+    for word in ("works", "waits", "stands still"):
+        roles = all_of({"relay": report("stands by")}, [told("b", relay=report(word))], held(relay="session 7"))
+        assert roles.untold() == []
+        assert rows(roles, "here 1")[0].whom == "b"
+    blanks = [told("b", retention=report("works"))]
+    assert all_of({}, blanks, held(blanking="session 7")).untold() == []
+    assert all_of({}, [told("b", 99, retention=report("works"))], held(blanking="session 7")).untold() == []
+    assert [one.names for one in all_of({}, [told("b")], held(blanking="session 7")).untold()] == ["blanking"]
+    stays = told("b", relay=report("stands still", "the process that has the role gets no further", OTHER_STAYS))
+    assert [one.names for one in all_of({}, [stays], held(relay="session 7")).untold()] == ["relay"]
 
 
 def test_the_processes_are_shown_ours_first_and_the_lost_ones_last() -> None:

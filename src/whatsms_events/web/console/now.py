@@ -96,7 +96,8 @@ class NowPage:
         own, seen, now = self._parts.own, await self._look(visit), visit.now
         trail, roles = own.trail, Roles(own.which, own.reports(), seen.peers.value or [], seen.holders.value or {})
         everywhere = replace(seen.readiness, details={**roles.details(), **seen.readiness.details})
-        judged = _stations(visit, seen, everywhere, roles.undone(), trail.rates("rejected", now))
+        undone = roles.undone(_needed(seen))
+        judged = _stations(visit, seen, everywhere, undone, trail.rates("rejected", now))
         return {
             "refresh_s": REFRESH_S,
             "seen": seen,
@@ -147,6 +148,14 @@ class NowSeen:
     parked: tuple[Brought[ParkedCounts], Brought[ParkedCounts]]
 
 
+def _needed(seen: NowSeen) -> Sequence[str]:
+    """Return the roles without which events get no further; none where nobody knows who has them."""
+    if seen.peers.value is None or seen.holders.value is None:
+        return ()
+    relays = seen.flow.value is not None and seen.flow.value.published is not None
+    return ("receiver", "consumer", *(["relay"] if relays else []))
+
+
 def _stations(
     visit: Visit,
     seen: NowSeen,
@@ -161,7 +170,7 @@ def _stations(
     else:
         heard = max((use.last_at for use in seen.uses.value or ()), default=None)
         found.append(stations.receiving(readiness, undone, seen.flow.value, heard, now))
-    found.append(stations.verifying(readiness, rejected))
+    found.append(stations.verifying(readiness, undone, rejected))
     if seen.flow.value is not None:
         found.append(stations.publishing(readiness, undone, seen.flow.value, now))
     if seen.applied.value is None:

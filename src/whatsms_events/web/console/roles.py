@@ -1,11 +1,12 @@
 """The roles of all processes, as the page Now shows them: who does what, who waits for what, and what nobody does."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from whatsms_events.domain.standing import PeerReport, RoleReport, RoleWord
+from whatsms_events.domain.standing import OTHER_STAYS, PeerReport, RoleReport, RoleWord
+from whatsms_events.storage.log.blanking import BLANKING
 from whatsms_events.storage.log.peers import Peer, PeerId
 from whatsms_events.storage.role_holders import RoleHolder
 from whatsms_events.web.console.rendering import lasting
@@ -13,6 +14,9 @@ from whatsms_events.web.console.stations import Tone
 
 LOST_S: Final = 3600.0
 """So long the first sentence of the page names a process that is not heard of, also where others have its roles."""
+
+RETENTION: Final = "retention"
+"""This role works under the lock BLANKING, which some commands take too."""
 
 _TONES: Final[Mapping[RoleWord, Tone]] = {"works": "good", "stands by": "plain", "waits": "warn", "stands still": "bad"}
 
@@ -64,9 +68,15 @@ class Roles:
         self._own = own
         self._heard = [own, *(one for one in others if one.heard)]
         self._silent = sorted((one for one in others if not one.heard), key=lambda one: one.silent_s)
-        self._holders = {role: one for role, one in holders.items() if not one.ours}
         self._works = {
             role: one.which.name for one in self._heard for role, report in _roles(one) if report.word == "works"
+        }
+        self._tries = {
+            role: one.which.name for one in self._heard[1:] for role, report in _roles(one) if _tries(report)
+        }
+        blanks = RETENTION in self._works or any(RETENTION in dict(_roles(one)) for one in self._silent)
+        self._holders = {
+            RETENTION if blanks and role == BLANKING else role: one for role, one in holders.items() if not one.ours
         }
 
     def shown(self) -> list[PeerNow]:
@@ -76,14 +86,16 @@ class Roles:
 
     def untold(self) -> list[RoleNow]:
         """Return the locks of processes that tell nothing of themselves: a command, or an earlier release."""
-        named = self._works.keys() | {role for one in self._silent for role, _report in _roles(one)}
+        told = self._works.keys() | self._tries.keys()
+        named = told | {role for one in self._silent for role, _report in _roles(one)}
         others = {role: one for role, one in self._holders.items() if role not in named}
         return [RoleNow(role, "plain", "elsewhere", one.who, one.since) for role, one in sorted(others.items())]
 
-    def undone(self) -> dict[str, str]:
-        """Return the roles that another process told of and nobody does now, with the reason, as it follows the name.
+    def undone(self, needed: Collection[str] = ()) -> dict[str, str]:
+        """Return the roles that nobody does now, with the reason, as it follows the name of the role.
 
-        A role that waits for a moment, or stands by, is about to be done.
+        They are those that another process told of, and those that are `needed` and that no process has. A role that
+        waits for a moment, or stands by, is about to be done.
         """
         found: dict[str, str] = {}
         for one in self._heard[1:]:
@@ -94,7 +106,17 @@ class Roles:
         for one in self._silent:
             for role in self._lost(one):
                 found.setdefault(role, f"of {one.which.name} has not been heard of for {lasting(one.silent_s)}")
+        if self._all_known:
+            had = {role for one in self._heard for role, _report in _roles(one)} | self._holders.keys()
+            for role in needed:
+                if role not in had:
+                    found.setdefault(role, "runs in no process")
         return {role: why for role, why in found.items() if role not in done}
+
+    @property
+    def _all_known(self) -> bool:
+        """Tell whether each process that is heard of has started, and told its roles as this release reads them."""
+        return all(one.report is not None for one in self._heard) and any(_roles(self._own))
 
     def details(self) -> dict[str, Mapping[str, Any]]:
         """Return what other processes that are heard of know of those who send, by the names of `/readyz`."""
@@ -121,8 +143,12 @@ class Roles:
         ]
 
     def odd(self) -> list[str]:
-        """Say which processes were lost lately, whoever has their roles."""
-        return [one.which.name for one in self._silent if one.silent_s < LOST_S]
+        """Say which processes were lost lately, whoever has their roles, and which keep a lock from the others."""
+        return [one.which.name for one in self._silent if one.silent_s < LOST_S or self._keeps(one)]
+
+    def _keeps(self, silent: Peer) -> list[str]:
+        """Return the roles whose locks a process still has that is not heard of."""
+        return [role for role, _report in _roles(silent) if role in self._holders and role not in self._works]
 
     def _lost(self, silent: Peer) -> list[str]:
         """Return the roles that no process has any more that is heard of."""
@@ -146,15 +172,12 @@ class Roles:
         return RoleNow(role, tone, "idle" if idle else report.word, whom=whom)
 
     def _whom(self, role: str) -> str:
-        if role in self._works:
-            return self._works[role]
-        if role in self._holders:
-            return self._holders[role].who
-        return ""
+        if name := self._works.get(role) or self._tries.get(role):
+            return name
+        return self._holders[role].who if role in self._holders else ""
 
     def _of_silent(self, one: Peer) -> list[RoleNow]:
-        lost, found = self._lost(one), list[RoleNow]()
-        held = [role for role, _ in _roles(one) if role in self._holders and role not in self._works]
+        lost, held, found = self._lost(one), self._keeps(one), list[RoleNow]()
         for role in held:
             todo = "It is frozen, or cut off: end it, and another process takes over."
             found.append(RoleNow(role, "bad", "held", f"its lock is held by {self._holders[role].who}", todo=todo))
@@ -164,6 +187,11 @@ class Roles:
         if rest := [role for role, _ in _roles(one) if role not in lost and role not in held]:
             found.append(RoleNow(", ".join(rest), "plain", "elsewhere", "another process has it"))
         return found
+
+
+def _tries(report: RoleReport) -> bool:
+    """Tell whether a process takes the lock of a role from time to time, or keeps it, without doing the work."""
+    return not report.fine and report.todo != OTHER_STAYS
 
 
 def _roles(one: Peer) -> Iterator[tuple[str, RoleReport]]:

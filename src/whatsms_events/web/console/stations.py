@@ -1,7 +1,7 @@
 """Whether each station of an event's way does its work, in a word and a sentence, by what was read of it.
 
-`readiness` is how this process is, with what other processes know of those who send. `undone` are the roles that other
-processes had and nobody does now, each with the reason.
+`readiness` is how this process is, with what other processes know of those who send. `undone` are the roles that
+nobody does now, each with the reason.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,20 +55,22 @@ def receiving(
     )
 
 
-def verifying(readiness: Readiness, rejected: Sequence[float | None]) -> Station:
+def verifying(readiness: Readiness, undone: Mapping[str, str], rejected: Sequence[float | None]) -> Station:
     """Judge the signatures by what this process refused in the last hour."""
     title, refused = "Verifying", sum(one or 0 for one in rejected)
     if any(detail.get("cause") == "rejects" for detail in _details(readiness, "watchdog.")):
         sentence = "Deliveries come, but their signatures do not fit: was the secret changed at WhatSMS?"
         return Station(title, "bad", "refusing", sentence)
+    if "receiver" not in readiness.roles and "receiver" in undone:
+        return Station(title, "plain", "nobody", "No process checks signatures now.")
     if "receiver" not in readiness.roles:
         return Station(
             title, "plain", "elsewhere", "Another process checks signatures, and its metrics count refusals."
         )
     if refused >= 1:
-        sentence = f"{refused:.0f} signatures did not fit in the last hour; the command verify explains one."
+        sentence = f"Here {refused:.0f} signatures did not fit in the last hour; the command verify explains one."
         return Station(title, "warn", "some not", sentence)
-    return Station(title, "good", "yes", "No signature was refused in the last hour.")
+    return Station(title, "good", "yes", "This process refused no signature in the last hour.")
 
 
 def publishing(readiness: Readiness, undone: Mapping[str, str], flow: Flow, now: datetime) -> Station:
