@@ -10,6 +10,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin
 
@@ -121,7 +122,8 @@ def log_lines_page() -> str:
     return _page("Log lines", lines)
 
 
-def logged() -> dict[str, tuple[set[str], set[str]]]:
+@cache
+def logged() -> Mapping[str, tuple[set[str], set[str]]]:
     """Return each log line of the code: its levels and the names of its facts."""
     found: dict[str, tuple[set[str], set[str]]] = {}
     for path in PACKAGE.rglob("*.py"):
