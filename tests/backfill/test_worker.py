@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from servers.each_dialect import EACH_DIALECT
+from servers.each_dialect import HARD_DIALECTS
 from servers.reconciling import ALL, KEY, PLAN, House, differences, house, true_messages, truth
 from whatsms_events.domain.events import EventType
 from whatsms_events.errors import (
@@ -459,7 +459,7 @@ async def test_one_run_at_a_time_and_who_lost_it_saves_nothing(here: House) -> N
     await other.close()
 
 
-@EACH_DIALECT
+@HARD_DIALECTS
 async def test_every_dialect_is_repaired(tmp_path: Path, dialect: str) -> None:
     """Whatever the vendor's page leaves open: what was missed is found, and the next run is calm."""
     world = World(11, start=START, tenant_id=TENANT, pace=0.2, dialect=DIALECTS[dialect])

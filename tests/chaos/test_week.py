@@ -18,6 +18,7 @@ import stamina
 from sqlalchemy import func, select
 
 from servers.compare import LONG, assert_published, assert_replay_differs_in_nothing, opened, until_applied, whole_log
+from servers.each_dialect import HARD
 from servers.kafka import RunningKafka
 from servers.reconciling import ALL, KEY, House, house
 from servers.service import SECRET, SLUG, TENANT, Service, command
@@ -55,11 +56,6 @@ MOVED_S = 60.0
 """How far the world moves at each request, where it moves."""
 
 OTHERS = sorted(DIALECTS.keys() - {"documented"})
-HARD = ("no-updated-at", "send-time")
-"""Nothing says which version is newer; a webhook that comes again is another event. The rest only looks different, and
-`tests/backfill/test_fields.py` repairs an account in each of them.
-"""
-
 RUNS = [("documented", 1), *((dialect, 10 + n) for n, dialect in enumerate(OTHERS) if LONG or dialect in HARD)]
 if LONG:
     RUNS += [("documented", 2), ("documented", 3), *((dialect, 30 + n) for n, dialect in enumerate(OTHERS))]
