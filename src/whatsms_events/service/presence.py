@@ -17,9 +17,6 @@ from whatsms_events.errors import WhatsmsEventsError
 from whatsms_events.storage.log.peers import BEAT_S, PeerId, Peers
 
 LOOK_S: Final = 1.0
-WRITE_S: Final = 5.0
-"""A database that takes longer is told again after BEAT_S: nobody waits for it."""
-
 LEAVE_S: Final = 2.0
 """A process that stops waits for so long at most to remove its row."""
 
@@ -56,9 +53,9 @@ class Presence:
             before, words = words, {name: one.word for name, one in report.roles.items()}
             if before != words or clock() - told_at >= BEAT_S:
                 told_at = clock()
-                with suppress(WhatsmsEventsError, TimeoutError):  # who needs this database tells that it is away
-                    async with asyncio.timeout(WRITE_S):
-                        await self._peers.tell(self._which, report)
+                # Who needs this database tells that it is away. It has its own deadlines, and a write is never cut off.
+                with suppress(WhatsmsEventsError):
+                    await self._peers.tell(self._which, report)
             await within(self._stopped, LOOK_S)
         with suppress(WhatsmsEventsError, TimeoutError):
             async with asyncio.timeout(LEAVE_S):
