@@ -192,7 +192,10 @@ class CampaignPayload(Struct, frozen=True, kw_only=True, omit_defaults=True):
 Payload = MessagePayload | TicketPayload | ContactPayload | CampaignPayload
 
 
-class Event(Struct, frozen=True, kw_only=True):
+# Thousands of these two live at a time, and none of them can be part of a cycle: the collector need not look at them.
+
+
+class Event(Struct, frozen=True, kw_only=True, gc=False):
     """One normalised fact. `data` is the payload in its JSON form; the log and Kafka hold these very bytes.
 
     `occurred_at` is the vendor's time (None where it was missing or unreadable), `received_at` our clock at the door.
@@ -212,7 +215,7 @@ class Event(Struct, frozen=True, kw_only=True):
     data: bytes
 
 
-class LogEntry(Struct, frozen=True, kw_only=True):
+class LogEntry(Struct, frozen=True, kw_only=True, gc=False):
     """An event at its position. `event.data` is empty where retention blanked it."""
 
     position: int

@@ -212,6 +212,7 @@ def _message(by: _Claimant, payload: MessagePayload, subject: str) -> list[Claim
     return claimed + _around(by, payload)
 
 
+_ACK: Final = EventType.MESSAGE_ACK  # a member of an enumeration is found by a call each time
 _OURS: Final = {EventType.MESSAGE_RECEIVED: False, EventType.MESSAGE_SENT: True}
 
 
@@ -222,7 +223,7 @@ def _direction(event: Event, message: Message) -> bool | None:
 
 def _shown(event: Event, message: Message) -> bool:
     """Tell whether the event shows the message itself. Most acks do not: they leave a stub, which may stay one."""
-    return event.type is not EventType.MESSAGE_ACK or message.body is not UNSET
+    return event.type is not _ACK or message.body is not UNSET
 
 
 def _whereabouts(by: _Claimant, payload: MessagePayload) -> tuple[Registers, Registers]:
@@ -233,7 +234,7 @@ def _whereabouts(by: _Claimant, payload: MessagePayload) -> tuple[Registers, Reg
     ticket: that ticket counts only where no event names another.
     """
     message, event = payload.message, by.event
-    author = _first(message.contact_id)
+    author = message.contact_id or None
     told: Registers = {"ticket_id": event.ticket_id} if event.ticket_id else {}
     fallback: Registers = {}
     if author:
@@ -246,7 +247,7 @@ def _whereabouts(by: _Claimant, payload: MessagePayload) -> tuple[Registers, Reg
 def _is_group(payload: MessagePayload, contact_id: str) -> bool:
     ticket = payload.ticket
     shown = (payload.contact, ticket.contact if isinstance(ticket, Ticket) else None)
-    return any(isinstance(one, Contact) and one.id == contact_id and one.is_group is True for one in shown)
+    return True in [isinstance(one, Contact) and one.is_group is True and one.id == contact_id for one in shown]
 
 
 def _around(by: _Claimant, payload: MessagePayload) -> list[Claim]:
@@ -257,9 +258,9 @@ def _around(by: _Claimant, payload: MessagePayload) -> list[Claim]:
         named: tuple[tuple[Entity, str | None], ...] = (("ticket", event.ticket_id), ("contact", event.contact_id))
         return [by.stub(table, one) for table, one in named if one]
     ticket = payload.ticket if isinstance(payload.ticket, Ticket) else _NO_TICKET
-    ticket_id = _first(ticket.id, event.ticket_id)
+    ticket_id = ticket.id or event.ticket_id
     beside = payload.contact if isinstance(payload.contact, Contact) else None
-    beside_id = None if beside is None else _first(beside.id)
+    beside_id = None if beside is None else beside.id or None
     whose = _whose(ticket)
     claimed = []
     if ticket_id:
@@ -273,7 +274,7 @@ def _around(by: _Claimant, payload: MessagePayload) -> list[Claim]:
             claimed.append(by.fallback(key, {"contact_id": beside_id}))
     shown = [] if beside is None else [(beside_id or event.contact_id, beside)]
     if isinstance(ticket.contact, Contact):
-        shown.insert(0, (_first(ticket.contact.id) or whose, ticket.contact))
+        shown.insert(0, (ticket.contact.id or whose, ticket.contact))
     return claimed + _contacts(by, shown, (whose, event.contact_id))
 
 
@@ -287,14 +288,14 @@ def _told_ticket(by: _Claimant, payload: TicketPayload, ticket_id: str) -> list[
         registers["contact_id"] = whose
     key = Key("ticket", event.tenant, ticket_id)
     claimed = [by.claim(key, ticket.updated_at, by.rank, registers, known=True)]
-    return claimed + _contacts(by, [(_first(one.id) or whose, one) for one in nested], (whose,))
+    return claimed + _contacts(by, [(one.id or whose, one) for one in nested], (whose,))
 
 
 def _contacts(by: _Claimant, shown: Sequence[tuple[str | None, Contact]], named: Iterable[str | None]) -> list[Claim]:
     """Claim the contacts that are shown, and stubs for those that are only named."""
     claimed = [_contact(by, one, contact_id, known=False) for contact_id, one in shown if contact_id]
-    told = [contact_id for contact_id, _ in shown]
-    claimed += [by.stub("contact", one) for one in sorted({one for one in named if one and one not in told})]
+    if rest := {one for one in named if one}.difference([contact_id for contact_id, _ in shown]):
+        claimed += [by.stub("contact", one) for one in sorted(rest)]
     return claimed
 
 
@@ -308,7 +309,7 @@ def _ticket_registers(ticket: Ticket) -> Registers:
 
 def _whose(ticket: Ticket) -> str | None:
     """Return the id of the contact that the ticket itself names."""
-    return _first(ticket.contact_id, ticket.contact.id if isinstance(ticket.contact, Contact) else None)
+    return ticket.contact_id or (ticket.contact.id if isinstance(ticket.contact, Contact) else None) or None
 
 
 def _names_nobody(ticket: Ticket) -> bool:
@@ -326,7 +327,7 @@ def _ack(event: Event, message: Message, at: int) -> tuple[dict[str, int], dict[
     if (level := acks.LEVELS.get(ack)) is not None:
         return {f"{level}_by" if event.type in OBSERVED else f"{level}_at": at}, {"ack": ack}
     # Elsewhere 0 is a column's default, so only an ack event can mean failure.
-    if acks.failed(ack) and event.type is EventType.MESSAGE_ACK:
+    if acks.failed(ack) and event.type is _ACK:
         return {"failed_at": at}, {}
     return {}, {}
 

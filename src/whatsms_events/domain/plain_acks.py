@@ -23,6 +23,7 @@ _told_of_ticket: Final = attrgetter(*_TICKET_TELLS)
 _MESSAGE_TELLS_NOTHING: Final = (UNSET,) * len(_MESSAGE_TELLS)
 _TICKET_TELLS_NOTHING: Final = (UNSET,) * len(_TICKET_TELLS)
 
+_ACK: Final = EventType.MESSAGE_ACK  # a member of an enumeration is found by a call each time
 _TIMES: Final = {ack: f"{level}_at" for ack, level in acks.LEVELS.items()}
 
 
@@ -30,7 +31,7 @@ def is_plain(event: Event, payload: MessagePayload) -> bool:
     """Tell whether the event is a plain ack."""
     ticket = payload.ticket
     return (
-        event.type is EventType.MESSAGE_ACK
+        event.type is _ACK
         and _told_of_message(payload.message) == _MESSAGE_TELLS_NOTHING
         and not isinstance(payload.contact, Contact)
         and (not isinstance(ticket, Ticket) or _told_of_ticket(ticket) == _TICKET_TELLS_NOTHING)

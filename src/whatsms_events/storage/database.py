@@ -428,7 +428,7 @@ def unopened(part: schema.Part, target: DatabaseTarget) -> Database:
         path = engines.sqlite_file(url)
         _warn_of_readers(path)
         held = HeldFile(path)
-        writer, reader, own = engines.sqlite(path, "FULL" if part == "log" else "NORMAL", held.check)
+        writer, reader, own = engines.sqlite(path, engines.LOG if part == "log" else engines.PROJECTION, held.check)
         return Database(part, writer, reader, partial(engines.lend, own), path=path, held=held)
     parts = postgres_url.parse(target.url)
     if parts is None:

@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -55,6 +55,17 @@ _PRAGMAS: Final = (
 )
 
 
+LOG: Final = ("PRAGMA synchronous=FULL",)
+PROJECTION: Final = (
+    "PRAGMA synchronous=NORMAL",
+    # A batch of the consumer changes thousands of pages. SQLite's own limits, 2 MiB and a checkpoint after 1,000 pages,
+    # write the same page several times: four of twenty microseconds an event.
+    "PRAGMA cache_size=-16384",
+    "PRAGMA wal_autocheckpoint=4000",
+)
+"""How durable a file is, and what its writer needs."""
+
+
 def sqlite_file(url: URL) -> Path:
     """Return the file, made where it is missing; raise ConfigError where that cannot be."""
     if sqlite3.sqlite_version_info < SQLITE_MINIMUM:
@@ -75,16 +86,17 @@ def sqlite_file(url: URL) -> Path:
     return path
 
 
-def sqlite(path: Path, synchronous: str, check: Callable[[], None]) -> tuple[AsyncEngine, AsyncEngine, AsyncEngine]:
-    """Return a file's writing engine, its reading one, and the committer's own; `synchronous` says how durable.
+def sqlite(
+    path: Path, writing: Sequence[str], check: Callable[[], None]
+) -> tuple[AsyncEngine, AsyncEngine, AsyncEngine]:
+    """Return a file's writing engine, its reading one, and the committer's own; `writing` is LOG or PROJECTION.
 
     `check` raises where the path does not lead to the file that is held: no connection to another one is kept.
     """
-    durable = f"PRAGMA synchronous={synchronous}"
     # Two writing connections beside the committer's: one stays open until the end, and writers take turns anyway.
-    writer = _sqlite_engine(path, 2, "BEGIN IMMEDIATE", durable, check=check)
-    own = _sqlite_engine(path, 0, "BEGIN IMMEDIATE", durable, check=check)
-    reader = _sqlite_engine(path, POOL_SIZE, "BEGIN", durable, "PRAGMA query_only=ON", check=check)
+    writer = _sqlite_engine(path, 2, "BEGIN IMMEDIATE", *writing, check=check)
+    own = _sqlite_engine(path, 0, "BEGIN IMMEDIATE", *writing, check=check)
+    reader = _sqlite_engine(path, POOL_SIZE, "BEGIN", *writing[:1], "PRAGMA query_only=ON", check=check)
     return writer, reader, own
 
 

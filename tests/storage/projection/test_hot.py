@@ -75,7 +75,7 @@ def unanswered(database: Database) -> Iterator[None]:
 
 def row(text: str = "") -> Row:
     """Return a row with a text."""
-    return Row(known=True, values={"body": text, "ack": None}, versions={})
+    return Row(known=True, values={"body": text, "media_url": None, "ack": None}, versions={})
 
 
 def key(number: int) -> Key:

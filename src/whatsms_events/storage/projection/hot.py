@@ -7,17 +7,20 @@ at that generation and that loses as a whole where the database is at another on
 answer is not known, empties the store.
 """
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from operator import itemgetter
+from typing import Any, Final
 
-from whatsms_events.domain.rows import Key, Row
+from whatsms_events.domain import values
+from whatsms_events.domain.resources import GROUPS, RESOURCES
+from whatsms_events.domain.rows import COLUMNS, Key, Row, Table
 
 HOT_ROWS: Final = 20_000
 HOT_BYTES: Final = 64 * 1024 * 1024
 """A consumer's store at most: the messages of a busy hour with their tickets and contacts."""
 
 ROW_BYTES: Final = 2000
-"""What a row takes beside its texts: dictionaries of 26 values and some ten versions, measured."""
+"""What a row takes beside its long texts: dictionaries of 26 values and some ten versions, measured."""
 
 
 class HotRows:
@@ -53,7 +56,7 @@ class HotRows:
             held = self._rows.pop(key, None)
             self._rows[key] = row
             if held is not row:
-                size = _size(row)
+                size = _size(key, row)
                 self._bytes += size - self._sizes.get(key, 0)
                 self._sizes[key] = size
         self._shrink()
@@ -77,5 +80,18 @@ class HotRows:
             del self._rows[key], self._sizes[key]
 
 
-def _size(row: Row) -> int:
-    return ROW_BYTES + sum([len(value) for value in row.values.values() if type(value) is str])
+def _long(table: Table) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """Return what takes the columns of a table that may hold a long text; ids and words have at most 256 bytes."""
+    if table == "message_revision":
+        return itemgetter("content", "media_url")
+    fields = RESOURCES[table]
+    long = [one.name for one in fields if one.read in (values.text, values.items)]
+    named = [GROUPS[one.name][1] for one in fields if one.stored == "reference"]
+    return itemgetter(*long, *named)
+
+
+_LONG: Final = {table: _long(table) for table in COLUMNS}
+
+
+def _size(key: Key, row: Row) -> int:
+    return ROW_BYTES + sum([len(text) for text in _LONG[key.table](row.values) if text is not None])
