@@ -41,6 +41,18 @@ def test_when_a_position_was_passed_is_known_to_who_looked() -> None:
     assert trail.passed("applied", 122) is trail.passed("published", 1) is None
 
 
+def test_a_position_was_passed_after_the_last_look_that_did_not_show_it() -> None:
+    """A minute whose last look came early, as where the database went away, may have seen it pass behind that look."""
+    trail = Trail(5)
+    trail.note(at(0.1), {"applied": 100})
+    trail.note(at(1.1), {"applied": 110})
+    trail.note(at(3.2), {"applied": 121})
+    assert trail.passed("applied", 111) == (at(1), at(4))
+    trail.note(at(3.99), {"applied": 121})
+    trail.note(at(4.1), {"applied": 130})
+    assert trail.passed("applied", 130) == (at(4), at(5)), "it was looked at until the minute was over"
+
+
 def test_a_counter_that_fell_or_a_clock_set_back_is_no_negative_rate() -> None:
     """After a restored backup the minute has nothing, and after a clock was set back the trail begins anew."""
     trail = Trail(3)

@@ -34,6 +34,23 @@ def test_what_is_told_has_limits_and_begins_with_the_trouble() -> None:
     assert len(why) == WHY_LIMIT
 
 
+def test_what_a_process_has_beside_its_tenants_is_always_told() -> None:
+    """Hundreds of tenants, working or in trouble, hide neither the relay nor that some of the others are in trouble;
+    a silent tenant and a clock that differs are told before those that are well.
+    """
+    own = ("receiver", "relay", "consumer", "sealer", "retention")
+    works, waits = RoleReport(word="works", since=NOW), RoleReport(word="waits", why="away", since=NOW)
+    for one in (works, waits):
+        tenants = {f"backfill.t{number:03}": one for number in range(200)}
+        told = short({**tenants, **dict.fromkeys(own, works)}, {})
+        assert told.roles.keys() >= set(own)
+        left = 200 + len(own) - ROLES_LIMIT
+        assert (told.more, told.more_failing) == (left, 0 if one.fine else left)
+    details = {f"watchdog.t{number}": {"tenant": f"t{number}", "state": "heard"} for number in range(200)}
+    details |= {"watchdog.t199": {"tenant": "t199", "state": "silent"}, "door.t199": {"clock": "differs"}}
+    assert short({}, details).details.keys() >= {"watchdog.t199", "door.t199"}
+
+
 def test_nothing_is_told_that_counts_by_itself() -> None:
     """What a receiver knows of its senders is told in words of ours; an id or a number of seconds stays here."""
     watchdog = {"tenant": "shop", "tenant_id": "7", "state": "silent", "cause": "activity", "silent_s": 9, "probe": "x"}

@@ -60,12 +60,14 @@ class RoleReport(msgspec.Struct, frozen=True, kw_only=True):
 class PeerReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a process tells the others of itself: its roles by name, and what its door knows of those who send.
 
-    `more` roles are left out. `details` are by the names that `/readyz` has for them.
+    `more` roles are left out, of which `more_failing` do not do their work. `details` are by the names that `/readyz`
+    has for them.
     """
 
     roles: Mapping[str, RoleReport] = {}
     details: Mapping[str, Mapping[str, str | None]] = {}
     more: int = 0
+    more_failing: int = 0
 
 
 class Standing:

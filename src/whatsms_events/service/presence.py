@@ -21,12 +21,16 @@ LEAVE_S: Final = 2.0
 """A process that stops waits for so long at most to remove its row."""
 
 ROLES_LIMIT: Final = 60
-"""So many roles are told, those in trouble first: a tenant has up to two, and there may be hundreds of tenants."""
+"""So many roles are told: a tenant has up to two, and there may be hundreds of tenants."""
 
 WHY_LIMIT: Final = 500
 
 DETAILS: Final[Mapping[str, tuple[str, ...]]] = {"watchdog": ("tenant", "state", "cause"), "door": ("clock",)}
 """What is told of `/readyz`, by the first word of its name: words of ours, none of which changes by itself."""
+
+
+ALARMS: Final = frozenset({"silent", "differs"})
+"""Those of these words that a person must act on."""
 
 
 class Presence:
@@ -67,12 +71,19 @@ class Presence:
 
 
 def short(roles: Mapping[str, RoleReport], details: Mapping[str, object]) -> PeerReport:
-    """Return what is told of a process: those roles first that do not do their work, and no more than the limits."""
-    first = sorted(roles.items(), key=lambda one: (one[1].fine, one[0]))[:ROLES_LIMIT]
+    """Return what is told of a process, and no more than the limits.
+
+    First come the roles that are no tenant's, of which there are few, and then those that do not do their work; of what
+    is known of tenants first what a person must act on.
+    """
+    ordered = sorted(roles.items(), key=lambda one: ("." in one[0], one[1].fine, one[0]))
+    first, rest = ordered[:ROLES_LIMIT], ordered[ROLES_LIMIT:]
     known: dict[str, dict[str, str | None]] = {}
     for name, detail in details.items():
         wanted = DETAILS.get(name.split(".")[0], ())
-        if wanted and isinstance(detail, Mapping) and len(known) < ROLES_LIMIT:
+        if wanted and isinstance(detail, Mapping):
             known[name] = {key: detail.get(key) for key in wanted}
+    alarms = sorted(known.items(), key=lambda one: not ALARMS & set(one[1].values()))
     told = {name: replace(one, why=storable(one.why)[:WHY_LIMIT]) for name, one in first}
-    return PeerReport(roles=told, details=known, more=len(roles) - len(first))
+    failing = sum(not one.fine for _name, one in rest)
+    return PeerReport(roles=told, details=dict(alarms[:ROLES_LIMIT]), more=len(rest), more_failing=failing)

@@ -69,6 +69,16 @@ async def test_who_told_nothing_for_a_while_is_not_heard_of_and_goes_at_last(log
         assert (await connection.execute(peer.select())).scalars().all() == [OTHER.name]
 
 
+async def test_a_clock_that_was_set_back_makes_no_killed_process_heard_of(log: Database) -> None:
+    """Its row has a time that is still to come: it counts from when another one tells something, not from then."""
+    peers = Peers(log)
+    await peers.tell(ONE, REPORT)
+    await age(log, ONE, -3600)
+    await peers.tell(OTHER, REPORT)
+    await age(log, ONE, HEARD_S)
+    assert [one.heard for one in await peers.all()] == [False, True]
+
+
 async def test_a_process_that_is_started_again_for_ever_leaves_few_rows(log: Database) -> None:
     """The oldest go."""
     seen = to_micros(now()) - 60_000_000

@@ -179,6 +179,20 @@ async def test_the_roles_of_all_processes_are_told_with_why(stores: tuple[Databa
     assert "sealer" not in page, "this process holds the lock"
 
 
+async def test_roles_that_are_left_out_are_told_as_they_are(stores: tuple[Database, Database], look: Look) -> None:
+    """Those in trouble are no others that do their work, and of a process that is not heard of none does."""
+    log, _ = stores
+    await Peers(log).tell(PeerId("many 2", NOW), PeerReport(more=9, more_failing=4))
+    page = await look(stores)
+    assert "5 more, which do their work" in page
+    assert "4 more, which do not do their work" in page
+    async with log.write() as connection:
+        await connection.execute(update(tables.peer).values(seen_at=tables.peer.c.seen_at - 120_000_000))
+    page = await look(stores)
+    assert "more, which" not in page
+    assert "and 9 more" in page
+
+
 async def test_a_process_that_is_not_heard_of_is_told_with_what_nobody_does(
     stores: tuple[Database, Database], look: Look
 ) -> None:

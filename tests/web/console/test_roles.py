@@ -96,6 +96,17 @@ def test_a_process_that_is_not_heard_of_is_wrong_where_nobody_has_its_roles() ->
     assert all_of({}, [told("gone", LOST_S)], {}).odd() == []
 
 
+def test_no_tenants_role_is_lost_that_another_process_may_have_and_not_have_told() -> None:
+    """One with hundreds of tenants tells of those in trouble first, so two processes tell of others."""
+    works = report("works")
+    lost = told("gone", 99, backfill_shop=works, relay=works)
+    many = Peer(PeerId("b", NOW), 1, PeerReport(roles={"backfill.bank": works}, more=200))
+    roles = all_of({"consumer": works}, [lost, many], {})
+    assert roles.wrong() == ["gone is not heard of any more, and no other process has relay"]
+    few = told("b", backfill_bank=works)
+    assert all_of({"consumer": works}, [lost, few], {}).wrong()[0].endswith("has backfill.shop, relay")
+
+
 def test_a_process_that_is_frozen_is_told_from_one_that_was_killed() -> None:
     """The lock of one that was killed is free; whoever is not heard of and still has its lock must be ended."""
     frozen = told("frozen", 99, relay=report("works"))

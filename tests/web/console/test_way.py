@@ -52,6 +52,8 @@ def test_when_the_tables_had_it_is_told_by_a_process_that_looked() -> None:
     )
     later = spans(event(), lambda at: (minute + at * MINUTE, minute + 2 * at * MINUTE))["Tables"]
     assert later == "between 09:35 and 09:40 UTC, as this process saw it"
+    away = spans(event(), lambda _at: (minute - MINUTE, minute + 20 * MINUTE))["Tables"]
+    assert away == "between 09:29 and 09:50 UTC, as this process saw it", "nobody looked for as long as that"
     waits = event(tables={"state": "not_applied", "parked": None, "changes": None, "applied_through": 4})
     assert spans(waits, lambda _at: (minute, minute))["Tables"] == ""
 

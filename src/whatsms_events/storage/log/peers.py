@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
-from sqlalchemy import BigInteger, ColumnElement, delete, literal_column, select
+from sqlalchemy import BigInteger, ColumnElement, delete, literal_column, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.events import from_micros, to_micros
@@ -29,6 +29,9 @@ KEPT_S: Final = 86_400.0
 
 PEERS_LIMIT: Final = 100
 """A process that is killed and started again for ever, each time by another name, leaves no more rows than that."""
+
+AHEAD_US: Final = 1_000_000
+"""A row that is so far ahead was written before the database's clock was set back."""
 
 _NOW: Final = {
     "postgresql": "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS bigint)",
@@ -68,13 +71,18 @@ class Peers:
         self._database = database
 
     async def tell(self, which: PeerId, report: PeerReport) -> None:
-        """Write the row of a process, and remove those that are too old, or too many."""
+        """Write the row of a process, and remove those that are too old, or too many.
+
+        Those that are still to come, by a clock that was set back, count from now.
+        """
         table, told = peer.c, msgspec.json.encode(report).decode()
         async with self._database.write() as connection:
             now = _now(connection)
             newest = select(table.seen_at).order_by(table.seen_at.desc()).offset(PEERS_LIMIT).limit(1)
             too_many, too_old = table.seen_at <= newest.scalar_subquery(), table.seen_at < now - int(KEPT_S * 1e6)
             await connection.execute(delete(peer).where(too_old | too_many))
+            ahead = table.seen_at > now + AHEAD_US  # or a killed process would be heard of until then
+            await connection.execute(update(peer).where(ahead).values(seen_at=now))
             row = {"name": which.name, "started_at": to_micros(which.started_at), "seen_at": now, "told": told}
             keys = ["name", "started_at"]
             written = insert(connection, peer).values(row)

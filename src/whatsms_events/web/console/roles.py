@@ -36,7 +36,7 @@ class RoleNow:
 
 @dataclass(frozen=True, slots=True)
 class PeerNow:
-    """A process with its roles. `more` of them are left out, all of which do their work."""
+    """A process with its roles. `more` of them are left out, of which `more_failing` did not do their work."""
 
     told: Peer
     ours: bool
@@ -51,6 +51,11 @@ class PeerNow:
     def more(self) -> int:
         """Return how many roles are left out."""
         return 0 if self.told.report is None else self.told.report.more
+
+    @property
+    def more_failing(self) -> int:
+        """Return how many of the roles that are left out did not do their work."""
+        return 0 if self.told.report is None else self.told.report.more_failing
 
 
 class Roles:
@@ -151,9 +156,13 @@ class Roles:
         return [role for role, _report in _roles(silent) if role in self._holders and role not in self._works]
 
     def _lost(self, silent: Peer) -> list[str]:
-        """Return the roles that no process has any more that is heard of."""
+        """Return the roles that no process has any more that is heard of.
+
+        Nobody knows that of a tenant's role where a process left some of them out.
+        """
         had = {role for one in self._heard for role, _report in _roles(one)}
-        return [role for role, _report in _roles(silent) if role not in had]
+        all_told = not any(one.report is not None and one.report.more for one in self._heard)
+        return [role for role, _report in _roles(silent) if role not in had and (all_told or "." not in role)]
 
     def _of_heard(self, one: Peer) -> list[RoleNow]:
         if one.report is None:

@@ -6,7 +6,7 @@ step, and a delivery is answered behind it. When the tables had the event is kno
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
 from whatsms_events.web.console.rendering import lasting
@@ -17,6 +17,8 @@ Seen: TypeAlias = Callable[[int], tuple[datetime, datetime] | None]
 """Between which times this process saw that a position was passed; None where it was not looking."""
 
 _APPLIED: Final[dict[str, Tone]] = {"applied": "good"}
+
+_MINUTE: Final = timedelta(minutes=1)
 
 _ONE_STEP: Final = "no time of its own is kept"
 
@@ -96,7 +98,7 @@ def _of_tables(shown: Any, came: datetime, applied: Seen) -> Stop:
     if tables["state"] == "applied":
         seen = applied(shown["log"]["position"])
         span = _ONE_STEP if seen is None else f"between {seen[0]:%H:%M} and {seen[1]:%H:%M} UTC, as this process saw it"
-        if seen is not None and seen[0] <= came < seen[1]:
+        if seen is not None and seen[0] <= came < seen[1] <= seen[0] + _MINUTE:
             span = "in the minute in which it was received, as this process saw it"
     return Stop("Tables", tone, tables["state"].replace("_", " "), None, table_words(tables), span)
 
