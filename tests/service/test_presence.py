@@ -1,5 +1,6 @@
 """What a process tells the others of itself, and two real processes of which one says how the other is."""
 
+import asyncio
 import re
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -9,15 +10,15 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from servers.compare import until
 from servers.ports import HOST, free_port
 from servers.service import Service
 from whatsms_events.domain.standing import RoleReport
-from whatsms_events.service.presence import ROLES_LIMIT, WHY_LIMIT, short
+from whatsms_events.service.presence import ROLES_LIMIT, WHY_LIMIT, Presence, short
 from whatsms_events.storage.database import Database, DatabaseTarget, open_log, open_projection
-from whatsms_events.storage.log.peers import HEARD_S, Peers
+from whatsms_events.storage.log.peers import HEARD_S, PeerId, Peers
 from whatsms_events.storage.tables import peer
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -127,3 +128,30 @@ async def test_any_process_says_what_another_one_fails_at_and_that_it_was_killed
     await until(lambda: says(f"{name} .* elsewhere consumer, .*relay"), 60, "that another one has its roles")
     await other.stop()
     assert f"{socket.gethostname()} {other.pid}" not in [one.which.name for one in await Peers(log).all()]
+
+
+async def test_a_row_that_could_not_be_written_is_tried_again_at_the_next_look(log: Database) -> None:
+    """A process whose database was away for a moment is heard of at once when it is back, not at the next beat."""
+    looks = 0
+
+    def roles() -> dict[str, RoleReport]:
+        nonlocal looks
+        looks += 1
+        return {"relay": RoleReport(word="works", since=NOW)}
+
+    async with log.write() as connection:
+        await connection.execute(text("ALTER TABLE peer RENAME TO away"))
+    presence = Presence(Peers(log), PeerId("here", NOW), roles, dict)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(presence.run())
+        await until(lambda: looks >= 3, 60, "that it was tried more than once")
+        async with log.write() as connection:
+            await connection.execute(text("ALTER TABLE away RENAME TO peer"))
+        back = looks
+
+        async def heard() -> bool:
+            return bool(await Peers(log).all())
+
+        await until(heard, 60, "the row")
+        assert looks <= back + 3
+        presence.stop()

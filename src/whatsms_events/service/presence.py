@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from whatsms_events.clock import within
 from whatsms_events.domain.bodies import storable
-from whatsms_events.domain.standing import PeerReport, RoleReport
+from whatsms_events.domain.standing import PeerReport, RoleReport, RoleWord
 from whatsms_events.errors import WhatsmsEventsError
 from whatsms_events.storage.log.peers import BEAT_S, PeerId, Peers
 
@@ -50,16 +50,16 @@ class Presence:
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
-        """Tell it when a role is another way than before, and every BEAT_S; say goodbye at the end."""
-        clock, told_at, words = asyncio.get_running_loop().time, 0.0, None
+        """Tell it when a role is another way than was told, and every BEAT_S; say goodbye at the end."""
+        clock, told_at, told = asyncio.get_running_loop().time, 0.0, dict[str, RoleWord]()
         while not self._stopped.is_set():
             report = short(self._roles(), self._details())
-            before, words = words, {name: one.word for name, one in report.roles.items()}
-            if before != words or clock() - told_at >= BEAT_S:
-                told_at = clock()
+            now, words = clock(), {name: one.word for name, one in report.roles.items()}
+            if words != told or now - told_at >= BEAT_S:
                 # Who needs this database tells that it is away. It has its own deadlines, and a write is never cut off.
                 with suppress(WhatsmsEventsError):
                     await self._peers.tell(self._which, report)
+                    told_at, told = now, words
             await within(self._stopped, LOOK_S)
         with suppress(WhatsmsEventsError, TimeoutError):
             async with asyncio.timeout(LEAVE_S):
