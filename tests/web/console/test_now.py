@@ -179,6 +179,28 @@ async def test_the_roles_of_all_processes_are_told_with_why(stores: tuple[Databa
     assert "sealer" not in page, "this process holds the lock"
 
 
+async def test_refused_signatures_are_drawn_where_signatures_are_checked(
+    stores: tuple[Database, Database], look: Look
+) -> None:
+    """A process without a receiver counts none, and a chart of nothing would say that none was refused."""
+    drawn = '<figcaption class="head"><span>Refused signatures'
+    assert drawn in await look(stores)
+    assert drawn not in await look(stores, roles={"consumer": None})
+
+
+async def test_many_killed_processes_are_told_in_a_few_words(stores: tuple[Database, Database], look: Look) -> None:
+    """The first sentence names three of them and counts the others, and so does the list of processes."""
+    log, _ = stores
+    for number in range(20):
+        await Peers(log).tell(PeerId(f"old {number}", NOW), PeerReport())
+    async with log.write() as connection:
+        await connection.execute(update(tables.peer).values(seen_at=tables.peer.c.seen_at - 120_000_000))
+    page = await look(stores, roles={"receiver": None})
+    assert page.count("which is not heard of any more") == 3
+    assert "17 more that are not heard of" in page
+    assert "10 more processes that are not heard of" in page
+
+
 async def test_roles_that_are_left_out_are_told_as_they_are(stores: tuple[Database, Database], look: Look) -> None:
     """Those in trouble are no others that do their work, and of a process that is not heard of none does."""
     log, _ = stores

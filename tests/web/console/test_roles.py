@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from whatsms_events.domain.standing import OTHER_STAYS, PeerReport, RoleReport, RoleWord
 from whatsms_events.storage.log.peers import HEARD_S, Peer, PeerId
 from whatsms_events.storage.role_holders import RoleHolder
-from whatsms_events.web.console.roles import LOST_S, RoleNow, Roles
+from whatsms_events.web.console.roles import LOST_S, SILENT_LIMIT, RoleNow, Roles
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 US = PeerId("here 1", NOW)
@@ -143,6 +143,17 @@ def test_the_processes_are_shown_ours_first_and_the_lost_ones_last() -> None:
     roles = all_of({}, [ours, *others], {})
     assert [one.name for one in roles.shown()] == ["here 1", "b", "gone", "longer gone"]
     assert roles.wrong() == []
+
+
+def test_a_process_that_is_killed_again_and_again_does_not_fill_the_page() -> None:
+    """A few of them are shown, those first whose roles nobody has, and each role that is lost is named once."""
+    works = report("works")
+    killed = [told(f"old {number}", 100 + number, relay=works) for number in range(60)]
+    roles = all_of({"relay": works}, [*killed, told("last", 999, sealer=works)], {})
+    assert [one.name for one in roles.shown()][:3] == ["here 1", "last", "old 0"]
+    assert (len(roles.shown()), roles.unshown) == (1 + SILENT_LIMIT, 61 - SILENT_LIMIT)
+    roles = all_of({"consumer": works}, killed, {})
+    assert roles.wrong() == ["old 0 is not heard of any more, and no other process has relay"]
 
 
 def test_silence_at_any_receiver_counts() -> None:

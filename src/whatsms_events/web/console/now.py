@@ -25,6 +25,9 @@ from whatsms_events.web.health import Health, Readiness
 REFRESH_S: Final = 5
 """How often the page asks again."""
 
+LOST_LIMIT: Final = 3
+"""So many processes that are not heard of are named in the first sentence."""
+
 RATES: Final = (
     ("received", "Taken in"),
     ("published", "Published"),
@@ -202,7 +205,9 @@ def _verdict(seen: NowSeen, judged: Sequence[Station], roles: Roles) -> tuple[To
     if unread := [one.trouble for one in asked if one.trouble]:
         return "bad", f"{'. '.join(unread)}."
     odd = [one.title.lower() for one in judged if one.tone == "warn"]
-    odd += [f"{name}, which is not heard of any more" for name in roles.odd()]
+    lost = roles.odd()
+    odd += [f"{name}, which is not heard of any more" for name in lost[:LOST_LIMIT]]
+    odd += [f"{len(lost) - LOST_LIMIT} more that are not heard of"] if len(lost) > LOST_LIMIT else []
     return ("warn", f"It works; have a look at {', '.join(odd)}.") if odd else ("good", "All is well.")
 
 

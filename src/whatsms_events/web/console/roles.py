@@ -15,6 +15,9 @@ from whatsms_events.web.console.stations import Tone
 LOST_S: Final = 3600.0
 """So long the first sentence of the page names a process that is not heard of, also where others have its roles."""
 
+SILENT_LIMIT: Final = 10
+"""So many processes that are not heard of are shown: one may be killed and started again for ever."""
+
 RETENTION: Final = "retention"
 """This role works under the lock BLANKING, which some commands take too."""
 
@@ -73,6 +76,7 @@ class Roles:
         self._own = own
         self._heard = [own, *(one for one in others if one.heard)]
         self._silent = sorted((one for one in others if not one.heard), key=lambda one: one.silent_s)
+        self.unshown = max(0, len(self._silent) - SILENT_LIMIT)
         self._works = {
             role: one.which.name for one in self._heard for role, report in _roles(one) if report.word == "works"
         }
@@ -85,9 +89,13 @@ class Roles:
         }
 
     def shown(self) -> list[PeerNow]:
-        """Return all processes: this one, those that are heard of, and those that are not, the last heard of first."""
+        """Return the processes: this one, those that are heard of, and SILENT_LIMIT of those that are not.
+
+        Of the latter those come first whose roles nobody has, or whose lock is held; then the last heard of.
+        """
         heard = [PeerNow(one, one is self._own, self._of_heard(one)) for one in self._heard]
-        return heard + [PeerNow(one, ours=False, roles=self._of_silent(one)) for one in self._silent]
+        silent = sorted(self._silent, key=lambda one: not (self._lost(one) or self._keeps(one)))[:SILENT_LIMIT]
+        return heard + [PeerNow(one, ours=False, roles=self._of_silent(one)) for one in silent]
 
     def untold(self) -> list[RoleNow]:
         """Return the locks of processes that tell nothing of themselves: a command, or an earlier release."""
@@ -140,12 +148,12 @@ class Roles:
             for role, report in _roles(one)
             if report.word == "stands still"
         ]
-        lost = [(one, self._lost(one)) for one in self._silent]
-        return stand + [
-            f"{one.which.name} is not heard of any more, and no other process has {', '.join(roles)}"
-            for one, roles in lost
-            if roles
-        ]
+        said: set[str] = set()
+        for one in self._silent:
+            if roles := [role for role in self._lost(one) if role not in said]:
+                said |= set(roles)
+                stand.append(f"{one.which.name} is not heard of any more, and no other process has {', '.join(roles)}")
+        return stand
 
     def odd(self) -> list[str]:
         """Say which processes were lost lately, whoever has their roles, and which keep a lock from the others."""
