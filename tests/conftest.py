@@ -9,6 +9,7 @@ from typing import NoReturn
 from uuid import uuid4
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from servers import warm
@@ -37,8 +38,11 @@ WAITING = ("chaos", "process", "kafka")
 
 
 def pytest_configure() -> None:
-    """Say where temporary files are, before the first of them and before other processes of the suite start."""
+    """Say where temporary files are, before the first of them, and how tracebacks are written."""
     keep_files_in_memory()
+    # structlog's default draws a traceback with all local values: seconds of a slow machine, in the loop's thread.
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

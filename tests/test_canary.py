@@ -446,6 +446,7 @@ class Broken:
 @pytest.fixture
 def lines() -> Iterator[io.BytesIO]:
     """Collect log lines, and put logging back as it was."""
+    configured = structlog.get_config()
     stream = io.BytesIO()
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -455,7 +456,7 @@ def lines() -> Iterator[io.BytesIO]:
     root.handlers[:] = handlers
     root.setLevel(level)
     sys.excepthook, sys.unraisablehook = hooks
-    structlog.reset_defaults()
+    structlog.configure(**configured)
 
 
 async def test_a_crash_in_a_handler_shows_no_marked_value(lines: io.BytesIO) -> None:

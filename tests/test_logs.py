@@ -76,6 +76,7 @@ def clock() -> Clock:
 @pytest.fixture
 def output(clock: Clock) -> Iterator[Output]:
     """Configure logging into memory and put everything back afterwards."""
+    configured = structlog.get_config()
     root = logging.getLogger()
     handlers, level, raising = root.handlers[:], root.level, logging.raiseExceptions
     hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
@@ -84,7 +85,7 @@ def output(clock: Clock) -> Iterator[Output]:
         warnings.simplefilter("always")
         logs.configure("debug", stream, clock=clock)
         yield stream
-    structlog.reset_defaults()
+    structlog.configure(**configured)
     root.handlers[:], logging.raiseExceptions = handlers, raising
     root.setLevel(level)
     sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
