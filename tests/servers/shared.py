@@ -23,8 +23,11 @@ from servers.process import START_DEADLINE_S, StartError
 
 TESTS: Final = Path(__file__).resolve().parents[1]
 ADDRESS: Final = "address"
-"""The file that says where the broker is, as long as it is there."""
+"""The file that says where the broker is. It is there as long as the broker is."""
+
 USERS: Final = "users"
+"""The file whose lock everybody holds who uses the broker."""
+
 POLL_S: Final = 0.05
 
 
@@ -44,7 +47,8 @@ def shared_broker(run: str) -> Iterator[RunningKafka]:
                 keeper = _start_keeper(folder)
         yield RunningKafka((folder / ADDRESS).read_text())
     if keeper is not None:
-        keeper.returncode = 0  # it may outlive us, and is nobody's to wait for
+        # Python would warn of a process that nobody waited for. This one ends after us, with its last user.
+        keeper.returncode = 0
 
 
 def _users(folder: Path) -> IO[str]:
@@ -72,7 +76,7 @@ def _start_keeper(folder: Path) -> "subprocess.Popen[bytes]":
         if keeper.poll() is not None or time.monotonic() > until:
             keeper.kill()
             raise StartError(f"no broker for this test run: {(folder / 'keeper.log').read_text()[-2000:]}")
-        time.sleep(POLL_S)
+        time.sleep(POLL_S)  # the file is the only sign that another process gives
     return keeper
 
 

@@ -46,7 +46,7 @@ def until_gone(folder: Path) -> bool:
     """Wait until a keeper has ended and removed its folder."""
     until = time.monotonic() + DEADLINE_S
     while folder.exists() and time.monotonic() < until:
-        time.sleep(0.05)
+        time.sleep(0.05)  # another process removes it, and tells nobody
     return not folder.exists()
 
 

@@ -28,7 +28,6 @@ WHY_LIMIT: Final = 500
 DETAILS: Final[Mapping[str, tuple[str, ...]]] = {"watchdog": ("tenant", "state", "cause"), "door": ("clock",)}
 """What is told of `/readyz`, by the first word of its name: words of ours, none of which changes by itself."""
 
-
 ALARMS: Final = frozenset({"silent", "differs"})
 """Those of these words that a person must act on."""
 
@@ -50,13 +49,17 @@ class Presence:
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
-        """Tell it when a role is another way than was told, and every BEAT_S; say goodbye at the end."""
+        """Write this process's row when a role changed, and every BEAT_S; remove the row at the end.
+
+        A row that could not be written is tried again at the next look.
+        """
         clock, told_at, told = asyncio.get_running_loop().time, 0.0, dict[str, RoleWord]()
         while not self._stopped.is_set():
             report = short(self._roles(), self._details())
             now, words = clock(), {name: one.word for name, one in report.roles.items()}
             if words != told or now - told_at >= BEAT_S:
-                # Who needs this database tells that it is away. It has its own deadlines, and a write is never cut off.
+                # The roles that need this database say that it is away. Statements have deadlines of their own: a write
+                # that was cut off from here might keep SQLite's one writing connection.
                 with suppress(WhatsmsEventsError):
                     await self._peers.tell(self._which, report)
                     told_at, told = now, words
