@@ -7,8 +7,8 @@ import resource
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -394,12 +394,18 @@ async def test_stop_with_the_database_away_ends(postgres_url: str) -> None:
     """A committer that is told to stop while the database is away returns once nobody waits any more."""
     async with opened(postgres_url):
         pass
-    async with TcpProxy(int(make_url(postgres_url).port or 0)) as proxy, opened(through(proxy, postgres_url)) as behind:
-        async with committing(behind) as committer:
-            proxy.cut(refuse=True)
-            with pytest.raises(StorageUnavailableError):
-                await committer.submit(append(1), deadline_s=0.5)
-        assert sample("whatsms_events_queued_deliveries") == 0
+    async with (
+        TcpProxy(int(make_url(postgres_url).port or 0)) as proxy,
+        opened(through(proxy, postgres_url)) as behind,
+        committing(behind) as committer,
+    ):
+        proxy.cut(refuse=True)
+        waiting = asyncio.create_task(committer.submit(append(1), deadline_s=DEADLINE_S))
+        await until(lambda: committer.problem is not None, DEADLINE_S, "the server is away")
+        with pytest.raises(StorageUnavailableError):
+            await committer.submit(append(2), deadline_s=0)
+        waiting.cancel()
+        await until(lambda: sample("whatsms_events_queued_deliveries") == 0, DEADLINE_S, "nobody waits any more")
 
 
 async def test_locked_file_refuses_in_time_and_loses_nothing(tmp_path: Path) -> None:
@@ -422,24 +428,73 @@ async def test_locked_file_refuses_in_time_and_loses_nothing(tmp_path: Path) -> 
         assert len(await rows(database)) == 22
 
 
+@contextmanager
+def no_room_for_more(path: Path) -> Iterator[None]:
+    """Refuse each write that makes a file larger than this one is now, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, hard))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 async def test_error_at_the_commit_itself_is_not_acknowledged(tmp_path: Path) -> None:
     """When the disk refuses the write at COMMIT, the answer is an error and the log is as before; later it works."""
     path = tmp_path / "log.db"
+    wal = path.with_name("log.db-wal")
     async with opened(f"sqlite:///{path}") as database, committing(database) as committer:
         assert (await committer.submit(append(0), deadline_s=DEADLINE_S)).kind == "accepted"
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        full = path.with_name("log.db-wal").stat().st_size
-        large = append(1, size=full)  # SQLite may begin the WAL anew, and this one still does not fit
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (full, hard))
+        large = append(1, size=wal.stat().st_size)  # SQLite may begin the WAL anew, and this one still does not fit
+        with no_room_for_more(wal):
+            waiting = asyncio.create_task(committer.submit(large, deadline_s=DEADLINE_S))
+            await until(lambda: committer.problem is not None, DEADLINE_S, "the disk refuses")
             with pytest.raises(StorageUnavailableError):
-                await committer.submit(large, deadline_s=1)
+                await committer.submit(append(2), deadline_s=0)
+            assert not waiting.done()
             assert len(await rows(database)) == 1
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        # Refused at its deadline, it may still be committed by the next try: then it is a duplicate now.
-        await committer.submit(large, deadline_s=DEADLINE_S)
-        assert len(await rows(database)) == 2
+        assert (await waiting).kind == "accepted"
+        # Refused at its deadline, it may still have been committed by a later try: then it is a duplicate now.
+        await committer.submit(append(2), deadline_s=DEADLINE_S)
+        assert len(await rows(database)) == 3
+
+
+def commits_tried() -> float:
+    """Say how often a commit was tried in this process, with or without success."""
+    return sample("whatsms_events_commit_duration_seconds_count") or 0
+
+
+async def test_a_disk_that_refuses_each_commit_is_a_problem_until_a_commit_works(tmp_path: Path) -> None:
+    """A new connection alone does not show that the log is back: readiness does not turn green between two tries."""
+    path = tmp_path / "log.db"
+    wal = path.with_name("log.db-wal")
+    async with opened(f"sqlite:///{path}") as database, committing(database) as committer:
+        await committer.submit(append(0), deadline_s=DEADLINE_S)
+        large = append(1, size=wal.stat().st_size)
+        with no_room_for_more(wal):
+            waiting = asyncio.create_task(committer.submit(large, deadline_s=DEADLINE_S))
+            await until(lambda: committer.problem is not None, DEADLINE_S, "the disk refuses")
+            tries = commits_tried()
+            async with asyncio.timeout(DEADLINE_S):
+                while commits_tried() < tries + 3:
+                    assert committer.problem is not None
+                    await asyncio.sleep(0)  # one turn of the loop: nothing in between is overlooked
+        assert (await waiting).kind == "accepted"
+        assert committer.problem is None
+
+
+async def test_a_connection_ends_the_problem_where_nothing_waits(tmp_path: Path) -> None:
+    """When all who waited were refused, the next connection is enough: no delivery would come while nobody is ready."""
+    path = tmp_path / "log.db"
+    wal = path.with_name("log.db-wal")
+    async with opened(f"sqlite:///{path}") as database, committing(database) as committer:
+        await committer.submit(append(0), deadline_s=DEADLINE_S)
+        large = append(1, size=wal.stat().st_size)
+        with no_room_for_more(wal):
+            waiting = asyncio.create_task(committer.submit(large, deadline_s=DEADLINE_S))
+            await until(lambda: committer.problem is not None, DEADLINE_S, "the disk refuses")
+            waiting.cancel()
+            await until(lambda: committer.problem is None, DEADLINE_S, "nobody waits, and the file can be opened")
 
 
 def through(proxy: TcpProxy, url: str) -> str:

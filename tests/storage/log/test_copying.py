@@ -222,7 +222,7 @@ async def test_no_accepted_event_is_left_behind_by_a_move(move: Move) -> None:
     async def deliver(start: int) -> None:
         for number in itertools.count(start):
             try:
-                outcome = await committer.submit(append(number), deadline_s=0.5)
+                outcome = await committer.submit(append(number), deadline_s=60)
             except (StorageUnavailableError, OverloadedError) as exc:
                 refused.append(exc)
                 return

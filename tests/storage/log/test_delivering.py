@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import gc
 import json
+import time
 import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, ItemsView, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from whatsms_events.domain.verdicts import Delivery
 from whatsms_events.errors import OverloadedError, SignatureError, StorageUnavailableError
 from whatsms_events.storage.database import Database
 from whatsms_events.storage.log.commit import Outcome
-from whatsms_events.storage.log.committer import JUDGE_LIMIT, Committer
+from whatsms_events.storage.log.committer import JUDGE_LIMIT, LOOK_S, Committer
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SECRET = b"whsec-delivering"
@@ -47,11 +48,13 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
         yield found
 
 
-def committer_of(database: Database, *, queue_limit: int = 1000, shared: bool = False) -> Committer:
+def committer_of(
+    database: Database, *, queue_limit: int = 1000, batch_limit: int = 500, shared: bool = False
+) -> Committer:
     """Return a committer that nobody runs yet."""
     return Committer(
         database,
-        batch_limit=500,
+        batch_limit=batch_limit,
         queue_limit=queue_limit,
         queue_limit_bytes=1 << 28,
         on_commit=lambda _end: None,
@@ -109,6 +112,24 @@ async def test_a_wrong_signature_is_refused_while_nothing_can_be_committed(datab
     for number in range(3):
         with pytest.raises(SignatureError):
             await committer.deliver(delivery(body(number), secret=b"another"), deadline_s=DEADLINE_S)
+
+
+async def test_a_committer_goes_on_when_all_that_waits_passes_its_deadline_at_once(database: Database) -> None:
+    """A loop that is held up finds that nobody waits any more, while it gathers a batch: that is no end of the run."""
+
+    class Slow(dict[str, bytes]):
+        def items(self) -> ItemsView[str, bytes]:  # type: ignore[override]
+            time.sleep(2 * LOOK_S)  # the loop is held up until a look at the deadlines is due
+            return super().items()
+
+    committer = committer_of(database, queue_limit=4 * JUDGE_LIMIT, batch_limit=4 * JUDGE_LIMIT)
+    async with running(committer):
+        slow = [delivery(body(0), secrets=Slow({"current": SECRET}))]
+        late = slow + [delivery(body(number)) for number in range(1, 4 * JUDGE_LIMIT)]
+        waits = (committer.deliver(one, deadline_s=0) for one in late)
+        found = await asyncio.gather(*waits, return_exceptions=True)
+        assert {type(one).__name__ for one in found} == {"OverloadedError"}
+        assert (await committer.deliver(delivery(body(0)), deadline_s=DEADLINE_S)).kind == "accepted"
 
 
 async def test_a_delivery_that_is_not_committed_in_time_is_told_so(database: Database) -> None:

@@ -262,7 +262,7 @@ class Committer:
     def _connected(self, failures: int) -> int:
         """Take deliveries in again where they were refused; else only the first commit shows that the log is back."""
         self.connected.set()
-        was, self._refusing, self._away = self._refusing, "", ""
+        was, self._refusing = self._refusing, ""
         return self._came_back(failures) if was else failures
 
     def _came_back(self, failures: int) -> int:
@@ -273,22 +273,20 @@ class Committer:
 
     async def _take(self) -> list[Waiting]:
         """Wait for deliveries, judge them, and return a batch; an empty one when closing and nothing is left."""
-        self._judge()
-        while not self._queue:
-            if self._arrivals:
-                await asyncio.sleep(0)
+        while True:
+            self._judge()
+            if self._arrivals and self._has_room_in_batch():
+                await asyncio.sleep(0)  # meanwhile all that waits may pass its deadline, and leave the queue
+            elif self._queue:
+                return take_fairly(
+                    self._queue, count=self._batch_limit, size=BATCH_LIMIT_BYTES, tenant_of=_tenant, size_of=_size
+                )
             elif self._closing:
                 return []
             else:
+                self._away = ""  # the connection is enough: nothing is sent to a receiver that is not ready
                 self._arrived.clear()
                 await self._arrived.wait()
-            self._judge()
-        while self._arrivals and self._has_room_in_batch():
-            await asyncio.sleep(0)
-            self._judge()
-        return take_fairly(
-            self._queue, count=self._batch_limit, size=BATCH_LIMIT_BYTES, tenant_of=_tenant, size_of=_size
-        )
 
     def _has_room_in_batch(self) -> bool:
         return len(self._queue) < self._batch_limit and sum(map(_size, self._queue)) < BATCH_LIMIT_BYTES
