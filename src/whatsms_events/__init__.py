@@ -20,7 +20,7 @@ The map, from the bottom up. Imports go down only, and `tests/test_layers.py` ho
         documented                        the same for the documented shape alone, and faster
         verdicts                          a batch of deliveries -> whose they are, and what becomes of each
         fold                              event -> claims -> changed rows; beneath it rows (registers) and doubt;
-                                          plain_acks: the short way for what shows nothing else
+        bare, plain_acks                  from an event's bytes straight to its claims; the same for a plain ack
         message_acks                      how far a message got, by its row
         records, resume                   event <-> Kafka record; what a partition still needs after a restart
         drift                             what REST shows against what we hold; beneath it differences, last_message

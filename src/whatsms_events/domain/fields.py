@@ -144,13 +144,18 @@ def read_campaign(source: JsonObject, beside: Extra) -> Campaign:
     return Campaign(**found, extra=extra)
 
 
+def may_be_unreadable(event: Event) -> bool:
+    """Tell whether a time of the event may be unreadable, by its bytes: nearly never, and told without reading them."""
+    return event.occurred_at is None or _ENDING in event.data
+
+
 def unreadable(event: Event, payload: Payload) -> list[str]:
     """Return the name of each time of the event that could not be read, once for each place where it stood.
 
     What cannot be read stays where unknown fields are kept, under the vendor's name.
     """
-    if event.occurred_at is not None and _ENDING not in event.data:
-        return []  # nearly always, and told without looking at each resource
+    if not may_be_unreadable(event):
+        return []
     found = [name for extra in _extras(payload) if extra for name in sorted(TIMES & extra.keys())]
     if event.occurred_at is not None:
         return found

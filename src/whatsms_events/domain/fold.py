@@ -8,13 +8,12 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from operator import attrgetter
 from typing import Any, Final, assert_never
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from whatsms_events.domain import acks, plain_acks, values
+from whatsms_events.domain import acks, values
 from whatsms_events.domain.doubt import LOADING
 from whatsms_events.domain.events import (
     Campaign,
@@ -75,15 +74,20 @@ def _converter(field: Field) -> Callable[[Any], Value] | None:
 class _Claimed:
     """The fields of a resource that are one register each; functions below claim the other fields."""
 
-    def __init__(self, fields: Sequence[Field]) -> None:
-        self.names: Final = tuple(one.name for one in fields if one.stored in ("value", "json"))
-        self.values: Final = attrgetter(*self.names)
-        self.converted: Final = tuple(
-            (one.name, convert) for one in fields if one.name in self.names and (convert := _converter(one)) is not None
-        )
+    def __init__(self, resource: type[msgspec.Struct], fields: Sequence[Field]) -> None:
+        mine = [one for one in fields if one.stored in ("value", "json")]
+        self.others: Final = tuple(sorted({*resource.__struct_fields__} - {one.name for one in mine}))
+        self.converted: Final = tuple((one.name, convert) for one in mine if (convert := _converter(one)) is not None)
 
 
-_CLAIMED: Final = {entity: _Claimed(fields) for entity, fields in RESOURCES.items()}
+_STRUCTS: Final[Mapping[Entity, type[msgspec.Struct]]] = {
+    "ticket": Ticket,
+    "message": Message,
+    "contact": Contact,
+    "campaign": Campaign,
+}
+_CLAIMED: Final = {entity: _Claimed(_STRUCTS[entity], fields) for entity, fields in RESOURCES.items()}
+_AS_THEY_ARE: Final = (datetime,)
 
 _CONTENT: Final = ("body", "media_type", "deleted")
 """What makes a revision of a message."""
@@ -156,16 +160,6 @@ class _Claimant(msgspec.Struct, frozen=True, gc=False):
 
 def claims(event: Event, payload: Payload) -> list[Claim]:
     """Take the event apart into what it says about each row; raise InvalidEventError("no_id") where it names none."""
-    if isinstance(payload, MessagePayload) and event.subject and plain_acks.is_plain(event, payload):
-        received = to_micros(event.received_at)
-        at = received if event.occurred_at is None else to_micros(event.occurred_at)
-        arrived = event.occurred_at is None or at > received + SKEW
-        return plain_acks.claims(event, payload, event.subject, min(at, received + SKEW), arrived=arrived)
-    return claims_by_rule(event, payload)
-
-
-def claims_by_rule(event: Event, payload: Payload) -> list[Claim]:
-    """Return the same as `claims`, by the rules for every event."""
     subject = event.subject
     if not subject:
         raise InvalidEventError("no_id", event.type.value)
@@ -245,21 +239,22 @@ def _whereabouts(by: _Claimant, payload: MessagePayload) -> tuple[Registers, Reg
 
 
 def _is_group(payload: MessagePayload, contact_id: str) -> bool:
-    ticket = payload.ticket
-    shown = (payload.contact, ticket.contact if isinstance(ticket, Ticket) else None)
-    return True in [isinstance(one, Contact) and one.is_group is True and one.id == contact_id for one in shown]
+    ticket, beside = payload.ticket, payload.contact
+    shown = ticket.contact if ticket else None
+    return bool(
+        (beside and beside.is_group is True and beside.id == contact_id)
+        or (shown and shown.is_group is True and shown.id == contact_id)
+    )
 
 
 def _around(by: _Claimant, payload: MessagePayload) -> list[Claim]:
     """Claim the ticket and the contacts that are shown or named by a message."""
     tenant, event = by.event.tenant, by.event
-    if not isinstance(payload.ticket, Ticket) and not isinstance(payload.contact, Contact):
-        # Most acks are like this: they name a ticket and a contact, and show neither.
+    ticket, beside = payload.ticket or _NO_TICKET, payload.contact or None
+    if ticket is _NO_TICKET and beside is None:
         named: tuple[tuple[Entity, str | None], ...] = (("ticket", event.ticket_id), ("contact", event.contact_id))
         return [by.stub(table, one) for table, one in named if one]
-    ticket = payload.ticket if isinstance(payload.ticket, Ticket) else _NO_TICKET
     ticket_id = ticket.id or event.ticket_id
-    beside = payload.contact if isinstance(payload.contact, Contact) else None
     beside_id = None if beside is None else beside.id or None
     whose = _whose(ticket)
     claimed = []
@@ -273,7 +268,7 @@ def _around(by: _Claimant, payload: MessagePayload) -> list[Claim]:
             # In a group this contact may be the author: it fills a gap, but replaces no contact that was told.
             claimed.append(by.fallback(key, {"contact_id": beside_id}))
     shown = [] if beside is None else [(beside_id or event.contact_id, beside)]
-    if isinstance(ticket.contact, Contact):
+    if ticket.contact:
         shown.insert(0, (ticket.contact.id or whose, ticket.contact))
     return claimed + _contacts(by, shown, (whose, event.contact_id))
 
@@ -294,7 +289,8 @@ def _told_ticket(by: _Claimant, payload: TicketPayload, ticket_id: str) -> list[
 def _contacts(by: _Claimant, shown: Sequence[tuple[str | None, Contact]], named: Iterable[str | None]) -> list[Claim]:
     """Claim the contacts that are shown, and stubs for those that are only named."""
     claimed = [_contact(by, one, contact_id, known=False) for contact_id, one in shown if contact_id]
-    if rest := {one for one in named if one}.difference([contact_id for contact_id, _ in shown]):
+    told = [contact_id for contact_id, _ in shown]
+    if rest := {one for one in named if one and one not in told}:
         claimed += [by.stub("contact", one) for one in sorted(rest)]
     return claimed
 
@@ -309,7 +305,7 @@ def _ticket_registers(ticket: Ticket) -> Registers:
 
 def _whose(ticket: Ticket) -> str | None:
     """Return the id of the contact that the ticket itself names."""
-    return ticket.contact_id or (ticket.contact.id if isinstance(ticket.contact, Contact) else None) or None
+    return ticket.contact_id or (ticket.contact.id if ticket.contact else None) or None
 
 
 def _names_nobody(ticket: Ticket) -> bool:
@@ -383,8 +379,10 @@ def _campaign(by: _Claimant, campaign: Campaign, subject: str) -> Claim:
 def _registers(entity: Entity, resource: Ticket | Message | Contact | Campaign) -> Registers:
     """Return the registers of the fields that are there: absent is no claim, null is one."""
     claimed = _CLAIMED[entity]
-    found = zip(claimed.names, claimed.values(resource), strict=True)  # all at once: one by one costs twice as much
-    registers = {name: value for name, value in found if value is not UNSET}
+    # One call leaves out what is absent; to look at each field costs several times as much.
+    registers: Registers = msgspec.to_builtins(resource, builtin_types=_AS_THEY_ARE)
+    for name in claimed.others:
+        registers.pop(name, None)
     for name, convert in claimed.converted:
         if (value := registers.get(name)) is not None:
             registers[name] = convert(value)

@@ -133,6 +133,7 @@ _BLANK: Final[Mapping[Table, dict[str, Value]]] = {table: dict.fromkeys(names) f
 _COLUMN: Final = {group: id_column for group, (id_column, _) in GROUPS.items()}
 """The columns of those registers whose name differs from their column's."""
 
+_NAMED_ONLY: Final = frozenset(NAMED)
 _json = msgspec.json.Encoder(order="deterministic")
 _named = msgspec.json.Decoder(tuple[str | None, str | None])
 
@@ -152,10 +153,10 @@ def merge_in_order(row: Row | None, told: Sequence[tuple[Claim, int]]) -> Row:
         first = told[0][0]
         values, versions, known = _BLANK[first.key.table].copy(), dict[str, Version](), False
         values.update(first.fixed)
-    elif any(claim.registers or claim.known or claim.least or claim.most for claim, _ in told):
-        values, versions, known = {**row.values}, {**row.versions}, row.known
+    elif _say_nothing(told):
+        return row
     else:
-        return row  # they only name the thing, and its row is there
+        values, versions, known = {**row.values}, {**row.versions}, row.known
     changed = row is None
     for claim, position in told:
         if claim.registers and _decide(versions, values, claim, position):
@@ -167,8 +168,17 @@ def merge_in_order(row: Row | None, told: Sequence[tuple[Claim, int]]) -> Row:
             known = changed = True
     if row is not None and not changed:
         return row
-    _show_names(values)
+    if not _NAMED_ONLY.isdisjoint(versions):
+        _show_names(values)
     return Row(known, values, versions)
+
+
+def _say_nothing(told: Sequence[tuple[Claim, int]]) -> bool:
+    """Tell whether all of these claims only name the thing, so that nothing follows for a row that is there."""
+    for claim, _ in told:  # noqa: SIM110 - a generator takes several times as long, and many rows have one claim
+        if claim.registers or claim.known or claim.least or claim.most:
+            return False
+    return True
 
 
 def _bound(values: dict[str, Value], claim: Claim) -> bool:
@@ -189,6 +199,9 @@ def _decide(versions: dict[str, Version], values: dict[str, Value], claim: Claim
     """Put each register that the claim changes into `versions` and `values`; tell whether it changes any."""
     time, rank, told = claim.time, claim.rank, not claim.arrived
     fresh = Version(time, rank, position)  # one object for all registers that need no other
+    if told and not versions:
+        _fill(versions, values, claim.registers, fresh)
+        return True
     changed = False
     for name, value in claim.registers.items():
         last, column = versions.get(name), _COLUMN.get(name, name)
@@ -208,6 +221,15 @@ def _decide(versions: dict[str, Version], values: dict[str, Value], claim: Claim
         if version is not last and (version != last or winner != present):
             versions[name], values[column], changed = version, winner, True
     return changed
+
+
+def _fill(versions: dict[str, Version], values: dict[str, Value], told: Mapping[str, Value], fresh: Version) -> None:
+    """Put registers into a row that has none yet, all at once: there is nothing to weigh them against."""
+    versions.update(dict.fromkeys(told, fresh))
+    values.update(told)
+    for name in _COLUMN:
+        if name in told:
+            values[_COLUMN[name]] = values.pop(name)
 
 
 def _weigh(held: Version | None, present: Value, claim: Claim, value: Value, fresh: Version) -> tuple[Version, Value]:

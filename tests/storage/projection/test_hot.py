@@ -20,7 +20,7 @@ from whatsms_events.errors import FencedError, StorageUnavailableError, Unstorab
 from whatsms_events.storage import tables
 from whatsms_events.storage.database import Database, DatabaseTarget, open_projection
 from whatsms_events.storage.projection.apply import Projection, ProjectionState, ReadItem
-from whatsms_events.storage.projection.hot import ROW_BYTES, HotRows
+from whatsms_events.storage.projection.hot import ROW_BYTES, SHORT, HotRows
 from whatsms_events.storage.projection.rows import ALIKE
 
 TABLES = (*(tables.projection_metadata.tables[name] for name in COLUMNS), tables.projection, tables.parked_event)
@@ -107,7 +107,7 @@ def test_the_rows_used_last_stay_within_both_limits() -> None:
     hot.keep({key(1): row("a" * ROW_BYTES)}, 1)
     hot.keep({key(2): row()}, 2)
     assert len(hot.at(2)) == 2
-    hot.keep({key(1): row("b" * 8)}, 3)
+    hot.keep({key(1): row("b" * (SHORT + 1))}, 3)
     hot.keep({key(3): row()}, 4)
     assert list(hot.at(4)) == [key(1), key(3)], (
         "the text that a row no longer has still counted, or its new one did not"

@@ -17,9 +17,9 @@ from sqlalchemy import bindparam, delete, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events import clock
-from whatsms_events.domain import fields, fold, message_acks
+from whatsms_events.domain import bare
 from whatsms_events.domain.bodies import storable
-from whatsms_events.domain.events import Checkpoint, EventType, LogEntry, decode, to_micros
+from whatsms_events.domain.events import Checkpoint, EventType, LogEntry, to_micros
 from whatsms_events.domain.records import STRAY
 from whatsms_events.errors import FencedError, IntegrityError, InvalidEventError
 from whatsms_events.storage.database import Database, insert
@@ -88,7 +88,7 @@ class Applied:
     state: ProjectionState
     applied: int
     parked: int
-    acks: list[tuple[str, float | None]]
+    acks: Sequence[tuple[str, float | None]]
     types: Mapping[EventType, int]
     reasons: Mapping[str, int]
     strays: Mapping[str, int]
@@ -245,7 +245,7 @@ class Projection:
             state=state,
             applied=len(done),
             parked=len(parked) + len(kept),
-            acks=[ack for old, new in folding.changes("message") for ack in message_acks.reached(old, new)],
+            acks=folding.acks,
             types=Counter(one.entry.event.type for one in done),
             reasons=Counter(error.reason for _, error in [*parked, *kept]),
             strays=Counter(item.source for item, _ in strays),
@@ -336,9 +336,7 @@ def _take_apart(items: Sequence[ReadItem], first: int = 0) -> _Claimed:
         try:
             if isinstance(read, InvalidEventError):
                 raise read
-            event, payload = read.event, decode(read.event)
-            claims = fold.claims(event, payload)
-            claimed.readings.append(ClaimedEvent(number, read, claims, fields.unreadable(event, payload)))
+            claimed.readings.append(ClaimedEvent(number, read, *bare.claims(read.event)))
         except InvalidEventError as error:
             (claimed.strays if _is_stray(error) else claimed.parked).append((item, error))
     return claimed

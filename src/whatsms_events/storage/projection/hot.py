@@ -8,6 +8,7 @@ answer is not known, empties the store.
 """
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 from operator import itemgetter
 from typing import Any, Final
 
@@ -22,6 +23,9 @@ HOT_BYTES: Final = 64 * 1024 * 1024
 ROW_BYTES: Final = 2000
 """What a row takes beside its long texts: dictionaries of 26 values and some ten versions, measured."""
 
+SHORT: Final = 200
+"""Texts of a row that have so many characters together are in ROW_BYTES: nearly all rows have no longer ones."""
+
 
 class HotRows:
     """The rows of one generation; those that were not used for the longest time leave first."""
@@ -31,8 +35,8 @@ class HotRows:
         self._bytes_limit = size_bytes
         self._generation = -1
         self._rows: dict[Key, Row] = {}  # in the order of last use
-        self._sizes: dict[Key, int] = {}
-        self._bytes = 0
+        self._texts: dict[Key, int] = {}  # how large the texts of a row are, where they are not SHORT
+        self._texts_bytes = 0
 
     def __len__(self) -> int:
         """Return how many rows there are."""
@@ -52,32 +56,41 @@ class HotRows:
         if generation != self._generation + 1:
             self.drop()
         self._generation = generation
+        held = self._rows
         for key, row in rows.items():
-            held = self._rows.pop(key, None)
-            self._rows[key] = row
-            if held is not row:
-                size = _size(key, row)
-                self._bytes += size - self._sizes.get(key, 0)
-                self._sizes[key] = size
+            before = held.pop(key, None)
+            held[key] = row
+            if before is not row:
+                self._measure(key, row)
         self._shrink()
+
+    def _measure(self, key: Key, row: Row) -> None:
+        """Remember how large the texts of a row are, if they are no short ones: few are."""
+        size = sum([len(text) for text in _LONG[key.table](row.values) if text is not None])
+        if size > SHORT:
+            self._texts_bytes += size - self._texts.get(key, 0)
+            self._texts[key] = size
+        elif key in self._texts:
+            self._texts_bytes -= self._texts.pop(key)
 
     def drop(self) -> None:
         """Forget all rows."""
         self._generation = -1
         self._rows = {}
-        self._sizes = {}
-        self._bytes = 0
+        self._texts = {}
+        self._texts_bytes = 0
 
     def _shrink(self) -> None:
-        over = len(self._rows) - self._rows_limit
-        leaving: list[Key] = []
-        for number, key in enumerate(self._rows):
-            if number >= over and self._bytes <= self._bytes_limit:
-                break
-            leaving.append(key)
-            self._bytes -= self._sizes[key]
-        for key in leaving:
-            del self._rows[key], self._sizes[key]
+        held = self._rows
+        for key in list(islice(held, max(0, len(held) - self._rows_limit))):
+            self._leave(key)
+        while len(held) * ROW_BYTES + self._texts_bytes > self._bytes_limit:
+            self._leave(next(iter(held)))
+
+    def _leave(self, key: Key) -> None:
+        del self._rows[key]
+        if self._texts:
+            self._texts_bytes -= self._texts.pop(key, 0)
 
 
 def _long(table: Table) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
@@ -91,7 +104,3 @@ def _long(table: Table) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
 
 
 _LONG: Final = {table: _long(table) for table in COLUMNS}
-
-
-def _size(key: Key, row: Row) -> int:
-    return ROW_BYTES + sum([len(text) for text in _LONG[key.table](row.values) if text is not None])

@@ -13,6 +13,7 @@ from sqlalchemy import Table as SqlTable
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from whatsms_events.domain import message_acks
 from whatsms_events.domain.events import LogEntry
 from whatsms_events.domain.gone import in_doubt
 from whatsms_events.domain.rows import COLUMNS, Claim, Key, Row, Table, Version, merge_in_order, tell_doubt, written
@@ -72,18 +73,18 @@ class Folding:
 
     def __init__(self, hot: Mapping[Key, Row]) -> None:
         self._hot = hot
-        self._before: dict[Key, Row] = {}
         self._current: dict[Key, Row] = {}
-        self._changed: set[Key] = set()
+        self._acks: list[tuple[str, float | None]] = []
 
     @property
     def rows(self) -> Mapping[Key, Row]:
         """Each row that was looked at, as it is saved."""
         return self._current
 
-    def changes(self, table: Table) -> Iterator[tuple[Row | None, Row]]:
-        """Return each changed row of a table, before (None for a new one) and after."""
-        return ((self._before.get(key), self._current[key]) for key in self._changed if key.table == table)
+    @property
+    def acks(self) -> Sequence[tuple[str, float | None]]:
+        """What messages newly reached: see `message_acks.reached`."""
+        return self._acks
 
     async def fold(self, connection: AsyncConnection, readings: Sequence[ClaimedEvent]) -> dict[int, str]:
         """Load, fold and save all at once; where the database refuses a row, by halves, until its event is alone.
@@ -116,17 +117,20 @@ class Folding:
         before.update(found)
         held.update(found)
         changed: dict[Key, Row] = {}
+        acks: list[tuple[str, float | None]] = []
         for number, (key, claims) in enumerate(told.items(), 1):
             row = held.get(key)
             after = merge_in_order(row, claims)
             if after is not row:
                 changed[key] = after
+                if key.table == "message":
+                    acks += message_acks.reached(row, after)
             if number % TURN == 0:
                 await asyncio.sleep(0)
         await save(connection, changed, held)
-        self._before.update(before)
-        self._current = {**held, **changed}
-        self._changed |= changed.keys()
+        held.update(changed)
+        self._current = held
+        self._acks += acks
 
 
 async def _by_row(readings: Sequence[ClaimedEvent]) -> dict[Key, list[tuple[Claim, int]]]:
