@@ -15,6 +15,7 @@ from unittest import mock
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, event, inspect, update
+from sqlalchemy.util import await_only
 
 from whatsms_events.storage import tables
 
@@ -61,7 +62,16 @@ def _noted(connection: Connection) -> Iterator[Statements]:
 
 
 def _repeat(connection: Connection, statements: Statements) -> None:
+    """Execute the statements: those without values, nearly all, in one go, which takes a third of the time."""
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    plain = ";\n".join(statement for statement, values in statements if not values)
+    if connection.dialect.name == "sqlite":
+        await_only(driver.executescript(f"BEGIN IMMEDIATE;\n{plain}"))  # the driver commits before a script begins
+    else:
+        await_only(driver.execute(plain))
     for statement, values in statements:
-        connection.exec_driver_sql(statement, values)
+        if values:
+            connection.exec_driver_sql(statement, values)
     if inspect(connection).has_table(tables.log.name):  # no two logs have one id
         connection.execute(update(tables.log).values(log_id=uuid.uuid4(), created_at=time.time_ns() // 1000))
