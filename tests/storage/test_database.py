@@ -186,6 +186,16 @@ async def test_a_log_on_postgresql_that_is_not_durable_is_refused(postgres_url: 
         await opened("log", postgres_url)
 
 
+async def test_sqlite_keeps_each_value_as_it_is(tmp_path: Path) -> None:
+    """However a value is bound, what is stored and its type are the usual ones."""
+    database = await opened("log", f"sqlite:///{tmp_path / 'log.db'}")
+    for value, stored in ((None, "null"), (True, "integer"), (False, "integer"), (b"\x00\xff", "blob"), ("a", "text")):
+        async with database.read() as connection:
+            found = (await connection.exec_driver_sql("SELECT ?, typeof(?)", (value, value))).one()
+        assert tuple(found) == (value, stored)
+    await database.close()
+
+
 async def test_a_database_that_is_away_is_unavailable() -> None:
     """No server at the address: StorageUnavailableError, not a driver's own error."""
     with pytest.raises(StorageUnavailableError):

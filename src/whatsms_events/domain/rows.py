@@ -39,7 +39,7 @@ UNCOMPARED: Final = frozenset(one.name for fields in RESOURCES.values() for one 
 # dataclass. None of them can be part of a cycle, so the collector need not look at them.
 
 
-class Key(msgspec.Struct, frozen=True, order=True, gc=False):
+class Key(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=True):
     """Which row. For a revision `id` is the message's and `digest` that of its content."""
 
     table: Table

@@ -56,22 +56,20 @@ class HotRows:
         if generation != self._generation + 1:
             self.drop()
         self._generation = generation
-        held = self._rows
+        held, texts = self._rows, self._texts
         for key, row in rows.items():
             before = held.pop(key, None)
             held[key] = row
-            if before is not row:
-                self._measure(key, row)
+            if before is row:
+                continue
+            size = 0
+            for text in _LONG[key.table](row.values):
+                if text is not None:
+                    size += len(text)
+            if size > SHORT or key in texts:
+                self._texts_bytes += size - texts.get(key, 0)
+                texts[key] = size
         self._shrink()
-
-    def _measure(self, key: Key, row: Row) -> None:
-        """Remember how large the texts of a row are, if they are no short ones: few are."""
-        size = sum([len(text) for text in _LONG[key.table](row.values) if text is not None])
-        if size > SHORT:
-            self._texts_bytes += size - self._texts.get(key, 0)
-            self._texts[key] = size
-        elif key in self._texts:
-            self._texts_bytes -= self._texts.pop(key)
 
     def drop(self) -> None:
         """Forget all rows."""

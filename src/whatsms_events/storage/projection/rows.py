@@ -105,17 +105,7 @@ class Folding:
 
     async def _fold(self, connection: AsyncConnection, readings: Sequence[ClaimedEvent]) -> None:
         told = await _by_row(readings)
-        unseen = told.keys() - self._current.keys()
-        before = {key: row for key in unseen if (row := self._hot.get(key)) is not None}
-        missing = unseen - before.keys()
-        revisions = {key for key in missing if key.table == "message_revision"}
-        before.update(await load(connection, missing - revisions))
-        held = {**self._current, **before}
-        # What tells of a revision tells of its message too: a message that is not there has none.
-        known = [key for key in revisions if Key("message", key.tenant, key.id) in held]
-        found = await load(connection, known)
-        before.update(found)
-        held.update(found)
+        held = await self._load(connection, told)
         changed: dict[Key, Row] = {}
         acks: list[tuple[str, float | None]] = []
         for number, (key, claims) in enumerate(told.items(), 1):
@@ -131,6 +121,24 @@ class Folding:
         held.update(changed)
         self._current = held
         self._acks += acks
+
+    async def _load(self, connection: AsyncConnection, keys: Collection[Key]) -> dict[Key, Row]:
+        """Return all rows that are held, with those of these that exist: in memory, or else in the database."""
+        held, hot = {**self._current}, self._hot
+        missing: list[Key] = []
+        revisions: list[Key] = []
+        for key in keys:
+            if key not in held:
+                row = hot.get(key)
+                if row is not None:
+                    held[key] = row
+                else:
+                    (revisions if key.table == "message_revision" else missing).append(key)
+        held.update(await load(connection, missing))
+        # What tells of a revision tells of its message too: a message that is not there has none.
+        known = [key for key in revisions if Key("message", key.tenant, key.id) in held]
+        held.update(await load(connection, known))
+        return held
 
 
 async def _by_row(readings: Sequence[ClaimedEvent]) -> dict[Key, list[tuple[Claim, int]]]:
