@@ -5,6 +5,7 @@ them. Nothing is decided here: `fold.claims` gives the same for it by the rules 
 time, and `tests/domain/test_plain_acks.py` holds the two together. Whatever shows more is left to these rules.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -42,7 +43,9 @@ class _Payload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False
 
 
 _ACK: Final = EventType.MESSAGE_ACK  # a member of an enumeration is found by a call each time
-_TIMES: Final = {ack: f"{level}_at" for ack, level in acks.LEVELS.items()}
+_LEVELS: Final = {ack: (f"{level}_at", {"ack": ack}) for ack, level in acks.LEVELS.items()}
+"""The column of each level's time, and what every ack of this level claims to be the greatest."""
+
 _decode: Final = msgspec.json.Decoder(_Payload).decode
 
 
@@ -66,10 +69,12 @@ def _claims(event: Event, subject: str, payload: _Payload, at: int, *, arrived: 
     registers: Registers = {} if message.from_me is UNSET else {"from_me": message.from_me}
     if ticket_id:
         registers["ticket_id"] = ticket_id
-    least, most, ack = NOTHING, NOTHING, message.ack
+    least: Mapping[str, int] = NOTHING
+    most: Mapping[str, int] = NOTHING
+    ack = message.ack
     if isinstance(ack, int):
-        if (name := _TIMES.get(ack)) is not None:
-            least, most = {name: at}, {"ack": ack}
+        if (level := _LEVELS.get(ack)) is not None:
+            least, most = {level[0]: at}, level[1]
         elif acks.failed(ack):
             least = {"failed_at": at}
     claimed = [Claim(Key("message", tenant, subject), at, OWN, registers, False, least, most, arrived=arrived)]

@@ -16,7 +16,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from whatsms_events.domain import message_acks
 from whatsms_events.domain.events import LogEntry
 from whatsms_events.domain.gone import in_doubt
-from whatsms_events.domain.rows import COLUMNS, Claim, Key, Row, Table, Version, merge_in_order, tell_doubt, written
+from whatsms_events.domain.rows import (
+    COLUMNS,
+    Claim,
+    Key,
+    Row,
+    Table,
+    Version,
+    merge_in_order,
+    names_only,
+    tell_doubt,
+    written,
+)
 from whatsms_events.domain.search import searched
 from whatsms_events.errors import UnstorableError
 from whatsms_events.storage import tables
@@ -40,6 +51,11 @@ _MARKS: Final[Mapping[Table, tuple[str, ...]]] = {
 
 _FOUND: Final = frozenset({"name", "number"})
 """The columns of which a contact's search columns are made: see `domain.search`."""
+
+_places: Final[Mapping[Table, Callable[[Key], tuple[str, ...]]]] = {
+    name: attrgetter("tenant", "id", *(("digest",) if name == "message_revision" else ())) for name in _TABLES
+}
+"""The columns of the key of a row of each table."""
 
 _NO_ROWS: Final[Mapping[Key, Row]] = {}
 
@@ -144,13 +160,16 @@ class Folding:
 async def _by_row(readings: Sequence[ClaimedEvent]) -> dict[Key, list[tuple[Claim, int]]]:
     """Return what the events claim of each row, in their order, each claim with its position.
 
-    What becomes of a row follows from the claims of it alone, so each row is folded at once.
+    What becomes of a row follows from the claims of it alone, so each row is folded at once. A claim that only names a
+    row counts where no other claim comes before it.
     """
     told: dict[Key, list[tuple[Claim, int]]] = defaultdict(list)
     for number, one in enumerate(readings, 1):
         position = one.entry.position
         for claim in one.claims:
-            told[claim.key].append((claim, position))
+            key = claim.key
+            if claim.registers or key not in told or not names_only(claim):
+                told[key].append((claim, position))
         if number % LONG_TURN == 0:
             await asyncio.sleep(0)
     return told
@@ -192,13 +211,13 @@ async def save(connection: AsyncConnection, rows: Mapping[Key, Row], held: Mappi
         if len(group) < ALIKE:
             whole[table] += group
         else:
-            change, record = _change(connection.dialect, table, names), _recorder(table, names)
+            change, record, place = _change(connection.dialect, table, names), _recorder(table, names), _places[table]
             for some in _pieces(group):
-                await connection.exec_driver_sql(change, [record(row) + _place(key) for key, row in some])
+                await connection.exec_driver_sql(change, [record(row) + place(key) for key, row in some])
     for table, group in whole.items():
-        insert, record = _upsert(connection.dialect, table), _recorder(table, _COLUMNS[table])
+        insert, record, place = _upsert(connection.dialect, table), _recorder(table, _COLUMNS[table]), _places[table]
         for some in _pieces(group):
-            await connection.exec_driver_sql(insert, [_place(key) + record(row) for key, row in some])
+            await connection.exec_driver_sql(insert, [place(key) + record(row) for key, row in some])
 
 
 def _pieces(rows: Sequence[tuple[Key, Row]]) -> Iterator[Sequence[tuple[Key, Row]]]:
@@ -277,11 +296,6 @@ def _row(table: Table, tenant: str, record: Sequence[Any]) -> tuple[Key, Row]:
     if table == "message_revision":
         return Key(table, tenant, id_, mark), Row(known=True, values=fields, versions=_versions.decode(versions))
     return Key(table, tenant, id_), Row(known=mark, values=fields, versions=_versions.decode(versions))
-
-
-def _place(key: Key) -> tuple[str, ...]:
-    """Return the columns of the key."""
-    return (key.tenant, key.id, key.digest) if key.table == "message_revision" else (key.tenant, key.id)
 
 
 @lru_cache(maxsize=256)
