@@ -11,7 +11,9 @@ these two facts.
 """
 
 import zlib
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
+
+import msgspec
 
 LOADING: Final = 5 * 1_000_000
 """A thing shown beside another, without a time of its own, was loaded up to five seconds before the event was stamped:
@@ -21,7 +23,10 @@ ClaimPlace: TypeAlias = tuple[int, int]
 """A version time and a rank: what decides between two claims before their position does."""
 
 
-class Heard(NamedTuple):
+# As structs these are made in a third of the time that tuples with names take, and the collector need not look at them.
+
+
+class Heard(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The highest key among claims of one kind, the digest of its value, and the highest key with another value."""
 
     key: int
@@ -29,7 +34,7 @@ class Heard(NamedTuple):
     other: int | None = None
 
 
-class Aside(NamedTuple):
+class Aside(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a register remembers beside its winner.
 
     `contested`: a claim with another value stands no lower than the last one that confirms the winner.
@@ -57,11 +62,11 @@ def hear(heard: Heard | None, key: int, of: int) -> Heard:
     if heard is None:
         return Heard(key, of)
     if of == heard.digest:
-        return heard if key <= heard.key else heard._replace(key=key)
+        return heard if key <= heard.key else Heard(key, of, heard.other)
     # Of two values at one key the larger digest leads, so that both orders leave the same.
     if (key, of) > (heard.key, heard.digest):
         return Heard(key, of, heard.key)
-    return heard if heard.other is not None and key <= heard.other else heard._replace(other=key)
+    return heard if heard.other is not None and key <= heard.other else Heard(heard.key, heard.digest, key)
 
 
 def against(heard: Heard | None, of: int) -> int | None:
@@ -80,7 +85,7 @@ def recent(heard: Heard | None, time: int) -> Heard | None:
     if heard is None or heard.key <= time - LOADING:
         return None
     if heard.other is not None and heard.other <= time - LOADING:
-        return heard._replace(other=None)
+        return Heard(heard.key, heard.digest)
     return heard
 
 

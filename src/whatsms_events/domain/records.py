@@ -187,7 +187,8 @@ _log_id = lru_cache(maxsize=16)(_uuid)  # the same in every record of a log
 
 
 def _time(value: bytes) -> datetime:
-    return _time_decoder.decode(_QUOTED % value).astimezone(UTC)
+    moment = _time_decoder.decode(_QUOTED % value)
+    return moment if moment.tzinfo is UTC else moment.astimezone(UTC)  # we write them in UTC
 
 
 def _position(value: bytes) -> int:

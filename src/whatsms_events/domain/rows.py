@@ -295,7 +295,8 @@ def _contest(held: Version, claim: Claim, *, same: bool) -> tuple[bool, doubt.Cl
     The winner is not in doubt where the last claim that confirms its value, at a time that was told, is above every
     claim of another value. Two values at the same time and rank always leave it in doubt.
     """
-    contested, known = (held.doubtful, None) if held.aside is None else held.aside[:2]
+    aside = held.aside
+    contested, known = (held.doubtful, None) if aside is None else (aside.contested, aside.known)
     before, place = held.place, (claim.time, claim.rank)
     if before < place:
         return _succeed(contested, known, before, claim, same=same)
@@ -342,13 +343,13 @@ def _loaded(held: Version, stood: int, claim: Claim, said: int) -> Heard | None:
 def _with_aside(version: Version, of: int, aside: Aside) -> Version:
     """Return the version with its doubt, for a value with this digest, and with the smallest `aside` that suffices."""
     time, rank, position = version.time, version.rank, version.position
-    contested, known, own, loaded = aside
-    loaded, doubtful = doubt.recent(loaded, time), contested
+    contested, known, own = aside.contested, aside.known, aside.own
+    loaded, doubtful = doubt.recent(aside.loaded, time), contested
     if own is not None or loaded is not None:
         doubtful = contested or _outdated(version, own, of) or _preceded(version, loaded, of)
-        if rank == OWN and own == (position, of, None):
+        if rank == OWN and own == Heard(position, of):
             own = None
-        if rank == LOADED and loaded == (time, of, None):
+        if rank == LOADED and loaded == Heard(time, of):
             loaded = None
     plain = known is None and own is None and loaded is None
     return Version(time, rank, position, doubtful, None if plain else Aside(contested, known, own, loaded))

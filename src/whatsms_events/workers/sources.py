@@ -294,7 +294,8 @@ def _items(
         key = (record.topic, record.partition)
         read = _read(record, log_id)
         if isinstance(read, LogEntry):
-            if read.position <= last.get(key, _last(state, key)):
+            before = last.get(key)
+            if read.position <= (_last(state, key) if before is None else before):
                 continue
             last[key] = read.position
             # Named by its place in the log, so that it is parked once, whether it comes from the log or from Kafka.
