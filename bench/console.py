@@ -63,27 +63,27 @@ DIFFERENCE: Final = "a difference"
 """This one is reached from the page of its run, whose link knows when the difference was found."""
 
 
-async def console(stage: Stage) -> list[Finding]:
+async def console(stage: Stage, *, asked: int = ASKED) -> list[Finding]:
     """Time the console's pages with `--events` tickets: of each the 95th percentile, which must be below 200 ms."""
     async with targets.postgres(stage.cores) as server:
-        found = await _on_files(stage)
-        return found + await _on_postgresql(stage, await targets.database(server))
+        found = await _on_files(stage, asked)
+        return found + await _on_postgresql(stage, asked, await targets.database(server))
 
 
-async def _on_files(stage: Stage) -> list[Finding]:
+async def _on_files(stage: Stage, asked: int) -> list[Finding]:
     folder = stage.new_folder()
     made = targets.service(folder, roles=ROLES)
     await _prepared(made, stage)
     write_files(folder, stage.events)
-    return await _measured(made, stage, "SQLite")
+    return await _measured(made, stage, asked, "SQLite")
 
 
-async def _on_postgresql(stage: Stage, url: str) -> list[Finding]:
+async def _on_postgresql(stage: Stage, asked: int, url: str) -> list[Finding]:
     made = targets.service(stage.new_folder(), roles=ROLES, database=url)
     targets.upgrade(made)
     await _prepared(made, stage)
     await write_database(url, stage.events)
-    return await _measured(made, stage, "PostgreSQL")
+    return await _measured(made, stage, asked, "PostgreSQL")
 
 
 async def _prepared(made: Service, stage: Stage) -> None:
@@ -92,14 +92,14 @@ async def _prepared(made: Service, stage: Stage) -> None:
         pass
 
 
-async def _measured(made: Service, stage: Stage, database: str) -> list[Finding]:
+async def _measured(made: Service, stage: Stage, asked: int, database: str) -> list[Finding]:
     times: dict[str, list[float]] = {name: [] for name in (*PAGES, DIFFERENCE)}
     async with targets.running(made, stage.cores.server), aiohttp.ClientSession(made.private_url) as session:
         pages = {name: f"{path}?{urlencode(query)}" for name, (path, query) in PAGES.items()}
         pages[DIFFERENCE] = await _linked(session, f"/repair/run?{urlencode(RUN)}")
         for _ in range(stage.rounds):
             for name, page in pages.items():
-                times[name].append(await _round(session, page))
+                times[name].append(await _round(session, page, asked))
     about = f"{stage.events} tickets, {database}"
     return [
         Finding("console", f"{name}, {about}", "", values, unit="ms at the 95th percentile", bar=QUICK)
@@ -117,10 +117,10 @@ async def _linked(session: aiohttp.ClientSession, page: str) -> str:
     return unescape(found[1])
 
 
-async def _round(session: aiohttp.ClientSession, path: str) -> float:
+async def _round(session: aiohttp.ClientSession, path: str, asked: int) -> float:
     """Ask for a page so often, one after the other, and return the 95th percentile in milliseconds."""
     took = []
-    for _ in range(ASKED):
+    for _ in range(asked):
         started = time.perf_counter()
         async with session.get(path) as answer:
             await answer.read()

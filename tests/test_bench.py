@@ -153,7 +153,7 @@ async def test_only_accepted_deliveries_count(stage: Stage) -> None:
 async def test_every_page_of_the_console_is_timed(stage: Stage) -> None:
     """With a few tickets in a real service on each database: each page is answered, and its time is a finding."""
     stage.events, stage.rounds = 20, 1
-    found = await console.console(stage)
+    found = await console.console(stage, asked=2)
     assert len(found) == 2 * (len(console.PAGES) + 1), "and the difference that a run leads to"
     assert all(one.value > 0 for one in found)
 

@@ -18,7 +18,7 @@ import pytest
 
 from conftest import missing
 from servers.compare import until
-from servers.kafka import have_jars
+from servers.kafka import Broker, have_jars
 from servers.ports import HOST, free_port
 from servers.postgres import Postgres, ask
 from servers.process import UnavailableError
@@ -162,6 +162,8 @@ async def walk(own_postgres: Postgres, tmp_path: Path) -> AsyncIterator[Walk]:
         {
             "DATABASE_URL": database,
             "TOKEN": "",
+            # As with the brokers of other tests, see `servers.kafka`.
+            **Broker.environ,
             "WHATSMS_EVENTS_PUBLIC__PORT": ports["8080"],
             "WHATSMS_EVENTS_PRIVATE__PORT": ports["8081"],
             "WHATSMS_EVENTS_RECEIVER__KEEP_REJECTS": "5",
