@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, delete, exists, func, or_, select, tuple_, union_all, update
+from sqlalchemy import ColumnElement, Integer, RowMapping, bindparam, delete, exists, func, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain.drift import Finding
@@ -56,6 +56,16 @@ class Item:
 
 _KEY: Final = ("run", "entity", "id")
 _ITEM: Final = [backfill_item.c[field.name] for field in fields(Item)]
+
+_IN_STATE: Final = backfill_item.c.run == bindparam("run"), backfill_item.c.state == bindparam("state")
+_FIRST_DUE: Final = select(func.min(backfill_item.c.due_at)).where(*_IN_STATE)
+_DUE: Final = (
+    select(*_ITEM)
+    .where(*_IN_STATE, backfill_item.c.due_at <= bindparam("now"))
+    .order_by(backfill_item.c.due_at, backfill_item.c.entity, backfill_item.c.id)
+    .limit(bindparam("limit", type_=Integer))
+)
+"""Each step of a run asks both: putting them together anew took a fifth of its time."""
 
 
 class Checkpoints(Reports):
@@ -172,14 +182,12 @@ class Checkpoints(Reports):
 
     async def due(self, run: Run, states: Sequence[State], now: datetime, limit: int) -> list[Item]:
         """Return at most `limit` items in these states whose time has come, the longest due first."""
-        table = backfill_item.c
-        order = (table.due_at, table.entity, table.id)
+        asked = {"run": run.number, "now": to_micros(now), "limit": min(limit, CHUNK)}
         found: list[Item] = []
         async with self._database.read() as connection:
             for state in states:  # one by one by the index: for all at once the database would sort every item
-                there = table.run == run.number, table.state == state, table.due_at <= to_micros(now)
-                query = select(*_ITEM).where(*there).order_by(*order).limit(min(limit, CHUNK))
-                found += [_item(row) for row in (await connection.execute(query)).mappings()]
+                rows = await connection.execute(_DUE, {**asked, "state": state})
+                found += [_item(row) for row in rows.mappings()]
         return sorted(found, key=lambda item: (item.due_at, item.entity, item.id))[:limit]
 
     async def pull_in(self, run: Run, latest: datetime, *, now: datetime) -> None:
@@ -195,12 +203,9 @@ class Checkpoints(Reports):
 
     async def next_due(self, run: Run, states: Sequence[State] = WAITING) -> datetime | None:
         """Return when the next item in these states is due, None where no item is in any of them."""
-        table = backfill_item.c
-        firsts = [
-            select(func.min(table.due_at)).where(table.run == run.number, table.state == state) for state in states
-        ]
         async with self._database.read() as connection:
-            found = [at for at in (await connection.execute(union_all(*firsts))).scalars() if at is not None]
+            firsts = [await connection.scalar(_FIRST_DUE, {"run": run.number, "state": state}) for state in states]
+        found = [at for at in firsts if at is not None]
         return from_micros(min(found)) if found else None
 
     async def count(self, run: Run) -> Counter[tuple[Entity, State]]:
