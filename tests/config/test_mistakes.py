@@ -125,13 +125,8 @@ def assert_named(lines: list[str], spelled: str, value: object) -> None:
     assert re.match(rf"{re.escape(spelled)}(\.\w+)*: [a-zA-Z/]", lines[0]), (spelled, value, lines)
 
 
-SLOW = pytest.mark.slow
-"""A thousand settings files: `make check` reads those with one source."""
-
-
-@pytest.mark.parametrize(
-    "source", ["environment", *(pytest.param(one, marks=SLOW) for one in ("flag", "secret file", "file"))]
-)
+@pytest.mark.slow  # hundreds of settings files for each source
+@pytest.mark.parametrize("source", ["environment", "flag", "secret file", "file"])
 def test_each_single_mistake_beside_the_shipped_file_is_one_line_that_names_the_setting(
     source: str, tmp_path: Path
 ) -> None:

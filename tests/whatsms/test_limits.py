@@ -111,7 +111,9 @@ async def test_a_budget_leaves_the_rest_to_others() -> None:
     assert most_in_a_minute(at[other_path]) >= 120
 
 
-@pytest.mark.parametrize(("budget", "seed"), [(1, 1), (2, 2), (10, 3), (120, 4), (120, 5)])
+@pytest.mark.parametrize(
+    ("budget", "seed"), [(1, 1), (2, 2), (10, 3), *(pytest.param(120, seed, marks=pytest.mark.slow) for seed in (4, 5))]
+)
 @virtual
 async def test_a_budget_is_never_exceeded_whatever_happens(budget: int, seed: int) -> None:
     """In hours of 429s of every kind, 5xx, cut connections, slow answers and cancelled calls, no minute at the server

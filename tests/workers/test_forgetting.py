@@ -46,6 +46,8 @@ from whatsms_events.workers.older_tables import OlderTables
 from whatsms_events.workers.replay import ROLE
 from whatsms_events.workers.sources import LogSource
 
+pytestmark = pytest.mark.slow  # a third of a second each, for which `make check` has no time
+
 TENANT, SLUG = "5f0c9a52-7d0f-4f0e-9c1f-2d6a5b1b7a10", "acme"
 SECRET, KEY = b"whsec-tests-only-0123456789abcdef", b"privacy-key-of-the-tests"
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)

@@ -207,6 +207,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.process
 async def test_two_processes_make_one_event_of_each_delivery(database: Database, database_url: str) -> None:
     """The same 300 deliveries sent to two processes at the same time are 300 rows."""
     code = textwrap.dedent(WRITER)

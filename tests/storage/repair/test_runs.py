@@ -176,6 +176,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.process
 async def test_kill_9_leaves_progress_and_items_that_agree(database_url: str) -> None:
     """Killed again and again in mid-save, a run has exactly the items of the progress it shows, and that only grows."""
     database = await open_log(DatabaseTarget(database_url), migrate=True)

@@ -165,6 +165,7 @@ async def test_the_next_page_goes_on_although_the_last_one_shown_is_gone(
     assert (await browser.get("/parked?stage=door&after=x")).status == 400
 
 
+@pytest.mark.slow
 async def test_all_of_a_reason_go_on_where_the_time_was_up(
     stores: tuple[Database, Database], aiohttp_client: AiohttpClient
 ) -> None:
