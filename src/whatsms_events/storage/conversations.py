@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, Table, and_, case, func, literal, null, select, tuple_, union_all
+from sqlalchemy import ColumnElement, Select, Table, and_, bindparam, case, func, literal, null, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from whatsms_events.domain import fold
@@ -284,14 +284,11 @@ async def _tickets_of(
     connection: AsyncConnection, tenant: str, contact_ids: Sequence[str]
 ) -> dict[str, list[dict[str, Any]]]:
     """Return tickets of each contact, at most one more than TICKETS_PER_CONTACT, those with the last ids."""
-    table = tables.ticket
-    mine = select(*_shown_columns(table)).where(table.c.tenant == tenant)
-    mine = mine.order_by(table.c.id.desc()).limit(TICKETS_PER_CONTACT + 1)
-    terms = [select(mine.where(table.c.contact_id == one).subquery()) for one in contact_ids]
     found: dict[str, list[dict[str, Any]]] = {}
-    if terms:
-        for row in await connection.execute(union_all(*terms)):
-            found.setdefault(row.contact_id, []).append(row._asdict())
+    for one in contact_ids:  # one statement for all would be put together anew for each number of them
+        rows = await connection.execute(_TICKETS_OF, {"tenant": tenant, "contact_id": one})
+        if some := [row._asdict() for row in rows]:
+            found[one] = some
     return found
 
 
@@ -350,6 +347,14 @@ def _shown_columns(table: Table) -> list[ColumnElement[Any]]:
         elif column.name not in tables.FOUND_BY:
             shown.append(column)
     return shown
+
+
+_TICKETS_OF: Final = (
+    select(*_shown_columns(tables.ticket))
+    .where(tables.ticket.c.tenant == bindparam("tenant"), tables.ticket.c.contact_id == bindparam("contact_id"))
+    .order_by(tables.ticket.c.id.desc())
+    .limit(TICKETS_PER_CONTACT + 1)
+)
 
 
 async def _newest(
