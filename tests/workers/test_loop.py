@@ -110,6 +110,30 @@ async def test_a_halted_role_does_nothing_until_it_is_time_to_look() -> None:
 
 
 @virtual
+@pytest.mark.parametrize(
+    "trouble",
+    [UpstreamUnauthorizedError("401", status=401), StorageUnavailableError("away"), FencedError("taken over")],
+    ids=["halted", "retrying", "fenced"],
+)
+async def test_who_asks_while_a_piece_goes_on_is_heard_after_it(trouble: Exception) -> None:
+    """The cause may be gone since that piece met it: where it fails, the loop does not wait as if nobody had asked."""
+    bell = Bell()
+    loop = asyncio.get_running_loop()
+    began: list[float] = []
+
+    class Asked(Steps):
+        async def run_once(self) -> int:
+            began.append(loop.time())
+            if len(began) == 1:
+                bell.hurry()
+            return await super().run_once()
+
+    async with asyncio.timeout(60):
+        await run("backfill.acme", Asked(bell, trouble, 1), bell, idle_s=600)
+    assert began[1] == began[0]
+
+
+@virtual
 async def test_a_stop_ends_a_halted_role() -> None:
     """It waits for no look."""
     bell = Bell()

@@ -70,7 +70,7 @@ class Bell:
     """Wakes a loop that waits: there is work, somebody asks to look at once, or the process stops."""
 
     def __init__(self) -> None:
-        self.hurries = 0  # how often somebody asked not to wait any longer
+        self._hurried = False
         self._event = asyncio.Event()
         self._stopped = asyncio.Event()
 
@@ -83,10 +83,19 @@ class Bell:
         """Say that there is work."""
         self._event.set()
 
+    @property
+    def hurried(self) -> bool:
+        """Tell whether somebody has asked not to wait since the last piece or look began."""
+        return self._hurried
+
     def hurry(self) -> None:
-        """End also a wait that follows an error: the loop looks now."""
-        self.hurries += 1
+        """End also a wait that follows an error: the loop looks now, or once the piece that goes on has failed."""
+        self._hurried = True
         self._event.set()
+
+    def begin(self) -> None:
+        """Note that a piece or a look begins, which sees whatever those who hurried until now want to be seen."""
+        self._hurried = False
 
     def stop(self) -> None:
         """Say that no further piece shall begin."""
@@ -135,6 +144,7 @@ async def run(
 async def _repeat(role: str, worker: Worker, bell: Bell, say: Callable[..., None], idle_s: float) -> None:
     failures = 0
     while not bell.stopping:
+        bell.begin()
         try:
             done = await worker.run_once()
         except TransientError as exc:
@@ -142,12 +152,12 @@ async def _repeat(role: str, worker: Worker, bell: Bell, say: Callable[..., None
             say("standby", str(exc))
             log.warning("role.retrying", role=role, error=type(exc).__name__, reason=str(exc), failures=failures)
             limit_s = STORAGE_BACKOFF_LIMIT_S if isinstance(exc, StorageUnavailableError) else BACKOFF_LIMIT_S
-            await _pause(bell, backoff(failures, limit_s), bell.hurries)
+            await _pause(bell, backoff(failures, limit_s))
             continue
         except FencedError as exc:
             say("standby", str(exc))
             log.warning("role.fenced", role=role, reason=str(exc))
-            await _pause(bell, STANDBY_S, bell.hurries)
+            await _pause(bell, STANDBY_S)
             continue
         failures = 0
         say("active" if worker.active else "standby")
@@ -159,16 +169,16 @@ async def _halt(
     role: str, worker: Worker, bell: Bell, say: Callable[..., None], *, cause: Exception, look_s: float
 ) -> None:
     """Say what halted the role, and return when the cause is gone or the process stops."""
-    said, hurries = "", bell.hurries
+    said = ""
     while not bell.stopping:
         say("halted", str(cause))
         if str(cause) != said:  # each cause is logged once
             said = str(cause)
             log.error("role.halted", role=role, error=type(cause).__name__, reason=said, look_s=look_s)
-        await _pause(bell, look_s, hurries)
+        await _pause(bell, look_s)
         if bell.stopping:
             return
-        hurries = bell.hurries
+        bell.begin()
         try:
             await worker.look()
         except HALTING as exc:
@@ -255,9 +265,9 @@ def backoff(failures: int, limit_s: float = BACKOFF_LIMIT_S) -> float:
     return float(min(limit_s, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
 
 
-async def _pause(bell: Bell, seconds: float, hurries: int) -> None:
+async def _pause(bell: Bell, seconds: float) -> None:
     """Wait so long although the bell is rung; end early only when the process stops or somebody hurries."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
-    while not bell.stopping and bell.hurries == hurries and (left := end - loop.time()) > 0:
+    while not bell.stopping and not bell.hurried and (left := end - loop.time()) > 0:
         await bell.wait(left)
