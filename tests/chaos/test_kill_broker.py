@@ -28,7 +28,7 @@ from whatsms_events.twin.ledger import Ledger
 from whatsms_events.twin.sender import Sender
 from whatsms_events.twin.world import World
 
-KILLS = 10 if LONG else 2
+KILLS = 10 if LONG else 3
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(2700)]
 
 
