@@ -52,7 +52,7 @@ from whatsms_events.whatsms.pages import Place
 START = datetime(2026, 5, 1, 8, tzinfo=UTC)
 EVERYTHING = Options(details="all", messages="full")
 PACE = 0.003 if LONG else 0.001
-"""How busy a world is that lives for a week: each thing to look at is asked for three times or more."""
+"""How busy the world is in its week. The checks in `lived` hold that enough happens in the short form, too."""
 
 UNTOLD = 40 if LONG else 20
 MOVED_S = 60.0

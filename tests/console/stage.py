@@ -42,7 +42,7 @@ OF_COLOURS: Final = {
     "runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]},
     "resultTypes": ["violations"],
 }
-"""Those of these rules that ask which colours a page has."""
+"""The rules that look at colours."""
 
 DEADLINE_MS: Final = 60_000
 expect.set_options(timeout=DEADLINE_MS)  # the default of five seconds is too little for a busy machine
@@ -146,8 +146,8 @@ async def say(service: Service, event: str, at: str, **data: Any) -> None:
 async def browsing(path: str) -> AsyncIterator[Browser]:
     """Run a headless Chromium."""
     async with async_playwright() as playwright:
-        # Tests may run as root, which Chromium's sandbox does not like; it sees pages of ours alone. No process for
-        # pages is kept ready for the next one: each takes half a second of processor time.
+        # Tests may run as root, which Chromium's sandbox does not like; it sees pages of ours alone. With one process
+        # for pages Chromium keeps no spare ones ready, each of which takes half a second of processor time.
         arguments = ["--no-sandbox", "--renderer-process-limit=1"]
         browser = await playwright.chromium.launch(executable_path=path, args=arguments)
         try:

@@ -39,8 +39,8 @@ pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
 
 BODY = "Olá"
 
-EVERYWHERE = RULES if LONG else None
-"""For pages that are asked by other tests, too, but for a sentence or two."""
+RULES_ONCE_MORE = RULES if LONG else None
+"""For pages that differ by a sentence or two from what another test asks the rules about: the long form asks again."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -70,7 +70,7 @@ async def service(tmp_path_factory: pytest.TempPathFactory, there: Account) -> A
 async def fine(walker: Walker, path: str, rules: Mapping[str, Any] | None = RULES) -> None:
     """Open a page and hold it to what every page must be: its heading, no violation, no complaint, no sideways way.
 
-    The rules take most of the time. None: those who walk the same pages in another test have asked them all.
+    To ask the rules takes most of the time. With None they are not asked: another test asks them on these pages.
     """
     await walker.go(path)
     await expect(walker.page.get_by_role("heading", level=1)).to_be_visible()
@@ -96,7 +96,7 @@ async def test_every_page_stands_without_a_broker(browser: Browser, without_brok
     async with walking(browser, without_broker[0]) as walker:
         await walker.sign_in(TOKEN)
         for path in await walker.menu():
-            await fine(walker, path, EVERYWHERE)
+            await fine(walker, path, RULES_ONCE_MORE)
 
 
 @pytest.mark.parametrize("look", LOOKS)
@@ -105,7 +105,7 @@ async def test_every_page_can_be_read_by_everybody(browser: Browser, service: Se
     sign in and about the contracts, nothing stands beyond the edge, and the browser complains about nothing.
     At 360 px each row of a wide table is a list whose parts are named, also on the pages behind those of the menu.
     """
-    rules = OF_COLOURS if look == "dark" and not LONG else RULES  # nothing else of a page is other in the dark
+    rules = OF_COLOURS if look == "dark" and not LONG else RULES  # the dark look changes nothing but colours
     async with walking(browser, service, look) as walker:
         await fine(walker, "/sign-in", rules)
         await walker.sign_in(TOKEN)
@@ -289,7 +289,7 @@ async def test_with_read_alone_no_text_and_no_name_is_shown(browser: Browser, se
     async with walking(browser, service) as walker:
         await walker.sign_in(READ_TOKEN)
         for path in await walker.menu():
-            await fine(walker, path, EVERYWHERE)
+            await fine(walker, path, RULES_ONCE_MORE)
             shown = await walker.page.locator("body").inner_text()
             assert "João" not in shown, path
             assert BODY not in shown, path

@@ -162,7 +162,7 @@ async def walk(own_postgres: Postgres, tmp_path: Path) -> AsyncIterator[Walk]:
         {
             "DATABASE_URL": database,
             "TOKEN": "",
-            # As with the brokers of other tests, see `servers.kafka`.
+            # The broker lives for minutes: Java shall not compile it for hours, see `servers.kafka`.
             **Broker.environ,
             "WHATSMS_EVENTS_PUBLIC__PORT": ports["8080"],
             "WHATSMS_EVENTS_PRIVATE__PORT": ports["8081"],

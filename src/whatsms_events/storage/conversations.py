@@ -285,7 +285,7 @@ async def _tickets_of(
 ) -> dict[str, list[dict[str, Any]]]:
     """Return tickets of each contact, at most one more than TICKETS_PER_CONTACT, those with the last ids."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for one in contact_ids:  # one statement for all would be put together anew for each number of them
+    for one in contact_ids:  # a statement for all of them would be built again for each number of contacts
         rows = await connection.execute(_TICKETS_OF, {"tenant": tenant, "contact_id": one})
         if some := [row._asdict() for row in rows]:
             found[one] = some

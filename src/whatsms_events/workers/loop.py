@@ -89,12 +89,12 @@ class Bell:
         return self._hurried
 
     def hurry(self) -> None:
-        """End also a wait that follows an error: the loop looks now, or once the piece that goes on has failed."""
+        """End the wait that follows an error. If a piece is running, no wait follows its error."""
         self._hurried = True
         self._event.set()
 
     def begin(self) -> None:
-        """Note that a piece or a look begins, which sees whatever those who hurried until now want to be seen."""
+        """Forget who has hurried: the piece or the look that begins now comes after all of them."""
         self._hurried = False
 
     def stop(self) -> None:

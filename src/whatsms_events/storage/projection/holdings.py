@@ -188,8 +188,8 @@ def _recent() -> CompoundSelect[Any]:
 
 
 _RECENT: Final = _recent()
-"""Asked of one ticket after the other: one statement for many would be put together anew for each number of them, which
-takes the loop of the process longer than all these answers do.
+"""The statement for one ticket. A statement for many tickets would be built again for each number of them, and building
+it would hold up the process for longer than it takes to ask for one ticket after the other.
 """
 
 
